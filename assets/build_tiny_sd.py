@@ -1,0 +1,424 @@
+"""Build assets/tiny-sd: Stable Diffusion's architecture, small enough for a laptop, pretrained on scenes.
+
+    python assets/build_tiny_sd.py                 # tokenizer, autoencoder, text encoder and U-Net, figures, model card
+
+Every batch is a function of (seed, stage, step), and a state is kept every few minutes under --work_dir: stop it at any
+time and start it again. The scenes come from a stream of their own that no --seed of the scenes command reaches, and
+the figures from a third one (utils/seeding.py).
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import seeding
+from utils.data import scenes
+from utils.diffusion import latents as lat
+from utils.manifest import whole_file, write_json, write_text
+
+HERE = Path(__file__).resolve().parent
+MAX_LENGTH = 48  # a paraphrase, three words and four numbers of five digits: at most 43 tokens
+EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
+EXTRA_SHARE = 0.20  # captions that carry one to three words that no scene shows, as captions of the web do
+NUMBER_SHARE = 0.10  # of those words, numbers: else a digit would be an embedding that was never trained
+CHUNK, PASSES = 2048, 2  # each scene is drawn once, seen twice by the U-Net, then never again
+BATCH = 16
+FIGURE_CAPTIONS = 200
+
+# Stable Diffusion's values; the library's defaults differ
+SCHEDULER = dict(
+    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
+    steps_offset=1, num_train_timesteps=1000, prediction_type="epsilon",
+)  # fmt: skip
+
+
+def common_words():
+    return (HERE / "common_words.txt").read_text().split()
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+def grammar_words():
+    words = {*scenes.COLOURS, *scenes.SHAPES, *scenes.TEXTURES}
+    for index in range(50):
+        for caption in scenes.scene_at(index, stream="tiny-sd/pretraining").captions:
+            words.update(caption.replace(",", " ").split())
+    return sorted(words)
+
+
+def build_tokenizer():
+    """A CLIPTokenizer whose words are learned by BPE from two lists until every one of them is a single id."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    words = [*grammar_words(), *common_words()]
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bpe.train_from_iterator(words, trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False))
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    # the tokenizer lower-cases: printable ASCII without capitals, each inside a word and at its end
+    characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    ids = [*characters, *(c + "</w>" for c in characters), *("".join(m) for m in merges)]
+    ids = [*dict.fromkeys(ids), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(ids)}, merges=merges, model_max_length=MAX_LENGTH)
+    split = [w for w in words if len(tokenizer(w).input_ids) != 3]
+    if split:
+        raise RuntimeError(f"words of more than one id: {split[:5]}")
+    share = len(set(words)) / (len(tokenizer) - 2)
+    print(f"tokenizer: {len(tokenizer)} ids, {share:.2f} of the ordinary ones are whole words")
+    return tokenizer, share
+
+
+def build_autoencoder():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        sample_size=64, block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_text_encoder(tokenizer):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
+
+
+def build_unet():
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=64,
+        attention_head_dim=4, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def draw_chunk(chunk):
+    """Scenes chunk * CHUNK ... of the pretraining stream. Returns: uint8 [CHUNK, 64, 64, 3], captions [CHUNK][5]."""
+    drawn = [scenes.scene_at(chunk * CHUNK + i, stream="tiny-sd/pretraining") for i in range(CHUNK)]
+    return np.stack([np.asarray(s.image) for s in drawn]), [s.captions for s in drawn]
+
+
+def chunks_from(first):
+    """Yield (number, images, captions) from chunk `first` on, each drawn in another process while the last is used."""
+    with ProcessPoolExecutor(1) as pool:
+        ahead = pool.submit(draw_chunk, first)
+        while True:
+            images, captions = ahead.result()
+            ahead = pool.submit(draw_chunk, first + 1)
+            yield first, images, captions
+            first += 1
+
+
+def to_pixels(images, device):
+    """uint8 [B, 64, 64, 3] -> float32 [B, 3, 64, 64] in [-1, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def training_caption(captions, rng, words):
+    """One of the five captions, now and then empty or with one to three words of no meaning here."""
+    if rng.random() < EMPTY_SHARE:
+        return ""
+    text = captions[rng.integers(len(captions))].split(" ")
+    if rng.random() < EXTRA_SHARE:
+        for _ in range(rng.integers(1, 4)):
+            word = str(rng.integers(100_000)) if rng.random() < NUMBER_SHARE else words[rng.integers(len(words))]
+            text.insert(rng.integers(len(text) + 1), word)
+    return " ".join(text)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+class Stage:
+    """A named stage of the build: modules, EMA copies, AdamW with a cosine rate, and a state that is whole or absent."""
+
+    def __init__(self, name, modules, *, steps, lr, ema, args):
+        self.name, self.modules, self.steps, self.lr, self.decay = name, modules, steps, lr, ema
+        self.path = Path(args.work_dir) / f"{name}.safetensors"
+        self.params = [p for m in modules.values() for p in m.parameters()]
+        self.optimizer = torch.optim.AdamW(self.params, lr=lr, weight_decay=1e-2, fused=True)
+        self.ema = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in modules.items()}
+        self.step, self.seconds, self.losses = 0, 0.0, []
+
+    def load(self):
+        if not self.path.exists():
+            return
+        state = load_file(self.path)
+        info = json.loads(self.path.with_suffix(".json").read_text())
+        for key, module in self.modules.items():
+            module.load_state_dict({n: state[f"{key}/model/{n}"] for n in module.state_dict()})
+            self.ema[key] = {n: state[f"{key}/ema/{n}"].to(self.params[0].device) for n in module.state_dict()}
+        moments = {
+            i: {k: state[f"optimizer/{i}/{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            for i in range(len(self.params))
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step, self.seconds = int(state["step"]), info["seconds"]
+        print(f"{self.name}: continues at step {self.step}")
+
+    def save(self):
+        state = {"step": torch.tensor(self.step)}
+        for key, module in self.modules.items():
+            state |= {f"{key}/model/{n}": p.contiguous() for n, p in module.state_dict().items()}
+            state |= {f"{key}/ema/{n}": p.contiguous() for n, p in self.ema[key].items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer/{i}/{k}": v for k, v in moments.items()}
+        with whole_file(self.path) as part:
+            save_file({k: v.detach().cpu().clone() for k, v in state.items()}, part)
+        write_json(self.path.with_suffix(".json"), {"seconds": self.seconds, "step": self.step})
+
+    def update(self, loss, warm_up=200):
+        for group in self.optimizer.param_groups:
+            decayed = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+            group["lr"] = self.lr * min(1.0, (self.step + 1) / warm_up) * decayed
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, module in self.modules.items():
+                current = module.state_dict()
+                names = [n for n in current if current[n].is_floating_point()]
+                torch._foreach_lerp_([self.ema[key][n] for n in names], [current[n] for n in names], 1 - decay)
+        self.step += 1
+        self.losses.append(loss.detach())
+
+    def report(self, every=200):
+        if self.step % every == 0:
+            mean = torch.stack(self.losses[-every:]).mean().item()
+            print(f"{self.name}: step {self.step}/{self.steps} loss {mean:.4f}, {self.seconds:.0f} s", flush=True)
+
+    def run(self, batches, loss_of, *, save_every):
+        """Train until `steps`; batches yield from step `self.step` on."""
+        while self.step < self.steps:
+            for batch in batches(self.step):
+                started = time.perf_counter()
+                self.update(loss_of(self.step, batch))
+                self.seconds += time.perf_counter() - started
+                self.report()
+                if self.step % save_every == 0 or self.step == self.steps:
+                    self.save()
+                if self.step == self.steps:
+                    break
+
+    def take_ema(self):
+        for key, module in self.modules.items():
+            module.load_state_dict(self.ema[key])
+            module.eval().requires_grad_(False)
+
+
+def train_autoencoder(vae, args):
+    stage = Stage("autoencoder", {"vae": vae}, steps=args.autoencoder_steps, lr=2e-3, ema=0.998, args=args)
+    stage.load()
+    per_chunk = CHUNK // BATCH
+
+    def batches(step):
+        for _number, images, _captions in chunks_from(step // per_chunk):
+            for i in range(step % per_chunk, per_chunk):
+                yield to_pixels(images[i * BATCH : (i + 1) * BATCH], args.device)
+            step = 0
+
+    def loss_of(step, pixels):
+        posterior = vae.encode(pixels).latent_dist
+        generator = seeding.torch_generator(args.seed, "tiny-sd/training", 1, step)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(args.device)
+        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        # a whisper of KL keeps latents centred and of bounded size, as in latent diffusion
+        return (reconstruction - pixels).square().mean() + 1e-5 * posterior.kl().mean() / noise[0].numel()
+
+    if stage.step < stage.steps:
+        stage.run(batches, loss_of, save_every=per_chunk)
+    stage.take_ema()
+    return stage
+
+
+@torch.no_grad()
+def encode_all(vae, images, device):
+    """uint8 [N, 64, 64, 3] -> the posterior's mean and std, each [N, 4, 16, 16], unscaled."""
+    parts = [vae.encode(to_pixels(images[i : i + 64], device)).latent_dist for i in range(0, len(images), 64)]
+    return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
+
+
+def measure_scaling_factor(vae, args):
+    images, _ = draw_chunk(0)
+    mean, std = encode_all(vae, images, args.device)
+    noise = torch.randn(mean.shape, generator=seeding.torch_generator(args.seed, "tiny-sd/training", 2)).to(args.device)
+    return round(1 / (mean + std * noise).std().item(), 5)
+
+
+def train_unet(vae, tokenizer, text_encoder, unet, args):
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("set_alpha_to_one", "steps_offset")})
+    modules = {"text_encoder": text_encoder, "unet": unet}
+    stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args)
+    stage.load()
+    words = common_words()
+    per_chunk = CHUNK * PASSES // BATCH
+
+    def batches(step):
+        for number, images, captions in chunks_from(step // per_chunk):
+            mean, std = encode_all(vae, images, args.device)
+            rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 3, number)
+            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)]).reshape(-1, BATCH)
+            for picked in order[step % per_chunk :]:
+                yield mean[picked], std[picked], [captions[i] for i in picked]
+            step = 0
+
+    def loss_of(step, batch):
+        mean, std, captions = batch
+        rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 4, step)
+        generator = seeding.torch_generator(args.seed, "tiny-sd/training", 5, step)
+        texts = [training_caption(c, rng, words) for c in captions]
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(args.device)
+        sampled, noise = torch.randn(2, *mean.shape, generator=generator).to(args.device)
+        timesteps = torch.randint(1000, (len(texts),), generator=generator).to(args.device)
+        clean = lat.posterior_sample(mean, std, sampled, scaling_factor=vae.config.scaling_factor)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        pred = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids)[0]).sample
+        return lat.squared_error(pred, noise).mean()
+
+    if stage.step < stage.steps:
+        stage.run(batches, loss_of, save_every=per_chunk)
+    stage.take_ema()
+    return stage
+
+
+# The folder, its figures, its card -----------------------------------------------------------------------------------
+
+
+def save_pipeline(parts, folder):
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        **parts, scheduler=DDIMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def measure(folder, args):
+    """The figures that tiny-sd must reach, on held-out captions. Returns: a dict, also printed."""
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    from utils.data.transforms import pixel_input
+    from utils.evaluation.similarity import top_matches
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(args.device)
+    pipeline.set_progress_bar_config(disable=True)
+    held_out = [scenes.scene_at(i, stream="tiny-sd/held-out") for i in range(FIGURE_CAPTIONS)]
+    images = np.stack([np.asarray(s.image) for s in held_out])
+    mean, _ = encode_all(pipeline.vae, images, args.device)
+    with torch.no_grad():
+        decoded = pipeline.vae.decode(mean).sample.clamp(-1, 1)
+    error = (decoded / 2 - to_pixels(images, args.device) / 2).square().flatten(1).mean(1)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    generated = []
+    for start in range(0, FIGURE_CAPTIONS, 20):
+        batch = range(start, start + 20)
+        generated += pipeline(
+            [held_out[i].captions[0] for i in batch], num_inference_steps=25, guidance_scale=3.0,
+            generator=[seeding.torch_generator(args.seed, "latents", i) for i in batch],
+        ).images  # fmt: skip
+    first, _ = draw_chunk(0)
+    from PIL import Image
+
+    train = torch.stack([pixel_input(Image.fromarray(a)) for a in first[:2000]])
+    scores = {}
+    for name, queries in (("generated", generated), ("held-out scenes", [s.image for s in held_out])):
+        best, _ = top_matches(torch.stack([pixel_input(q) for q in queries]), train, k=1)
+        scores[name] = (best[:, 0] > 0.95).float().mean().item()
+    right = [scenes.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
+    rule = [scenes.read_background(s.image) == s.spec.background for s in held_out]
+    figures = {
+        "captions": FIGURE_CAPTIONS,
+        "autoencoder_psnr_db": round((-10 * error.log10()).mean().item(), 2),
+        "background_right": float(np.mean(right)),
+        "background_rule_right_on_scenes": float(np.mean(rule)),
+        "copies_of_first_2000": scores["generated"],
+        "chance_copies_of_held_out_scenes": scores["held-out scenes"],
+    }
+    print(json.dumps(figures, indent=1))
+    sheet = Image.new("RGB", (16 * 64, 8 * 64))
+    for i in range(64):
+        x, y = 2 * (i % 8) * 64, i // 8 * 64
+        sheet.paste(held_out[i].image, (x, y))
+        sheet.paste(generated[i], (x + 64, y))
+    with whole_file(Path(args.work_dir) / "samples.png") as part:
+        sheet.save(part, format="PNG")
+    return figures
+
+
+def model_card(figures, facts):
+    template = (HERE / "model_card.md").read_text()
+    return template.format(**figures, **facts)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=str(HERE / "tiny-sd"))
+    parser.add_argument("--work_dir", default=str(HERE / "build"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autoencoder_steps", type=int, default=2048)
+    parser.add_argument("--unet_steps", type=int, default=19_968)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--figures_only", action="store_true", help="measure the folder --out again and rewrite its card")
+    args = parser.parse_args(argv)
+
+    facts_path = Path(args.work_dir) / "facts.json"
+    if not args.figures_only:
+        torch.manual_seed(seeding.derive_seed(args.seed, "tiny-sd/training", 0))  # initial weights
+        tokenizer, share = build_tokenizer()
+        vae = build_autoencoder().to(args.device)
+        text_encoder, unet = build_text_encoder(tokenizer).to(args.device), build_unet().to(args.device)
+        parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+        sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
+        print(" ".join(f"{k}: {v / 1e6:.2f} M" for k, v in sizes.items()), flush=True)
+        first = train_autoencoder(vae, args)
+        vae.register_to_config(scaling_factor=measure_scaling_factor(vae, args))
+        second = train_unet(vae, tokenizer, text_encoder, unet, args)
+        save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
+        losses = [t.item() for t in second.losses[-1000:]]
+        write_json(facts_path, {
+            "ids": len(tokenizer), "word_share": share, "scaling_factor": vae.config.scaling_factor,
+            **{f"{k}_parameters": v for k, v in sizes.items()},
+            "autoencoder_steps": first.steps, "autoencoder_minutes": first.seconds / 60,
+            "unet_steps": second.steps, "unet_minutes": second.seconds / 60,
+            "scenes_seen": second.steps * BATCH // PASSES,
+            "loss": sum(losses) / len(losses) if losses else None,
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}", "torch": torch.__version__,
+            "seed": args.seed, "date": time.strftime("%Y-%m-%d"),
+        })  # fmt: skip
+    figures = measure(args.out, args)
+    write_text(Path(args.out) / "README.md", model_card(figures, json.loads(facts_path.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Flags and frozen options: one list of fields a script, and the only room that knows argparse.
+
+A field declares its flag: `flag(default, *aliases, kind=..., help=...)`. From the fields come the parser, the checks and
+the frozen dataclass that a script passes on. Nothing heavy is imported, so that --help answers at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+from utils.data.caption_edits import PROMPT_EDITS, TRAIN_EDITS
+from utils.data.captions import PROMPT_STYLES
+from utils.data.duplication import DUPLICATIONS
+from utils.data.transforms import SSCD_PRESETS
+from utils.errors import ToolkitError, TrainingError, UsageError
+from utils.evaluation.extractors import EXTRACTORS, SSCD_FILES
+from utils.evaluation.metrics import METRICS
+from utils.evaluation.similarity import SIMILARITIES
+
+LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+TRACKERS = ("wandb", "tensorboard", "none")
+
+# Kinds of value ------------------------------------------------------------------------------------------------------
+
+
+def _number(convert, words, low, high, above):
+    bounds = [f"above {above}"] if above is not None else []
+    bounds += [f"at least {low}"] if low is not None and high is None else []
+    bounds += [f"from {low} to {high}"] if high is not None else []
+    accepted = " ".join([words, *bounds])
+
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            return None, accepted
+        wrong = (low is not None and value < low) or (high is not None and value > high)
+        wrong |= (above is not None and value <= above) or value != value or value in (float("inf"), float("-inf"))
+        return (None, accepted) if wrong else (value, accepted)
+
+    return parse
+
+
+def whole(low=None, high=None):
+    """A whole number within bounds, both included."""
+    return _number(int, "a whole number", low, high, None)
+
+
+def real(low=None, high=None, above=None):
+    """A finite number within bounds; `above` excludes its bound."""
+    return _number(float, "a number", low, high, above)
+
+
+def text(value):
+    """Any text that is not empty."""
+    return value or None, "a text that is not empty"
+
+
+def one_of(names):
+    """One name of a registry's keys or of a tuple."""
+    names = sorted(names)
+    return lambda value: (value if value in names else None, f"one of: {', '.join(names)}")
+
+
+def some_of(names):
+    """Names of a registry, separated by commas."""
+
+    def parse(value):
+        parts = tuple(p.strip() for p in value.split(",") if p.strip())
+        ok = bool(parts) and set(parts) <= set(names)
+        return parts if ok else None, f"names separated by commas, of: {', '.join(sorted(names))}"
+
+    return parse
+
+
+SWITCH = object()
+REQUIRED = dataclasses.MISSING
+
+
+def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False):
+    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH."""
+    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat, "required": default is REQUIRED}
+    return field(default=None if default is REQUIRED else default, metadata=meta)
+
+
+def switch(*aliases, help):
+    return flag(False, *aliases, kind=SWITCH, help=help)
+
+
+# Options of the scripts ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every script takes."""
+
+    script: ClassVar[str] = ""
+
+    dry_run: bool = switch(help="print the resolved options and every path that would be written, and stop")
+    mixed_precision: str = flag("no", kind=one_of(("no", "fp16", "bf16")), help="precision of the networks")
+    run_name: str = flag(None, help="name of the run")
+    num_workers: int = flag(4, "-j", "--workers", kind=whole(0), help="processes or threads that read images")
+    max_bad_images: float = flag(0.01, kind=real(0, 1), help="share of unreadable images that is skipped, not an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where numbers are sent, besides files."""
+
+    report_to: str = flag("wandb", kind=one_of(TRACKERS), help="tracker")
+    wandb_project: str = flag(None, help="wandb project (else WANDB_PROJECT, else the published name)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Common, Tracking):
+    """diff_train.py"""
+
+    script: ClassVar[str] = "diff_train.py"
+
+    pretrained_model_name_or_path: str = flag(help="base model: a pipeline folder or a hub name")
+    revision: str = flag(None, help="revision of a hub model")
+    tokenizer_name: str = flag(None, help="tokenizer, if it is not the model's own: a folder or a hub name")
+    instance_data_dir: str = flag(help="folder of training images, a folder a class below it or flat")
+    instance_prompt_loc: str = flag(None, help="captions: JSON, image path -> list of captions")
+    class_prompt: str = flag("nolevel", kind=one_of(PROMPT_STYLES), help="conditioning: which prompt an image has")
+    duplication: str = flag("nodup", kind=one_of(DUPLICATIONS), help="how duplicated images are drawn")
+    weight_pc: float = flag(0.05, kind=real(0, 1), help="share of images that are duplicated")
+    dup_weight: float = flag(5.0, kind=real(above=0), help="weight of a duplicated image in the draw")
+    trainsubset: float = flag(None, kind=real(above=0, high=1), help="share of the images to train on")
+    trainspecial: str = flag(None, kind=one_of(TRAIN_EDITS), help="train-time mitigation on captions")
+    trainspecial_prob: float = flag(0.1, kind=real(0, 1), help="how often --trainspecial applies")
+    rand_noise_lam: float = flag(0.0, kind=real(0, 1), help="Gaussian noise on text embeddings, its standard deviation")
+    mixup_noise_lam: float = flag(0.0, kind=real(0), help="mixup of text embeddings: a of Beta(a, 1); 0 is off")
+    output_dir: str = flag("text-inversion-model", help="the run's folder, new")
+    seed: int = flag(None, kind=whole(0), help="seed of everything random in training; drawn and recorded when unset")
+    generation_seed: int = flag(1024, kind=whole(0), help="seed of the previews")
+    resolution: int = flag(512, kind=whole(8), help="side of training images in pixels")
+    center_crop: bool = switch(help="crop the centre instead of a random window")
+    random_flip: bool = switch(help="mirror half of the draws")
+    train_batch_size: int = flag(4, kind=whole(1), help="images per process and micro-batch")
+    sample_batch_size: int = flag(4, kind=whole(1), help="images of a preview grid")
+    num_train_epochs: int = flag(1, kind=whole(1), help="epochs, when --max_train_steps is unset")
+    max_train_steps: int = flag(None, kind=whole(1), help="optimizer steps")
+    save_steps: int = flag(500, kind=whole(1), help="optimizer steps between preview grids")
+    modelsavesteps: int = flag(1000, kind=whole(1), help="optimizer steps between checkpoints")
+    log_steps: int = flag(10, kind=whole(1), help="optimizer steps between rows of metrics.jsonl")
+    gradient_accumulation_steps: int = flag(1, kind=whole(1), help="micro-batches per optimizer step")
+    learning_rate: float = flag(5e-6, kind=real(above=0), help="AdamW learning rate")
+    scale_lr: bool = switch(help="multiply the learning rate by the images of an optimizer step")
+    lr_scheduler: str = flag("constant", kind=one_of(LR_SCHEDULERS), help="learning-rate schedule")
+    lr_warmup_steps: int = flag(500, kind=whole(0), help="optimizer steps of warm-up")
+    adam_beta1: float = flag(0.9, kind=real(0, 1), help="AdamW")
+    adam_beta2: float = flag(0.999, kind=real(0, 1), help="AdamW")
+    adam_weight_decay: float = flag(1e-2, kind=real(0), help="AdamW")
+    adam_epsilon: float = flag(1e-8, kind=real(above=0), help="AdamW")
+    max_grad_norm: float = flag(1.0, kind=real(above=0), help="gradient norm is clipped to this")
+
+    def check(self):
+        captions_of = "instancelevel_blip", "instancelevel_ogcap"
+        if self.class_prompt in captions_of and not self.instance_prompt_loc:
+            raise UsageError(f"--class_prompt={self.class_prompt!r} needs --instance_prompt_loc, a captions JSON")
+        if self.trainspecial and self.class_prompt not in captions_of:
+            raise UsageError(
+                f"--trainspecial={self.trainspecial!r} edits captions; --class_prompt={self.class_prompt!r} has none, "
+                f"use one of: {', '.join(captions_of)}"
+            )
+        if self.duplication == "dup_image" and self.class_prompt == "instancelevel_ogcap":
+            raise UsageError(
+                "--duplication='dup_image' draws among captions; --class_prompt='instancelevel_ogcap' has one an "
+                "image, use one of: nodup, dup_both"
+            )
+        for name in ("adam_beta1", "adam_beta2"):
+            if getattr(self, name) >= 1:
+                raise UsageError(f"--{name}={getattr(self, name)!r} is not accepted; takes a number from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(Common):
+    """diff_inference.py"""
+
+    script: ClassVar[str] = "diff_inference.py"
+    default_model: ClassVar[str] = "stabilityai/stable-diffusion-2-1"
+
+    modelpath: str = flag(None, help="a run of diff_train.py, or any pipeline folder")
+    pretrained_model_name_or_path: str = flag(None, help="base model by name, when there is no --modelpath")
+    dataset: str = flag(None, help="a label, kept in the record")
+    capstyle: str = flag(None, "--modelstyle", kind=one_of(PROMPT_STYLES), help="prompt style, instead of the run's")
+    captoken: str = flag(None, help="accepted as published, where it never had an effect")
+    nbatches: int = flag(None, "-nb", kind=whole(1), help="number of prompts")
+    im_batch: int = flag(1, "-imb", kind=whole(1), help="images per prompt")
+    prompts: str = flag(None, help="file of prompts: .txt, .jsonl with `prompt`, .json list or captions file")
+    prompt: tuple = flag((), repeat=True, help="a prompt; may be repeated")
+    instance_prompt_loc: str = flag(None, help="captions JSON to draw prompts from, for a folder without run.json")
+    negative_prompt: str = flag(None, help="what guidance leads away from; else the empty prompt")
+    resolution: int = flag(None, kind=whole(8), help="side of the images in pixels (else the run's, else 256)")
+    iternum: int = flag(None, kind=whole(0), help="use checkpoint_<iternum> of the run instead of the final one")
+    num_inference_steps: int = flag(50, kind=whole(1), help="denoising steps")
+    guidance_scale: float = flag(7.5, kind=real(0), help="classifier-free guidance; 1 or less is none")
+    scheduler: str = flag(None, help="a diffusers scheduler, without the word Scheduler; else the pipeline's own")
+    rand_noise_lam: float = flag(0.0, kind=real(0, 1), help="Gaussian noise on prompt embeddings, standard deviation")
+    rand_augs: str = flag(None, kind=one_of(PROMPT_EDITS), help="inference-time mitigation on prompts")
+    rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
+    seed: int = flag(42, kind=whole(0), help="seed of prompts, edits, latents and embedding noise")
+    batch_size: int = flag(16, kind=whole(1), help="images made at once; changes nothing but rounding")
+    savepath: str = flag(None, help="folder that holds generations")
+
+    def check(self):
+        if self.modelpath and self.pretrained_model_name_or_path:
+            raise UsageError(
+                f"--modelpath={self.modelpath!r} and --pretrained_model_name_or_path="
+                f"{self.pretrained_model_name_or_path!r} both name a model; give one"
+            )
+        if self.prompts and self.prompt:
+            raise UsageError(f"--prompts={self.prompts!r} and --prompt={self.prompt[0]!r} both give prompts; give one")
+        if self.iternum is not None and not self.modelpath:
+            raise UsageError(f"--iternum={self.iternum} names a checkpoint of a run; give the run with --modelpath")
+        if self.script == "diff_inference.py" and not (self.prompts or self.prompt or self.nbatches):
+            raise UsageError("-nb/--nbatches is required without --prompts or --prompt; takes a whole number, at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MitigationOptions(GenerationOptions):
+    """sd_mitigation.py"""
+
+    script: ClassVar[str] = "sd_mitigation.py"
+    default_model: ClassVar[str] = "CompVis/stable-diffusion-v1-4"
+
+    rand_aug_repeats: int = flag(4, kind=whole(1), help="how many times --rand_augs applies")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(Common, Tracking):
+    """diff_retrieval.py"""
+
+    script: ClassVar[str] = "diff_retrieval.py"
+
+    query_dir: str = flag(help="generated images: a generation folder or any folder of images")
+    val_dir: str = flag(help="training images: a folder")
+    pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
+    arch: str = flag("resnet50", "-a", help=f"network: for sscd {', '.join(SSCD_FILES)}; for timm a model name")
+    preset: str = flag("dcr", kind=one_of(SSCD_PRESETS), help="transform of sscd's input")
+    weights: str = flag(None, "--pretrained", help="weights file of the descriptor")
+    similarity_metric: str = flag("dotproduct", kind=one_of(SIMILARITIES), help="how descriptors are compared")
+    batch_size: int = flag(128, "-b", "--batch-size", kind=whole(1), help="images through the network at once")
+    metrics: tuple = flag(None, kind=some_of(METRICS), help="what to compute, separated by commas; else all that can")
+    copy_threshold: float = flag(None, kind=real(-1, 1), help="score above which an image counts as a copy")
+    fd_extractor: str = flag("tf_efficientnet_lite0", help="timm model of the Frechet distance")
+    fid_weights: str = flag(None, "--fd_weights", help="weights file of --fd_extractor")
+    run: str = flag(None, help="training run that names the duplicated images; else the manifest's")
+    num_matches: int = flag(4, kind=whole(1), help="rows a query in matches.csv, columns of the gallery")
+    dontsave: bool = switch(help="do not write similarity.npy")
+    noeval: bool = switch(help="send nothing to a tracker")
+    output_dir: str = flag(None, help="the evaluation's folder")
+    seed: int = flag(0, kind=whole(0), help="seed of bootstrap intervals")
+    world_size: int = flag(-1, "--world-size", kind=whole(-1), help="processes; this version takes -1 (unset) or 1")
+    rank: int = flag(-1, "--rank", kind=whole(-1), help="number of this process; -1 or 0 with one process")
+    dist_url: str = flag(None, "--dist-url", help="where processes meet; with one process nothing is opened there")
+    dist_backend: str = flag(None, "--dist-backend", help="as --dist-url")
+
+    def check(self):
+        if self.world_size not in (-1, 1):
+            raise UsageError(f"--world-size={self.world_size} is not supported yet; takes -1 (unset) or 1")
+        if self.rank not in (-1, 0):
+            raise UsageError(f"--rank={self.rank} is not a rank of one process; takes -1 (unset) or 0")
+        if self.mixed_precision == "bf16":
+            raise UsageError("--mixed_precision='bf16' is too coarse for similarities (error 4e-3); takes one of: fp16, no")
+        if self.pt_style == "sscd" and self.arch not in SSCD_FILES:
+            raise UsageError(f"--arch={self.arch!r} is unknown for --pt_style sscd; takes one of: {', '.join(SSCD_FILES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesOptions:
+    """python -m utils.data.scenes"""
+
+    script: ClassVar[str] = "python -m utils.data.scenes"
+
+    out: str = flag(help="new folder")
+    count: int = flag(64, kind=whole(1), help="number of scenes")
+    seed: int = flag(0, kind=whole(0), help="seed of the scenes")
+    size: int = flag(64, kind=whole(16), help="side in pixels")
+
+    def check(self):
+        """Nothing here depends on two flags."""
+
+
+# Parsing -------------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UsageError(message)
+
+
+def _spellings(option):
+    name = f"--{option.name}"
+    aliases = [a for a in option.metadata["aliases"] if a != name]
+    return [*(a for a in aliases if not a.startswith("--")), name, *(a for a in aliases if a.startswith("--"))]
+
+
+def build_parser(options, *, description):
+    """An argparse parser of a dataclass of flags; values stay text until `parse` checks them."""
+    parser = _Parser(prog=options.script, description=description, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    for option in fields(options):
+        meta = option.metadata
+        arguments = {"dest": option.name, "default": None}
+        if meta["kind"] is SWITCH:
+            arguments |= {"action": "store_true", "help": meta["help"]}
+        else:
+            default = "required" if meta["required"] else f"default: {option.default}"
+            shown = f"{meta['help']} ({default})" if option.default not in (None, ()) or meta["required"] else meta["help"]
+            arguments |= {"action": "append" if meta["repeat"] else "store", "help": shown.replace("%", "%%"),
+                          "metavar": option.name.upper()}  # fmt: skip
+        parser.add_argument(*_spellings(option), **arguments)
+    return parser
+
+
+def _unknown(parser, argument):
+    known = [s for action in parser._actions for s in action.option_strings]
+    name = argument.split("=")[0]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return UsageError(f"{argument!r} is not a flag of {parser.prog}; {hint}--help lists them")
+
+
+def _value(option, given):
+    if given is None:
+        if option.metadata["required"]:
+            raise UsageError(f"--{option.name} is required; give the {option.metadata['help']}")
+        return option.default
+    kind = option.metadata["kind"]
+    if kind is SWITCH:
+        return given
+    values = []
+    for item in given if option.metadata["repeat"] else [given]:
+        value, accepted = kind(item)
+        if value is None:
+            raise UsageError(f"--{option.name}={item!r} is not accepted; takes {accepted}")
+        values.append(value)
+    return tuple(values) if option.metadata["repeat"] else values[0]
+
+
+def parse(options, argv=None, *, description):
+    """Parse argv (default: the command line) into the frozen dataclass `options`; UsageError names flag and value."""
+    parser = build_parser(options, description=description)
+    namespace, rest = parser.parse_known_args(argv)
+    if rest:
+        raise _unknown(parser, rest[0])
+    parsed = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
+    parsed.check()
+    return parsed
+
+
+def as_dict(opts):
+    """Options as JSON types, for records; nothing in them is secret."""
+    return json.loads(json.dumps(dataclasses.asdict(opts)))
+
+
+@contextmanager
+def exit_on_user_error(script):
+    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started: 1)."""
+    try:
+        yield
+    except ToolkitError as error:
+        line = " ".join(str(error).split())
+        print(f"{script}: error: {line}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
