@@ -23,7 +23,7 @@ from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
 
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
-TRACKERS = ("wandb", "tensorboard", "none")
+from utils.reports.tracking import TRACKERS
 
 # Kinds of value ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class GenerationOptions(Common):
     rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
     seed: int = flag(42, kind=whole(0), help="seed of prompts, edits, latents and embedding noise")
     batch_size: int = flag(16, kind=whole(1), help="images made at once; changes nothing but rounding")
-    savepath: str = flag(None, help="folder that holds generations")
+    savepath: str = flag(None, help="the generation's folder, instead of <run>/inferences/<name>")
 
     def check(self):
         if self.modelpath and self.pretrained_model_name_or_path:

@@ -1,0 +1,28 @@
+"""Generate images from a training run, or from any pipeline folder, and write their manifest."""
+
+import json
+from pathlib import Path
+
+from utils import options
+
+
+def main(argv=None):
+    with options.exit_on_user_error("diff_inference.py"):
+        opts = options.parse(options.GenerationOptions, argv, description=__doc__)
+        from utils.reports.progress import progress
+        from utils.stages.generation import generate_folder
+
+        if opts.captoken is not None:
+            print(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
+        name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
+        folder, total, new, settings = generate_folder(
+            opts, default_root=Path("inferences") / name, progress=progress
+        )  # fmt: skip
+        if opts.dry_run:
+            print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))
+        else:
+            print(f"{total} images ({new} new) in {folder.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Generate from a stock model with an inference-time mitigation, on prompts that it is known to answer with copies."""
+
+import json
+from pathlib import Path
+
+from utils import options
+
+# Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023, Carlini et al. 2023)
+REPLICATED_PROMPTS = (
+    "Wall View 002",
+    "Wall View 003",
+    "Chamberly - Alloy 5 Piece Sectional",
+    "Hopped-Up Gaming: East",
+    "Pantomine - Driftwood 4 Piece Sectional",
+    "Cresson - Pewter 4 Piece Sectional",
+    "Jinllingsly - Chocolate 3 Piece Sectional",
+    "Maier - Charcoal 2 Piece Sectional",
+    "Classic Cars for Sale",
+    "Mothers influence on her young hippo",
+    "Living in the Light with Ann Graham Lotz",
+    "The No Limits Business Woman Podcast",
+)
+
+
+def main(argv=None):
+    with options.exit_on_user_error("sd_mitigation.py"):
+        opts = options.parse(options.MitigationOptions, argv, description=__doc__)
+        from utils.reports.progress import progress
+        from utils.stages.generation import generate_folder
+
+        # a run is asked for its own prompts only by a style; the published list is what this script is for
+        prompts = () if opts.capstyle else REPLICATED_PROMPTS
+        folder, total, new, settings = generate_folder(
+            opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", progress=progress
+        )
+        if opts.dry_run:
+            print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))
+        else:
+            print(f"{total} images ({new} new) in {folder.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Prompts: captions files, class names, prompt styles, and which prompt an image of a generation has."""
+
+import json
+from pathlib import Path
+
+from utils import seeding
+from utils.data.caption_edits import RandomTokens
+from utils.data.image_sets import OUTPUT_FOLDERS, natural_key
+from utils.errors import DataError, UsageError
+from utils.manifest import read_json
+
+RANDOM_CAPTIONS = 10  # alternatives an image under instancelevel_random without a file
+RANDOM_CAPTION_TOKENS = 4
+
+# Imagenette's folders are WordNet ids
+READABLE_CLASSES = {
+    "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
+    "n03028079": "church", "n03394916": "French horn", "n03417042": "garbage truck", "n03425413": "gas pump",
+    "n03445777": "golf ball", "n03888257": "parachute",
+}  # fmt: skip
+
+
+# Captions files ------------------------------------------------------------------------------------------------------
+
+
+def _as_list(path, key, value):
+    captions = [value] if isinstance(value, str) else value
+    if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
+        raise DataError(f"{path}: {key!r} has {json.dumps(value)[:80]}; takes a caption or a list of captions")
+    return captions
+
+
+def _foreign_matches(path, foreign, unmatched):
+    """Match foreign absolute keys to image keys by longest unique suffix of path components; {image key: file key}."""
+    by_name = {}
+    for image, parts in unmatched.items():
+        by_name.setdefault(parts[-1], []).append((image, parts))
+    found = {}
+    for key in foreign:
+        parts = Path(key).parts
+        best, length = [], 0
+        for image, own in by_name.get(parts[-1], []):
+            common = 0
+            while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
+                common += 1
+            if common > length:
+                best, length = [image], common
+            elif common == length:
+                best.append(image)
+        if len(best) > 1:
+            raise DataError(f"{path}: {key!r} ends like {len(best)} images, {best[0]!r} and {best[1]!r} among them")
+        if best and found.setdefault(best[0], key) != key:
+            raise DataError(f"{path}: {found[best[0]]!r} and {key!r} both end like the image {best[0]!r}")
+    return found
+
+
+def match_keys(path, keys, root, image_keys):
+    """Which key of a file at `path` stands for which image of the folder `root`.
+
+    A key is relative to the folder, relative to the file, absolute, or a foreign absolute path that matches by its
+    longest unique path suffix. DataError when a foreign key is ambiguous. Returns: ({image key: file key}, number of
+    foreign matches).
+    """
+    root, beside = Path(root).resolve(), Path(path).resolve().parent
+    wanted = {(root / k).as_posix(): k for k in image_keys}
+    found, foreign = {}, []
+    for key in keys:
+        candidates = [key] if Path(key).is_absolute() else [(root / key).as_posix(), (beside / key).as_posix()]
+        image = next((wanted[c] for c in candidates if c in wanted), None)
+        if image is not None:
+            found.setdefault(image, key)
+        elif Path(key).is_absolute():
+            foreign.append(key)
+    unmatched = {k: (root / k).parts for k in image_keys if k not in found}
+    matched = _foreign_matches(path, foreign, unmatched) if foreign else {}
+    return found | matched, len(matched)
+
+
+def read_captions(path, images):
+    """Captions of an ImageSet from a JSON file (`--instance_prompt_loc`): path -> caption or list of captions.
+
+    DataError names how many images have none, and the first. Returns: ({image key: list}, number of foreign matches).
+    """
+    path = Path(path)
+    data = read_json(path)
+    if not isinstance(data, dict) or not data:
+        raise DataError(f"{path}: holds no captions; takes JSON, image path -> list of captions")
+    found, foreign = match_keys(path, data, images.root, images.keys)
+    missing = [k for k in images.keys if k not in found]
+    if missing:
+        raise DataError(f"{path}: {len(missing)} of {len(images)} images have no caption, first {missing[0]!r}")
+    return {k: _as_list(path, found[k], data[found[k]]) for k in images.keys}, foreign
+
+
+# Classes -------------------------------------------------------------------------------------------------------------
+
+
+def class_of(key):
+    """Readable class of an image key: the folder it lies in; None for an image that lies in no folder.
+
+    The folder next to the image, not the first one: so DIR and DIR/train of the published layout give the same classes.
+    """
+    folder = key.rpartition("/")[0].rpartition("/")[2]
+    return READABLE_CLASSES.get(folder, folder) or None
+
+
+def class_names(images):
+    """Readable classes of an ImageSet in natural order."""
+    return sorted({c for c in map(class_of, images.keys) if c is not None}, key=natural_key)
+
+
+def empty_classes(images):
+    """Folders directly below the root with no image of the set in or below them, in natural order."""
+    used = {k.partition("/")[0] for k in images.keys}
+    folders = (p.name for p in images.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted((f for f in folders if f not in used and not OUTPUT_FOLDERS.fullmatch(f)), key=natural_key)
+
+
+# Prompt styles (--class_prompt): (images, captions, tokens, seed) -> {image key: list of prompts} -----------------------
+
+
+def _nolevel(images, captions, tokens, seed):
+    return {k: ["An image"] for k in images.keys}
+
+
+def _classlevel(images, captions, tokens, seed):
+    loose = [k for k in images.keys if class_of(k) is None]
+    if loose:
+        raise UsageError(
+            f"--class_prompt='classlevel' takes a folder a class; {len(loose)} images of {str(images.root)!r} lie in "
+            f"none, first {loose[0]!r}"
+        )
+    return {k: [f"An image of {class_of(k)}"] for k in images.keys}
+
+
+def _own_captions(images, captions, tokens, seed):
+    return captions
+
+
+def parse_ids(caption, tokens):
+    """Token ids written as a JSON list of integers, "[320, 1929, 7, 44]"; DataError on text or unknown ids."""
+    try:
+        ids = json.loads(caption)
+    except ValueError:
+        ids = None
+    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+        raise DataError(f"--class_prompt='instancelevel_random' takes lists of token ids, got the caption {caption!r}")
+    known = set(tokens.ids)
+    wrong = [i for i in ids if i not in known]
+    if wrong:
+        raise DataError(f"the caption {caption!r} has the id {wrong[0]}, which the tokenizer does not have as a token")
+    return ids
+
+
+def _random_ids(images, captions, tokens, seed):
+    if captions is not None:
+        return {k: [tokens.decode(parse_ids(c, tokens)) for c in captions[k]] for k in images.keys}
+
+    def drawn(key):
+        # by key, not by position: an image keeps its captions when others are added
+        rng = seeding.numpy_rng(seed, "random-captions", *key.encode("utf-8", "surrogateescape"))
+        return [tokens.draw(RANDOM_CAPTION_TOKENS, rng) for _ in range(RANDOM_CAPTIONS)]
+
+    return {k: drawn(k) for k in images.keys}
+
+
+PROMPT_STYLES = {
+    "nolevel": _nolevel,
+    "classlevel": _classlevel,
+    "instancelevel_blip": _own_captions,
+    "instancelevel_ogcap": _own_captions,
+    "instancelevel_random": _random_ids,
+}
+USES_CAPTIONS = ("instancelevel_blip", "instancelevel_ogcap", "instancelevel_random")
+
+
+def resolve_prompts(style, images, *, captions=None, tokenizer=None, seed=0):
+    """Every image's list of prompts under a style; prompt 0 is the image's own. Returns: {image key: list of str}."""
+    tokens = RandomTokens(tokenizer) if style == "instancelevel_random" else None
+    return PROMPT_STYLES[style](images, captions, tokens, seed)

@@ -1,0 +1,130 @@
+"""A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer would show them."""
+
+import hashlib
+import os
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils.errors import DataError, UsageError, require_dir
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# what the stages themselves write below a folder that is measured
+OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
+# What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+def natural_key(path):
+    """Sort key: runs of digits by value, so that 2.png comes before 10.png; then the text itself, so no two tie."""
+    text = path.as_posix() if isinstance(path, Path) else str(path)
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p], text
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images below root. keys: relative paths with /, natural order; bad: [(key, reason)] of files left out."""
+
+    root: Path
+    keys: tuple
+    sizes: tuple
+    bad: tuple = ()
+
+    def __len__(self):
+        return len(self.keys)
+
+    def path(self, index):
+        return self.root / self.keys[index]
+
+    def take(self, indices):
+        """The images at `indices`, in that order."""
+        return ImageSet(self.root, tuple(self.keys[i] for i in indices), tuple(self.sizes[i] for i in indices), self.bad)
+
+    @property
+    def fingerprint(self):
+        """SHA-256 over (relative path, size in bytes) in order; contents are not read. Hex."""
+        digest = hashlib.sha256()
+        for key, size in zip(self.keys, self.sizes, strict=True):
+            digest.update(f"{key}\0{size}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def _walk(folder, root):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not (OUTPUT_FOLDERS.fullmatch(entry.name) or entry.name.startswith(".")):
+                    yield from _walk(entry.path, root)
+            elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                yield os.path.relpath(entry.path, root).replace(os.sep, "/"), entry.stat().st_size
+
+
+def list_images(flag, root):
+    """All images below `root`, any depth, natural order; UsageError naming the flag when there are none."""
+    root = require_dir(flag, root)
+    found = sorted(_walk(root, root), key=lambda item: natural_key(item[0]))
+    if not found:
+        raise UsageError(f"{flag}={str(root)!r} holds no images; takes a folder with {', '.join(SUFFIXES)} at any depth")
+    return ImageSet(root, tuple(k for k, _ in found), tuple(s for _, s in found))
+
+
+def to_rgb(image):
+    """A Pillow image of any mode as RGB, the way a viewer on a white page would show it.
+
+    EXIF orientation is applied, transparency laid over white, 16-bit and float greys scaled to 8 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        # Pillow's own conversion clips at 255 instead of scaling
+        grey = np.asarray(image).astype(np.float64) / 257.0
+        image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_image(path):
+    """Read an image file as PIL RGB; DataError with the reason if it is none, is truncated or is a bomb."""
+    try:
+        with warnings.catch_warnings():
+            # between one and two times the limit Pillow only warns
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return to_rgb(image)
+    except (*UNREADABLE, Image.DecompressionBombWarning) as error:
+        reason = "is not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise DataError(f"{path}: {reason}") from None
+
+
+def _reason(path):
+    try:
+        open_image(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def readable(flag, images, *, max_bad, workers):
+    """The images that can be read, the others kept in `bad`; UsageError when more than the share `max_bad` cannot.
+
+    Every file is decoded once, by threads. One bad image is always allowed, unless it is the only one.
+    """
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        reasons = list(pool.map(_reason, (images.path(i) for i in range(len(images)))))
+    bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
+    if len(bad) > max(1, max_bad * len(images)) or len(bad) == len(images):
+        raise UsageError(
+            f"{flag}={str(images.root)!r} has {len(bad)} of {len(images)} images that cannot be read, first "
+            f"{bad[0][0]!r} ({bad[0][1]}); --max_bad_images={max_bad} accepts {int(max(1, max_bad * len(images)))}"
+        )
+    good = images.take([i for i, r in enumerate(reasons) if r is None])
+    return ImageSet(good.root, good.keys, good.sizes, bad)

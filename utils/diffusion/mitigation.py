@@ -1,0 +1,57 @@
+"""The one list of mitigations: flags' values in, hooks out. A training loop or a generation calls hooks, never names."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from utils.data.caption_edits import PROMPT_EDITS, TRAIN_EDITS, RandomTokens
+from utils.data.duplication import DUPLICATIONS
+from utils.diffusion import embedding_edits
+
+
+@dataclass(frozen=True)
+class TrainHooks:
+    """choose_caption: (an image's captions, is it duplicated, rng) -> caption. noise, mixup: strengths, 0 is off."""
+
+    choose_caption: Callable
+    noise: float = 0.0
+    mixup: float = 0.0
+
+    def edit_embeddings(self, own, partners, *, ratio, noise):
+        """[B, T, D] x 2 -> [B, T, D]: mixup with the partners, then Gaussian noise."""
+        mixed = embedding_edits.mix(own, partners, ratio) if self.mixup else own
+        return embedding_edits.add_noise(mixed, noise, self.noise) if self.noise else mixed
+
+
+def _edited_caption(captions, duplicated, rng, *, own_caption, edit, tokens, p):
+    own = own_caption(captions, duplicated, rng)
+    return own if edit is None else edit(own, captions, rng, tokens, p)
+
+
+def train_hooks(*, duplication, special, p, noise, mixup, tokenizer):
+    """Hooks of --duplication, --trainspecial (a name or None) with probability p, --rand_noise_lam, --mixup_noise_lam."""
+    choose = functools.partial(
+        _edited_caption, own_caption=DUPLICATIONS[duplication], edit=TRAIN_EDITS[special] if special else None,
+        tokens=RandomTokens(tokenizer), p=p,
+    )  # fmt: skip
+    return TrainHooks(choose, noise, mixup)
+
+
+def keep(prompt, rng):
+    return prompt
+
+
+@dataclass(frozen=True)
+class SampleHooks:
+    """edit_prompt: (prompt, rng) -> prompt. noise: lambda of GNI, 0 is off."""
+
+    edit_prompt: Callable = keep
+    noise: float = 0.0
+
+
+def sample_hooks(*, edit, times, noise, tokenizer):
+    """Hooks of --rand_augs (a name or None), --rand_aug_repeats and --rand_noise_lam."""
+    if edit is None:
+        return SampleHooks(keep, noise)
+    tokens = RandomTokens(tokenizer)
+    return SampleHooks(lambda prompt, rng: PROMPT_EDITS[edit](prompt, rng, tokens, times=times), noise)

@@ -1,0 +1,53 @@
+"""Images side by side: contact sheets, and pages of queries with their matches."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, FRAME = (255, 255, 255), (40, 40, 40), (0xD5, 0x5E, 0x00)  # vermillion: told from grey by any eye
+GAP = 6
+
+
+def contact_sheet(images, columns):
+    """PIL images of one size in rows of `columns`, on white. Returns: PIL RGB."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
+    for i, image in enumerate(images):
+        sheet.paste(image.convert("RGB"), (GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)))
+    return sheet
+
+
+def fitted(image, side):
+    """The image within a square of `side` pixels, centred on white; small images are enlarged by whole pixels."""
+    scale = side / max(image.size)
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
+    square = Image.new("RGB", (side, side), PAPER)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def match_page(rows, *, threshold, side=128, columns=4):
+    """A gallery page: each row a query, then its matches with scores, framed when the score is over the threshold.
+
+    rows: [(query image, query label, [(match image, score, label)])]; threshold: or None. Returns: PIL RGB.
+    """
+    font = ImageFont.load_default(13)
+    cell, line = side + 2 * GAP, 18
+    head = 24
+    page = Image.new("RGB", (cell * (columns + 1) + 3 * GAP, head + len(rows) * (cell + line)), PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((GAP, 5), "generated", INK, font)
+    pen.text((cell + 4 * GAP, 5), "nearest training images, most similar first", INK, font)
+    for r, (query, label, matches) in enumerate(rows):
+        top = head + r * (cell + line)
+        page.paste(fitted(query, side), (GAP, top + GAP))
+        pen.text((GAP, top + side + GAP + 3), label, INK, font)
+        for c, (image, score, name) in enumerate(matches):
+            left = (c + 1) * cell + 3 * GAP
+            if threshold is not None and score > threshold:
+                pen.rectangle((left, top + 1, left + side + 2 * GAP - 2, top + side + 2 * GAP - 2), fill=FRAME)
+            page.paste(fitted(image, side), (left + GAP - 1, top + GAP))
+            room = int(side / 7) - 6
+            shown = name if len(name) <= room else "…" + name[-room + 1 :]
+            pen.text((left + GAP - 1, top + side + 2 * GAP), f"{score:.3f} {shown}", INK, font)
+    return page

@@ -1,0 +1,33 @@
+"""One progress bar for long work: on the main process only; without a terminal, a line now and then."""
+
+import sys
+import time
+
+
+def progress(items, *, total, label, main_process=True):
+    """Wrap an iterable in a bar with a rate and an estimate."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        items, total=total, desc=label, disable=not main_process, mininterval=0.2 if terminal else 30, ascii=not terminal,
+        maxinterval=10 if terminal else 60,
+    )  # fmt: skip
+
+
+class Pauses:
+    """Times what happens outside `with pauses:` blocks, from its making on."""
+
+    def __init__(self):
+        self._started, self._paused = time.perf_counter(), 0.0
+
+    def __enter__(self):
+        self._entered = time.perf_counter()
+
+    def __exit__(self, *error):
+        self._paused += time.perf_counter() - self._entered
+
+    @property
+    def outside(self):
+        """Seconds so far, without the blocks."""
+        return time.perf_counter() - self._started - self._paused

@@ -1,0 +1,299 @@
+"""Every folder and file name that a stage writes or reads."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import manifest
+from utils.data.image_sets import natural_key
+from utils.errors import DataError, UsageError, require_dir
+
+TOOLKIT = Path(__file__).resolve().parent.parent
+
+
+# What made a run -----------------------------------------------------------------------------------------------------
+
+
+def _commit():
+    """The toolkit's commit, with + when tracked files have changed; None outside a checkout."""
+    asked = ["git", "-C", str(TOOLKIT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def environment():
+    """Versions, commit and machine, for records."""
+    packages = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "timm", "numpy", "pillow")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "python": platform.python_version(), "versions": versions, "commit": _commit(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()},
+    }  # fmt: skip
+
+
+def new_id():
+    """A name for a run that no other run has; a generation records it, so that it knows its model."""
+    return secrets.token_hex(8)
+
+
+# Training runs -------------------------------------------------------------------------------------------------------
+
+
+class NewRun:
+    """A run being written: exactly under `path`, which must not hold one yet. Only the main process writes."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.writes = True
+        self.record_path = self.path / "run.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.captions_path = self.path / "captions.json"
+
+    def require_new(self):
+        """UsageError if the folder holds a run or anything that one would overwrite."""
+        ours = ("run.json", "metrics.jsonl", "captions.json", "generations", "checkpoint")
+        found = [name for name in ours if (self.path / name).exists()]
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"--output_dir={str(self.path)!r} is a file; takes a new folder")
+        if found:
+            raise UsageError(f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); takes a new folder")
+        return self
+
+    def preview_path(self, step):
+        return self.path / "generations" / f"{step}.png"
+
+    def checkpoint_path(self, step=None):
+        return self.path / ("checkpoint" if step is None else f"checkpoint_{step}")
+
+    def planned(self):
+        """Every path that a run writes, for --dry_run."""
+        names = ("run.json", "metrics.jsonl", "captions.json", "generations/<step>.png", "generations/<step>.json",
+                 "checkpoint_<step>/", "checkpoint/")  # fmt: skip
+        return [str(self.path / name) for name in names]
+
+    def begin(self, record, prompts):
+        """Write what is known before the first step; the record then says that the run is not finished."""
+        if self.writes:
+            manifest.write_json(self.captions_path, prompts)
+            manifest.write_manifest(self.record_path, "run", **record, finished=False)
+
+    def finish(self, record):
+        """Write the record of a finished run."""
+        if self.writes:
+            manifest.write_manifest(self.record_path, "run", **record, finished=True)
+
+    def append_metrics(self, row):
+        """Append a row to metrics.jsonl."""
+        if self.writes:
+            with open(self.metrics_path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+
+    def save_checkpoint(self, pipeline, step=None):
+        """Write a pipeline folder; it is whole or absent."""
+        if self.writes:
+            save_folder(pipeline.save_pretrained, self.checkpoint_path(step))
+
+
+def save_folder(write, path):
+    """write(part) beside `path`, then rename; nothing is left behind on failure."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk. record: run.json."""
+
+    path: Path
+    record: dict
+
+    @property
+    def options(self):
+        return self.record["options"]
+
+    def captions(self):
+        """Prompts as the run resolved them: {image key: list}."""
+        return manifest.read_json(self.path / "captions.json")
+
+    def checkpoints(self):
+        """Names of the pipeline folders that exist, natural order."""
+        found = (p.name for p in self.path.glob("checkpoint*") if (p / "model_index.json").is_file())
+        return sorted(found, key=natural_key)
+
+    def checkpoint(self, flag, iternum=None):
+        """Folder of a checkpoint; UsageError lists those that exist."""
+        name = "checkpoint" if iternum is None else f"checkpoint_{iternum}"
+        if name not in self.checkpoints():
+            have = ", ".join(self.checkpoints()) or "none yet"
+            asked = f"{flag}={str(self.path)!r}" if iternum is None else f"--iternum={iternum}"
+            raise UsageError(f"{asked}: the run has no {name}; it has: {have}")
+        return self.path / name
+
+
+def open_run(flag, path):
+    """The training run in a folder, or None if the folder holds none; DataError if its record is broken or newer."""
+    path = require_dir(flag, path)
+    record = path / "run.json"
+    return Run(path, manifest.read_manifest(record, "run")) if record.is_file() else None
+
+
+# Generations ---------------------------------------------------------------------------------------------------------
+
+
+def generation_name(opts):
+    """The published name of a generation: what mitigated it."""
+    parts = [f"gen_ginfer{opts.rand_noise_lam:g}"] if opts.rand_noise_lam else []
+    parts += [f"gen_auginfer_{opts.rand_augs}_{opts.rand_aug_repeats}"] if opts.rand_augs else []
+    return opts.run_name or "_".join([parts[0], *(p.removeprefix("gen_") for p in parts[1:])] if parts else ["gen_nomit"])
+
+
+class Generation:
+    """A generation folder: PNGs, prompts.txt, manifest.json; while it is made, manifest.jsonl.part.
+
+    The part holds a line of settings and a line per finished image, so a killed run continues where it stopped.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.manifest_path = self.path / "manifest.json"
+        self.part_path = self.path / "manifest.jsonl.part"
+        self.prompts_path = self.path / "prompts.txt"
+
+    def image_key(self, index):
+        return f"generations/{index}.png"
+
+    def planned(self):
+        return [str(self.path / n) for n in ("generations/<index>.png", "prompts.txt", "manifest.json")]
+
+    def _check(self, found, settings):
+        for key in sorted({*found, *settings}):
+            if found.get(key) != settings.get(key):
+                raise UsageError(
+                    f"--{key}={settings.get(key)!r}: {str(self.path)!r} holds a generation with {found.get(key)!r}; "
+                    "takes the same value, or another --savepath or --run_name"
+                )
+
+    def finished(self, settings):
+        """Rows of a finished generation with these settings, or None; UsageError names a setting that differs."""
+        if not self.manifest_path.is_file():
+            return None
+        found = manifest.read_manifest(self.manifest_path, "generation")
+        self._check(found["settings"], settings)
+        return found["images"]
+
+    def continued(self, settings):
+        """Rows that an interrupted generation with these settings has finished; [] if there is none."""
+        if not self.part_path.is_file():
+            foreign = [p for p in ("generations", "prompts.txt") if (self.path / p).exists()]
+            if foreign:
+                raise UsageError(
+                    f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours; takes another folder"
+                )
+            return []
+        rows = []
+        for line in self.part_path.read_text(encoding="utf-8").split("\n")[:-1]:  # a last line may be cut off
+            rows.append(json.loads(line))
+        if not rows:
+            return []
+        self._check(rows[0], settings)
+        return [row for row in rows[1:] if (self.path / row["file"]).is_file()]
+
+    def begin(self, settings, rows):
+        """Write the part anew with what is finished; then `add` appends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(line) for line in (settings, *rows)]
+        manifest.write_text(self.part_path, "\n".join(lines) + "\n")
+
+    def add(self, job, image):
+        """Save one image, whole, and its line. Returns: the manifest row."""
+        row = {
+            "file": self.image_key(job.index), "index": job.index, "seed": job.seed, "source_prompt": job.source_prompt,
+            "prompt": job.prompt, "source_image": job.source_image,
+        }  # fmt: skip
+        with manifest.whole_file(self.path / row["file"]) as part:
+            image.save(part, format="PNG")
+        with open(self.part_path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+        return row
+
+    def finish(self, rows, **fields):
+        """Write prompts.txt and the manifest, and remove the part."""
+        rows = sorted(rows, key=lambda row: row["index"])
+        escaped = (r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for r in rows)
+        manifest.write_text(self.prompts_path, "".join(f"{line}\n" for line in escaped))
+        manifest.write_manifest(self.manifest_path, "generation", **fields, images=rows)
+        self.part_path.unlink(missing_ok=True)
+
+
+# Evaluations ---------------------------------------------------------------------------------------------------------
+
+
+def evaluation_name(*, pt_style, arch, preset, similarity_metric, fingerprint):
+    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>-<8 digits of the training images' fingerprint>."""
+    parts = [pt_style, arch.replace("/", "_") if arch else None, preset, similarity_metric, fingerprint[:8]]
+    return "-".join(p for p in parts if p)
+
+
+class Evaluation:
+    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error."""
+
+    OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+
+    def require_ours(self):
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"--output_dir={str(self.path)!r} is a file; takes a new folder")
+        inside = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        foreign = [n for n in inside if n not in self.OURS]
+        if foreign:
+            raise UsageError(
+                f"--output_dir={str(self.path)!r} holds {foreign[0]!r}, which no evaluation wrote; takes a new folder"
+            )
+        return self
+
+    def planned(self):
+        return [str(self.path / n) for n in self.OURS]
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Yield the folder to write into; on success it takes the evaluation's place."""
+        self.part.mkdir(parents=True)
+        old = self.part.with_suffix(".old")
+        try:
+            yield self.part
+            if self.path.exists():
+                os.replace(self.path, old)
+            os.replace(self.part, self.path)
+        finally:
+            for left in (self.part, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def read_queries_manifest(folder):
+    """The generation manifest in a folder, or None. DataError on another kind or a newer version."""
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        return None
+    data = manifest.read_manifest(path, "generation")
+    if not isinstance(data.get("images"), list) or not data["images"]:
+        raise DataError(f"{path}: lists no images")
+    return data
