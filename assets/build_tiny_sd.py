@@ -38,10 +38,16 @@ BATCH = 16
 FIGURE_CAPTIONS = 200
 
 # Stable Diffusion's values; the library's defaults differ
-SCHEDULER = dict(
-    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
-    steps_offset=1, num_train_timesteps=1000, prediction_type="epsilon",
-)  # fmt: skip
+SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
 
 
 def common_words():
@@ -173,8 +179,7 @@ class Stage:
             module.load_state_dict({n: state[f"{key}/model/{n}"] for n in module.state_dict()})
             self.ema[key] = {n: state[f"{key}/ema/{n}"].to(self.params[0].device) for n in module.state_dict()}
         moments = {
-            i: {k: state[f"optimizer/{i}/{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            for i in range(len(self.params))
+            i: {k: state[f"optimizer/{i}/{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(self.params))
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -21,10 +21,9 @@ from utils.errors import ToolkitError, TrainingError, UsageError
 from utils.evaluation.extractors import EXTRACTORS, SSCD_FILES
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
-
-LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 from utils.reports.tracking import TRACKERS
 
+LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 # Kinds of value ------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +220,8 @@ class GenerationOptions(Common):
             raise UsageError(f"--iternum={self.iternum} names a checkpoint of a run; give the run with --modelpath")
         if self.script == "diff_inference.py" and not (self.prompts or self.prompt or self.nbatches):
             raise UsageError("-nb/--nbatches is required without --prompts or --prompt; takes a whole number, at least 1")
+        if self.capstyle and not self.nbatches and not (self.prompts or self.prompt):
+            raise UsageError(f"--capstyle={self.capstyle!r} draws prompts; give their number with -nb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +240,7 @@ class RetrievalOptions(Common, Tracking):
 
     script: ClassVar[str] = "diff_retrieval.py"
 
+    mixed_precision: str = flag(None, kind=one_of(("no", "fp16", "bf16")), help="of networks; else fp16 on a GPU, or no")
     query_dir: str = flag(help="generated images: a generation folder or any folder of images")
     val_dir: str = flag(help="training images: a folder")
     pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
@@ -250,7 +252,6 @@ class RetrievalOptions(Common, Tracking):
     metrics: tuple = flag(None, kind=some_of(METRICS), help="what to compute, separated by commas; else all that can")
     copy_threshold: float = flag(None, kind=real(-1, 1), help="score above which an image counts as a copy")
     fd_extractor: str = flag("tf_efficientnet_lite0", help="timm model of the Frechet distance")
-    fid_weights: str = flag(None, "--fd_weights", help="weights file of --fd_extractor")
     run: str = flag(None, help="training run that names the duplicated images; else the manifest's")
     num_matches: int = flag(4, kind=whole(1), help="rows a query in matches.csv, columns of the gallery")
     dontsave: bool = switch(help="do not write similarity.npy")

@@ -31,7 +31,10 @@ def _as_list(path, key, value):
 
 
 def _foreign_matches(path, foreign, unmatched):
-    """Match foreign absolute keys to image keys by longest unique suffix of path components; {image key: file key}."""
+    """Match foreign keys to image keys by longest unique suffix of path components; {image key: file key}.
+
+    A relative key matches as a whole or not at all.
+    """
     by_name = {}
     for image, parts in unmatched.items():
         by_name.setdefault(parts[-1], []).append((image, parts))
@@ -43,6 +46,8 @@ def _foreign_matches(path, foreign, unmatched):
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
+            if common < len(parts) and not Path(key).is_absolute():
+                continue
             if common > length:
                 best, length = [image], common
             elif common == length:
@@ -54,12 +59,12 @@ def _foreign_matches(path, foreign, unmatched):
     return found
 
 
-def match_keys(path, keys, root, image_keys):
+def match_keys(path, keys, root, image_keys, *, anywhere=False):
     """Which key of a file at `path` stands for which image of the folder `root`.
 
     A key is relative to the folder, relative to the file, absolute, or a foreign absolute path that matches by its
-    longest unique path suffix. DataError when a foreign key is ambiguous. Returns: ({image key: file key}, number of
-    foreign matches).
+    longest unique path suffix. anywhere: a relative key may also be relative to any folder above an image. DataError
+    when a foreign key is ambiguous. Returns: ({image key: file key}, number of foreign matches).
     """
     root, beside = Path(root).resolve(), Path(path).resolve().parent
     wanted = {(root / k).as_posix(): k for k in image_keys}
@@ -69,7 +74,7 @@ def match_keys(path, keys, root, image_keys):
         image = next((wanted[c] for c in candidates if c in wanted), None)
         if image is not None:
             found.setdefault(image, key)
-        elif Path(key).is_absolute():
+        elif anywhere or Path(key).is_absolute():
             foreign.append(key)
     unmatched = {k: (root / k).parts for k in image_keys if k not in found}
     matched = _foreign_matches(path, foreign, unmatched) if foreign else {}

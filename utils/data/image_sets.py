@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,18 +113,26 @@ def _reason(path):
     return None
 
 
-def readable(flag, images, *, max_bad, workers):
-    """The images that can be read, the others kept in `bad`; UsageError when more than the share `max_bad` cannot.
+def require_readable(flag, images, bad, *, max_bad):
+    """UsageError when more than the share `max_bad` of a set cannot be read; one always may, if another can.
 
-    Every file is decoded once, by threads. One bad image is always allowed, unless it is the only one.
+    bad: [(key, reason)].
+    """
+    accepted = int(max(1, max_bad * len(images)))
+    if len(bad) > accepted or len(bad) == len(images):
+        raise UsageError(
+            f"{flag}={str(images.root)!r} has {len(bad)} of {len(images)} images that cannot be read, first "
+            f"{bad[0][0]!r} ({bad[0][1]}); --max_bad_images={max_bad} accepts {accepted}"
+        )
+
+
+def readable(flag, images, *, max_bad, workers):
+    """The images that can be read, the others kept in `bad`; UsageError when too many cannot.
+
+    Every file is decoded once, by threads.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         reasons = list(pool.map(_reason, (images.path(i) for i in range(len(images)))))
     bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
-    if len(bad) > max(1, max_bad * len(images)) or len(bad) == len(images):
-        raise UsageError(
-            f"{flag}={str(images.root)!r} has {len(bad)} of {len(images)} images that cannot be read, first "
-            f"{bad[0][0]!r} ({bad[0][1]}); --max_bad_images={max_bad} accepts {int(max(1, max_bad * len(images)))}"
-        )
-    good = images.take([i for i, r in enumerate(reasons) if r is None])
-    return ImageSet(good.root, good.keys, good.sizes, bad)
+    require_readable(flag, images, bad, max_bad=max_bad)
+    return replace(images.take([i for i, r in enumerate(reasons) if r is None]), bad=bad)

@@ -34,8 +34,8 @@ class Draws(torch.utils.data.Dataset):
     """Item (step, slot): one image and its prompt, as slot `slot` of the global micro-batch `step` sees it.
 
     transform: (PIL RGB, rng=) -> tensor; choose_caption: (captions, duplicated, rng) -> str; partners: also return the
-    prompt that mixup mixes with. Which image, crop, flip, caption and edit follow from (seed, shard, step, slot). A batch of P processes is therefore
-    the batch of one process that is P times as large.
+    prompt that mixup mixes with. Which image, crop, flip, caption and edit follow from (seed, shard, step, slot). A batch
+    of P processes is therefore the batch of one process that is P times as large.
     """
 
     def __init__(self, data, *, seed, shard=0, global_batch, transform, choose_caption, partners=False):

@@ -133,9 +133,7 @@ class Training:
         """Train for optimisation.steps. Yields: StepReport after each optimizer step; nothing waits for the device."""
         process = self.accelerator.process_index
         steps = range(self.optimisation.steps * accumulation)
-        batches = training_data.loader(
-            draws, steps=steps, batch_size=batch_size, process=process, num_workers=num_workers
-        )
+        batches = training_data.loader(draws, steps=steps, batch_size=batch_size, process=process, num_workers=num_workers)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         losses = []
         for step, batch in zip(steps, batches, strict=True):

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from utils import devices, manifest, runs, seeding
 from utils.data import captions, image_sets
 from utils.diffusion import generation, mitigation, models

@@ -1,0 +1,132 @@
+"""What tests share: a random pipeline of a few thousand parameters, scenes on disk, tiny-sd, and a script runner."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SEED_FLAGS = ("--report_to", "none", "--num_workers", "0")
+
+
+def _micro_parts(prediction_type="epsilon"):
+    """Parts of a StableDiffusionPipeline that compute in a millisecond: 8 channels, 16-pixel images."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    ids = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(ids)}, merges=[], model_max_length=32)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32, projection_dim=16, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        sample_size=16, block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        mid_block_add_attention=False, scaling_factor=0.5,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+        norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type,
+    )  # fmt: skip
+    from utils.diffusion.models import DiffusionParts
+
+    return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
+
+
+@pytest.fixture
+def micro_parts():
+    """Fresh parts of the random pipeline; a call takes the prediction type."""
+    return _micro_parts
+
+
+@pytest.fixture(scope="session")
+def micro_sd(tmp_path_factory):
+    """The random pipeline as a folder."""
+    from utils.diffusion import models
+
+    folder = tmp_path_factory.mktemp("models") / "micro-sd"
+    models.assemble(_micro_parts()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd():
+    """The pretrained pipeline that the project carries."""
+    return ROOT / "assets" / "tiny-sd"
+
+
+@pytest.fixture(scope="session")
+def scenes_dir(tmp_path_factory):
+    """Twelve scenes of 32 px in the published layout; no test writes here."""
+    from utils.data import scenes
+
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_scenes(folder, count=12, seed=3, size=32)
+    return folder
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run a stage script in this process: script("diff_train", "--flag", value ...) -> what it printed."""
+
+    def run(name, *arguments):
+        module = importlib.import_module(name)
+        capsys.readouterr()
+        module.main([str(a) for a in arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a stage script that must refuse: refused("diff_train", ...) -> its one line; checks exit status 2."""
+
+    def run(name, *arguments, status=2):
+        module = importlib.import_module(name)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            module.main([str(a) for a in arguments])
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if ": error: " in line]
+        assert stopped.value.code == status
+        assert len(errors) == 1
+        assert not any("Traceback" in line for line in lines)
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory, micro_sd, scenes_dir):
+    """A finished run of four steps on twelve scenes; no test writes here."""
+    import diff_train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    diff_train.main([
+        "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir", str(scenes_dir / "train"),
+        "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip",
+        "--duplication", "dup_both", "--weight_pc", "0.25", "--resolution", "16", "--center_crop", "--train_batch_size", "2",
+        "--max_train_steps", "4", "--save_steps", "2", "--modelsavesteps", "2", "--log_steps", "1", "--learning_rate", "1e-3",
+        "--lr_warmup_steps", "0", "--seed", "7", "--output_dir", str(folder), *SEED_FLAGS,
+    ])  # fmt: skip
+    return folder
