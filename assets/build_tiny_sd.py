@@ -334,9 +334,10 @@ def measure(folder, args):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     from utils.data.transforms import pixel_input
-    from utils.evaluation.similarity import top_matches
+    from utils.evaluation.extractors import pixel_network
+    from utils.evaluation.similarity import normalised, top_matches
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(args.device)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
     held_out = [scenes.scene_at(i, stream="tiny-sd/held-out") for i in range(FIGURE_CAPTIONS)]
     images = np.stack([np.asarray(s.image) for s in held_out])
@@ -350,15 +351,18 @@ def measure(folder, args):
         batch = range(start, start + 20)
         generated += pipeline(
             [held_out[i].captions[0] for i in batch], num_inference_steps=25, guidance_scale=3.0,
-            generator=[seeding.torch_generator(args.seed, "latents", i) for i in batch],
+            generator=[seeding.torch_generator(args.seed, "tiny-sd/training", 6, i) for i in batch],
         ).images  # fmt: skip
     first, _ = draw_chunk(0)
     from PIL import Image
 
-    train = torch.stack([pixel_input(Image.fromarray(a)) for a in first[:2000]])
+    def described(pictures):
+        return normalised(pixel_network(torch.stack([pixel_input(p) for p in pictures])))
+
+    train = described([Image.fromarray(a) for a in first[:2000]])
     scores = {}
     for name, queries in (("generated", generated), ("held-out scenes", [s.image for s in held_out])):
-        best, _ = top_matches(torch.stack([pixel_input(q) for q in queries]), train, k=1)
+        best, _ = top_matches(described(queries), train, k=1)
         scores[name] = (best[:, 0] > 0.95).float().mean().item()
     right = [scenes.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
     rule = [scenes.read_background(s.image) == s.spec.background for s in held_out]

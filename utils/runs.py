@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import manifest
-from utils.data.image_sets import natural_key
 from utils.errors import DataError, UsageError, require_dir
 
 TOOLKIT = Path(__file__).resolve().parent.parent
@@ -134,7 +133,7 @@ class Run:
     def checkpoints(self):
         """Names of the pipeline folders that exist, natural order."""
         found = (p.name for p in self.path.glob("checkpoint*") if (p / "model_index.json").is_file())
-        return sorted(found, key=natural_key)
+        return sorted(found, key=lambda name: (len(name), name))  # checkpoint_2 before checkpoint_10
 
     def checkpoint(self, flag, iternum=None):
         """Folder of a checkpoint; UsageError lists those that exist."""

@@ -18,19 +18,19 @@ SSCD_PRESETS = {
 
 
 def resize_short_side(image, side):
-    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits."""
+    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits; the long side is cut to a whole
+    number, as torchvision does, whose transforms the published scripts use."""
     width, height = image.size
     if min(width, height) == side:
         return image
-    scale = side / min(width, height)
-    size = (side, max(side, round(height * scale))) if width <= height else (max(side, round(width * scale)), side)
+    size = (side, side * height // width) if width <= height else (side * width // height, side)
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def crop(image, side, rng=None):
-    """A square window of `side` pixels: the centre, or with a numpy Generator uniform over all windows."""
+    """A square window of `side` pixels: the centre (torchvision's), or with a numpy Generator uniform over windows."""
     spare = (image.width - side, image.height - side)
-    left, top = (v // 2 for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
+    left, top = (round(v / 2) for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
     return image.crop((left, top, left + side, top + side))
 
 
@@ -58,15 +58,24 @@ def as_generated(image, side):
     return crop(resize_short_side(image, side), side)
 
 
+@functools.lru_cache
+def _cell_weights(side):
+    """Share of every pixel in every one of 16 equal cells of a line of `side` pixels. Returns: [16, side], rows sum to 1."""
+    edges = np.arange(PIXEL_SIDE + 1) * (side / PIXEL_SIDE)
+    pixels = np.arange(side)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(overlap, 0, None) * (PIXEL_SIDE / side)).astype(np.float32)
+
+
 def pixel_input(image):
     """What the `pixel` descriptor sees: centre square, exactly area-averaged to 16 x 16. Returns: [3, 16, 16], 0-255."""
     import torch
 
-    square = crop(image, min(image.size))
-    small = (PIXEL_SIDE, PIXEL_SIDE)
-    # in float, one channel at a time: averaging on 8 bits would round
-    channels = [c.convert("F").resize(small, Image.Resampling.BOX) for c in square.split()]
-    return torch.from_numpy(np.stack([np.asarray(c) for c in channels]))
+    side = min(image.size)
+    weights = _cell_weights(side)
+    # Pillow's box filter counts a pixel wholly or not at all, which is no average when 16 does not divide the side
+    channels = [weights @ np.asarray(c, np.float32) @ weights.T for c in crop(image, side).split()]
+    return torch.from_numpy(np.stack(channels))
 
 
 def _sscd_input(image, preset):
@@ -78,19 +87,3 @@ def _sscd_input(image, preset):
 def sscd_input(preset):
     """SSCD's transform under a preset. Returns: PIL RGB -> float32 [3, H, W]; square except under `sscd`."""
     return functools.partial(_sscd_input, preset=preset)
-
-
-def _network_input(image, *, side, short, mean, std, interpolation):
-    width, height = image.size
-    scale = short / min(width, height)
-    size = (max(side, round(width * scale)), max(side, round(height * scale)))
-    return to_tensor(crop(image.resize(size, Image.Resampling[interpolation]), side), mean, std)
-
-
-def timm_input(config):
-    """The transform of a timm model's data config: short side to side / crop_pct, centre crop, mean and std."""
-    side = config["input_size"][-1]
-    return functools.partial(
-        _network_input, side=side, short=int(side / config["crop_pct"]), mean=tuple(config["mean"]),
-        std=tuple(config["std"]), interpolation=config["interpolation"].upper(),
-    )  # fmt: skip

@@ -33,7 +33,7 @@ def image_jobs(prompts, hooks, *, images_per_prompt, seed):
     for number, prompt in enumerate(prompts):
         text = hooks.edit_prompt(prompt.text, seeding.numpy_rng(seed, "prompt-edit", number))
         for index in range(number * images_per_prompt, (number + 1) * images_per_prompt):
-            image_seed = seeding.derive_seed(seed, "latents", index)
+            image_seed = seeding.derive_seed(seed, "latents", index) % 2**53  # exact in any JSON reader
             jobs.append(ImageJob(index, image_seed, prompt.text, text, prompt.source_image))
     return jobs
 

@@ -1,5 +1,6 @@
 """Load and save pipelines and their parts. Every loader passes a dtype and every failure says what to pass instead."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +63,15 @@ def _loading_errors():
 
 
 def require_resolution(flag, source, resolution, *, revision=None):
-    """Check, from the configuration alone, that the autoencoder's factor divides --resolution."""
+    """Check, from the configuration alone, that the autoencoder's factor divides --resolution, and that 8 does, which
+    diffusers' Stable Diffusion pipeline asks for whatever the autoencoder."""
     from diffusers import AutoencoderKL
 
     try:
         config = AutoencoderKL.load_config(source, subfolder="vae", revision=revision)
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    factor = math.lcm(8, 2 ** (len(config["block_out_channels"]) - 1))
     if resolution % factor:
         raise UsageError(f"--resolution={resolution} is not accepted; {source!r} takes multiples of {factor}")
 
@@ -86,7 +88,7 @@ def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
         config = DiffusionPipeline.load_config(source, revision=revision)
         unused = {"safety_checker": None} if "safety_checker" in config else {}
         unused |= {"requires_safety_checker": False} if "requires_safety_checker" in config else {}
-        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, revision=revision, **unused)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=dtype, revision=revision, **unused)
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
     pipeline.set_progress_bar_config(disable=True)

@@ -135,14 +135,14 @@ def _build_timm(*, arch, preset, weights, device, dtype):
     else:
         model = _downloaded_timm(arch)
         record |= {"weights": model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")}
-    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     model.reset_classifier(0)
     model.eval().to(device, dtype)
 
     def network(pixels):
         return model(pixels.to(device, dtype)).float()
 
-    return Extractor("timm", transforms.timm_input(config), network, record)
+    return Extractor("timm", transform, network, record)
 
 
 def _downloaded_timm(arch):

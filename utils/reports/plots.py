@@ -43,5 +43,5 @@ def similarity_histogram(path, best, background, *, threshold, descriptor):
         axes.axvline(threshold, color="#D55E00", linestyle="--", label=f"counted as a copy above {threshold:g}")
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes: never over a bar
     _save(figure, path)

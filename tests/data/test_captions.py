@@ -1,0 +1,121 @@
+import json
+
+import pytest
+from PIL import Image
+
+from utils.data import captions, image_sets
+from utils.data.caption_edits import RandomTokens
+from utils.errors import DataError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("cats/1.png", "cats/2.png", "dogs/1.png"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    return tmp_path / "data"
+
+
+def write(path, data):
+    path.write_text(json.dumps(data))
+    return path
+
+
+def read(path, folder):
+    return captions.read_captions(path, image_sets.list_images("--instance_data_dir", folder))
+
+
+def test_keys_relative_to_the_folder_to_the_file_and_absolute(folder, tmp_path):
+    keys = ["cats/1.png", "data/cats/2.png", str(folder / "dogs" / "1.png")]
+    path = write(tmp_path / "c.json", {k: [f"caption {i}", "other"] for i, k in enumerate(keys)})
+    found, foreign = read(path, folder)
+    assert {k: v[0] for k, v in found.items()} == {
+        "cats/1.png": "caption 0", "cats/2.png": "caption 1", "dogs/1.png": "caption 2",
+    }  # fmt: skip
+    assert foreign == 0
+
+
+def test_foreign_absolute_keys_match_by_their_longest_suffix(folder, tmp_path):
+    path = write(tmp_path / "c.json", {f"/home/author/set/{k}": k for k in ("cats/1.png", "cats/2.png", "dogs/1.png")})
+    found, foreign = read(path, folder)
+    assert found == {k: [k] for k in ("cats/1.png", "cats/2.png", "dogs/1.png")}  # a plain string is a list of one
+    assert foreign == 3
+
+
+def test_an_ambiguous_foreign_key_is_an_error(folder, tmp_path):
+    path = write(tmp_path / "c.json", {"/elsewhere/1.png": "which one?"})
+    with pytest.raises(DataError, match="'/elsewhere/1.png' ends like 2 images, 'cats/1.png' and 'dogs/1.png'"):
+        read(path, folder)
+
+
+def test_missing_captions_are_counted_and_the_first_is_named(folder, tmp_path):
+    path = write(tmp_path / "c.json", {"cats/2.png": ["x"]})
+    with pytest.raises(DataError, match="2 of 3 images have no caption, first 'cats/1.png'"):
+        read(path, folder)
+
+
+@pytest.mark.parametrize("value", [[], 3, [1], None])
+def test_what_is_no_caption_is_named(folder, tmp_path, value):
+    path = write(tmp_path / "c.json", {k: value for k in ("cats/1.png", "cats/2.png", "dogs/1.png")})
+    with pytest.raises(DataError, match="'cats/1.png' has .*; takes a caption or a list of captions"):
+        read(path, folder)
+
+
+def test_a_relative_key_matches_anywhere_only_as_a_whole_and_on_request(folder):
+    keys = ["cats/1.png", "cats/2.png", "dogs/1.png"]
+    found, _ = captions.match_keys(folder / "m.json", ["data/cats/1.png", "x/dogs/1.png"], folder, keys, anywhere=True)
+    assert found == {"cats/1.png": "data/cats/1.png"}
+    assert captions.match_keys(folder / "m.json", ["data/cats/1.png"], folder, keys) == ({}, 0)
+
+
+def test_classes_are_folders_with_readable_names(folder):
+    images = image_sets.list_images("--d", folder)
+    assert captions.class_names(images) == ["cats", "dogs"]
+    assert captions.class_of("n02979186/a.jpg") == "cassette player"
+    assert captions.class_of("train/cats/1.png") == "cats"
+    assert captions.class_of("1.png") is None
+    (folder / "empty").mkdir()
+    assert captions.empty_classes(images) == ["empty"]
+
+
+def test_prompt_styles(folder, micro_parts):
+    images = image_sets.list_images("--d", folder)
+    texts = {k: [f"own {k}", "other"] for k in images.keys}
+
+    def resolved(style, **kwargs):
+        return captions.resolve_prompts(style, images, **kwargs)
+
+    assert set(map(tuple, resolved("nolevel").values())) == {("An image",)}
+    assert resolved("classlevel")["dogs/1.png"] == ["An image of dogs"]
+    for style in ("instancelevel_blip", "instancelevel_ogcap"):
+        assert resolved(style, captions=texts) == texts
+    tokenizer = micro_parts().tokenizer
+    drawn = resolved("instancelevel_random", tokenizer=tokenizer, seed=1)
+    assert {len(v) for v in drawn.values()} == {10}
+    assert len({c for v in drawn.values() for c in v}) == 30
+    assert drawn == resolved("instancelevel_random", tokenizer=tokenizer, seed=1)
+    assert drawn != resolved("instancelevel_random", tokenizer=tokenizer, seed=2)
+    # an image keeps its captions when others leave
+    fewer = captions.resolve_prompts("instancelevel_random", images.take([2]), tokenizer=tokenizer, seed=1)
+    assert fewer["dogs/1.png"] == drawn["dogs/1.png"]
+
+
+def test_random_ids_from_a_file_are_json_integers_and_nothing_else(micro_parts):
+    tokenizer = micro_parts().tokenizer
+    tokens = RandomTokens(tokenizer)
+    assert captions.parse_ids("[3, 4, 5, 6]", tokens) == [3, 4, 5, 6]
+    for text in ("a photo of a cat", "__import__('os').getcwd()", "[1.5]", "[]", "{}", "[true]"):
+        with pytest.raises(DataError, match="takes lists of token ids, got the caption"):
+            captions.parse_ids(text, tokens)
+    with pytest.raises(DataError, match="has the id 999999, which the tokenizer does not have"):
+        captions.parse_ids("[1, 999999]", tokens)
+    with pytest.raises(DataError, match="which the tokenizer does not have"):
+        captions.parse_ids(f"[{tokenizer.eos_token_id}]", tokens)
+
+
+def test_classlevel_without_class_folders_is_an_error(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    images = image_sets.list_images("--d", tmp_path)
+    with pytest.raises(UsageError, match="--class_prompt='classlevel' takes a folder a class; 1 images .* first '1.png'"):
+        captions.resolve_prompts("classlevel", images)

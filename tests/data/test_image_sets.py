@@ -1,0 +1,135 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.data import image_sets
+from utils.errors import DataError, UsageError
+
+
+def gradient(size=(9, 7)):
+    values = np.add.outer(np.arange(size[1]) * 10, np.arange(size[0]) * 5).astype(np.uint8)
+    return Image.fromarray(np.stack([values, values[::-1], 255 - values], 2))
+
+
+def test_natural_order_everywhere(tmp_path):
+    for name in ("10.png", "2.png", "a/1.png", "b10/x.png", "b9/x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        gradient().save(path)
+    found = image_sets.list_images("--d", tmp_path)
+    assert found.keys == ("2.png", "10.png", "a/1.png", "b9/x.png", "b10/x.png")
+    assert found.path(1) == tmp_path / "10.png"
+
+
+def test_output_folders_and_hidden_files_are_not_read(tmp_path):
+    for name in ("x.png", "evaluations/a.png", "inferences/b.png", "checkpoint_5/c.png", "state_1/d.png", ".x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        gradient().save(path)
+    assert image_sets.list_images("--d", tmp_path).keys == ("x.png",)
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(UsageError, match="--query_dir=.*does not exist; give an existing folder"):
+        image_sets.list_images("--query_dir", tmp_path / "no")
+    with pytest.raises(UsageError, match="--query_dir=.*holds no images; takes a folder with .jpg, .jpeg, .png, .webp"):
+        image_sets.list_images("--query_dir", tmp_path)
+
+
+def test_the_fingerprint_follows_names_and_sizes_in_order(tmp_path):
+    import hashlib
+
+    gradient().save(tmp_path / "a.png")
+    found = image_sets.list_images("--d", tmp_path)
+    size = (tmp_path / "a.png").stat().st_size
+    assert found.fingerprint == hashlib.sha256(f"a.png\0{size}\n".encode()).hexdigest()
+    gradient((20, 20)).save(tmp_path / "a.png")
+    assert image_sets.list_images("--d", tmp_path).fingerprint != found.fingerprint
+
+
+def test_grey_and_palette_and_cmyk_are_read_as_shown(tmp_path):
+    image = gradient()
+    grey = image.convert("L")
+    grey.save(tmp_path / "grey.png")
+    assert np.array_equal(image_sets.open_image(tmp_path / "grey.png"), grey.convert("RGB"))
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+    shown = np.asarray(image_sets.open_image(tmp_path / "palette.png")).astype(int)
+    assert np.abs(shown - np.asarray(image)).max() <= 12
+    flat = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # full magenta and yellow ink is red
+    flat.save(tmp_path / "cmyk.jpg", quality=100)
+    red = np.asarray(image_sets.open_image(tmp_path / "cmyk.jpg")).astype(int)
+    assert np.abs(red - [255, 0, 0]).max() <= 3
+
+
+def test_transparency_lies_over_white(tmp_path):
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "rgba.png")
+    shown = np.asarray(image_sets.open_image(tmp_path / "rgba.png")).astype(int)
+    assert tuple(shown[0, 0]) == (255, 255, 255)
+    assert np.abs(shown[1, 1] - [255, 127, 127]).max() <= 1
+    grey = Image.new("LA", (2, 2), (0, 0))
+    grey.save(tmp_path / "la.png")
+    assert np.asarray(image_sets.open_image(tmp_path / "la.png")).min() == 255
+    keyed = Image.new("P", (2, 2), 1)
+    keyed.putpalette([0, 0, 0, 9, 9, 9])
+    keyed.save(tmp_path / "keyed.png", transparency=1)
+    assert np.asarray(image_sets.open_image(tmp_path / "keyed.png")).min() == 255
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257 * 100, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.asarray(image_sets.open_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (6, 3), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert image_sets.open_image(tmp_path / "turned.jpg").size == (3, 6)
+
+
+def bomb(path):
+    """A PNG whose header promises 60,000 x 60,000 pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""))
+
+
+def test_broken_files_are_reported_with_their_reason(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    gradient((64, 64)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
+    bomb(tmp_path / "bomb.png")
+    for name, reason in (("text.png", "is not an image"), ("cut.jpg", "(?i)truncated"), ("bomb.png", "decompression bomb")):
+        with pytest.raises(DataError, match=reason):
+            image_sets.open_image(tmp_path / name)
+
+
+def test_bad_images_are_left_out_up_to_the_share_that_is_accepted(tmp_path):
+    for i in range(9):
+        gradient().save(tmp_path / f"{i}.png")
+    (tmp_path / "9.png").write_text("no image")
+    found = image_sets.list_images("--d", tmp_path)
+    good = image_sets.readable("--d", found, max_bad=0.01, workers=2)  # one always may
+    assert len(good) == 9
+    assert good.bad == (("9.png", "is not an image"),)
+    (tmp_path / "8.png").write_text("")
+    found = image_sets.list_images("--d", tmp_path)
+    with pytest.raises(UsageError, match=r"2 of 10 images that cannot be read, first '8.png'.*--max_bad_images=0.01 accepts 1"):
+        image_sets.readable("--d", found, max_bad=0.01, workers=2)
+    assert len(image_sets.readable("--d", found, max_bad=0.2, workers=1)) == 8
+
+
+def test_a_set_without_a_readable_image_is_an_error(tmp_path):
+    (tmp_path / "0.png").write_text("")
+    with pytest.raises(UsageError, match="1 of 1 images"):
+        image_sets.readable("--d", image_sets.list_images("--d", tmp_path), max_bad=1.0, workers=1)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.data import transforms
+
+
+def noise(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (33, 77), (20, 20), (257, 101)])
+def test_short_side_and_crop(size):
+    resized = transforms.resize_short_side(noise(*size), 32)
+    assert min(resized.size) == 32
+    assert max(resized.size) / 32 == pytest.approx(max(size) / min(size), abs=1 / 32)
+    assert transforms.crop(resized, 32).size == (32, 32)
+
+
+def test_training_input_is_in_minus_one_to_one_and_exact_without_resizing():
+    image = noise(16, 16)
+    pixels = transforms.training_input(image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False)
+    assert pixels.dtype == torch.float32
+    expected = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / 127.5 - 1)
+    torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
+    image = noise(24, 16)
+    middle = transforms.training_input(image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False)
+    torch.testing.assert_close(middle[0, 0, 0].item(), image.getpixel((4, 0))[0] / 127.5 - 1)
+    rng = np.random.default_rng(0)
+    firsts = {
+        round(float(transforms.training_input(image, resolution=16, rng=rng, center_crop=False, random_flip=False)[0, 0, 0]), 4)
+        for _ in range(200)
+    }
+    assert firsts == {round(image.getpixel((x, 0))[0] / 127.5 - 1, 4) for x in range(9)}
+
+
+def test_flips_are_half_of_the_draws():
+    image, rng = noise(16, 16), np.random.default_rng(0)
+    plain = transforms.to_tensor(image, (0.5,) * 3, (0.5,) * 3)
+    drawn = [transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True) for _ in range(200)]
+    flipped = [torch.equal(d, plain.flip(2)) for d in drawn]
+    assert all(f or torch.equal(d, plain) for f, d in zip(flipped, drawn, strict=True))
+    assert 70 < sum(flipped) < 130
+
+
+def test_resizing_is_antialiased():
+    stripes = Image.fromarray(np.tile(np.array([[0, 255]], np.uint8), (64, 32))[:, :, None].repeat(3, 2))
+    reduced = np.asarray(transforms.resize_short_side(stripes, 16))
+    assert np.abs(reduced[:, 1:-1].astype(int) - 127).max() <= 3
+
+
+@pytest.mark.parametrize("side", [16, 64, 50, 7])
+def test_pixel_input_is_the_exact_area_average(side):
+    image = noise(side + 10, side)
+    left = (image.width - side) // 2  # 10 spare columns
+    square = np.asarray(image, float)[:, left : left + side].transpose(2, 0, 1)
+    # naive: every pixel repeated 16 times is an integer number of subpixels a cell
+    fine = square.repeat(16, 1).repeat(16, 2).reshape(3, 16, side, 16, side).mean((2, 4))
+    found = transforms.pixel_input(image)
+    assert found.shape == (3, 16, 16)
+    torch.testing.assert_close(found.double(), torch.from_numpy(fine), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "mean"),
+    [("dcr", (224, 224), 0.5), ("dcr-search", (224, 224), 0.485), ("sscd", (288, 576), 0.485), ("sscd-square", (320, 320), 0.485)],
+)  # fmt: skip
+def test_sscd_presets(preset, size, mean):
+    flat = Image.new("RGB", (400, 200), (51, 51, 51))
+    found = transforms.sscd_input(preset)(flat)
+    assert tuple(found.shape) == (3, *size)
+    std = 0.5 if preset == "dcr" else 0.229
+    assert found[0].mean().item() == pytest.approx((0.2 - mean) / std, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(300, 260), (261, 407), (224, 225), (512, 512)])
+def test_the_dcr_preset_agrees_with_torchvision(size):
+    from torchvision.transforms import v2
+
+    theirs = v2.Compose([
+        v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ])  # fmt: skip
+    torch.testing.assert_close(transforms.sscd_input("dcr")(noise(*size)), theirs(noise(*size)), atol=1e-5, rtol=0)
+
+
+def test_as_generated_is_a_square_of_8_bits():
+    made = transforms.as_generated(noise(90, 60), 48)
+    assert (made.size, made.mode) == ((48, 48), "RGB")

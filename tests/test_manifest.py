@@ -1,0 +1,40 @@
+import pytest
+
+from utils import manifest
+from utils.errors import DataError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.json"
+    manifest.write_json(path, {"old": "café"})
+    with pytest.raises(ValueError, match="JSON compliant|nan"):
+        manifest.write_json(path, {"new": float("nan")})
+
+    def write_half():
+        with manifest.whole_file(path) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert manifest.read_json(path) == {"old": "café"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_kind_and_version_are_checked(tmp_path):
+    path = tmp_path / "run.json"
+    manifest.write_manifest(path, "run", seed=3)
+    assert manifest.read_manifest(path, "run") == {"kind": "run", "version": 1, "seed": 3}
+    with pytest.raises(DataError, match="holds 'run'; a manifest of kind 'generation' is needed"):
+        manifest.read_manifest(path, "generation")
+    manifest.write_json(path, {"kind": "run", "version": 2})
+    with pytest.raises(DataError, match="version 2; this toolkit reads versions 1 to 1"):
+        manifest.read_manifest(path, "run")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+def test_what_is_not_json_is_named(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="x.json: is not JSON"):
+        manifest.read_json(path)
