@@ -41,7 +41,11 @@ def test_published_defaults():
     assert {k: getattr(opts, k) for k in expected} == expected
     assert options.parse(options.GenerationOptions, ["-nb", "1"], description="").rand_aug_repeats == 2
     mitigation = options.parse(options.MitigationOptions, [], description="")
-    assert (mitigation.rand_aug_repeats, mitigation.seed, mitigation.default_model) == (4, 42, "CompVis/stable-diffusion-v1-4")
+    assert (mitigation.rand_aug_repeats, mitigation.seed, mitigation.default_model) == (
+        4,
+        42,
+        "CompVis/stable-diffusion-v1-4",
+    )
 
 
 @pytest.mark.parametrize(

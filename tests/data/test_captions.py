@@ -57,7 +57,7 @@ def test_missing_captions_are_counted_and_the_first_is_named(folder, tmp_path):
 
 @pytest.mark.parametrize("value", [[], 3, [1], None])
 def test_what_is_no_caption_is_named(folder, tmp_path, value):
-    path = write(tmp_path / "c.json", {k: value for k in ("cats/1.png", "cats/2.png", "dogs/1.png")})
+    path = write(tmp_path / "c.json", dict.fromkeys(("cats/1.png", "cats/2.png", "dogs/1.png"), value))
     with pytest.raises(DataError, match="'cats/1.png' has .*; takes a caption or a list of captions"):
         read(path, folder)
 

@@ -101,7 +101,9 @@ def bomb(path):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    )
 
 
 def test_broken_files_are_reported_with_their_reason(tmp_path):
@@ -124,7 +126,9 @@ def test_bad_images_are_left_out_up_to_the_share_that_is_accepted(tmp_path):
     assert good.bad == (("9.png", "is not an image"),)
     (tmp_path / "8.png").write_text("")
     found = image_sets.list_images("--d", tmp_path)
-    with pytest.raises(UsageError, match=r"2 of 10 images that cannot be read, first '8.png'.*--max_bad_images=0.01 accepts 1"):
+    with pytest.raises(
+        UsageError, match=r"2 of 10 images that cannot be read, first '8.png'.*--max_bad_images=0.01 accepts 1"
+    ):
         image_sets.readable("--d", found, max_bad=0.01, workers=2)
     assert len(image_sets.readable("--d", found, max_bad=0.2, workers=1)) == 8
 

@@ -20,7 +20,9 @@ def test_short_side_and_crop(size):
 
 def test_training_input_is_in_minus_one_to_one_and_exact_without_resizing():
     image = noise(16, 16)
-    pixels = transforms.training_input(image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False)
+    pixels = transforms.training_input(
+        image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False
+    )
     assert pixels.dtype == torch.float32
     expected = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / 127.5 - 1)
     torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=0)
@@ -28,11 +30,15 @@ def test_training_input_is_in_minus_one_to_one_and_exact_without_resizing():
 
 def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
     image = noise(24, 16)
-    middle = transforms.training_input(image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False)
+    middle = transforms.training_input(
+        image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False
+    )
     torch.testing.assert_close(middle[0, 0, 0].item(), image.getpixel((4, 0))[0] / 127.5 - 1)
     rng = np.random.default_rng(0)
     firsts = {
-        round(float(transforms.training_input(image, resolution=16, rng=rng, center_crop=False, random_flip=False)[0, 0, 0]), 4)
+        round(
+            float(transforms.training_input(image, resolution=16, rng=rng, center_crop=False, random_flip=False)[0, 0, 0]), 4
+        )
         for _ in range(200)
     }
     assert firsts == {round(image.getpixel((x, 0))[0] / 127.5 - 1, 4) for x in range(9)}
@@ -41,7 +47,9 @@ def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
 def test_flips_are_half_of_the_draws():
     image, rng = noise(16, 16), np.random.default_rng(0)
     plain = transforms.to_tensor(image, (0.5,) * 3, (0.5,) * 3)
-    drawn = [transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True) for _ in range(200)]
+    drawn = [
+        transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True) for _ in range(200)
+    ]
     flipped = [torch.equal(d, plain.flip(2)) for d in drawn]
     assert all(f or torch.equal(d, plain) for f, d in zip(flipped, drawn, strict=True))
     assert 70 < sum(flipped) < 130

@@ -1,5 +1,6 @@
 """Pixels to latents, noise onto latents, targets and losses: the arithmetic of a training step, as pure functions."""
 
+
 def posterior_sample(mean, std, noise, *, scaling_factor):
     """A sample of the autoencoder's posterior, scaled as the U-Net expects it.
 

@@ -1,0 +1,39 @@
+import pytest
+
+from benchmarks import quickstart
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def small(monkeypatch, micro_sd):
+    """The quickstart on the random model, at its own sizes otherwise."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(quickstart, "TINY_SD", str(micro_sd))
+    monkeypatch.setattr(quickstart, "SAMPLING", ["--num_inference_steps", "1", "--guidance_scale", "3"])
+
+
+def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(small, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "q"), "--steps", "1", "--scenes", "6"]
+    quickstart.main(arguments)
+    out = capsys.readouterr().out
+    assert out.count("\n$ python ") == 12  # scenes, training, five generations, five evaluations
+    for script in ("-m utils.data.scenes", "diff_train.py", "diff_inference.py", "sd_mitigation.py", "diff_retrieval.py"):
+        assert f"$ python {script}" in out
+    table = (tmp_path / "q" / "table.md").read_text()
+    assert len(table.splitlines()) == 7
+    assert "n 2)" in table  # floor(0.25 * 6) = 1 duplicated image, two generations of its prompt
+    assert str(tmp_path / "q" / "reports" / "none" / "report.html") in out
+    quickstart.main(arguments)
+    again = capsys.readouterr().out
+    assert "\n$ python " not in again
+    assert again.count("# finished before: python ") == 12
+    assert (tmp_path / "q" / "table.md").read_text() == table
+
+
+def test_an_interrupted_training_is_set_aside_not_deleted(tmp_path, capsys):
+    run = tmp_path / "train"
+    for _ in range(2):
+        run.mkdir()
+        (run / "run.json").write_text("{}")
+        quickstart.set_aside(run)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train-interrupted-1", "train-interrupted-2"]

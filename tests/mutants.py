@@ -1,0 +1,133 @@
+"""Break the toolkit in every listed way, in a copy, and see the named test fail: `make mutants`.
+
+A row is (file, text, replacement, test). A row whose text is no longer there, or whose test passes, is an error: the test
+proves nothing, or the row is out of date. First all named tests must pass on an unbroken copy.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MUTANTS = [
+    # a flag ignored
+    ("utils/diffusion/mitigation.py", "edit=TRAIN_EDITS[special] if special else None", "edit=None",
+     "tests/diffusion/test_mitigation.py::test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies"),
+    ("utils/data/caption_edits.py", "if rng.random() < p else own", "if rng.random() < 0.1 else own",
+     "tests/data/test_caption_edits.py::test_train_edits_apply_with_their_probability"),
+    ("utils/stages/generation.py", "times=opts.rand_aug_repeats", "times=2",
+     "tests/test_sd_mitigation.py::test_each_mitigation_of_the_published_list"),
+    # lambda = 0
+    ("utils/diffusion/embedding_edits.py", "embeddings + strength * noise", "embeddings + 0 * noise",
+     "tests/diffusion/test_embedding_edits.py::test_noise_by_hand_and_its_size"),
+    # a uniform sampler
+    ("utils/data/duplication.py", "if self.probabilities is None:", "if True:",
+     "tests/data/test_duplication.py::test_five_percent_of_weight_five_are_twenty_percent_of_draws"),
+    ("utils/data/training_data.py", "torch.where(duplicated, weight, 1.0)", "torch.where(duplicated, 1.0, weight)",
+     "tests/data/test_training_data.py::test_duplicated_images_come_five_times_as_often"),
+    # noise from a global generator, or of the batch
+    ("utils/diffusion/training.py", "torch.randn(latent_shape, generator=generator)", "torch.randn(latent_shape)",
+     "tests/diffusion/test_training.py::test_noise_belongs_to_the_slot_not_to_the_batch"),
+    ("utils/diffusion/generation.py", "manual_seed(job.seed) for job in batch", "manual_seed(batch[0].seed) for job in batch",
+     "tests/diffusion/test_generation.py::test_an_image_does_not_depend_on_its_batch"),
+    ("utils/diffusion/generation.py", "torch.randn(embeddings.shape[1:], generator=g)", "torch.randn(embeddings.shape[1:])",
+     "tests/diffusion/test_generation.py::test_noise_reaches_both_branches_independently_and_only_through_its_strength"),
+    ("utils/diffusion/generation.py", "noised(unconditional, batch, hooks.noise, 1) if guided", "unconditional if guided",
+     "tests/diffusion/test_generation.py::test_noise_changes_the_image_and_reaches_the_unconditional_embedding"),
+    # prompts shifted by one
+    ("utils/diffusion/generation.py", "in enumerate(prompts):", "in enumerate(prompts[1:] + prompts[:1]):",
+     "tests/diffusion/test_generation.py::test_image_i_belongs_to_prompt_i_div_imb"),
+    ("utils/stages/retrieval.py", "for k in listed.keys)", "for k in listed.keys[1:] + listed.keys[:1])",
+     "tests/stages/test_retrieval.py::test_prompts_are_joined_by_file_not_by_order"),
+    # captions of another image
+    ("utils/data/training_data.py", "self.choose_caption(self.data.prompts[self.data.images.keys[index]]",
+     "self.choose_caption(self.data.prompts[self.data.images.keys[index - 1]]",
+     "tests/data/test_training_data.py::test_captions_are_those_of_the_image"),
+    ("utils/data/captions.py", "_as_list(path, found[k], data[found[k]]) for k in images.keys",
+     "_as_list(path, found[k], data[found[k]]) for k, found[k] in zip(images.keys, reversed(list(found.values())))",
+     "tests/data/test_captions.py::test_keys_relative_to_the_folder_to_the_file_and_absolute"),
+    # normalisation skipped, or done twice
+    ("utils/evaluation/similarity.py", "return descriptors.float() / descriptors.float().norm(dim=1, keepdim=True).clamp_min(1e-12)",
+     "return descriptors.float()",
+     "tests/evaluation/test_similarity.py::test_normalised_rows_have_length_one_and_zero_stays_zero"),
+    ("utils/data/transforms.py", "(np.asarray(image, np.float32) / 255 - np.float32(mean)) / np.float32(std)",
+     "np.asarray(image, np.float32) / 255", "tests/data/test_transforms.py::test_training_input_is_in_minus_one_to_one_and_exact"),
+    ("utils/diffusion/latents.py", "(mean + std * noise) * scaling_factor", "mean + std * noise",
+     "tests/diffusion/test_latents.py::test_posterior_sample_by_hand"),
+    ("utils/diffusion/latents.py", "return posterior_sample(posterior.mean, posterior.std, noise",
+     "return posterior_sample(posterior.mean, 0 * posterior.std, noise",
+     "tests/diffusion/test_latents.py::test_encode_samples_the_posterior_and_scales"),
+    # an image is its own background; ties the other way; images resampled for prompts
+    ("utils/evaluation/similarity.py", "        if exclude_self:\n", "        if False:\n",
+     "tests/evaluation/test_similarity.py::test_an_image_is_not_its_own_match_but_its_twin_is"),
+    ("utils/evaluation/similarity.py", "sortable * 4294967296 + (4294967295 - indices)", "sortable * 4294967296 + indices",
+     "tests/evaluation/test_similarity.py::test_ties_go_to_the_lower_index_whatever_the_blocks"),
+    ("utils/evaluation/similarity.py", "np.unique(np.asarray(clusters), return_inverse=True)",
+     "np.unique(np.arange(len(clusters)), return_inverse=True)",
+     "tests/evaluation/test_similarity.py::test_the_bootstrap_resamples_prompts_not_images"),
+    ("utils/evaluation/metrics.py", "np.maximum(measured.sources, 0)", "measured.matches[:, 0]",
+     "tests/evaluation/test_metrics.py::test_duplication_by_match_and_by_source"),
+    # seeds that do not seed, versions that are not read, text that is not escaped, bad images that pass
+    ("utils/seeding.py", "zlib.crc32(stream.encode())", "abs(hash(stream))",
+     "tests/test_seeding.py::test_a_seed_does_not_depend_on_the_process"),
+    ("utils/manifest.py", "1 <= data[\"version\"] <= VERSION", "1 <= data[\"version\"]",
+     "tests/test_manifest.py::test_kind_and_version_are_checked"),
+    ("utils/reports/page.py", "html.escape(str(settings[\"query_dir\"]))", "str(settings[\"query_dir\"])",
+     "tests/reports/test_page.py::test_text_of_users_is_escaped"),
+    ("utils/data/image_sets.py", "if len(bad) > accepted or len(bad) == len(images):", "if len(bad) == len(images):",
+     "tests/data/test_image_sets.py::test_bad_images_are_left_out_up_to_the_share_that_is_accepted"),
+]  # fmt: skip
+
+
+def copied(folder):
+    """A copy of the tree without environments, history and output."""
+    ignore = shutil.ignore_patterns(".venv", ".git", "runs", "build", "__pycache__", ".*_cache", "wandb")
+    return Path(shutil.copytree(ROOT, folder, ignore=ignore))
+
+
+def pytest_in(folder, tests):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def try_mutant(row):
+    """Returns: None if the named test fails as it must, else what is wrong."""
+    file, text, replacement, test = row
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = copied(Path(scratch) / "tree")
+        source = (tree / file).read_text()
+        if source.count(text) != 1:
+            return f"the text stands {source.count(text)} times in the file, not once"
+        (tree / file).write_text(source.replace(text, replacement))
+        result = pytest_in(tree, [test.split("::")[0], "-k", test.split("::")[1]])
+    if result.returncode == 1 and " failed" in result.stdout:
+        return None
+    return "the test passes" if result.returncode == 0 else f"pytest ended with {result.returncode}: {result.stdout[-400:]}"
+
+
+def main():
+    tests = sorted({row[3] for row in MUTANTS})
+    with tempfile.TemporaryDirectory() as scratch:
+        files = sorted({t.split("::")[0] for t in tests})
+        names = " or ".join(t.split("::")[1] for t in tests)
+        clean = pytest_in(copied(Path(scratch) / "tree"), [*files, "-k", names])
+    if clean.returncode:
+        print(clean.stdout[-3000:])
+        sys.exit("the named tests must pass before anything is broken")
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(try_mutant, MUTANTS))
+    for (file, text, _replacement, test), wrong in zip(MUTANTS, results, strict=True):
+        print(f"{'caught' if wrong is None else 'MISSED'}  {file}: {text[:60]!r}  by {test.split('::')[1]}  {wrong or ''}")
+    missed = sum(r is not None for r in results)
+    print(f"{len(results) - missed} passed, {missed} failed")
+    sys.exit(missed > 0)
+
+
+if __name__ == "__main__":
+    main()

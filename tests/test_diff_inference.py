@@ -1,0 +1,233 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FAST = ("--num_inference_steps", 3)
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def images_of(folder):
+    return [np.asarray(Image.open(folder / row["file"]), float) for row in manifest_of(folder)["images"]]
+
+
+def close(a, b):
+    return all(np.abs(x - y).mean() < 0.5 for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def infer(script, micro_run, tmp_path):
+    """infer(*flags, model=...) -> the generation's folder."""
+    count = iter(range(100))
+
+    def run(*flags, model=micro_run, savepath=None):
+        folder = savepath or tmp_path / f"g{next(count)}"
+        run.printed = script("diff_inference", "--modelpath", model, "--savepath", folder, *FAST, *flags)
+        return folder
+
+    return run
+
+
+def test_a_generation_holds_what_it_says(infer, micro_run):
+    folder = infer("-nb", 3, "-imb", 2)
+    data = manifest_of(folder)
+    rows = data["images"]
+    assert [r["file"] for r in rows] == [f"generations/{i}.png" for i in range(6)]
+    assert rows[0]["source_prompt"] == rows[1]["source_prompt"]
+    captions = json.loads((micro_run / "captions.json").read_text())
+    assert all(captions[r["source_image"]][0] == r["source_prompt"] == r["prompt"] for r in rows)
+    assert (folder / "prompts.txt").read_text().splitlines() == [r["prompt"] for r in rows]
+    assert (folder / data["run"]).resolve() == micro_run.resolve()
+    assert data["settings"]["resolution"] == 16  # the run's
+    assert data["safety_checker"] == "never loaded"
+    assert {i.shape for i in images_of(folder)} == {(16, 16, 3)}
+    assert "6 images (6 new)" in infer.printed
+
+
+def test_nothing_depends_on_the_number_of_prompts_or_the_batch(infer):
+    few, many = infer("-nb", 2), infer("-nb", 5, "--batch_size", 2)
+    assert manifest_of(few)["images"] == manifest_of(many)["images"][:2]
+    assert close(images_of(few), images_of(many)[:2])
+
+
+def test_the_seed_decides_prompts_and_images(infer):
+    one, again, other = (manifest_of(infer("-nb", 4, "--seed", s))["images"] for s in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+# every flag that must change the pixels of the same prompt
+CHANGES = [
+    ("--rand_noise_lam", 0.8), ("--rand_augs", "rand_word_add"), ("--rand_augs", "rand_word_repeat"),
+    ("--rand_augs", "rand_numb_add"), ("--num_inference_steps", 4), ("--guidance_scale", 2), ("--negative_prompt", "blue star"),
+    ("--scheduler", "EulerDiscrete"), ("--seed", 9), ("--iternum", 2), ("--resolution", 24), ("--mixed_precision", "bf16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_flag_that_is_given_changes_the_images(infer, change):
+    prompt = ("--prompt", "a red circle")
+    plain, changed = images_of(infer(*prompt))[0], images_of(infer(*prompt, *change))[0]
+    assert plain.shape != changed.shape or not np.array_equal(plain, changed)
+
+
+def test_repeats_are_how_many_edits(infer):
+    rows = [
+        manifest_of(infer("--prompt", "a red circle", "--rand_augs", "rand_word_repeat", "--rand_aug_repeats", n))["images"]
+        for n in (1, 5)
+    ]
+    assert [len(r[0]["prompt"].split()) for r in rows] == [4, 8]
+    assert {r[0]["source_prompt"] for r in rows} == {"a red circle"}
+
+
+def test_prompts_from_files_in_order_and_again_when_there_are_too_few(infer, tmp_path, scenes_dir):
+    (tmp_path / "p.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    (tmp_path / "p.json").write_text('["one", "two"]')
+    for name in ("p.txt", "p.jsonl", "p.json"):
+        rows = manifest_of(infer("--prompts", tmp_path / name, "-nb", 3))["images"]
+        assert [r["prompt"] for r in rows] == ["one", "two", "one"]
+        assert "-nb 3 is more than the 2 prompts given" in infer.printed
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    rows = manifest_of(infer("--prompts", scenes_dir / "captions.json"))["images"]
+    assert [(r["source_image"], r["prompt"]) for r in rows] == [(k, v[0]) for k, v in captions.items()]
+
+
+def test_class_prompts_are_drawn_over_classes(infer, micro_run):
+    rows = manifest_of(infer("-nb", 12, "--capstyle", "classlevel"))["images"]
+    classes = json.loads((micro_run / "run.json").read_text())["classes"]
+    assert {r["prompt"] for r in rows} <= {f"An image of {c}" for c in classes}
+    assert len({r["prompt"] for r in rows}) > 2
+    assert all(r["source_image"] is None for r in rows)
+
+
+def test_a_plain_pipeline_folder_takes_a_style_and_a_captions_file(infer, micro_sd, scenes_dir):
+    flags = ("-nb", 2, "--capstyle", "instancelevel_blip", "--instance_prompt_loc", scenes_dir / "captions.json")
+    rows = manifest_of(infer(*flags, "--resolution", 16, model=micro_sd))["images"]
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    assert all(captions[r["source_image"]][0] == r["prompt"] for r in rows)
+
+
+def test_a_base_model_by_name_is_rendered_at_its_own_size_and_reduced(script, micro_sd, tmp_path):
+    shapes = {}
+    for resolution in (8, 256):
+        folder = tmp_path / str(resolution)
+        script("diff_inference", "--pretrained_model_name_or_path", micro_sd, "--prompt", "x", "--resolution", resolution,
+               "--savepath", folder, *FAST)  # fmt: skip
+        shapes[resolution] = images_of(folder)[0].shape
+        assert manifest_of(folder)["scheduler"] == "DPMSolverMultistepScheduler"
+    assert shapes == {8: (8, 8, 3), 256: (16, 16, 3)}  # never enlarged
+
+
+def test_default_folders_and_names(script, micro_run, infer, tmp_path, monkeypatch, micro_sd):
+    import shutil
+
+    run = shutil.copytree(micro_run, tmp_path / "run")
+    script("diff_inference", "--modelpath", run, "-nb", 1, "--rand_noise_lam", 0.1, *FAST)
+    (name,) = [p.name for p in (run / "inferences").iterdir()]
+    assert name.startswith("gen_ginfer0.1-")
+    assert len(name) == len("gen_ginfer0.1-") + 8
+    monkeypatch.chdir(tmp_path)
+    script("diff_inference", "--modelpath", micro_sd, "--prompt", "x", "--run_name", "mine", "--resolution", 16, *FAST)
+    assert (tmp_path / "inferences" / "micro-sd" / "mine" / "manifest.json").exists()
+
+
+def test_a_finished_generation_is_reused_and_other_settings_are_refused(infer, refused, micro_run):
+    folder = infer("-nb", 2)
+    stamp = (folder / "generations" / "0.png").stat().st_mtime_ns
+    infer("-nb", 2, savepath=folder)
+    assert "2 images (0 new)" in infer.printed
+    assert (folder / "generations" / "0.png").stat().st_mtime_ns == stamp
+    line = refused("diff_inference", "--modelpath", micro_run, "-nb", 2, "--savepath", folder, *FAST, "--guidance_scale", 2)
+    assert "--guidance_scale=2.0" in line
+    assert "holds a generation with 7.5" in line
+
+
+def test_an_interrupted_generation_continues_and_equals_the_whole(infer, micro_run, monkeypatch, tmp_path):
+    from utils import runs
+
+    whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
+    add, made = runs.Generation.add, []
+
+    def dies_at_five(self, job, image):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(job.index)
+        return add(self, job, image)
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Generation, "add", dies_at_five)
+        with pytest.raises(KeyboardInterrupt):
+            infer("-nb", 4, "-imb", 2, "--batch_size", 3, savepath=broken)
+    assert not (broken / "manifest.json").exists()
+    infer("-nb", 4, "-imb", 2, "--batch_size", 3, savepath=broken)
+    assert "8 images (3 new)" in infer.printed
+    assert manifest_of(broken)["images"] == manifest_of(whole)["images"]
+    assert close(images_of(broken), images_of(whole))
+
+
+def test_labels_and_flags_without_effect_are_said(infer):
+    folder = infer("-nb", 1, "--dataset", "scenes", "--captoken", "x")
+    assert manifest_of(folder)["label"] == "scenes"
+    assert "--captoken='x' is accepted; it never had an effect" in infer.printed
+
+
+def test_dry_run_writes_nothing(infer):
+    folder = infer("-nb", 2, "--dry_run")
+    assert json.loads(infer.printed)["images"] == 2
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--modelpath", "RUN"], "-nb/--nbatches is required without --prompts"),
+        (["--modelpath", "/no/run", "-nb", 1], "--modelpath='/no/run' does not exist; give an existing folder"),
+        (["--modelpath", "EMPTY", "-nb", 1], "is not a pipeline folder: it has no model_index.json"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--iternum", 3],
+            "--iternum=3: the run has no checkpoint_3; it has: checkpoint, ch",
+        ),
+        (["--modelpath", "RUN", "-nb", 1, "--rand_augs", "rand_x"], "--rand_augs='rand_x' is not accepted; takes one of:"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--rand_noise_lam", 2],
+            "--rand_noise_lam='2' is not accepted; takes a number from",
+        ),
+        (["--modelpath", "RUN", "-nb", 1, "--scheduler", "Fast"], "--scheduler='Fast' is unknown; choose one of:"),
+        (["--modelpath", "RUN", "-nb", 1, "--resolution", 20], "--resolution=20 is not accepted"),
+        (
+            ["--modelpath", "MODEL", "-nb", 1],
+            "has no run.json to draw prompts from; give --prompts, --prompt, or --capstyle",
+        ),
+        (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
+        (["--modelpath", "RUN", "--prompts", "CSV"], "is of an unknown form; takes .txt, .json or .jsonl"),
+        (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
+        (
+            ["-nb", 1, "--pretrained_model_name_or_path", "nobody/none", "--prompt", "x"],
+            "could not be had from the local cache",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(refused, micro_run, micro_sd, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "p.csv").write_text("x")
+    (tmp_path / "blank.txt").write_text("\n")
+    places = {
+        "RUN": micro_run, "MODEL": micro_sd, "EMPTY": tmp_path / "empty", "CSV": tmp_path / "p.csv",
+        "BLANK": tmp_path / "blank.txt",
+    }  # fmt: skip
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    assert message in refused("diff_inference", *[places.get(f, f) for f in flags])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+    assert not (micro_run / "inferences").exists()
+
+
+def test_a_run_of_a_newer_version_is_refused(refused, tmp_path):
+    (tmp_path / "run.json").write_text('{"kind": "run", "version": 2}')
+    assert "version 2; this toolkit reads versions 1 to 1" in refused("diff_inference", "--modelpath", tmp_path, "-nb", 1)

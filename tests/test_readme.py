@@ -1,0 +1,145 @@
+"""Every command of README.md is run, scaled down: a small model for the named one, few steps, folders of the test."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "instancelevel_blip"}
+# what is cut or replaced, by script; everything else of a command stays as it is printed
+SCALED = {
+    "diff_train.py": {
+        "--pretrained_model_name_or_path": "MODEL", "--resolution": "16", "--train_batch_size": "2",
+        "--max_train_steps": "3", "--save_steps": "2", "--modelsavesteps": "2", "--lr_warmup_steps": "1",
+        "--sample_batch_size": "1", "--num_workers": "0", "--report_to": "none",
+    },
+    "diff_inference.py": {"--num_inference_steps": "2", "-nb": "3"},
+    "sd_mitigation.py": {"--num_inference_steps": "2", "-nb": "2", "--resolution": "16"},
+    "diff_retrieval.py": {"--num_workers": "0", "--report_to": "none", "--metrics": "similarity,background"},
+    "-m utils.data.scenes": {"--count": "3", "--out": "scenes"},
+}  # fmt: skip
+
+
+def commands():
+    """Shell commands of the fenced bash blocks, and those in backticks that a reader would type."""
+    text = (ROOT / "README.md").read_text()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        yield from filter(None, block.replace("\\\n", " ").strip().split("\n"))
+    yield from re.findall(r"`((?:make|conda env|pip install) [^`]*)`", text)
+
+
+def words_of(command):
+    # a placeholder is one word for the reader, a redirection for the shell
+    return shlex.split(re.sub(r"<\w+>", lambda m: shlex.quote(m.group()), command))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, micro_sd, micro_run, scenes_dir):
+    """A folder with what the README's placeholders stand for."""
+    import diff_inference
+
+    folder = tmp_path_factory.mktemp("readme")
+    run = shutil.copytree(micro_run, folder / "run")
+    diff_inference.main(
+        ["--modelpath", str(run), "-nb", "3", "--num_inference_steps", "1", "--savepath", str(folder / "made")]
+    )
+    return {
+        "<training_data_path>": scenes_dir / "train", "<path_to_training_data>": scenes_dir / "train",
+        "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
+        "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd,
+        "folder": folder,
+    }  # fmt: skip
+
+
+def scaled(words, script, place):
+    """The command with placeholders filled and sizes cut."""
+    given = dict(SCALED[script])
+    filled = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith("--"):
+            filled += [flag, value]
+        else:
+            filled.append(word)
+    for i, word in enumerate(filled):
+        if word in given and not filled[i + 1].startswith("--"):
+            filled[i + 1] = given.pop(word)
+    if script == "sd_mitigation.py" and "--modelpath" not in filled:
+        given["--pretrained_model_name_or_path"] = "MODEL"
+    filled += [w for pair in given.items() for w in pair]
+    filled = [PLACEHOLDERS.get(w, place.get(w, w)) for w in filled]
+    assert not [w for w in filled if str(w).startswith("<")]
+    return [str(w) for w in filled]
+
+
+@pytest.mark.parametrize("command", list(dict.fromkeys(commands())))
+def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
+    words = words_of(command)
+    if words[0] == "make":
+        # the target exists and would run; what it runs has tests of its own (tests/benchmarks, this suite, mutants)
+        made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert {"quickstart": "benchmarks/quickstart.py", "test": "pytest", "mutants": "mutants.py"}[words[1]] in made.stdout
+        return
+    if words[0] in ("conda", "pip"):
+        assert "name: diffrep" in (ROOT / "env.yaml").read_text()
+        assert "-r requirements.txt" in (ROOT / "env.yaml").read_text()
+        pins = (ROOT / "requirements.txt").read_text().splitlines()
+        assert all(re.match(r"[a-z0-9._-]+==[\w.!+]+( ; .+)?$", line) for line in pins)
+        return
+    if words[:2] == ["git", "clone"]:
+        subprocess.run(["git", "clone", "-q", "--no-local", str(ROOT), str(tmp_path / "clone")], check=True)
+        assert (tmp_path / "clone" / "diff_train.py").exists() or not (ROOT / ".git").exists()
+        return
+    monkeypatch.chdir(tmp_path)
+    place = place | {"<path_to_save_model>": tmp_path / "saved"}
+    if words[:2] == ["accelerate", "launch"]:
+        arguments = scaled(words[3:], words[2], place)
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        subprocess.run([*launcher, str(ROOT / words[2]), *arguments], check=True, env=environment, capture_output=True)
+        record = json.loads((tmp_path / "saved" / "run.json").read_text())
+        assert (record["finished"], record["steps"]) == (True, 3)
+        return
+    assert words[0] == "python"
+    name = " ".join(words[1:3]) if words[1] == "-m" else words[1]
+    arguments = scaled(words[3:] if words[1] == "-m" else words[2:], name, place)
+    if name == "diff_retrieval.py" and "sscd" in arguments:
+        arguments += ["--weights", str(torchscript(tmp_path))]
+    out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
+    assert {"diff_retrieval.py": "report: ", "-m utils.data.scenes": "3 scenes"}.get(name, "new) in ") in out
+
+
+def torchscript(folder):
+    import torch
+
+    path = folder / "sscd_disc_large.torchscript.pt"
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 9, 8), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    torch.jit.trace(network.eval(), torch.rand(1, 3, 224, 224)).save(str(path))
+    return path
+
+
+def test_pictures_and_pages_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_flag_of_the_readme_exists():
+    from dataclasses import fields
+
+    from utils import options
+
+    known = {"--seed"}
+    for cls in (options.TrainOptions, options.GenerationOptions, options.RetrievalOptions, options.ScenesOptions):
+        for f in fields(cls):
+            known |= {f"--{f.name}", *f.metadata["aliases"]}
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text))
+    assert named <= known, named - known

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+import sd_mitigation
+
+FAST = ("--num_inference_steps", 2, "--resolution", 16)
+
+
+def rows_of(folder):
+    return json.loads((folder / "manifest.json").read_text())["images"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--rand_noise_lam", 0.1], "gen_ginfer0.1"),
+        (["--rand_augs", "rand_word_repeat"], "gen_auginfer_rand_word_repeat_4"),
+        (["--rand_augs", "rand_word_add"], "gen_auginfer_rand_word_add_4"),
+        (["--rand_augs", "rand_numb_add"], "gen_auginfer_rand_numb_add_4"),
+    ],
+)
+def test_each_mitigation_of_the_published_list(script, micro_sd, tmp_path, monkeypatch, flags, name):
+    monkeypatch.chdir(tmp_path)
+    script("sd_mitigation", *flags, "--seed", 2, "-nb", 2, "--pretrained_model_name_or_path", micro_sd, *FAST)
+    (folder,) = (tmp_path / "mitigationSD" / "inf_2").iterdir()
+    assert folder.name.startswith(f"{name}-")
+    rows = rows_of(folder)
+    assert [r["source_prompt"] for r in rows] == ["Wall View 002", "Wall View 003"]
+    words = [len(r["prompt"].split(" ")) - len(r["source_prompt"].split(" ")) for r in rows]
+    assert words == ([0, 0] if "--rand_noise_lam" in flags else [4, 4])
+
+
+def test_by_default_every_prompt_once(script, micro_sd, tmp_path):
+    script("sd_mitigation", "--pretrained_model_name_or_path", micro_sd, "--savepath", tmp_path / "g", *FAST)
+    assert [r["prompt"] for r in rows_of(tmp_path / "g")] == list(sd_mitigation.REPLICATED_PROMPTS)
+    assert len(sd_mitigation.REPLICATED_PROMPTS) == 12
+
+
+def test_it_shares_noise_and_prompts_with_inference(script, micro_run, scenes_dir, tmp_path):
+    common = ("--modelpath", micro_run, "--prompts", scenes_dir / "captions.json", "--seed", 4, "-nb", 3, *FAST)
+    script("diff_inference", *common, "--savepath", tmp_path / "plain")
+    script("sd_mitigation", *common, "--rand_augs", "rand_word_add", "--savepath", tmp_path / "edited")
+    plain, edited = rows_of(tmp_path / "plain"), rows_of(tmp_path / "edited")
+    for key in ("seed", "source_prompt", "source_image"):
+        assert [r[key] for r in plain] == [r[key] for r in edited]
+    assert all(p["prompt"] != e["prompt"] for p, e in zip(plain, edited, strict=True))
+
+
+def test_a_style_draws_from_the_run(script, micro_run, tmp_path):
+    script(
+        "sd_mitigation",
+        "--modelpath",
+        micro_run,
+        "--modelstyle",
+        "classlevel",
+        "-nb",
+        3,
+        "--savepath",
+        tmp_path / "g",
+        *FAST,
+    )
+    assert all(r["prompt"].startswith("An image of ") for r in rows_of(tmp_path / "g"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rand_noise_lam", 1.5], "--rand_noise_lam='1.5' is not accepted; takes a number from 0 to 1"),
+        (["--rand_augs", "words"], "--rand_augs='words' is not accepted; takes one of: rand_numb_add, rand_word_add"),
+        (["--capstyle", "classlevel"], "--capstyle='classlevel' draws prompts; give their number with -nb"),
+        (["--pretrained_model_name_or_path", "nobody/none"], "pass its folder with --pretrained_model_name_or_path"),
+    ],
+)
+def test_bad_input_is_one_line(refused, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused("sd_mitigation", *flags)
+    assert list(tmp_path.iterdir()) == []
