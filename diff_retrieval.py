@@ -42,7 +42,7 @@ def main(argv=None):
         from utils.stages import retrieval
 
         devices.one_process(opts.script)
-        sets = retrieval.read_sets(opts)
+        sets = retrieval.read_sets(opts, say=print)
         folder = retrieval.evaluation_folder(opts, sets)
         if opts.dry_run:
             print(json.dumps({"options": options.as_dict(opts), "generated": len(sets.generated),

@@ -113,6 +113,7 @@ def main(argv=None):
         if opts.dry_run:
             print(json.dumps({"options": options.as_dict(opts), "images": len(images), "writes": run.planned()}, indent=1))
             return
+        devices.dtype_of(opts.mixed_precision)
         accelerator = devices.accelerator(
             mixed_precision=opts.mixed_precision, gradient_accumulation_steps=opts.gradient_accumulation_steps
         )

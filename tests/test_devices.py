@@ -5,8 +5,12 @@ from utils import devices
 from utils.errors import UsageError
 
 
-def test_dtypes():
+def test_dtypes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [devices.dtype_of(p) for p in ("no", "fp16", "bf16")] == [torch.float32, torch.float16, torch.bfloat16]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--mixed_precision='fp16' needs a GPU; without one it takes one of: no, bf16"):
+        devices.dtype_of("fp16")
 
 
 def test_a_launcher_that_promised_more_processes_is_an_error(monkeypatch):

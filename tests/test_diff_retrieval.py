@@ -106,7 +106,7 @@ def test_a_generation_of_a_run_is_joined_by_key(script, measure, micro_run, scen
     assert len(copied) == 12
     for row in copied:
         assert row["source_image"] == f"train/{row['match']}"
-        assert row["source_score"] == row["score"]
+        assert float(row["source_score"]) == pytest.approx(float(row["score"]), abs=2e-6)
         assert row["duplicated"] == str(int(row["match"] in record["duplicated"]))
 
 

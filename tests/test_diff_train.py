@@ -118,6 +118,11 @@ def test_a_flag_that_is_given_changes_the_result(train, plain, change):
     assert not torch.equal(unet(train(**change)), plain)
 
 
+def test_previews_do_not_disturb_mixed_precision(train):
+    often, never = (train(mixed_precision="bf16", save_steps=n, max_train_steps=4) for n in (1, 99))
+    assert torch.equal(unet(often), unet(never))
+
+
 @pytest.mark.parametrize("switches", [("--random_flip",), ("--scale_lr",)])
 def test_a_switch_that_is_given_changes_the_result(train, plain, switches):
     assert not torch.equal(unet(train(*switches)), plain)

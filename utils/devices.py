@@ -16,8 +16,11 @@ def accelerator(*, mixed_precision, gradient_accumulation_steps=1):
     Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
+    # accelerate keeps the precision of the first Accelerator of a process; a script may run more than once in one
+    AcceleratorState._reset_state()
     made = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
@@ -54,7 +57,9 @@ def default_device():
 
 
 def dtype_of(mixed_precision):
-    """The dtype of frozen networks under --mixed_precision."""
+    """The dtype of frozen networks under --mixed_precision; UsageError for fp16 without a GPU, which cannot train in it."""
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("--mixed_precision='fp16' needs a GPU; without one it takes one of: no, bf16")
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
 
 

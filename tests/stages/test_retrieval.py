@@ -24,7 +24,7 @@ def test_prompts_are_joined_by_file_not_by_order(folder):
          "source_image": None} for i in reversed(range(12))
     ]  # fmt: skip
     manifest.write_manifest(folder / "manifest.json", "generation", images=rows)
-    images, queries, _ = retrieval.read_queries(folder)
+    images, queries, _ = retrieval.read_queries(folder, say=print)
     assert images.keys == tuple(f"generations/{i}.png" for i in range(12))
     assert [(q.key, q.source_prompt, q.prompt, q.seed) for q in queries] == [
         (f"generations/{i}.png", f"s{i}", f"p{i}", i) for i in range(12)
@@ -33,10 +33,10 @@ def test_prompts_are_joined_by_file_not_by_order(folder):
 
 def test_a_published_folder_pairs_k_images_with_a_line(folder, capsys):
     (folder / "prompts.txt").write_text("a\nb\nc\n")
-    _, queries, _ = retrieval.read_queries(folder)
+    _, queries, _ = retrieval.read_queries(folder, say=print)
     assert [q.source_prompt for q in queries] == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
     (folder / "prompts.txt").write_text("a\nb\nc\nd\ne\n")
-    _, queries, _ = retrieval.read_queries(folder)
+    _, queries, _ = retrieval.read_queries(folder, say=print)
     assert {q.source_prompt for q in queries} == {None}
     assert "5 lines for 12 images; prompt metrics are left out" in capsys.readouterr().out
 

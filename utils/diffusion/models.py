@@ -67,6 +67,7 @@ def require_resolution(flag, source, resolution, *, revision=None):
     diffusers' Stable Diffusion pipeline asks for whatever the autoencoder."""
     from diffusers import AutoencoderKL
 
+    require_pipeline(flag, source)
     try:
         config = AutoencoderKL.load_config(source, subfolder="vae", revision=revision)
     except _loading_errors() as error:

@@ -145,11 +145,11 @@ class Training:
                 losses = []
 
     def pipeline(self):
-        """The model as a float32 pipeline for previews and checkpoints; the weights are shared, not copied."""
-        unet = self.accelerator.unwrap_model(self.unet, keep_fp32_wrapper=False)
-        return models.assemble(models.DiffusionParts(
-            self.parts.tokenizer, self.parts.text_encoder, self.parts.vae, unet, self.parts.scheduler
-        ))  # fmt: skip
+        """The model as a float32 pipeline for previews and checkpoints; the weights are shared, not copied.
+
+        Not through accelerate's unwrap_model: it may take the autocast off the forward of the very module that trains.
+        """
+        return models.assemble(self.parts)
 
 
 def mean_loss(accelerator, reports):

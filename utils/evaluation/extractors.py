@@ -98,16 +98,16 @@ def _packaged_efficientnet():
 
 def _load_in_order(model, path):
     """Load a state dict whose tensors have the same order and shapes as the model's, under other names or the same."""
+    from pickle import UnpicklingError
+
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    is_safetensors = path.suffix == ".safetensors"
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise DataError(f"{path}: is not a file of weights ({str(error).splitlines()[0][:120]})") from None
-    except Exception as error:  # noqa: BLE001  torch.load raises pickle.UnpicklingError, safetensors its own; name both
-        if type(error).__name__ not in ("UnpicklingError", "SafetensorError"):
-            raise
+        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
         raise DataError(f"{path}: is not a file of weights alone ({str(error).splitlines()[0][:120]})") from None
     own = model.state_dict()
     values = list(state.values())

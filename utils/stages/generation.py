@@ -101,13 +101,13 @@ def draw_prompts(resolved, style, *, count, seed):
     return drawn
 
 
-def choose_prompts(opts, model, default_prompts):
+def choose_prompts(opts, model, default_prompts, *, say):
     """The prompts of a generation, in order, and the style they were drawn with, if any. Returns: ([Prompt], style)."""
     given = read_prompts(opts.prompts) if opts.prompts else [Prompt(text) for text in opts.prompt or default_prompts]
     if given:
         count = opts.nbatches or len(given)
         if count > len(given):
-            print(f"-nb {count} is more than the {len(given)} prompts given; they are used again in order")
+            say(f"-nb {count} is more than the {len(given)} prompts given; they are used again in order")
         return [given[i % len(given)] for i in range(count)], None
     style = opts.capstyle or (model.run.options["class_prompt"] if model.run else None)
     if style is None or (model.run is None and not opts.instance_prompt_loc):
@@ -162,9 +162,13 @@ def reduced(image, side):
     return image.resize((side, side), Image.Resampling.LANCZOS) if max(image.size) > side else image
 
 
-def generate_folder(opts, *, default_prompts=(), default_root, progress):
-    """Make a generation, or continue it, or find it finished. Returns: (runs.Generation, images, how many were new)."""
+def generate_folder(opts, *, default_prompts=(), default_root, progress, say):
+    """Make a generation, or continue it, or find it finished. say: takes a line for the user.
+
+    Returns: (runs.Generation, number of images, how many were new or None under --dry_run, settings).
+    """
     devices.one_process(opts.script)
+    devices.dtype_of(opts.mixed_precision)
     model = find_model(opts)
     recorded = model.run.options["resolution"] if model.run else None
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
@@ -172,7 +176,7 @@ def generate_folder(opts, *, default_prompts=(), default_root, progress):
         models.require_resolution(model.flag, model.source, side)
     if opts.scheduler:
         generation.require_scheduler(opts.scheduler)
-    prompts, style = choose_prompts(opts, model, default_prompts)
+    prompts, style = choose_prompts(opts, model, default_prompts, say=say)
     settings = settings_of(opts, model, prompts, style, side)
     folder = folder_of(opts, model, settings, default_root)
     total = len(prompts) * opts.im_batch

@@ -28,24 +28,24 @@ class Sets:
     manifest: dict | None
 
 
-def _published_prompts(folder, count):
+def _published_prompts(folder, count, say):
     """Prompts of a folder as the published script wrote it: a line of prompts.txt a *prompt*, k images of each."""
     path = Path(folder) / "prompts.txt"
     if not path.is_file():
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or count % len(lines):
-        print(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are left out")
+        say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are left out")
         return None
     return [lines[i // (count // len(lines))] for i in range(count)]
 
 
-def read_queries(folder):
+def read_queries(folder, *, say):
     """The images to measure and what is known of them. Returns: (ImageSet, [Query], manifest or None)."""
     images = image_sets.list_images("--query_dir", folder)
     data = runs.read_queries_manifest(folder)
     if data is None:
-        prompts = _published_prompts(folder, len(images)) or [None] * len(images)
+        prompts = _published_prompts(folder, len(images), say) or [None] * len(images)
         queries = [Query(key, prompt, prompt) for key, prompt in zip(images.keys, prompts, strict=True)]
         return images, queries, None
     rows = {row["file"]: row for row in data["images"]}
@@ -62,7 +62,7 @@ def read_queries(folder):
     return listed, queries, data
 
 
-def _duplicated_keys(opts, data, training):
+def _duplicated_keys(opts, data, training, say):
     """Keys of duplicated training images, from --run or from the run that the manifest names; None if neither is."""
     if opts.run:
         run = runs.open_run("--run", opts.run)
@@ -79,16 +79,16 @@ def _duplicated_keys(opts, data, training):
     found, _ = captions.match_keys(record, run.record["duplicated"], training.root, training.keys, anywhere=True)
     if len(found) < len(run.record["duplicated"]):
         absent = len(run.record["duplicated"]) - len(found)
-        print(f"{absent} duplicated images of {record} are not in --val_dir; duplication is left out")
+        say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is left out")
         return None
     return list(found)
 
 
-def read_sets(opts):
-    """Both folders, checked before any network loads."""
-    generated, queries, data = read_queries(opts.query_dir)
+def read_sets(opts, *, say):
+    """Both folders, checked before any network loads. say: takes a line for the user."""
+    generated, queries, data = read_queries(opts.query_dir, say=say)
     training = image_sets.list_images("--val_dir", opts.val_dir)
-    return Sets(generated, queries, training, _duplicated_keys(opts, data, training), data)
+    return Sets(generated, queries, training, _duplicated_keys(opts, data, training, say), data)
 
 
 def evaluation_folder(opts, sets):
