@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from utils import options
+from utils import flags, options
 
 
 def main(argv=None):
-    with options.exit_on_user_error("diff_inference.py"):
-        opts = options.parse(options.GenerationOptions, argv, description=__doc__)
+    with flags.exit_on_user_error("diff_inference.py"):
+        opts = flags.parse(options.GenerationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
         from utils.stages.generation import generate_folder
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from utils import options
+from utils import flags, options
 
 
 def settings_of(opts, sets, built, measured, device, dtype):
@@ -34,8 +34,8 @@ def report(opts, folder, row, tracker):
 
 
 def main(argv=None):
-    with options.exit_on_user_error("diff_retrieval.py"):
-        opts = options.parse(options.RetrievalOptions, argv, description=__doc__)
+    with flags.exit_on_user_error("diff_retrieval.py"):
+        opts = flags.parse(options.RetrievalOptions, argv, description=__doc__)
         from utils import devices
         from utils.reports import tracking
         from utils.reports.progress import progress
@@ -45,7 +45,7 @@ def main(argv=None):
         sets = retrieval.read_sets(opts, say=print)
         folder = retrieval.evaluation_folder(opts, sets)
         if opts.dry_run:
-            print(json.dumps({"options": options.as_dict(opts), "generated": len(sets.generated),
+            print(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated),
                               "training": len(sets.training), "writes": folder.planned()}, indent=1))  # fmt: skip
             return
         device = devices.default_device()

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 
-from utils import options
+from utils import flags, options
 
 
 def checked_data(opts):
@@ -98,8 +98,8 @@ def train(model, draws, opts, run, tracker, per_step):
 
 
 def main(argv=None):
-    with options.exit_on_user_error("diff_train.py"):
-        opts = options.parse(options.TrainOptions, argv, description=__doc__)
+    with flags.exit_on_user_error("diff_train.py"):
+        opts = flags.parse(options.TrainOptions, argv, description=__doc__)
         from utils import devices, runs
         from utils.data import captions
         from utils.diffusion import models
@@ -111,7 +111,7 @@ def main(argv=None):
         models.require_resolution("--pretrained_model_name_or_path", opts.pretrained_model_name_or_path, opts.resolution,
                                   revision=opts.revision)  # fmt: skip
         if opts.dry_run:
-            print(json.dumps({"options": options.as_dict(opts), "images": len(images), "writes": run.planned()}, indent=1))
+            print(json.dumps({"options": flags.as_dict(opts), "images": len(images), "writes": run.planned()}, indent=1))
             return
         devices.dtype_of(opts.mixed_precision)
         accelerator = devices.accelerator(
@@ -122,7 +122,7 @@ def main(argv=None):
         model, draws, duplicated, per_step = build(opts, images, texts, accelerator, seed)
         used = draws.data.images
         record = {
-            "options": options.as_dict(opts), "environment": runs.environment(), "seed": seed,
+            "options": flags.as_dict(opts), "environment": runs.environment(), "seed": seed,
             "threads": devices.threads(), "processes": accelerator.num_processes, "steps": model.optimisation.steps,
             "id": runs.new_id(), "data": {"images": len(used), "fingerprint": used.fingerprint, "bad": list(used.bad)},
             "classes": captions.class_names(used), "duplicated": duplicated,

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from utils import options
+from utils import flags, options
 
 # Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023, Carlini et al. 2023)
 REPLICATED_PROMPTS = (
@@ -23,8 +23,8 @@ REPLICATED_PROMPTS = (
 
 
 def main(argv=None):
-    with options.exit_on_user_error("sd_mitigation.py"):
-        opts = options.parse(options.MitigationOptions, argv, description=__doc__)
+    with flags.exit_on_user_error("sd_mitigation.py"):
+        opts = flags.parse(options.MitigationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
         from utils.stages.generation import generate_folder
 

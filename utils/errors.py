@@ -1,6 +1,6 @@
 """The errors a user can cause, and the checks that raise them.
 
-Library code raises; `options.exit_on_user_error` is the one place that turns them into a line and an exit status.
+Library code raises; `flags.exit_on_user_error` is the one place that turns them into a line and an exit status.
 """
 
 from pathlib import Path

@@ -1,97 +1,20 @@
-"""Flags and frozen options: one list of fields a script, and the only room that knows argparse.
+"""The options of every script: one frozen dataclass each, whose fields declare the flags."""
 
-A field declares its flag: `flag(default, *aliases, kind=..., help=...)`. From the fields come the parser, the checks and
-the frozen dataclass that a script passes on. Nothing heavy is imported, so that --help answers at once.
-"""
-
-import argparse
-import dataclasses
-import difflib
-import json
-import sys
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from utils.data.caption_edits import PROMPT_EDITS, TRAIN_EDITS
 from utils.data.captions import PROMPT_STYLES
 from utils.data.duplication import DUPLICATIONS
 from utils.data.transforms import SSCD_PRESETS
-from utils.errors import ToolkitError, TrainingError, UsageError
+from utils.errors import UsageError
 from utils.evaluation.extractors import EXTRACTORS, SSCD_FILES
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
+from utils.flags import flag, one_of, real, some_of, switch, whole
 from utils.reports.tracking import TRACKERS
 
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
-# Kinds of value ------------------------------------------------------------------------------------------------------
-
-
-def _number(convert, words, low, high, above):
-    bounds = [f"above {above}"] if above is not None else []
-    bounds += [f"at least {low}"] if low is not None and high is None else []
-    bounds += [f"from {low} to {high}"] if high is not None else []
-    accepted = " ".join([words, *bounds])
-
-    def parse(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            return None, accepted
-        wrong = (low is not None and value < low) or (high is not None and value > high)
-        wrong |= (above is not None and value <= above) or value != value or value in (float("inf"), float("-inf"))
-        return (None, accepted) if wrong else (value, accepted)
-
-    return parse
-
-
-def whole(low=None, high=None):
-    """A whole number within bounds, both included."""
-    return _number(int, "a whole number", low, high, None)
-
-
-def real(low=None, high=None, above=None):
-    """A finite number within bounds; `above` excludes its bound."""
-    return _number(float, "a number", low, high, above)
-
-
-def text(value):
-    """Any text that is not empty."""
-    return value or None, "a text that is not empty"
-
-
-def one_of(names):
-    """One name of a registry's keys or of a tuple."""
-    names = sorted(names)
-    return lambda value: (value if value in names else None, f"one of: {', '.join(names)}")
-
-
-def some_of(names):
-    """Names of a registry, separated by commas."""
-
-    def parse(value):
-        parts = tuple(p.strip() for p in value.split(",") if p.strip())
-        ok = bool(parts) and set(parts) <= set(names)
-        return parts if ok else None, f"names separated by commas, of: {', '.join(sorted(names))}"
-
-    return parse
-
-
-SWITCH = object()
-REQUIRED = dataclasses.MISSING
-
-
-def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False):
-    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH."""
-    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat, "required": default is REQUIRED}
-    return field(default=None if default is REQUIRED else default, metadata=meta)
-
-
-def switch(*aliases, help):
-    return flag(False, *aliases, kind=SWITCH, help=help)
-
-
-# Options of the scripts ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,87 +210,3 @@ class ScenesOptions:
 
     def check(self):
         """Nothing here depends on two flags."""
-
-
-# Parsing -------------------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
-def _spellings(option):
-    name = f"--{option.name}"
-    aliases = [a for a in option.metadata["aliases"] if a != name]
-    return [*(a for a in aliases if not a.startswith("--")), name, *(a for a in aliases if a.startswith("--"))]
-
-
-def build_parser(options, *, description):
-    """An argparse parser of a dataclass of flags; values stay text until `parse` checks them."""
-    parser = _Parser(prog=options.script, description=description, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    for option in fields(options):
-        meta = option.metadata
-        arguments = {"dest": option.name, "default": None}
-        if meta["kind"] is SWITCH:
-            arguments |= {"action": "store_true", "help": meta["help"]}
-        else:
-            default = "required" if meta["required"] else f"default: {option.default}"
-            shown = f"{meta['help']} ({default})" if option.default not in (None, ()) or meta["required"] else meta["help"]
-            arguments |= {"action": "append" if meta["repeat"] else "store", "help": shown.replace("%", "%%"),
-                          "metavar": option.name.upper()}  # fmt: skip
-        parser.add_argument(*_spellings(option), **arguments)
-    return parser
-
-
-def _unknown(parser, argument):
-    known = [s for action in parser._actions for s in action.option_strings]
-    name = argument.split("=")[0]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"{argument!r} is not a flag of {parser.prog}; {hint}--help lists them")
-
-
-def _value(option, given):
-    if given is None:
-        if option.metadata["required"]:
-            raise UsageError(f"--{option.name} is required; give the {option.metadata['help']}")
-        return option.default
-    kind = option.metadata["kind"]
-    if kind is SWITCH:
-        return given
-    values = []
-    for item in given if option.metadata["repeat"] else [given]:
-        value, accepted = kind(item)
-        if value is None:
-            raise UsageError(f"--{option.name}={item!r} is not accepted; takes {accepted}")
-        values.append(value)
-    return tuple(values) if option.metadata["repeat"] else values[0]
-
-
-def parse(options, argv=None, *, description):
-    """Parse argv (default: the command line) into the frozen dataclass `options`; UsageError names flag and value."""
-    parser = build_parser(options, description=description)
-    namespace, rest = parser.parse_known_args(argv)
-    if rest:
-        raise _unknown(parser, rest[0])
-    parsed = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
-    parsed.check()
-    return parsed
-
-
-def as_dict(opts):
-    """Options as JSON types, for records; nothing in them is secret."""
-    return json.loads(json.dumps(dataclasses.asdict(opts)))
-
-
-@contextmanager
-def exit_on_user_error(script):
-    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started: 1)."""
-    try:
-        yield
-    except ToolkitError as error:
-        line = " ".join(str(error).split())
-        print(f"{script}: error: {line}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None

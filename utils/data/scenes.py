@@ -271,11 +271,11 @@ def write_scenes(out, *, count, seed=0, size=64):
 def main(argv=None):
     from pathlib import Path
 
-    from utils import options
+    from utils import flags, options
     from utils.errors import UsageError
 
-    with options.exit_on_user_error("python -m utils.data.scenes"):
-        opts = options.parse(options.ScenesOptions, argv, description=__doc__)
+    with flags.exit_on_user_error("python -m utils.data.scenes"):
+        opts = flags.parse(options.ScenesOptions, argv, description=__doc__)
         out = Path(opts.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out={opts.out!r} is not empty; give a new folder")
