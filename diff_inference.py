@@ -16,7 +16,7 @@ def main(argv=None):
             print(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
         name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
         folder, total, new, settings = generate_folder(
-            opts, default_root=Path("inferences") / name, progress=progress, say=print
+            opts, default_root=Path("inferences") / name, beside_run=True, progress=progress, say=print
         )  # fmt: skip
         if opts.dry_run:
             print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))

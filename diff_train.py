@@ -6,6 +6,8 @@ import math
 
 from utils import flags, options
 
+CACHED_PIXELS = 2**29  # 8,192 images of 256 px: posteriors of 256 MiB with Stable Diffusion's autoencoder, 0.5 bytes a pixel
+
 
 def checked_data(opts):
     """Images and captions, read before any model loads. Returns: (ImageSet, captions or None)."""
@@ -61,6 +63,7 @@ def build(opts, images, texts, accelerator, seed):
     model = training.Training(
         parts, accelerator=accelerator, dtype=devices.dtype_of(opts.mixed_precision), optimisation=optimisation,
         hooks=hooks, seed=seed, resolution=opts.resolution,
+        still=opts.center_crop and not opts.random_flip and len(images) * opts.resolution**2 <= CACHED_PIXELS,
     )  # fmt: skip
     return model, draws, duplicated, per_step
 
@@ -78,7 +81,8 @@ def train(model, draws, opts, run, tracker, per_step):
     for report in progress(looped, total=steps, label="training", main_process=accelerator.is_main_process):
         step, last = report.step, report.step == steps
         reports.append(report)
-        logs, shows, saves = (last or step % n == 0 for n in (opts.log_steps, opts.save_steps, opts.modelsavesteps))
+        logs, shows = (last or step % n == 0 for n in (opts.log_steps, opts.save_steps))
+        saves = step % opts.modelsavesteps == 0
         if logs or shows or saves:
             loss = training.mean_loss(accelerator, reports)  # raises before anything is saved of a broken model
         if logs:
@@ -91,7 +95,9 @@ def train(model, draws, opts, run, tracker, per_step):
                         seed=opts.generation_seed, side=opts.resolution)  # fmt: skip
                 tracker.image("generations", run.preview_path(step), step)
             if saves:
-                run.save_checkpoint(model.pipeline(), None if last else step)
+                run.save_checkpoint(model.pipeline(), step)
+            if last:
+                run.save_checkpoint(model.pipeline())
             if shows or saves:
                 accelerator.wait_for_everyone()
     return pauses.outside

@@ -31,12 +31,9 @@ def main(argv=None):
         # a run is asked for its own prompts only by a style; the published list is what this script is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
         folder, total, new, settings = generate_folder(
-            opts,
-            default_prompts=prompts,
-            default_root=Path("mitigationSD") / f"inf_{opts.seed}",
-            progress=progress,
-            say=print,
-        )
+            opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", beside_run=False,
+            progress=progress, say=print,
+        )  # fmt: skip
         if opts.dry_run:
             print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))
         else:

@@ -57,7 +57,7 @@ MUTANTS = [
      "tests/evaluation/test_similarity.py::test_normalised_rows_have_length_one_and_zero_stays_zero"),
     ("utils/data/transforms.py", "(np.asarray(image, np.float32) / 255 - np.float32(mean)) / np.float32(std)",
      "np.asarray(image, np.float32) / 255", "tests/data/test_transforms.py::test_training_input_is_in_minus_one_to_one_and_exact"),
-    ("utils/diffusion/latents.py", "(mean + std * noise) * scaling_factor", "mean + std * noise",
+    ("utils/diffusion/latents.py", "    return (mean + std * noise) * scaling_factor", "    return mean + std * noise",
      "tests/diffusion/test_latents.py::test_posterior_sample_by_hand"),
     ("utils/diffusion/latents.py", "return posterior_sample(posterior.mean, posterior.std, noise",
      "return posterior_sample(posterior.mean, 0 * posterior.std, noise",
@@ -91,7 +91,7 @@ def copied(folder):
 
 
 def pytest_in(folder, tests):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -106,7 +106,7 @@ def try_mutant(row):
             return f"the text stands {source.count(text)} times in the file, not once"
         (tree / file).write_text(source.replace(text, replacement))
         result = pytest_in(tree, [test.split("::")[0], "-k", test.split("::")[1]])
-    if result.returncode == 1 and " failed" in result.stdout:
+    if result.returncode == 1 and "FAILED " in result.stdout:
         return None
     return "the test passes" if result.returncode == 0 else f"pytest ended with {result.returncode}: {result.stdout[-400:]}"
 

@@ -47,6 +47,12 @@ def test_it_shares_noise_and_prompts_with_inference(script, micro_run, scenes_di
     assert all(p["prompt"] != e["prompt"] for p, e in zip(plain, edited, strict=True))
 
 
+def test_its_folder_is_its_own_even_for_a_run(script, micro_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script("sd_mitigation", "--modelpath", micro_run, "-nb", 1, "--seed", 5, "--run_name", "mine", *FAST)
+    assert (tmp_path / "mitigationSD" / "inf_5" / "mine" / "manifest.json").exists()
+
+
 def test_a_style_draws_from_the_run(script, micro_run, tmp_path):
     script(
         "sd_mitigation",

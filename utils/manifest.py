@@ -26,14 +26,14 @@ def whole_file(path):
 
 
 def write_text(path, text):
-    """Write UTF-8 text whole."""
+    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are."""
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path, data):
     """Write JSON whole. Strings may hold anything; a NaN is an error, as JSON has none."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")  # in ASCII: a file name may not be UTF-8
 
 
 def read_json(path):

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -42,6 +43,18 @@ def environment():
     }  # fmt: skip
 
 
+def require_writable(flag, path):
+    """UsageError unless `path` is a folder or could be made: what exists of it is a folder that can be written to."""
+    path = Path(path)
+    above = path
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise UsageError(f"{flag}={str(path)!r}: {str(above)!r} is a file; takes a new folder")
+    if not os.access(above, os.W_OK):
+        raise UsageError(f"{flag}={str(path)!r}: {str(above)!r} cannot be written to; takes a folder that can")
+
+
 def new_id():
     """A name for a run that no other run has; a generation records it, so that it knows its model."""
     return secrets.token_hex(8)
@@ -62,10 +75,10 @@ class NewRun:
 
     def require_new(self):
         """UsageError if the folder holds a run or anything that one would overwrite."""
-        ours = ("run.json", "metrics.jsonl", "captions.json", "generations", "checkpoint")
-        found = [name for name in ours if (self.path / name).exists()]
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"--output_dir={str(self.path)!r} is a file; takes a new folder")
+        require_writable("--output_dir", self.path)
+        ours = re.compile(r"run\.json|metrics\.jsonl|captions\.json|generations|checkpoint.*|state_.*")
+        inside = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        found = [name for name in inside if ours.fullmatch(name)]
         if found:
             raise UsageError(f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); takes a new folder")
         return self
@@ -193,7 +206,7 @@ class Generation:
         if not self.manifest_path.is_file():
             return None
         found = manifest.read_manifest(self.manifest_path, "generation")
-        self._check(found["settings"], settings)
+        self._check(found.get("settings", {}), settings)
         return found["images"]
 
     def continued(self, settings):
@@ -206,8 +219,11 @@ class Generation:
                 )
             return []
         rows = []
-        for line in self.part_path.read_text(encoding="utf-8").split("\n")[:-1]:  # a last line may be cut off
-            rows.append(json.loads(line))
+        for line in self.part_path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break  # cut off here when the run was killed
         if not rows:
             return []
         self._check(rows[0], settings)
@@ -253,16 +269,21 @@ class Evaluation:
     """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error."""
 
     OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
+    OUR_FILES = re.compile(r"metrics\.json|matches\.csv|similarity\.npy|report\.html|plots/\w+\.png|gallery/page_\d+\.png")
 
     def __init__(self, path):
         self.path = Path(path)
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
     def require_ours(self):
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"--output_dir={str(self.path)!r} is a file; takes a new folder")
-        inside = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-        foreign = [n for n in inside if n not in self.OURS]
+        """UsageError unless the folder is new, empty, or an evaluation and nothing else; what is ours is replaced."""
+        require_writable("--output_dir", self.path)
+        inside = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
+        foreign = [n for n in inside if not self.OUR_FILES.fullmatch(n)]
+        if inside and not foreign:
+            found = self.path / "metrics.json"
+            ours = found.is_file() and manifest.read_json(found)
+            foreign = [] if isinstance(ours, dict) and ours.get("kind") == "evaluation" else inside
         if foreign:
             raise UsageError(
                 f"--output_dir={str(self.path)!r} holds {foreign[0]!r}, which no evaluation wrote; takes a new folder"
@@ -281,10 +302,15 @@ class Evaluation:
             yield self.part
             if self.path.exists():
                 os.replace(self.path, old)
-            os.replace(self.part, self.path)
+            try:
+                os.replace(self.part, self.path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, self.path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
-            for left in (self.part, old):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(self.part, ignore_errors=True)
 
 
 def read_queries_manifest(folder):
@@ -295,4 +321,8 @@ def read_queries_manifest(folder):
     data = manifest.read_manifest(path, "generation")
     if not isinstance(data.get("images"), list) or not data["images"]:
         raise DataError(f"{path}: lists no images")
+    for number, row in enumerate(data["images"]):
+        absent = [k for k in ("file", "prompt", "source_prompt") if not isinstance(row, dict) or k not in row]
+        if absent:
+            raise DataError(f"{path}: image {number} has no {absent[0]!r}")
     return data

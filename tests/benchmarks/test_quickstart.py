@@ -30,6 +30,13 @@ def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(sma
     assert (tmp_path / "q" / "table.md").read_text() == table
 
 
+def test_another_seed_does_not_reuse_what_this_one_made(tmp_path):
+    quickstart.require_same(tmp_path, {"seed": 0})
+    quickstart.require_same(tmp_path, {"seed": 0})
+    with pytest.raises(SystemExit, match="--seed=1: .* was made with 0; give another --out"):
+        quickstart.require_same(tmp_path, {"seed": 1})
+
+
 def test_an_interrupted_training_is_set_aside_not_deleted(tmp_path, capsys):
     run = tmp_path / "train"
     for _ in range(2):

@@ -44,9 +44,31 @@ def test_foreign_absolute_keys_match_by_their_longest_suffix(folder, tmp_path):
 
 
 def test_an_ambiguous_foreign_key_is_an_error(folder, tmp_path):
+    texts = {"/home/a/cats/1.png": "one", "/home/b/cats/1.png": "two", "/x/cats/2.png": "", "/x/dogs/1.png": ""}
+    with pytest.raises(
+        DataError, match="'/home/a/cats/1.png' and '/home/b/cats/1.png' both end like the image 'cats/1.png'"
+    ):
+        read(write(tmp_path / "c.json", texts), folder)
+
+
+def test_a_name_that_two_images_share_is_an_error_where_one_has_no_other_key(folder, tmp_path):
     path = write(tmp_path / "c.json", {"/elsewhere/1.png": "which one?"})
     with pytest.raises(DataError, match="'/elsewhere/1.png' ends like 2 images, 'cats/1.png' and 'dogs/1.png'"):
         read(path, folder)
+
+
+def test_a_superset_of_foreign_keys_is_no_ambiguity(folder, tmp_path):
+    keys = ("cats/1.png", "cats/2.png", "dogs/1.png", "birds/2.png", "birds/1.png")
+    found, foreign = read(write(tmp_path / "c.json", {f"/home/a/set/{k}": k for k in keys}), folder)
+    assert found == {k: [k] for k in keys[:3]}
+    assert foreign == 3
+
+
+def test_keys_may_climb_out_of_their_folder(folder, tmp_path):
+    (tmp_path / "notes").mkdir()
+    texts = {f"../data/{k}": k for k in ("cats/1.png", "cats/2.png", "dogs/1.png")}
+    found, _ = read(write(tmp_path / "notes" / "c.json", texts), folder)
+    assert found["dogs/1.png"] == ["dogs/1.png"]
 
 
 def test_missing_captions_are_counted_and_the_first_is_named(folder, tmp_path):

@@ -14,6 +14,7 @@ def test_the_duplicated_set_is_a_share_without_replacement_and_a_function_of_the
     assert np.array_equal(chosen, duplication.duplicated_images(101, 0.05, 3))
     assert not np.array_equal(chosen, duplication.duplicated_images(101, 0.05, 4))
     assert len(duplication.duplicated_images(10, 0.0, 0)) == 0
+    assert [len(duplication.duplicated_images(n, p, 0)) for n, p in ((100, 0.29), (100, 0.57), (50, 0.58))] == [29, 57, 29]
 
 
 def test_an_unweighted_epoch_is_a_shuffle():

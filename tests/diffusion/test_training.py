@@ -15,7 +15,19 @@ SIDE = 16
 def start(scenes_dir, micro_parts):
     """start(**changes) -> (Training, Draws) over the scenes, nothing trained yet."""
 
-    def made(*, parts=None, noise=0.0, mixup=0.0, steps=3, schedule="constant", warmup=0, lr=1e-3, accumulation=1, batch=2):
+    def made(
+        *,
+        parts=None,
+        noise=0.0,
+        mixup=0.0,
+        steps=3,
+        schedule="constant",
+        warmup=0,
+        lr=1e-3,
+        accumulation=1,
+        batch=2,
+        still=False,
+    ):
         parts = parts or micro_parts()
         images = image_sets.list_images("--d", scenes_dir / "train")
         texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
@@ -31,7 +43,7 @@ def start(scenes_dir, micro_parts):
         accelerator = devices.accelerator(mixed_precision="no", gradient_accumulation_steps=accumulation)
         model = training.Training(
             parts, accelerator=accelerator, dtype=torch.float32, optimisation=optimisation, hooks=hooks, seed=0,
-            resolution=SIDE,
+            resolution=SIDE, still=still,
         )  # fmt: skip
         return model, draws
 
@@ -119,6 +131,15 @@ def test_only_the_unet_learns(start):
 
 def test_a_run_repeats_bit_for_bit(start, micro_parts):
     assert torch.equal(finished(*start())[1], finished(*start())[1])
+
+
+def test_posteriors_that_are_kept_train_the_same_and_are_encoded_once(start):
+    kept, draws = start(still=True, steps=12)
+    encoded, encode = [], kept.vae.encode
+    kept.vae.encode = lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+    plain, _ = start(steps=12)
+    torch.testing.assert_close(finished(kept, draws)[1], finished(plain, draws)[1], rtol=1e-4, atol=1e-6)
+    assert sum(encoded) == 12  # twelve images, twenty-four draws
 
 
 def test_an_optimizer_step_by_hand(start):

@@ -10,9 +10,9 @@ def measured(**changes):
     """Four generations of two prompts against three training images; image 0 is duplicated."""
     fields = {
         "scores": np.array([[0.99, 0.2], [0.97, 0.1], [0.4, 0.3], [0.96, 0.5]]),
-        "matches": np.array([[0, 1], [2, 0], [1, 2], [0, 2]]),
-        "train": torch.eye(3), "similarity": sim.top_matches, "prompts": ["a", "a", "b", "b"],
-        "sources": np.array([0, 0, 1, 1]), "source_scores": np.array([0.99, 0.1, 0.4, 0.5]),
+        "matches": np.array([[0, 1], [0, 2], [1, 2], [0, 2]]),
+        "train": torch.eye(3), "similarity": sim.top_matches, "prompts": ["a", "b", "b", "a"],
+        "sources": np.array([0, 1, 1, 0]), "source_scores": np.array([0.99, 0.1, 0.4, 0.5]),
         "duplicated": np.array([True, False, False]), "threshold": 0.95, "seed": 0,
     }  # fmt: skip
     return metrics.Measured(**(fields | changes))
@@ -23,7 +23,7 @@ def test_similarity_by_hand():
     assert row["sim_mean"] == pytest.approx((0.99 + 0.97 + 0.4 + 0.96) / 4)
     assert row["sim_gt_05pc"] == 0.75
     assert (row["copy_share"], row["copy_share_n"]) == (0.75, 4)
-    # two prompts of shares 1 and 1/2: every resampling has 1/2, 3/4 or 1
+    # two prompts of shares 1 (a) and 1/2 (b): every resampling has 1/2, 3/4 or 1
     assert (row["copy_share_lo"], row["copy_share_hi"]) == (0.5, 1.0)
 
 
@@ -34,16 +34,17 @@ def test_without_a_threshold_no_share_is_given():
 
 def test_duplication_by_match_and_by_source():
     row = metrics.duplication(measured())
-    assert row["sim_dup"] == pytest.approx((0.99 + 0.96) / 2)  # matched image 0
-    assert row["sim_nodup"] == pytest.approx((0.97 + 0.4) / 2)
-    assert (row["copy_share_dup"], row["copy_share_dup_n"]) == (1.0, 2)  # prompt a, whose image is duplicated
+    assert row["sim_dup"] == pytest.approx((0.99 + 0.97 + 0.96) / 3)  # matched image 0
+    assert row["sim_nodup"] == pytest.approx(0.4)
+    # prompt a, whose image is duplicated: generations 0 and 3; generation 1 matched it too, but its prompt is b
+    assert (row["copy_share_dup"], row["copy_share_dup_n"]) == (1.0, 2)
     assert (row["copy_share_nodup"], row["copy_share_nodup_n"]) == (0.5, 2)
-    assert row["source_matched"] == 0.5  # generations 0 and 2
+    assert row["source_matched"] == 0.75  # all but generation 1
     assert row["source_score_mean"] == pytest.approx((0.99 + 0.1 + 0.4 + 0.5) / 4)
 
 
 def test_images_without_a_source_do_not_count_by_source():
-    row = metrics.duplication(measured(sources=np.array([0, -1, -1, 1])))
+    row = metrics.duplication(measured(sources=np.array([0, -1, -1, 1])))  # of which one is duplicated
     assert (row["copy_share_dup_n"], row["copy_share_nodup_n"]) == (1, 1)
     assert "copy_share_dup" not in metrics.duplication(measured(sources=np.full(4, -1)))
 

@@ -22,7 +22,8 @@ def test_draws_are_uniform_over_classes_or_images_and_repeat():
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("p.json", "[]"), ("p.json", "[1]"), ("p.json", "3"), ("p.json", '{"a": []}'), ("p.txt", " \n"), ("p.jsonl", "{}\n"),
+    [("p.json", "[]"), ("p.json", "[1]"), ("p.json", "3"), ("p.json", '{"a": []}'), ("p.json", '{"a": 3}'),
+     ("p.json", '{"info": {}, "images": [{}]}'), ("p.txt", " \n"), ("p.jsonl", "{}\n"),
      ("p.jsonl", "nonsense\n")],
 )  # fmt: skip
 def test_files_without_prompts_are_errors(tmp_path, name, content):

@@ -16,6 +16,7 @@ class RandomTokens:
     def __init__(self, tokenizer):
         special = set(tokenizer.all_special_ids)
         self.ids = [i for i in range(len(tokenizer)) if i not in special]
+        self.known = frozenset(self.ids)
         self._tokenizer = tokenizer
 
     def draw_ids(self, count, rng):

@@ -1,6 +1,7 @@
 """Prompts: captions files, class names, prompt styles, and which prompt an image of a generation has."""
 
 import json
+import os
 from pathlib import Path
 
 from utils import seeding
@@ -30,32 +31,45 @@ def _as_list(path, key, value):
     return captions
 
 
-def _foreign_matches(path, foreign, unmatched):
-    """Match foreign keys to image keys by longest unique suffix of path components; {image key: file key}.
+def _common_suffix(one, other):
+    length = 0
+    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
+        length += 1
+    return length
 
-    A relative key matches as a whole or not at all.
+
+def _foreign_matches(path, foreign, unmatched):
+    """Match foreign keys to images by longest unique suffix of path components. Returns: {image key: file key}.
+
+    A key and an image belong together when each is the other's longest match; a tie is an error. A relative key matches as
+    a whole or not at all.
     """
     by_name = {}
     for image, parts in unmatched.items():
         by_name.setdefault(parts[-1], []).append((image, parts))
-    found = {}
+    keys_of, ties = {}, []
     for key in foreign:
         parts = Path(key).parts
-        best, length = [], 0
-        for image, own in by_name.get(parts[-1], []):
-            common = 0
-            while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
-                common += 1
-            if common < len(parts) and not Path(key).is_absolute():
-                continue
-            if common > length:
-                best, length = [image], common
-            elif common == length:
-                best.append(image)
+        common = {image: _common_suffix(own, parts) for image, own in by_name.get(parts[-1], [])}
+        whole = len(parts) if not Path(key).is_absolute() else 0
+        common = {i: n for i, n in common.items() if n >= whole}
+        longest = max(common.values(), default=0)
+        best = [image for image, n in common.items() if n == longest]
         if len(best) > 1:
-            raise DataError(f"{path}: {key!r} ends like {len(best)} images, {best[0]!r} and {best[1]!r} among them")
-        if best and found.setdefault(best[0], key) != key:
-            raise DataError(f"{path}: {found[best[0]]!r} and {key!r} both end like the image {best[0]!r}")
+            ties.append((key, best))
+        elif best:
+            keys_of.setdefault(best[0], []).append((longest, key))
+    found = {}
+    for image, candidates in keys_of.items():
+        longest = max(candidates)[0]
+        best = [key for n, key in candidates if n == longest]
+        if len(best) > 1:
+            raise DataError(f"{path}: {best[0]!r} and {best[1]!r} both end like the image {image!r}")
+        found[image] = best[0]
+    for key, images in ties:  # a file may know more images than the folder: a tie matters where an image has no other key
+        open_images = [image for image in images if image not in found]
+        if open_images:
+            raise DataError(f"{path}: {key!r} ends like {len(images)} images, {images[0]!r} and {images[1]!r} among them")
     return found
 
 
@@ -70,7 +84,8 @@ def match_keys(path, keys, root, image_keys, *, anywhere=False):
     wanted = {(root / k).as_posix(): k for k in image_keys}
     found, foreign = {}, []
     for key in keys:
-        candidates = [key] if Path(key).is_absolute() else [(root / key).as_posix(), (beside / key).as_posix()]
+        places = [key] if Path(key).is_absolute() else [root / key, beside / key]
+        candidates = [Path(os.path.normpath(place)).as_posix() for place in places]  # `..` in a key is resolved
         image = next((wanted[c] for c in candidates if c in wanted), None)
         if image is not None:
             found.setdefault(image, key)
@@ -150,8 +165,7 @@ def parse_ids(caption, tokens):
         ids = None
     if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
         raise DataError(f"--class_prompt='instancelevel_random' takes lists of token ids, got the caption {caption!r}")
-    known = set(tokens.ids)
-    wrong = [i for i in ids if i not in known]
+    wrong = [i for i in ids if i not in tokens.known]
     if wrong:
         raise DataError(f"the caption {caption!r} has the id {wrong[0]}, which the tokenizer does not have as a token")
     return ids

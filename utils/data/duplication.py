@@ -4,6 +4,8 @@ An image of weight w is drawn w times as often as one of weight 1: 5 % of the im
 (Somepalli et al. 2023). Everything is a pure function of the seed and of the list of images in natural order.
 """
 
+import math
+
 import numpy as np
 
 from utils import seeding
@@ -24,9 +26,14 @@ def varied_caption(captions, duplicated, rng):
 DUPLICATIONS = {"nodup": own_caption, "dup_both": own_caption, "dup_image": varied_caption}
 
 
+def share_of(count, share):
+    """floor(share * count), where 0.29 of 100 is 29 although the product of the floats is 28.999..."""
+    return math.floor(round(share * count, 9))
+
+
 def subset(count, share, seed):
     """Indices of the first floor(share * count) images of a seeded permutation, ascending. share: above 0, to 1."""
-    kept = int(np.floor(share * count))
+    kept = share_of(count, share)
     if kept < 1:
         raise UsageError(f"--trainsubset={share} keeps none of {count} images; takes at least {1 / count:.3g}")
     return np.sort(seeding.numpy_rng(seed, "subset").permutation(count)[:kept])
@@ -37,7 +44,7 @@ def duplicated_images(count, share, seed):
 
     A `nodup` run records the same set: the images that its seed would duplicate, as the counterfactual.
     """
-    return np.sort(seeding.numpy_rng(seed, "duplication").permutation(count)[: int(np.floor(share * count))])
+    return np.sort(seeding.numpy_rng(seed, "duplication").permutation(count)[: share_of(count, share)])
 
 
 class DrawOrder:

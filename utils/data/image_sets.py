@@ -1,9 +1,10 @@
 """A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer would show them."""
 
+import contextlib
 import hashlib
 import os
 import re
-import warnings
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
 # What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
+BROKEN_EXIF = (struct.error, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OSError, SyntaxError)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 def natural_key(path):
     """Sort key: runs of digits by value, so that 2.png comes before 10.png; then the text itself, so no two tie."""
     text = path.as_posix() if isinstance(path, Path) else str(path)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p], text
+    return [(0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p], text
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,17 @@ def _walk(folder, root):
                 if not (OUTPUT_FOLDERS.fullmatch(entry.name) or entry.name.startswith(".")):
                     yield from _walk(entry.path, root)
             elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                yield os.path.relpath(entry.path, root).replace(os.sep, "/"), entry.stat().st_size
+                size = entry.stat().st_size if os.path.exists(entry.path) else 0  # a dangling link is a bad image
+                yield os.path.relpath(entry.path, root).replace(os.sep, "/"), size
 
 
 def list_images(flag, root):
     """All images below `root`, any depth, natural order; UsageError naming the flag when there are none."""
     root = require_dir(flag, root)
-    found = sorted(_walk(root, root), key=lambda item: natural_key(item[0]))
+    try:
+        found = sorted(_walk(root, root), key=lambda item: natural_key(item[0]))
+    except OSError as error:  # no permission, or links in a circle
+        raise UsageError(f"{flag}={str(root)!r}: {error.filename!r} cannot be read ({error.strerror})") from None
     if not found:
         raise UsageError(f"{flag}={str(root)!r} holds no images; takes a folder with {', '.join(SUFFIXES)} at any depth")
     return ImageSet(root, tuple(k for k, _ in found), tuple(s for _, s in found))
@@ -76,9 +82,10 @@ def list_images(flag, root):
 def to_rgb(image):
     """A Pillow image of any mode as RGB, the way a viewer on a white page would show it.
 
-    EXIF orientation is applied, transparency laid over white, 16-bit and float greys scaled to 8 bits.
+    EXIF orientation is applied, transparency laid over white, 16-bit greys scaled to 8 bits.
     """
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # Pillow's own conversion clips at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64) / 257.0
@@ -94,13 +101,12 @@ def to_rgb(image):
 def open_image(path):
     """Read an image file as PIL RGB; DataError with the reason if it is none, is truncated or is a bomb."""
     try:
-        with warnings.catch_warnings():
-            # between one and two times the limit Pillow only warns
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return to_rgb(image)
-    except (*UNREADABLE, Image.DecompressionBombWarning) as error:
+        with Image.open(path) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # up to twice the limit Pillow only warns
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels may be a decompression bomb")
+            image.load()
+            return to_rgb(image)
+    except UNREADABLE as error:
         reason = "is not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise DataError(f"{path}: {reason}") from None
 

@@ -62,7 +62,8 @@ def step_noise(seed, shard, step, slots, *, latent_shape, embedding_shape, num_t
 class Training:
     """A U-Net in training beside a frozen autoencoder and text encoder."""
 
-    def __init__(self, parts, *, accelerator, dtype, optimisation, hooks, seed, shard=0, resolution):
+    def __init__(self, parts, *, accelerator, dtype, optimisation, hooks, seed, shard=0, resolution, still):
+        """still: images look the same at every draw (no random crop, no flip) and their posteriors fit into memory."""
         from diffusers.optimization import get_scheduler
 
         self.parts, self.accelerator, self.dtype, self.hooks = parts, accelerator, dtype, hooks
@@ -81,6 +82,7 @@ class Training:
             optimisation.schedule, optimizer, num_warmup_steps=optimisation.warmup_steps,
             num_training_steps=optimisation.steps,
         )  # fmt: skip
+        self.cache = lat.PosteriorCache(self.vae) if still else None
         side = resolution // parts.vae_factor
         self.latent_shape = (parts.vae.config.latent_channels, side, side)
         config = parts.text_encoder.config
@@ -104,7 +106,11 @@ class Training:
         )  # fmt: skip
         drawn = {k: v if v is None else v.to(device) for k, v in drawn.items()}
         pixels, noise, timesteps = batch["pixels"].to(device, self.dtype), drawn["noise"], drawn["timesteps"]
-        latents = lat.encode(self.vae, pixels, drawn["posterior"].to(self.dtype)).float()
+        posterior = drawn["posterior"].to(self.dtype)
+        if self.cache is None:
+            latents = lat.encode(self.vae, pixels, posterior).float()
+        else:
+            latents = self.cache.sample(batch["index"].tolist(), pixels, posterior).float()
         own = self._embed(batch["prompt"])
         partners, ratio = own, 1.0
         if self.hooks.mixup:

@@ -50,8 +50,8 @@ def read_prompts(path):
     if path.suffix == ".json":
         data = manifest.read_json(path)
         if isinstance(data, dict):
-            firsts = {k: v if isinstance(v, str) else (v or [None])[0] for k, v in data.items()}
-            found = [Prompt(text, key) for key, text in firsts.items()]
+            firsts = ((key, v[0] if isinstance(v, list) and v else v) for key, v in data.items())
+            found = [Prompt(text, key) for key, text in firsts]
         else:
             found = [Prompt(text) for text in data] if isinstance(data, list) else []
     elif path.suffix in (".txt", ".jsonl"):
@@ -133,13 +133,14 @@ def settings_of(opts, model, prompts, style, side):
     }  # fmt: skip
 
 
-def folder_of(opts, model, settings, default_root):
-    """Where the generation goes: --savepath itself, else <run>/inferences/<name>, else <default_root>/<name>."""
+def folder_of(opts, model, settings, *, default_root, beside_run):
+    """Where the generation goes: --savepath itself, else <run>/inferences/<name> for a run of which the caller wants that
+    (`beside_run`), else <default_root>/<name>."""
     if opts.savepath:
         return runs.Generation(opts.savepath)
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = opts.run_name or f"{runs.generation_name(opts)}-{digits}"
-    return runs.Generation((model.run.path / "inferences" if model.run else Path(default_root)) / name)
+    return runs.Generation((model.run.path / "inferences" if model.run and beside_run else Path(default_root)) / name)
 
 
 def load(opts, model):
@@ -162,7 +163,7 @@ def reduced(image, side):
     return image.resize((side, side), Image.Resampling.LANCZOS) if max(image.size) > side else image
 
 
-def generate_folder(opts, *, default_prompts=(), default_root, progress, say):
+def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progress, say):
     """Make a generation, or continue it, or find it finished. say: takes a line for the user.
 
     Returns: (runs.Generation, number of images, how many were new or None under --dry_run, settings).
@@ -178,7 +179,7 @@ def generate_folder(opts, *, default_prompts=(), default_root, progress, say):
         generation.require_scheduler(opts.scheduler)
     prompts, style = choose_prompts(opts, model, default_prompts, say=say)
     settings = settings_of(opts, model, prompts, style, side)
-    folder = folder_of(opts, model, settings, default_root)
+    folder = folder_of(opts, model, settings, default_root=default_root, beside_run=beside_run)
     total = len(prompts) * opts.im_batch
     if opts.dry_run:
         return folder, total, None, settings
