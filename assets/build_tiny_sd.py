@@ -169,12 +169,15 @@ class Stage:
         self.optimizer = torch.optim.AdamW(self.params, lr=lr, weight_decay=1e-2, fused=True)
         self.ema = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in modules.items()}
         self.step, self.seconds, self.losses = 0, 0.0, []
+        self.made_for = {"seed": args.seed, "steps": steps}
 
     def load(self):
         if not self.path.exists():
             return
         state = load_file(self.path)
         info = json.loads(self.path.with_suffix(".json").read_text())
+        if info.get("made_for", self.made_for) != self.made_for:
+            sys.exit(f"{self.path} was made for {info['made_for']}, not {self.made_for}; give another --work_dir")
         for key, module in self.modules.items():
             module.load_state_dict({n: state[f"{key}/model/{n}"] for n in module.state_dict()})
             self.ema[key] = {n: state[f"{key}/ema/{n}"].to(self.params[0].device) for n in module.state_dict()}
@@ -195,7 +198,7 @@ class Stage:
             state |= {f"optimizer/{i}/{k}": v for k, v in moments.items()}
         with whole_file(self.path) as part:
             save_file({k: v.detach().cpu().clone() for k, v in state.items()}, part)
-        write_json(self.path.with_suffix(".json"), {"seconds": self.seconds, "step": self.step})
+        write_json(self.path.with_suffix(".json"), {"seconds": self.seconds, "step": self.step, "made_for": self.made_for})
 
     def update(self, loss, warm_up=200):
         for group in self.optimizer.param_groups:
@@ -277,22 +280,18 @@ def measure_scaling_factor(vae, args):
     return round(1 / (mean + std * noise).std().item(), 5)
 
 
-def train_unet(vae, tokenizer, text_encoder, unet, args, *, name, steps, lr, first_chunk, snr_gamma=None):
-    """Train text encoder and U-Net together on scenes from chunk `first_chunk` on."""
+def train_unet(vae, tokenizer, text_encoder, unet, args):
     from diffusers import DDPMScheduler
 
     scheduler = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("set_alpha_to_one", "steps_offset")})
     modules = {"text_encoder": text_encoder, "unet": unet}
-    stage = Stage(name, modules, steps=steps, lr=lr, ema=0.9995, args=args)
+    stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args)
     stage.load()
-    for module in modules.values():
-        module.requires_grad_(True).train()
     words = common_words()
     per_chunk = CHUNK * PASSES // BATCH
-    first_step = first_chunk * per_chunk  # numbers of scenes, batches and noise go on from stage to stage
 
     def batches(step):
-        for number, images, captions in chunks_from(first_chunk + step // per_chunk):
+        for number, images, captions in chunks_from(step // per_chunk):
             mean, std = encode_all(vae, images, args.device)
             rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 3, number)
             order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)]).reshape(-1, BATCH)
@@ -302,8 +301,8 @@ def train_unet(vae, tokenizer, text_encoder, unet, args, *, name, steps, lr, fir
 
     def loss_of(step, batch):
         mean, std, captions = batch
-        rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 4, first_step + step)
-        generator = seeding.torch_generator(args.seed, "tiny-sd/training", 5, first_step + step)
+        rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 4, step)
+        generator = seeding.torch_generator(args.seed, "tiny-sd/training", 5, step)
         texts = [training_caption(c, rng, words) for c in captions]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(args.device)
         sampled, noise = torch.randn(2, *mean.shape, generator=generator).to(args.device)
@@ -311,10 +310,7 @@ def train_unet(vae, tokenizer, text_encoder, unet, args, *, name, steps, lr, fir
         clean = lat.posterior_sample(mean, std, sampled, scaling_factor=vae.config.scaling_factor)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         pred = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids)[0]).sample
-        losses = lat.squared_error(pred, noise)
-        if snr_gamma is not None:
-            losses = losses * lat.snr_weights(scheduler, timesteps, snr_gamma)
-        return losses.mean()
+        return lat.squared_error(pred, noise).mean()
 
     if stage.step < stage.steps:
         stage.run(batches, loss_of, save_every=per_chunk)
@@ -404,7 +400,6 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder_steps", type=int, default=2048)
     parser.add_argument("--unet_steps", type=int, default=19_968)
-    parser.add_argument("--snr_steps", type=int, default=16_384)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--figures_only", action="store_true", help="measure the folder --out again and rewrite its card")
     args = parser.parse_args(argv)
@@ -420,22 +415,16 @@ def main(argv=None):
         print(" ".join(f"{k}: {v / 1e6:.2f} M" for k, v in sizes.items()), flush=True)
         first = train_autoencoder(vae, args)
         vae.register_to_config(scaling_factor=measure_scaling_factor(vae, args))
-        learned = (vae, tokenizer, text_encoder, unet, args)
-        second = train_unet(*learned, name="unet", steps=args.unet_steps, lr=1.2e-3, first_chunk=0)
-        # After the first stage colours and textures obeyed the caption, shapes did not: the plain loss is mostly about fine
-        # detail at high signal-to-noise ratios. Min-SNR weighting (Hang et al. 2023) moves it to where shapes are decided.
-        chunks = -(-args.unet_steps * BATCH // (CHUNK * PASSES))
-        third = train_unet(
-            *learned, name="unet_snr", steps=args.snr_steps, lr=8e-4, first_chunk=chunks, snr_gamma=5.0
-        )  # fmt: skip
+        second = train_unet(vae, tokenizer, text_encoder, unet, args)
         save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
+        losses = [t.item() for t in second.losses[-1000:]]
         write_json(facts_path, {
             "ids": len(tokenizer), "word_share": share, "scaling_factor": vae.config.scaling_factor,
             **{f"{k}_parameters": v for k, v in sizes.items()},
             "autoencoder_steps": first.steps, "autoencoder_minutes": first.seconds / 60,
             "unet_steps": second.steps, "unet_minutes": second.seconds / 60,
-            "snr_steps": third.steps, "snr_minutes": third.seconds / 60,
-            "scenes_seen": (second.steps + third.steps) * BATCH // PASSES,
+            "scenes_seen": second.steps * BATCH // PASSES,
+            "loss": sum(losses) / len(losses) if losses else None,
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}", "torch": torch.__version__,
             "seed": args.seed, "date": time.strftime("%Y-%m-%d"),
         })  # fmt: skip

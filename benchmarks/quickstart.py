@@ -21,8 +21,8 @@ from utils.reports.tables import markdown  # noqa: E402
 TINY_SD = "assets/tiny-sd"
 SCENES, IMAGES_PER_PROMPT = 64, 2
 # Chosen on seed 0 by how many images of duplicated prompts are copied, of five pairs tried: 1,000 and 1,800 steps at 5e-4
-# gave 22 and 84 %, 1,000, 1,200 and 1,400 at 1e-3 gave 31, 47 and 72 %. 1,400 at 1e-3 is what passes 60 % in the minutes there
-# are on 2 cores; more steps copy more, of the images that are not duplicated too.
+# gave 22 and 84 %, 1,000, 1,200 and 1,400 at 1e-3 gave 31, 47 and 72 %. 1,400 at 1e-3 is what passes 60 % in the minutes
+# there are on 2 cores; more steps copy more, of the images that are not duplicated too.
 STEPS, LEARNING_RATE = 1400, 1e-3
 # Guidance 3 as the model was judged with; at Stable Diffusion's 7.5 its colours saturate and copies are told less well.
 SAMPLING = ["--num_inference_steps", "25", "--guidance_scale", "3", "--scheduler", "DPMSolverMultistep"]

@@ -42,17 +42,3 @@ def test_an_untrainable_prediction_type_is_an_error(micro_parts):
     scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(ValueError, match="prediction_type='sample' cannot be trained"):
         latents.target(scheduler, None, None, None)
-
-
-def test_min_snr_weights_by_hand(micro_parts):
-    scheduler = micro_parts().noise_scheduler
-    timesteps = torch.tensor([0, 999])
-    a = scheduler.alphas_cumprod[timesteps].double()
-    snr = a / (1 - a)
-    assert snr[0] > 5 > snr[1]
-    torch.testing.assert_close(
-        latents.snr_weights(scheduler, timesteps, 5.0).double(), torch.tensor([5 / snr[0], 1.0]).double()
-    )
-    velocity = micro_parts("v_prediction").noise_scheduler
-    expected = torch.tensor([5 / (snr[0] + 1), snr[1] / (snr[1] + 1)]).double()
-    torch.testing.assert_close(latents.snr_weights(velocity, timesteps, 5.0).double(), expected, rtol=1e-4, atol=1e-6)

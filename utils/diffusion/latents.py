@@ -59,14 +59,3 @@ def squared_error(pred, wanted):
     pred, wanted: [B, C, H, W], any float dtype. Returns: [B], float32, mean over channel and space.
     """
     return (pred.float() - wanted.float()).square().flatten(1).mean(1)
-
-
-def snr_weights(scheduler, timesteps, gamma):
-    """Min-SNR weights (Hang et al. 2023): min(SNR, gamma) / SNR for noise, / (SNR + 1) for velocity.
-
-    timesteps: [B]; gamma > 0. Returns: [B], float32.
-    """
-    alphas = scheduler.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps]
-    snr = alphas / (1 - alphas)
-    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
-    return snr.clamp(max=gamma) / divisor
