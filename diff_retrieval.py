@@ -6,15 +6,15 @@ from pathlib import Path
 from utils import flags, options
 
 
-def settings_of(opts, sets, built, measured, device, dtype):
+def settings_of(opts, sets, fingerprints, built, measured, device, dtype):
     """What made the numbers; stored beside them, because scales of descriptors do not agree."""
     from utils import runs
 
     return {
         "query_dir": opts.query_dir, "val_dir": opts.val_dir, "pt_style": opts.pt_style,
         "similarity_metric": opts.similarity_metric, "copy_threshold": measured.threshold, **built["descriptor"].record,
-        "fd": built["fd"].record if "fd" in built else None, "val_fingerprint": sets.training.fingerprint,
-        "query_fingerprint": sets.generated.fingerprint, "seed": opts.seed, "device": str(device), "dtype": str(dtype),
+        "fd": built["fd"].record if "fd" in built else None, **fingerprints,
+        "seed": opts.seed, "device": str(device), "dtype": str(dtype),
         "run": opts.run or (sets.manifest or {}).get("run"), "environment": runs.environment(),
     }  # fmt: skip
 
@@ -48,6 +48,8 @@ def main(argv=None):
             print(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated),
                               "training": len(sets.training), "writes": folder.planned()}, indent=1))  # fmt: skip
             return
+        # of what was listed, as the folder's name: what turns out unreadable does not change it
+        fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
         device = devices.default_device()
         dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if device.type == "cuda" else "no"))
         built, missing = retrieval.build_extractors(opts, device=device, dtype=dtype)
@@ -59,7 +61,7 @@ def main(argv=None):
             print(f"left out: {name}: {why}")
         for key, why in (*sets.generated.bad, *sets.training.bad):
             print(f"left out: {key}: {why}")
-        settings = settings_of(opts, sets, built, measured, device, dtype)
+        settings = settings_of(opts, sets, fingerprints, built, measured, device, dtype)
         with folder.writing() as part:
             retrieval.write(part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts)
         tracker = tracking.open_tracker(

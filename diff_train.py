@@ -11,7 +11,7 @@ CACHED_PIXELS = 2**29  # 8,192 images of 256 px: posteriors of 256 MiB with Stab
 
 def checked_data(opts):
     """Images and captions, read before any model loads. Returns: (ImageSet, captions or None)."""
-    from utils.data import captions, image_sets
+    from utils.data import captions, duplication, image_sets
 
     images = image_sets.list_images("--instance_data_dir", opts.instance_data_dir)
     images = image_sets.readable(
@@ -21,6 +21,10 @@ def checked_data(opts):
         print(f"left out: {key} ({reason})")
     for folder in captions.empty_classes(images):
         print(f"no class: the folder {folder!r} holds no image")
+    if opts.trainsubset:
+        duplication.require_subset(len(images), opts.trainsubset)
+    if opts.class_prompt == "classlevel":
+        captions.resolve_prompts("classlevel", images)  # raises where images lie in no folder
     if not opts.instance_prompt_loc or opts.class_prompt not in captions.USES_CAPTIONS:
         return images, None
     texts, foreign = captions.read_captions(opts.instance_prompt_loc, images)
@@ -94,6 +98,8 @@ def train(model, draws, opts, run, tracker, per_step):
                 preview(model, draws.data.prompts, run.preview_path(step), count=opts.sample_batch_size,
                         seed=opts.generation_seed, side=opts.resolution)  # fmt: skip
                 tracker.image("generations", run.preview_path(step), step)
+            if saves or last:
+                model.require_finite(step)
             if saves:
                 run.save_checkpoint(model.pipeline(), step)
             if last:
@@ -130,6 +136,8 @@ def main(argv=None):
         record = {
             "options": flags.as_dict(opts), "environment": runs.environment(), "seed": seed,
             "threads": devices.threads(), "processes": accelerator.num_processes, "steps": model.optimisation.steps,
+            "places": runs.relative_to(run.path, instance_data_dir=opts.instance_data_dir,
+                                       instance_prompt_loc=opts.instance_prompt_loc),
             "id": runs.new_id(), "data": {"images": len(used), "fingerprint": used.fingerprint, "bad": list(used.bad)},
             "classes": captions.class_names(used), "duplicated": duplicated,
             "counterfactual": opts.duplication == "nodup",

@@ -23,10 +23,8 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path):
 
 
 def test_published_names():
-    def name(lam=0.0, augs=None, repeats=2, run_name=None):
-        return runs.generation_name(
-            SimpleNamespace(rand_noise_lam=lam, rand_augs=augs, rand_aug_repeats=repeats, run_name=run_name)
-        )
+    def name(lam=0.0, augs=None, repeats=2):
+        return runs.generation_name(SimpleNamespace(rand_noise_lam=lam, rand_augs=augs, rand_aug_repeats=repeats))
 
     assert name() == "gen_nomit"
     assert name(lam=0.1) == "gen_ginfer0.1"
@@ -57,9 +55,9 @@ def test_an_interrupted_generation_continues_with_what_is_whole(tmp_path):
     (folder.path / rows[1]["file"]).unlink()  # a line without its image is made again
     with open(folder.part_path, "a") as handle:
         handle.write('{"file": "generations/3.p')  # cut off in the middle of a line
-    assert [r["index"] for r in folder.continued(SETTINGS)] == [0, 2]
+    assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 2]
     with pytest.raises(UsageError, match="--guidance_scale=7.5: .* holds a generation with 3.0"):
-        folder.continued(SETTINGS | {"guidance_scale": 7.5})
+        folder.rows(SETTINGS | {"guidance_scale": 7.5})
 
 
 def test_a_finished_generation_is_found_and_its_part_is_gone(tmp_path):
@@ -67,25 +65,25 @@ def test_a_finished_generation_is_found_and_its_part_is_gone(tmp_path):
     folder.begin(SETTINGS, [])
     rows = [folder.add(job(i, "two\nlines\\"), Image.new("RGB", (4, 4))) for i in (1, 0)]
     folder.finish(rows, settings=SETTINGS)
-    assert [r["index"] for r in folder.finished(SETTINGS)] == [0, 1]
+    assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1]
     assert folder.prompts_path.read_text() == "two\\nlines\\\\\n" * 2
     assert not folder.part_path.exists()
     with pytest.raises(UsageError, match="--seed=2"):
-        folder.finished(SETTINGS | {"seed": 2})
+        folder.rows(SETTINGS | {"seed": 2})
 
 
 def test_images_of_somebody_else_are_not_overwritten(tmp_path):
     (tmp_path / "generations").mkdir()
     with pytest.raises(UsageError, match="holds generations without a manifest of ours"):
-        runs.Generation(tmp_path).continued(SETTINGS)
+        runs.Generation(tmp_path).rows(SETTINGS)
 
 
 def test_an_evaluation_replaces_its_own_kind_only_and_keeps_the_old_one_on_failure(tmp_path):
     folder = runs.Evaluation(tmp_path / "e")
-    for text in ("1", "2"):
-        with folder.writing() as part:
-            (part / "metrics.json").write_text(text)
-    assert (folder.path / "metrics.json").read_text() == "2"
+    for number in (1, 2):
+        with folder.require_ours().writing() as part:
+            manifest.write_manifest(part / "metrics.json", "evaluation", number=number)
+    assert manifest.read_json(folder.path / "metrics.json")["number"] == 2
 
     def fail():
         with folder.writing() as part:
@@ -94,7 +92,7 @@ def test_an_evaluation_replaces_its_own_kind_only_and_keeps_the_old_one_on_failu
 
     with pytest.raises(OSError, match="disk full"):
         fail()
-    assert (folder.path / "metrics.json").read_text() == "2"
+    assert manifest.read_json(folder.path / "metrics.json")["number"] == 2
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
     (folder.path / "thesis.docx").write_text("")
     with pytest.raises(UsageError, match="holds 'thesis.docx', which no evaluation wrote"):
@@ -122,3 +120,32 @@ def test_the_environment_names_versions_and_machine():
     found = runs.environment()
     assert {"torch", "diffusers"} <= set(found["versions"])
     assert json.dumps(found)
+
+
+def test_folders_of_our_names_but_not_of_ours_are_left_alone(tmp_path):
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "holiday.png").write_text("")
+    with pytest.raises(UsageError, match="holds 'gallery/holiday.png', which no evaluation wrote"):
+        runs.Evaluation(tmp_path).require_ours()
+    (tmp_path / "gallery" / "holiday.png").rename(tmp_path / "metrics.json")
+    with pytest.raises(DataError, match="metrics.json: is not JSON"):
+        runs.Evaluation(tmp_path).require_ours()
+    (tmp_path / "metrics.json").write_text("[1]")
+    with pytest.raises(UsageError, match="holds 'metrics.json', which no evaluation wrote"):
+        runs.Evaluation(tmp_path).require_ours()
+
+
+def test_a_path_below_a_file_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for refuse in (runs.NewRun(tmp_path / "file" / "run").require_new, lambda: runs.Generation(tmp_path / "file").rows({})):
+        with pytest.raises(UsageError, match="file' is a file; takes a new folder"):
+            refuse()
+
+
+def test_an_incomplete_or_unfinished_manifest_is_named(tmp_path):
+    manifest.write_manifest(tmp_path / "manifest.json", "generation", images=[{"file": "0.png", "prompt": "x"}])
+    with pytest.raises(DataError, match="image 0 has no 'source_prompt'"):
+        runs.read_queries_manifest(tmp_path)
+    (tmp_path / "manifest.json").rename(tmp_path / "manifest.jsonl.part")
+    with pytest.raises(DataError, match="is an unfinished generation; run its command again to finish it"):
+        runs.read_queries_manifest(tmp_path)

@@ -81,7 +81,9 @@ def test_it_obeys_captions_and_does_not_copy(pipeline):
     ).images  # fmt: skip
     right = np.mean([scenes.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
     assert right >= 0.8
-    pixel = EXTRACTORS["pixel"](arch=None, preset=None, weights=None, device=torch.device("cpu"), dtype=torch.float32)
+    pixel = EXTRACTORS["pixel"](
+        flag=None, arch=None, preset=None, weights=None, device=torch.device("cpu"), dtype=torch.float32
+    )
 
     def described(pictures):
         return normalised(pixel.network(torch.stack([pixel.transform(p) for p in pictures])))

@@ -26,6 +26,12 @@ class Common:
     dry_run: bool = switch(help="print the resolved options and every path that would be written, and stop")
     mixed_precision: str = flag("no", kind=one_of(("no", "fp16", "bf16")), help="precision of the networks")
     run_name: str = flag(None, help="name of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How images are read."""
+
     num_workers: int = flag(4, "-j", "--workers", kind=whole(0), help="processes or threads that read images")
     max_bad_images: float = flag(0.01, kind=real(0, 1), help="share of unreadable images that is skipped, not an error")
 
@@ -39,7 +45,7 @@ class Tracking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Common, Tracking):
+class TrainOptions(Common, Reading, Tracking):
     """diff_train.py"""
 
     script: ClassVar[str] = "diff_train.py"
@@ -139,6 +145,17 @@ class GenerationOptions(Common):
             )
         if self.prompts and self.prompt:
             raise UsageError(f"--prompts={self.prompts!r} and --prompt={self.prompt[0]!r} both give prompts; give one")
+        if self.capstyle and (self.prompts or self.prompt):
+            raise UsageError(f"--capstyle={self.capstyle!r} draws prompts and --prompts or --prompt gives them; use one")
+        if (
+            self.instance_prompt_loc
+            and not self.capstyle
+            and (self.prompts or self.prompt or self.script == "sd_mitigation.py")
+        ):
+            raise UsageError(
+                f"--instance_prompt_loc={self.instance_prompt_loc!r} is drawn from with --capstyle; for its prompts in "
+                "order use --prompts"
+            )
         if self.iternum is not None and not self.modelpath:
             raise UsageError(f"--iternum={self.iternum} names a checkpoint of a run; give the run with --modelpath")
         if self.script == "diff_inference.py" and not (self.prompts or self.prompt or self.nbatches):
@@ -158,7 +175,7 @@ class MitigationOptions(GenerationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(Common, Tracking):
+class RetrievalOptions(Common, Reading, Tracking):
     """diff_retrieval.py"""
 
     script: ClassVar[str] = "diff_retrieval.py"
@@ -184,7 +201,6 @@ class RetrievalOptions(Common, Tracking):
     world_size: int = flag(-1, "--world-size", kind=whole(-1), help="processes; this version takes -1 (unset) or 1")
     rank: int = flag(-1, "--rank", kind=whole(-1), help="number of this process; -1 or 0 with one process")
     dist_url: str = flag(None, "--dist-url", help="where processes meet; with one process nothing is opened there")
-    dist_backend: str = flag(None, "--dist-backend", help="as --dist-url")
 
     def check(self):
         if self.world_size not in (-1, 1):
@@ -193,6 +209,8 @@ class RetrievalOptions(Common, Tracking):
             raise UsageError(f"--rank={self.rank} is not a rank of one process; takes -1 (unset) or 0")
         if self.mixed_precision == "bf16":
             raise UsageError("--mixed_precision='bf16' is too coarse for similarities (error 4e-3); takes one of: fp16, no")
+        if self.pt_style == "pixel" and self.weights:
+            raise UsageError(f"--weights={self.weights!r} is not used by --pt_style pixel; leave it out")
         if self.pt_style == "sscd" and self.arch not in SSCD_FILES:
             raise UsageError(f"--arch={self.arch!r} is unknown for --pt_style sscd; takes one of: {', '.join(SSCD_FILES)}")
 

@@ -92,7 +92,7 @@ class NewRun:
     def planned(self):
         """Every path that a run writes, for --dry_run."""
         names = ("run.json", "metrics.jsonl", "captions.json", "generations/<step>.png", "generations/<step>.json",
-                 "checkpoint_<step>/", "checkpoint/")  # fmt: skip
+                 "checkpoint_<step>/", "checkpoint/", "wandb/ or tensorboard/ (with --report_to)")  # fmt: skip
         return [str(self.path / name) for name in names]
 
     def begin(self, record, prompts):
@@ -118,6 +118,12 @@ class NewRun:
             save_folder(pipeline.save_pretrained, self.checkpoint_path(step))
 
 
+def relative_to(folder, **places):
+    """Paths relative to a folder, so that both can move together; None stays None."""
+    folder = Path(folder).resolve()
+    return {k: None if v is None else os.path.relpath(Path(v).resolve(), folder) for k, v in places.items()}
+
+
 def save_folder(write, path):
     """write(part) beside `path`, then rename; nothing is left behind on failure."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -138,6 +144,11 @@ class Run:
     @property
     def options(self):
         return self.record["options"]
+
+    def located(self, name):
+        """Path of a data folder or file that the run was given, or None; kept relative to the run folder."""
+        place = self.record.get("places", {}).get(name)
+        return None if place is None else Path(os.path.normpath(self.path.resolve() / place))
 
     def captions(self):
         """Prompts as the run resolved them: {image key: list}."""
@@ -172,7 +183,7 @@ def generation_name(opts):
     """The published name of a generation: what mitigated it."""
     parts = [f"gen_ginfer{opts.rand_noise_lam:g}"] if opts.rand_noise_lam else []
     parts += [f"gen_auginfer_{opts.rand_augs}_{opts.rand_aug_repeats}"] if opts.rand_augs else []
-    return opts.run_name or "_".join([parts[0], *(p.removeprefix("gen_") for p in parts[1:])] if parts else ["gen_nomit"])
+    return "_".join([parts[0], *(p.removeprefix("gen_") for p in parts[1:])] if parts else ["gen_nomit"])
 
 
 class Generation:
@@ -191,43 +202,49 @@ class Generation:
         return f"generations/{index}.png"
 
     def planned(self):
-        return [str(self.path / n) for n in ("generations/<index>.png", "prompts.txt", "manifest.json")]
+        names = ("generations/<index>.png", "prompts.txt", "manifest.json", "manifest.jsonl.part")
+        return [str(self.path / n) for n in names]
 
     def _check(self, found, settings):
         for key in sorted({*found, *settings}):
             if found.get(key) != settings.get(key):
+                named = key in ("modelpath", "prompts")  # known by an id and a hash that tell a reader nothing
+                given = f"--{key}" if named else f"--{key}={settings.get(key)!r}"
+                held = "others" if named else repr(found.get(key))
                 raise UsageError(
-                    f"--{key}={settings.get(key)!r}: {str(self.path)!r} holds a generation with {found.get(key)!r}; "
-                    "takes the same value, or another --savepath or --run_name"
+                    f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same, or another --savepath "
+                    "or --run_name"
                 )
 
-    def finished(self, settings):
-        """Rows of a finished generation with these settings, or None; UsageError names a setting that differs."""
-        if not self.manifest_path.is_file():
-            return None
-        found = manifest.read_manifest(self.manifest_path, "generation")
-        self._check(found.get("settings", {}), settings)
-        return found["images"]
+    def rows(self, settings):
+        """Manifest rows of the images that are there, of a finished or an interrupted generation with these settings.
 
-    def continued(self, settings):
-        """Rows that an interrupted generation with these settings has finished; [] if there is none."""
-        if not self.part_path.is_file():
+        UsageError names a setting that differs, or says that the folder holds images of somebody else.
+        """
+        require_writable("--savepath", self.path)
+        if self.manifest_path.is_file():
+            found = manifest.read_manifest(self.manifest_path, "generation")
+            made_with, rows = found.get("settings", {}), found["images"]
+        elif self.part_path.is_file():
+            made_with, *rows = self._part_lines() or [settings]
+        else:
             foreign = [p for p in ("generations", "prompts.txt") if (self.path / p).exists()]
             if foreign:
                 raise UsageError(
                     f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours; takes another folder"
                 )
             return []
-        rows = []
+        self._check(made_with, settings)
+        return [row for row in rows if (self.path / row["file"]).is_file()]
+
+    def _part_lines(self):
+        lines = []
         for line in self.part_path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                rows.append(json.loads(line))
+                lines.append(json.loads(line))
             except ValueError:
                 break  # cut off here when the run was killed
-        if not rows:
-            return []
-        self._check(rows[0], settings)
-        return [row for row in rows[1:] if (self.path / row["file"]).is_file()]
+        return lines
 
     def begin(self, settings, rows):
         """Write the part anew with what is finished; then `add` appends."""
@@ -314,9 +331,11 @@ class Evaluation:
 
 
 def read_queries_manifest(folder):
-    """The generation manifest in a folder, or None. DataError on another kind or a newer version."""
+    """The generation manifest in a folder, or None. DataError on another kind, a newer version, or an unfinished one."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
+        if path.with_name("manifest.jsonl.part").is_file():
+            raise DataError(f"--query_dir={str(folder)!r} is an unfinished generation; run its command again to finish it")
         return None
     data = manifest.read_manifest(path, "generation")
     if not isinstance(data.get("images"), list) or not data["images"]:

@@ -29,7 +29,8 @@ def test_output_folders_and_hidden_files_are_not_read(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         gradient().save(path)
-    assert image_sets.list_images("--d", tmp_path).keys == ("x.png",)
+    assert image_sets.list_images("--d", tmp_path, measured=True).keys == ("x.png",)
+    assert len(image_sets.list_images("--d", tmp_path)) == 5  # a class of training images may have any name
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):

@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(start):
     with torch.no_grad():
         next(model.parts.unet.parameters()).fill_(float("nan"))
     reports, _ = finished(model, draws)
-    with pytest.raises(TrainingError, match="not finite between steps 1 and 3; nothing was saved after step 0"):
+    with pytest.raises(TrainingError, match="not finite between steps 1 and 3; what was saved before is kept"):
         training.mean_loss(model.accelerator, reports)
 
 

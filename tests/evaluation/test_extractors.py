@@ -11,7 +11,9 @@ COMMON = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
 def build(name, **given):
-    return extractors.EXTRACTORS[name](**({"arch": None, "preset": None, "weights": None} | given), **COMMON)
+    return extractors.EXTRACTORS[name](
+        **({"flag": "--arch", "arch": None, "preset": None, "weights": None} | given), **COMMON
+    )
 
 
 def described(extractor, *images):
@@ -105,9 +107,9 @@ def test_efficientnet_has_the_packages_imagenet_weights():
 
 
 def test_timm_errors_name_the_model_and_the_way_out(tmp_path):
-    with pytest.raises(UsageError, match="'resnet5000' is not a model of timm"):
+    with pytest.raises(UsageError, match="--arch='resnet5000' is not a model of timm"):
         build("timm", arch="resnet5000")
-    with pytest.raises(UsageError, match="weights of 'resnet18' could not be had .* --weights"):
+    with pytest.raises(UsageError, match="--arch='resnet18': its weights could not be had .* --weights"):
         build("timm", arch="resnet18")
 
 

@@ -15,8 +15,8 @@ def whole(image):
     return torch.from_numpy(np.asarray(image, np.float32))
 
 
-SIZE = Extractor("size", size_of, lambda x: x * 2)
-MEAN = Extractor("mean", whole, lambda x: x.mean((1, 2)))
+SIZE = Extractor(size_of, lambda x: x * 2)
+MEAN = Extractor(whole, lambda x: x.mean((1, 2)))
 
 
 def folder(tmp_path, count=5):

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,6 +46,6 @@ def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
         Image.new("RGB", (4, 4)).save(train / key)
     training = image_sets.list_images("--val_dir", train)
     queries = [Query("a", source_image=k) for k in ("train/cat/2.png", "cat/1.png", "elsewhere/cat/1.png", None)]
-    sets = retrieval.Sets(None, queries, training, None, None)
-    opts = SimpleNamespace(query_dir=tmp_path)
-    assert np.array_equal(retrieval.source_indices(sets, opts), [1, 0, -1, -1])
+    sources = retrieval.source_keys(tmp_path, queries, training)
+    sets = retrieval.Sets(None, queries, training, None, None, sources)
+    assert np.array_equal(retrieval.source_indices(sets), [1, 0, -1, -1])

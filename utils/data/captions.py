@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils import seeding
 from utils.data.caption_edits import RandomTokens
-from utils.data.image_sets import OUTPUT_FOLDERS, natural_key
+from utils.data.image_sets import natural_key
 from utils.errors import DataError, UsageError
 from utils.manifest import read_json
 
@@ -130,10 +130,15 @@ def class_names(images):
 
 
 def empty_classes(images):
-    """Folders directly below the root with no image of the set in or below them, in natural order."""
-    used = {k.partition("/")[0] for k in images.keys}
-    folders = (p.name for p in images.root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted((f for f in folders if f not in used and not OUTPUT_FOLDERS.fullmatch(f)), key=natural_key)
+    """Folders below the root that hold neither an image of the set nor another folder, natural order of relative paths."""
+    used = {k.rpartition("/")[0] for k in images.keys}
+    empty = []
+    for folder, inside, _files in os.walk(images.root):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        key = os.path.relpath(folder, images.root).replace(os.sep, "/")
+        if key != "." and not inside and key not in used:
+            empty.append(key)
+    return sorted(empty, key=natural_key)
 
 
 # Prompt styles (--class_prompt): (images, captions, tokens, seed) -> {image key: list of prompts} -----------------------

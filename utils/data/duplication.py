@@ -31,11 +31,17 @@ def share_of(count, share):
     return math.floor(round(share * count, 9))
 
 
-def subset(count, share, seed):
-    """Indices of the first floor(share * count) images of a seeded permutation, ascending. share: above 0, to 1."""
+def require_subset(count, share):
+    """How many images --trainsubset keeps; UsageError if none."""
     kept = share_of(count, share)
     if kept < 1:
         raise UsageError(f"--trainsubset={share} keeps none of {count} images; takes at least {1 / count:.3g}")
+    return kept
+
+
+def subset(count, share, seed):
+    """Indices of the first floor(share * count) images of a seeded permutation, ascending. share: above 0, to 1."""
+    kept = require_subset(count, share)
     return np.sort(seeding.numpy_rng(seed, "subset").permutation(count)[:kept])
 
 

@@ -56,22 +56,25 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def _walk(folder, root):
+def _walk(folder, root, skip):
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                if not (OUTPUT_FOLDERS.fullmatch(entry.name) or entry.name.startswith(".")):
-                    yield from _walk(entry.path, root)
+                if not (entry.name.startswith(".") or skip and OUTPUT_FOLDERS.fullmatch(entry.name)):
+                    yield from _walk(entry.path, root, skip)
             elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                 size = entry.stat().st_size if os.path.exists(entry.path) else 0  # a dangling link is a bad image
                 yield os.path.relpath(entry.path, root).replace(os.sep, "/"), size
 
 
-def list_images(flag, root):
-    """All images below `root`, any depth, natural order; UsageError naming the flag when there are none."""
+def list_images(flag, root, *, measured=False):
+    """All images below `root`, any depth, natural order; UsageError naming the flag when there are none.
+
+    measured: of a folder that stages write to, what they write is not read (evaluations, inferences, checkpoints, states).
+    """
     root = require_dir(flag, root)
     try:
-        found = sorted(_walk(root, root), key=lambda item: natural_key(item[0]))
+        found = sorted(_walk(root, root, measured), key=lambda item: natural_key(item[0]))
     except OSError as error:  # no permission, or links in a circle
         raise UsageError(f"{flag}={str(root)!r}: {error.filename!r} cannot be read ({error.strerror})") from None
     if not found:

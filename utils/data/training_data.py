@@ -75,8 +75,20 @@ def collate(items):
     return batch | {"pixels": torch.stack(batch["pixels"]), "index": torch.tensor(batch["index"])}
 
 
+class SlotBatches:
+    """Keys of the batches of one process: slots process * batch_size ... of the micro-batches `steps` (a range)."""
+
+    def __init__(self, steps, batch_size, process):
+        self.steps, self.slots = steps, range(process * batch_size, (process + 1) * batch_size)
+
+    def __len__(self):
+        return len(self.steps)
+
+    def __iter__(self):
+        return ([(step, slot) for slot in self.slots] for step in self.steps)
+
+
 def loader(draws, *, steps, batch_size, process=0, num_workers=0):
-    """Batches of one process: slots process * batch_size ... of micro-batches `steps` (a range). Order is kept."""
-    first = process * batch_size
-    batches = [[(step, first + i) for i in range(batch_size)] for step in steps]
+    """Batches of one process, in the order of `steps`."""
+    batches = SlotBatches(steps, batch_size, process)
     return torch.utils.data.DataLoader(draws, batch_sampler=batches, num_workers=num_workers, collate_fn=collate)

@@ -61,7 +61,7 @@ def use_scheduler(pipeline, name):
 
 
 class Embedder:
-    """Prompt embeddings of a pipeline, each text encoded once, through the public `encode_prompt`."""
+    """Prompt embeddings of a pipeline through the public `encode_prompt`; what the last batch used is not encoded again."""
 
     def __init__(self, pipeline, *, device):
         self.pipeline, self.device, self._known = pipeline, device, {}
@@ -75,6 +75,7 @@ class Embedder:
                 prompt=new, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
             self._known.update(zip(new, rows, strict=True))
+        self._known = {p: self._known[p] for p in prompts}
         return torch.stack([self._known[p] for p in prompts])
 
 
@@ -91,12 +92,12 @@ def generate(pipeline, jobs, *, settings, hooks, batch_size, device):
 
     hooks: mitigation.SampleHooks; its noise goes onto both embeddings, drawn independently.
     """
-    embedder = Embedder(pipeline, device=device)
+    embedder, negative = (Embedder(pipeline, device=device) for _ in range(2))
     guided = settings.guidance > 1
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
         conditional = embedder([job.prompt for job in batch])
-        unconditional = embedder([settings.negative_prompt] * len(batch)) if guided else None
+        unconditional = negative([settings.negative_prompt] * len(batch)) if guided else None
         if hooks.noise:
             conditional = noised(conditional, batch, hooks.noise, 0)
             unconditional = noised(unconditional, batch, hooks.noise, 1) if guided else None

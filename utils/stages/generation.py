@@ -9,7 +9,7 @@ from pathlib import Path
 from utils import devices, manifest, runs, seeding
 from utils.data import captions, image_sets
 from utils.diffusion import generation, mitigation, models
-from utils.errors import DataError, UsageError, require_dir, require_file
+from utils.errors import DataError, UsageError, require_file
 from utils.records import Prompt
 
 DEFAULT_RESOLUTION = 256  # where no run records one, as published
@@ -72,15 +72,16 @@ def _styled_captions(opts, model, style):
     recorded = model.run.options if model.run else {}
     if model.run and style == recorded["class_prompt"] and not opts.instance_prompt_loc:
         return model.run.captions()
-    location = opts.instance_prompt_loc or recorded.get("instance_prompt_loc")
+    recorded_place = model.run.located("instance_prompt_loc") if model.run else None
+    location = opts.instance_prompt_loc or recorded_place
     if style in captions.USES_CAPTIONS and style != "instancelevel_random" and not location:
         raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions JSON")
     if model.run:
-        folder = require_dir("the run's --instance_data_dir", recorded["instance_data_dir"])
-        images = image_sets.list_images("the run's --instance_data_dir", folder)
+        keys, root = tuple(model.run.captions()), model.run.located("instance_data_dir")  # what it was trained on, no more
     else:
-        keys = tuple(sorted(manifest.read_json(require_file("--instance_prompt_loc", location)), key=image_sets.natural_key))
-        images = image_sets.ImageSet(Path(location).parent, keys, (0,) * len(keys))
+        found = manifest.read_json(require_file("--instance_prompt_loc", location))
+        keys, root = tuple(sorted(found, key=image_sets.natural_key)), Path(location).parent
+    images = image_sets.ImageSet(root, keys, (0,) * len(keys))
     texts = captions.read_captions(location, images)[0] if location and style in captions.USES_CAPTIONS else None
     tokenizer = models.load_tokenizer(model.flag, model.source) if style == "instancelevel_random" else None
     return captions.resolve_prompts(style, images, captions=texts, tokenizer=tokenizer, seed=opts.seed)
@@ -119,17 +120,19 @@ def choose_prompts(opts, model, default_prompts, *, say):
 
 
 def settings_of(opts, model, prompts, style, side):
-    """What decides the images, by flag; a folder with other settings is not continued."""
+    """What decides the images, by flag; a folder with other settings is not continued.
+
+    A run is known by its id and prompts by their hash, not by the path that names them today.
+    """
     texts = json.dumps([[p.text, p.source_image] for p in prompts])
     return {
-        model.flag.removeprefix("--"): opts.modelpath or model.source, "iternum": opts.iternum, "capstyle": style,
-        "prompts": opts.prompts, "prompts_sha256": hashlib.sha256(texts.encode()).hexdigest(),
-        "nbatches": len(prompts), "im_batch": opts.im_batch, "resolution": side,
-        "num_inference_steps": opts.num_inference_steps, "guidance_scale": opts.guidance_scale,
-        "scheduler": opts.scheduler, "negative_prompt": opts.negative_prompt or "",
-        "rand_noise_lam": opts.rand_noise_lam, "rand_augs": opts.rand_augs,
-        "rand_aug_repeats": opts.rand_aug_repeats if opts.rand_augs else None, "seed": opts.seed,
-        "mixed_precision": opts.mixed_precision, "run_id": model.run.record.get("id") if model.run else None,
+        "modelpath": model.run.record.get("id") if model.run else model.source, "iternum": opts.iternum,
+        "capstyle": style, "prompts": hashlib.sha256(texts.encode()).hexdigest(), "nbatches": len(prompts),
+        "im_batch": opts.im_batch, "resolution": side, "num_inference_steps": opts.num_inference_steps,
+        "guidance_scale": opts.guidance_scale, "scheduler": opts.scheduler,
+        "negative_prompt": opts.negative_prompt or "", "rand_noise_lam": opts.rand_noise_lam,
+        "rand_augs": opts.rand_augs, "rand_aug_repeats": opts.rand_aug_repeats if opts.rand_augs else None,
+        "seed": opts.seed, "mixed_precision": opts.mixed_precision,
     }  # fmt: skip
 
 
@@ -166,7 +169,7 @@ def reduced(image, side):
 def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progress, say):
     """Make a generation, or continue it, or find it finished. say: takes a line for the user.
 
-    Returns: (runs.Generation, number of images, how many were new or None under --dry_run, settings).
+    Returns: (runs.Generation, number of images, how many were new, settings).
     """
     devices.one_process(opts.script)
     devices.dtype_of(opts.mixed_precision)
@@ -181,12 +184,9 @@ def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progr
     settings = settings_of(opts, model, prompts, style, side)
     folder = folder_of(opts, model, settings, default_root=default_root, beside_run=beside_run)
     total = len(prompts) * opts.im_batch
-    if opts.dry_run:
-        return folder, total, None, settings
-    rows = folder.finished(settings)
-    if rows is not None:
-        return folder, len(rows), 0, settings
-    rows = folder.continued(settings)
+    rows = folder.rows(settings)
+    if opts.dry_run or len(rows) == total and folder.manifest_path.is_file():
+        return folder, total, 0, settings
     pipeline = load(opts, model)
     hooks = mitigation.sample_hooks(
         edit=opts.rand_augs, times=opts.rand_aug_repeats, noise=opts.rand_noise_lam, tokenizer=pipeline.tokenizer
@@ -207,6 +207,7 @@ def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progr
     folder.finish(
         rows, settings=settings, label=opts.dataset, batch_size=opts.batch_size, dtype=str(pipeline.unet.dtype),
         scheduler=type(pipeline.scheduler).__name__, safety_checker="never loaded", environment=runs.environment(),
-        run=os.path.relpath(model.run.path, folder.path) if model.run else None, seed=opts.seed,
+        model={"modelpath": opts.modelpath, "source": model.source}, prompts=opts.prompts,
+        run=os.path.relpath(model.run.path.resolve(), folder.path.resolve()) if model.run else None, seed=opts.seed,
     )  # fmt: skip
     return folder, len(rows), len(missing), settings

@@ -26,6 +26,7 @@ class Sets:
     training: image_sets.ImageSet
     duplicated: list | None
     manifest: dict | None
+    sources: dict  # source_image as the manifest names it -> key of a training image
 
 
 def _published_prompts(folder, count, say):
@@ -33,7 +34,7 @@ def _published_prompts(folder, count, say):
     path = Path(folder) / "prompts.txt"
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     if not lines or count % len(lines):
         say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are left out")
         return None
@@ -42,14 +43,15 @@ def _published_prompts(folder, count, say):
 
 def read_queries(folder, *, say):
     """The images to measure and what is known of them. Returns: (ImageSet, [Query], manifest or None)."""
-    images = image_sets.list_images("--query_dir", folder)
+    images = image_sets.list_images("--query_dir", folder, measured=True)
     data = runs.read_queries_manifest(folder)
     if data is None:
         prompts = _published_prompts(folder, len(images), say) or [None] * len(images)
         queries = [Query(key, prompt, prompt) for key, prompt in zip(images.keys, prompts, strict=True)]
         return images, queries, None
     rows = {row["file"]: row for row in data["images"]}
-    absent = [f for f in rows if f not in set(images.keys)]
+    there = frozenset(images.keys)
+    absent = [f for f in rows if f not in there]
     if absent:
         raise DataError(
             f"--query_dir={str(folder)!r}: its manifest lists {len(absent)} images that are absent, first {absent[0]!r}"
@@ -71,6 +73,9 @@ def _duplicated_keys(opts, data, training, say):
     elif data and data.get("run"):
         folder = Path(opts.query_dir) / data["run"]
         run = runs.open_run("--query_dir", folder) if folder.is_dir() else None
+        if run is not None and data["settings"].get("modelpath") != run.record.get("id"):
+            say(f"{folder} is not the run that the images were made with; name that one with --run")
+            run = None
     else:
         run = None
     if run is None:
@@ -87,8 +92,11 @@ def _duplicated_keys(opts, data, training, say):
 def read_sets(opts, *, say):
     """Both folders, checked before any network loads. say: takes a line for the user."""
     generated, queries, data = read_queries(opts.query_dir, say=say)
-    training = image_sets.list_images("--val_dir", opts.val_dir)
-    return Sets(generated, queries, training, _duplicated_keys(opts, data, training, say), data)
+    training = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
+    duplicated = _duplicated_keys(opts, data, training, say)
+    if duplicated is None and "duplication" in (opts.metrics or ()):
+        raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
+    return Sets(generated, queries, training, duplicated, data, source_keys(opts.query_dir, queries, training))
 
 
 def evaluation_folder(opts, sets):
@@ -110,13 +118,15 @@ def build_extractors(opts, *, device, dtype):
     """
     common = {"device": device, "dtype": dtype}
     built = {"descriptor": extractors.EXTRACTORS[opts.pt_style](
-        arch=opts.arch, preset=opts.preset, weights=opts.weights, **common
+        flag="--arch", arch=opts.arch, preset=opts.preset, weights=opts.weights, **common
     )}  # fmt: skip
     missing = {}
     if opts.metrics is None or "fd" in opts.metrics:
         try:
-            built["fd"] = extractors.EXTRACTORS["timm"](arch=opts.fd_extractor, preset=None, weights=None, **common)
-        except UsageError as error:
+            built["fd"] = extractors.EXTRACTORS["timm"](
+                flag="--fd_extractor", arch=opts.fd_extractor, preset=None, weights=None, **common
+            )
+        except extractors.WeightsMissingError as error:
             if opts.metrics is not None:
                 raise
             missing["fd"] = str(error)
@@ -141,7 +151,7 @@ def measure(opts, sets, built, missing, *, wrap):
     query, train = (sim.normalised(f["descriptor"]) for f in (generated, training))
     compare = sim.SIMILARITIES[opts.similarity_metric]
     scores, matches = compare(query, train, k=opts.num_matches)
-    sources = source_indices(read, opts)
+    sources = source_indices(read)
     known = sources >= 0
     source_scores = np.full(len(queries), np.nan)
     source_scores[known] = (query[known] * train[sources[known]]).sum(1).numpy()
@@ -165,13 +175,17 @@ class _AsGenerated:
         return transforms.as_generated(image, self.side)
 
 
-def source_indices(sets, opts):
-    """Index of every generation's own training image, by manifest key; -1 where it has none. Returns: [Q] int64."""
-    keys = list(dict.fromkeys(q.source_image for q in sets.queries if q.source_image))
-    path = Path(opts.query_dir) / "manifest.json"
-    found, _ = captions.match_keys(path, keys, sets.training.root, sets.training.keys, anywhere=True)
-    index = {given: sets.training.keys.index(key) for key, given in found.items()}
-    return np.array([index.get(q.source_image, -1) for q in sets.queries], np.int64)
+def source_keys(folder, queries, training):
+    """Training images that the prompts belong to. Returns: {source_image as named in the manifest: training key}."""
+    named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
+    found, _ = captions.match_keys(Path(folder) / "manifest.json", named, training.root, training.keys, anywhere=True)
+    return {given: key for key, given in found.items()}
+
+
+def source_indices(sets):
+    """Index of every generation's own training image; -1 where it has none. Returns: [Q] int64."""
+    index = {key: i for i, key in enumerate(sets.training.keys)}
+    return np.array([index.get(sets.sources.get(q.source_image), -1) for q in sets.queries], np.int64)
 
 
 def compute(opts, measured):
