@@ -18,7 +18,7 @@ def parse_train(*extra):
 
 @pytest.mark.parametrize("script", ["diff_train.py", "diff_inference.py", "diff_retrieval.py", "sd_mitigation.py"])
 def test_help_imports_nothing_heavy(script):
-    # what --help costs is what it imports: no torch, no diffusers, no pandas (the time itself is measured in benchmarks)
+    # what --help costs is what it imports: no torch, no diffusers, no pandas
     code = f"import sys, runpy; sys.argv = ['{script}', '--help']\ntry: runpy.run_path('{script}', run_name='__main__')\n"
     code += "except SystemExit: pass\n"
     code += "print('HEAVY', [m for m in ('torch', 'diffusers', 'transformers', 'matplotlib', 'wandb') if m in sys.modules])"

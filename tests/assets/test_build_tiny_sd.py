@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from assets import build_tiny_sd as build
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The build at a few steps of the smallest chunk; the models keep their size."""
+    monkeypatch.setattr(build, "CHUNK", 32)
+    monkeypatch.setattr(build, "FIGURE_CAPTIONS", 20)
+    monkeypatch.setattr(build, "BATCH", 8)
+
+
+def weights(folder):
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_path, capsys):
+    from diffusers import StableDiffusionPipeline
+
+    def made(name, *, stop_after=None):
+        arguments = ["--out", str(tmp_path / name), "--work_dir", str(tmp_path / f"work-{name}"), "--device", "cpu"]
+        if stop_after is not None:
+            with pytest.MonkeyPatch.context() as patch:
+                update, count = build.Stage.update, iter(range(stop_after))
+
+                def dies(self, loss, warm_up=200):
+                    if next(count, None) is None:
+                        raise KeyboardInterrupt
+                    update(self, loss, warm_up)
+
+                patch.setattr(build.Stage, "update", dies)
+                with pytest.raises(KeyboardInterrupt):
+                    build.main([*arguments, "--autoencoder_steps", "4", "--unet_steps", "16"])
+        build.main([*arguments, "--autoencoder_steps", "4", "--unet_steps", "16"])
+        return weights(tmp_path / name)
+
+    whole, continued = made("whole"), made("stopped", stop_after=14)  # in the second chunk of the U-Net's stage
+    assert "unet: continues at step 8" in capsys.readouterr().out
+    assert all(torch.equal(whole[k], continued[k]) for k in whole)
+    StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "16 steps of 8" in card or "16 steps" in card
+    facts = json.loads((tmp_path / "work-whole" / "facts.json").read_text())
+    assert facts["scaling_factor"] > 0
+
+
+def test_a_state_of_another_seed_is_refused(small, tmp_path):
+    arguments = [
+        "--out",
+        str(tmp_path / "m"),
+        "--work_dir",
+        str(tmp_path / "w"),
+        "--device",
+        "cpu",
+        "--autoencoder_steps",
+        "4",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "train_unet", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build.main(arguments)
+        with pytest.raises(SystemExit, match="was made for .*'seed': 0.*, not .*'seed': 1"):
+            build.main([*arguments, "--seed", "1"])
+
+
+def test_extra_words_and_empty_captions_come_as_often_as_the_card_says():
+    import numpy as np
+
+    rng, words = np.random.default_rng(0), build.common_words()
+    made = [build.training_caption(("a red circle",), rng, words) for _ in range(4000)]
+    assert np.mean([m == "" for m in made]) == pytest.approx(0.10, abs=0.02)
+    extra = [len(m.split()) - 3 for m in made if m and m != "a red circle"]
+    assert len(extra) / 4000 == pytest.approx(0.9 * 0.20, abs=0.02)
+    assert set(extra) == {1, 2, 3}
