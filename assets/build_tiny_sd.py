@@ -379,7 +379,7 @@ def measure(folder, args):
     }
     print(json.dumps(figures, indent=1))
     sheet = Image.new("RGB", (16 * 64, 8 * 64))
-    for i in range(64):
+    for i in range(min(64, FIGURE_CAPTIONS)):
         x, y = 2 * (i % 8) * 64, i // 8 * 64
         sheet.paste(held_out[i].image, (x, y))
         sheet.paste(generated[i], (x + 64, y))

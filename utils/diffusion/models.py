@@ -91,6 +91,15 @@ def require_resolution(flag, source, resolution, *, revision=None):
         raise UsageError(f"--resolution={resolution} is not accepted; {source!r} takes multiples of {factor}")
 
 
+def _one_bar_only():
+    """Silence the libraries' own bars: each stage shows one of its own. Downloads keep theirs."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
     """A pipeline of whatever class the folder or hub repository says it is, on the CPU, without safety checker.
 
@@ -99,6 +108,7 @@ def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
     from diffusers import DiffusionPipeline
 
     require_pipeline(flag, source)
+    _one_bar_only()
     try:
         config = DiffusionPipeline.load_config(source, revision=revision)
         unused = {"safety_checker": None} if "safety_checker" in config else {}

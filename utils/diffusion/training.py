@@ -91,8 +91,9 @@ class Training:
 
     def _frozen(self, part):
         part.requires_grad_(False).eval()
-        part = part if self.dtype == torch.float32 else copy.deepcopy(part)
-        return part.to(self.accelerator.device, self.dtype)
+        if self.dtype == torch.float32:
+            return part.to(self.accelerator.device)
+        return copy.deepcopy(part).to(self.accelerator.device, self.dtype)
 
     def _embed(self, prompts):
         return models.embed(self.parts.tokenizer, self.text_encoder, prompts, device=self.accelerator.device)
