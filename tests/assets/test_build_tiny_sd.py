@@ -41,7 +41,8 @@ def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_
 
     whole, continued = made("whole"), made("stopped", stop_after=14)  # in the second chunk of the U-Net's stage
     assert "unet: continues at step 8" in capsys.readouterr().out
-    assert all(torch.equal(whole[k], continued[k]) for k in whole)
+    for name in whole:  # not bit for bit: convolutions here may round differently from call to call
+        torch.testing.assert_close(continued[name], whole[name], rtol=0, atol=2e-4)  # a step moves a weight by up to 1e-3
     StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
     card = (tmp_path / "whole" / "README.md").read_text()
     assert "16 steps of 8" in card or "16 steps" in card
