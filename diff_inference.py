@@ -1,6 +1,5 @@
 """Generate images from a training run, or from any pipeline folder, and write their manifest."""
 
-import json
 from pathlib import Path
 
 from utils import flags, options
@@ -10,7 +9,7 @@ def main(argv=None):
     with flags.exit_on_user_error("diff_inference.py"):
         opts = flags.parse(options.GenerationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folder
+        from utils.stages.generation import generate_folder, outcome
 
         if opts.captoken is not None:
             print(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
@@ -18,10 +17,7 @@ def main(argv=None):
         folder, total, new, settings = generate_folder(
             opts, default_root=Path("inferences") / name, beside_run=True, progress=progress, say=print
         )  # fmt: skip
-        if opts.dry_run:
-            print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))
-        else:
-            print(f"{total} images ({new} new) in {folder.path}")
+        print(outcome(opts, folder, total, new, settings))
 
 
 if __name__ == "__main__":

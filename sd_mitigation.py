@@ -1,6 +1,5 @@
 """Generate from a stock model with an inference-time mitigation, on prompts that it is known to answer with copies."""
 
-import json
 from pathlib import Path
 
 from utils import flags, options
@@ -26,7 +25,7 @@ def main(argv=None):
     with flags.exit_on_user_error("sd_mitigation.py"):
         opts = flags.parse(options.MitigationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folder
+        from utils.stages.generation import generate_folder, outcome
 
         # a run is asked for its own prompts only by a style; the published list is what this script is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
@@ -34,10 +33,7 @@ def main(argv=None):
             opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", beside_run=False,
             progress=progress, say=print,
         )  # fmt: skip
-        if opts.dry_run:
-            print(json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1))
-        else:
-            print(f"{total} images ({new} new) in {folder.path}")
+        print(outcome(opts, folder, total, new, settings))
 
 
 if __name__ == "__main__":

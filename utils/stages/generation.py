@@ -211,3 +211,10 @@ def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progr
         run=os.path.relpath(model.run.path.resolve(), folder.path.resolve()) if model.run else None, seed=opts.seed,
     )  # fmt: skip
     return folder, len(rows), len(missing), settings
+
+
+def outcome(opts, folder, total, new, settings):
+    """What a script says last of `generate_folder`'s answer: under --dry_run the plan as JSON, else a line."""
+    if opts.dry_run:
+        return json.dumps({"options": settings, "images": total, "writes": folder.planned()}, indent=1)
+    return f"{total} images ({new} new) in {folder.path}"
