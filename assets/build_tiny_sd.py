@@ -8,6 +8,7 @@ the figures from a third one (utils/seeding.py).
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -73,7 +74,12 @@ def build_tokenizer():
     words = [*grammar_words(), *common_words()]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    bpe.train_from_iterator(words, trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False))
+    # the trainer breaks ties by id, and numbers the letters that end a word in the order of a hash table: number them here
+    ends = sorted({word[-1] + "</w>" for word in words})
+    bpe.train_from_iterator(
+        words,
+        trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", special_tokens=ends, show_progress=False),
+    )
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
     # the tokenizer lower-cases: printable ASCII without capitals, each inside a word and at its end
     characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
@@ -162,14 +168,14 @@ def training_caption(captions, rng, words):
 class Stage:
     """A named stage of the build: modules, EMA copies, AdamW with a cosine rate, and a state that is whole or absent."""
 
-    def __init__(self, name, modules, *, steps, lr, ema, args):
+    def __init__(self, name, modules, *, steps, lr, ema, args, made_for=()):
         self.name, self.modules, self.steps, self.lr, self.decay = name, modules, steps, lr, ema
         self.path = Path(args.work_dir) / f"{name}.safetensors"
         self.params = [p for m in modules.values() for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(self.params, lr=lr, weight_decay=1e-2, fused=True)
         self.ema = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in modules.items()}
         self.step, self.seconds, self.losses = 0, 0.0, []
-        self.made_for = {"seed": args.seed, "steps": steps}
+        self.made_for = {"seed": args.seed, "steps": steps, **dict(made_for)}
 
     def load(self):
         if not self.path.exists():
@@ -285,7 +291,9 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
 
     scheduler = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("set_alpha_to_one", "steps_offset")})
     modules = {"text_encoder": text_encoder, "unet": unet}
-    stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args)
+    vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[:8]
+    made_for = {"vocabulary": vocabulary}  # embeddings learned for other ids would be noise, and nothing else would show it
+    stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args, made_for=made_for)
     stage.load()
     words = common_words()
     per_chunk = CHUNK * PASSES // BATCH
