@@ -16,6 +16,8 @@ STREAMS = {
     "tiny-sd/training": "weights, batches, timesteps and noise of the build",
     "duplication": "which training images are duplicated",
     "subset": "which training images belong to --trainsubset",
+    "shards": "which training images belong to which shard of an ensemble",
+    "unet": "initial weights of --unet_from_scratch",
     "random-captions": "token ids that stand for an image under instancelevel_random",
     "order": "the order in which training images are drawn",
     "image": "crop and flip of a draw",

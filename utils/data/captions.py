@@ -12,6 +12,7 @@ from utils.manifest import read_json
 
 RANDOM_CAPTIONS = 10  # alternatives an image under instancelevel_random without a file
 RANDOM_CAPTION_TOKENS = 4
+JSONL_CAPTIONS = ("text", "caption")  # of a line of metadata.jsonl; the first is the hub's usual name
 
 # Imagenette's folders are WordNet ids
 READABLE_CLASSES = {
@@ -96,13 +97,33 @@ def match_keys(path, keys, root, image_keys, *, anywhere=False):
     return found | matched, len(matched)
 
 
+def _read_jsonl(path):
+    data = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            data[row["file_name"]] = next(row[k] for k in JSONL_CAPTIONS if k in row)
+        except (ValueError, KeyError, TypeError, StopIteration):
+            raise DataError(
+                f"{path}: line {number} is {line[:60]!r}; takes an object with file_name and {' or '.join(JSONL_CAPTIONS)}"
+            ) from None
+    return data
+
+
 def read_captions(path, images):
     """Captions of an ImageSet from a JSON file (`--instance_prompt_loc`): path -> caption or list of captions.
 
-    DataError names how many images have none, and the first. Returns: ({image key: list}, number of foreign matches).
+    Or from a metadata.jsonl: a line an image, {"file_name": path, "text": caption or list}. DataError names how many
+    images have none, and the first. Returns: ({image key: list}, number of foreign matches).
     """
     path = Path(path)
-    data = read_json(path)
+    data = _read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(data, dict) or not data:
         raise DataError(f"{path}: holds no captions; takes JSON, image path -> list of captions")
     found, foreign = match_keys(path, data, images.root, images.keys)

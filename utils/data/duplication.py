@@ -9,7 +9,9 @@ import math
 import numpy as np
 
 from utils import seeding
-from utils.errors import UsageError
+from utils.data.captions import match_keys
+from utils.errors import UsageError, require_file
+from utils.manifest import read_json
 
 
 def own_caption(captions, duplicated, rng):
@@ -77,3 +79,23 @@ class DrawOrder:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.epoch(epoch)
         return int(self._order[offset])
+
+
+def read_weights(flag, path, images):
+    """Sampling weights of an ImageSet from JSON, path -> number of at least 0; an image that is not named has weight 1.
+
+    UsageError naming the flag on a wrong value, when no image is named, or when nothing is left to draw. Returns:
+    (float64 [N], number of images that are not named).
+    """
+    data = read_json(require_file(flag, path))
+    if not isinstance(data, dict) or not data:
+        raise UsageError(f"{flag}={str(path)!r} holds no weights; takes JSON, image path -> weight")
+    wrong = [k for k, v in data.items() if type(v) not in (int, float) or not 0 <= v < math.inf]
+    if wrong:
+        raise UsageError(f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; takes a number, at least 0")
+    found, _ = match_keys(path, data, images.root, images.keys)
+    weights = np.array([data[found[k]] if k in found else 1.0 for k in images.keys], float)
+    if not found or not weights.sum():
+        what = "names none of the images" if not found else "leaves no image to draw"
+        raise UsageError(f"{flag}={str(path)!r} {what}; takes JSON, image path -> weight, paths as in a captions file")
+    return weights, len(images) - len(found)

@@ -1,7 +1,9 @@
 """A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer would show them."""
 
 import contextlib
+import functools
 import hashlib
+import io
 import os
 import re
 import struct
@@ -30,22 +32,40 @@ def natural_key(path):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images below root. keys: relative paths with /, natural order; bad: [(key, reason)] of files left out."""
+    """Images below root. keys: relative paths with /, natural order; bad: [(key, reason)] of files left out.
+
+    places: of images inside larger files (tar shards), their (file below root, offset in bytes); else empty.
+    """
 
     root: Path
     keys: tuple
     sizes: tuple
     bad: tuple = ()
+    places: tuple = ()
 
     def __len__(self):
         return len(self.keys)
 
     def path(self, index):
-        return self.root / self.keys[index]
+        """The file that holds the image."""
+        return self.root / (self.places[index][0] if self.places else self.keys[index])
+
+    def open(self, index):
+        """The image as PIL RGB; DataError with the reason if it cannot be read."""
+        if not self.places:
+            return open_image(self.path(index))
+        with open(self.path(index), "rb") as handle:
+            handle.seek(self.places[index][1])
+            return open_image(io.BytesIO(handle.read(self.sizes[index])), name=self.root / self.keys[index])
+
+    def stamp(self, index):
+        """When the image's file was last changed, in ns."""
+        return os.stat(self.path(index)).st_mtime_ns
 
     def take(self, indices):
         """The images at `indices`, in that order."""
-        return ImageSet(self.root, tuple(self.keys[i] for i in indices), tuple(self.sizes[i] for i in indices), self.bad)
+        keys, sizes = (tuple(part[i] for i in indices) for part in (self.keys, self.sizes))
+        return replace(self, keys=keys, sizes=sizes, places=tuple(self.places[i] for i in indices) if self.places else ())
 
     @property
     def fingerprint(self):
@@ -101,24 +121,27 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def open_image(path):
-    """Read an image file as PIL RGB; DataError with the reason if it is none, is truncated or is a bomb."""
+def open_image(source, *, name=None):
+    """Read an image file as PIL RGB; DataError with the reason if it is none, is truncated or is a bomb.
+
+    source: a path, or an open file with its name for messages.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # up to twice the limit Pillow only warns
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels may be a decompression bomb")
             image.load()
             return to_rgb(image)
     except UNREADABLE as error:
         reason = "is not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{name or source}: {reason}") from None
 
 
-def _reason(path):
+def _reason(images, index):
     try:
-        open_image(path)
+        images.open(index)
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{images.root / images.keys[index]}: ")
     return None
 
 
@@ -141,7 +164,7 @@ def readable(flag, images, *, max_bad, workers):
     Every file is decoded once, by threads.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        reasons = list(pool.map(_reason, (images.path(i) for i in range(len(images)))))
+        reasons = list(pool.map(functools.partial(_reason, images), range(len(images))))
     bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
     require_readable(flag, images, bad, max_bad=max_bad)
     return replace(images.take([i for i, r in enumerate(reasons) if r is None]), bad=bad)

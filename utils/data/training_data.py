@@ -2,45 +2,66 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from utils import seeding
-from utils.data import duplication
-from utils.data.image_sets import open_image
+from utils.data import duplication, transforms
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """images: ImageSet; prompts: {key: list, own first}; duplicated: [N] bool, drawn more often (none under nodup)."""
+    """images: ImageSet; prompts: {key: list, own first}; duplicated: [N] bool, drawn more often (none under nodup).
+
+    weights: [N] float64 of draws with replacement, or None for a uniform shuffle; rows: [N] int64, the images' numbers in
+    the run's whole list, of which a shard is a part.
+    """
 
     images: object
     prompts: dict
     duplicated: object
-    weights: object  # [N] or None for a uniform shuffle
+    weights: object
+    rows: object
+
+    def take(self, indices):
+        """The images at `indices`; what belongs to an image (prompts, weight, number) goes with it."""
+        weights = None if self.weights is None else self.weights[indices]
+        return CaptionedImages(self.images.take(indices), self.prompts, self.duplicated[indices], weights, self.rows[indices])
 
 
-def captioned_images(images, prompts, *, style, share, weight, seed):
-    """Choose the duplicated images. Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated)."""
+def captioned_images(images, prompts, *, style, share, weight, seed, weights=None):
+    """Choose the duplicated images, or take `weights` [N] as given (--weights_file, under nodup alone).
+
+    Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated).
+    """
     chosen = duplication.duplicated_images(len(images), share, seed)
     keys = [images.keys[i] for i in chosen]
-    duplicated, weights = torch.zeros(len(images), dtype=torch.bool), None
+    duplicated = torch.zeros(len(images), dtype=torch.bool)
     if style != "nodup":
         duplicated[chosen] = True
         weights = torch.where(duplicated, weight, 1.0).double().numpy()
-    return CaptionedImages(images, prompts, duplicated, weights), keys
+    return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys
+
+
+def split(count, shards, seed):
+    """Indices of each shard, ascending: seeded, disjoint, covering all, sizes that differ by at most one."""
+    permuted = seeding.numpy_rng(seed, "shards").permutation(count)
+    return [np.sort(part) for part in np.array_split(permuted, shards)]
 
 
 class Draws(torch.utils.data.Dataset):
     """Item (step, slot): one image and its prompt, as slot `slot` of the global micro-batch `step` sees it.
 
-    transform: (PIL RGB, rng=) -> tensor; choose_caption: (captions, duplicated, rng) -> str; partners: also return the
-    prompt that mixup mixes with. Which image, crop, flip, caption and edit follow from (seed, shard, step, slot). A batch
-    of P processes is therefore the batch of one process that is P times as large.
+    transform: (PIL RGB, rng=) -> tensor, or None where pixels are not needed: the item then says only whether the draw is
+    mirrored; choose_caption: (captions, duplicated, rng) -> str; partners: also return the prompt that mixup mixes with.
+    Which image, crop, flip, caption and edit follow from (seed, shard, step, slot). A batch of P processes is therefore
+    the batch of one process that is P times as large.
     """
 
-    def __init__(self, data, *, seed, shard=0, global_batch, transform, choose_caption, partners=False):
+    def __init__(self, data, *, seed, shard=0, global_batch, transform, choose_caption, partners=False, random_flip=False):
         self.data, self.seed, self.shard, self.global_batch = data, seed, shard, global_batch
         self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
+        self.random_flip = random_flip
         self.order = duplication.DrawOrder(len(data.images), weights=data.weights, seed=seed, shard=shard)
 
     def prompt(self, step, slot):
@@ -51,13 +72,12 @@ class Draws(torch.utils.data.Dataset):
     def __getitem__(self, at):
         step, slot = at
         index = self.order[step * self.global_batch + slot]
+        item = {"index": index, "row": int(self.data.rows[index]), "slot": slot, "prompt": self.prompt(step, slot)}
         rng = seeding.numpy_rng(self.seed, "image", self.shard, step, slot)
-        item = {
-            "index": index,
-            "slot": slot,
-            "pixels": self.transform(open_image(self.data.images.path(index)), rng=rng),
-            "prompt": self.prompt(step, slot),
-        }
+        if self.transform is None:
+            item["flipped"] = transforms.flip_drawn(rng, self.random_flip)
+        else:
+            item["pixels"] = self.transform(self.data.images.open(index), rng=rng)
         if self.partners:
             partner = mixup_partners(self.seed, self.shard, step, self.global_batch)[slot]
             item["partner_prompt"] = self.prompt(step, int(partner))
@@ -70,9 +90,9 @@ def mixup_partners(seed, shard, step, global_batch):
 
 
 def collate(items):
-    """Items of Draws -> {"pixels": [B, 3, R, R], "index": [B], "slot": list, "prompt": list, "partner_prompt": list}."""
+    """Items of Draws -> one dict: "pixels" [B, 3, R, R] where there are any, everything else a list of B."""
     batch = {k: [item[k] for item in items] for k in items[0]}
-    return batch | {"pixels": torch.stack(batch["pixels"]), "index": torch.tensor(batch["index"])}
+    return batch | ({"pixels": torch.stack(batch["pixels"])} if "pixels" in batch else {})
 
 
 class SlotBatches:

@@ -42,15 +42,26 @@ def to_tensor(image, mean, std):
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def training_input(image, *, resolution, rng, center_crop, random_flip):
-    """What the autoencoder sees: short side to `resolution`, centre or random crop, flip half the time.
+def flip_drawn(rng, random_flip):
+    """Whether a draw is mirrored: half the time under --random_flip; else nothing is drawn."""
+    return bool(random_flip and rng.random() < 0.5)
 
-    image: PIL RGB; rng: numpy Generator of this draw. Returns: float32 [3, resolution, resolution] in [-1, 1].
+
+def training_pixels(image, *, resolution, rng=None, flipped=False):
+    """What the autoencoder sees: short side to `resolution`, crop (the centre, or random with a Generator), flip.
+
+    image: PIL RGB. Returns: float32 [3, resolution, resolution] in [-1, 1].
     """
-    image = crop(resize_short_side(image, resolution), resolution, None if center_crop else rng)
-    if random_flip and rng.random() < 0.5:
+    image = crop(resize_short_side(image, resolution), resolution, rng)
+    if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return to_tensor(image, (0.5,) * 3, (0.5,) * 3)
+
+
+def training_input(image, *, resolution, rng, center_crop, random_flip):
+    """`training_pixels` with crop and flip drawn from rng, the numpy Generator of this draw."""
+    cropped = crop(resize_short_side(image, resolution), resolution, None if center_crop else rng)
+    return training_pixels(cropped, resolution=resolution, flipped=flip_drawn(rng, random_flip))
 
 
 def as_generated(image, side):
