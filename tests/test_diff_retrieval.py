@@ -212,7 +212,7 @@ def test_trackers_get_the_published_keys_unless_noeval(measure, copies, monkeypa
         def __init__(self, **kwargs):
             seen.append(kwargs["project"])
 
-        def log(self, row, step):
+        def log(self, row, step, group=None):
             seen.extend(row)
 
         def image(self, name, path, step):

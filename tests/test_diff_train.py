@@ -211,7 +211,7 @@ def test_trackers_get_the_published_keys(train, monkeypatch):
         def __init__(self, **kwargs):
             seen.append(("open", kwargs["project"]))
 
-        def log(self, row, step):
+        def log(self, row, step, group=None):
             seen.append((step, sorted(row)))
 
         def image(self, name, path, step):

@@ -71,14 +71,18 @@ SWITCH = object()
 REQUIRED = dataclasses.MISSING
 
 
-def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False):
-    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH."""
-    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat, "required": default is REQUIRED}
+def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False, free=False, secret=False):
+    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH.
+
+    free: changes nothing that a run computes, so it may differ when the run is resumed; secret: never written anywhere.
+    """
+    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat, "required": default is REQUIRED,
+            "free": free, "secret": secret}  # fmt: skip
     return field(default=None if default is REQUIRED else default, metadata=meta)
 
 
-def switch(*aliases, help):
-    return flag(False, *aliases, kind=SWITCH, help=help)
+def switch(*aliases, help, free=False):
+    return flag(False, *aliases, kind=SWITCH, help=help, free=free)
 
 
 # Parsing -------------------------------------------------------------------------------------------------------------
@@ -150,8 +154,20 @@ def parse(options, argv=None, *, description):
 
 
 def as_dict(opts):
-    """Options as JSON types, for records; nothing in them is secret."""
-    return json.loads(json.dumps(dataclasses.asdict(opts)))
+    """Options as JSON types, for records; what is secret is left out."""
+    shown = json.loads(json.dumps(dataclasses.asdict(opts)))
+    for option in fields(opts):
+        if option.metadata["secret"] and shown[option.name] is not None:
+            shown[option.name] = "redacted"
+    return shown
+
+
+def changed(opts, recorded):
+    """Names of options, as declared, that differ from a record of as_dict and would change what a run computes."""
+    current = as_dict(opts)
+    return [
+        o.name for o in fields(opts) if not o.metadata["free"] and o.name in recorded and current[o.name] != recorded[o.name]
+    ]
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Every folder and file name that a stage writes or reads."""
 
 import contextlib
+import csv
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -73,14 +75,21 @@ class NewRun:
         self.metrics_path = self.path / "metrics.jsonl"
         self.captions_path = self.path / "captions.json"
 
-    def require_new(self):
-        """UsageError if the folder holds a run or anything that one would overwrite."""
+    def require_new(self, *, resumes=False):
+        """UsageError if the folder holds a run or anything that one would overwrite; a run may when it is resumed."""
         require_writable("--output_dir", self.path)
-        ours = re.compile(r"run\.json|metrics\.jsonl|captions\.json|generations|checkpoint.*|state_.*")
+        ours = re.compile(r"run\.json|metrics\.jsonl|captions\.json|skips\.csv|generations|checkpoint.*|state_.*")
         inside = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         found = [name for name in inside if ours.fullmatch(name)]
-        if found:
-            raise UsageError(f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); takes a new folder")
+        if found and not resumes:
+            raise UsageError(
+                f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); takes a new folder, or "
+                "--resume_from_checkpoint latest to continue it"
+            )
+        if found and resumes and "run.json" not in found:
+            raise UsageError(
+                f"--output_dir={str(self.path)!r} holds {found[0]} but no run.json; takes a run or a new folder"
+            )
         return self
 
     def preview_path(self, step):
@@ -89,17 +98,33 @@ class NewRun:
     def checkpoint_path(self, step=None):
         return self.path / ("checkpoint" if step is None else f"checkpoint_{step}")
 
-    def planned(self):
+    def planned(self, *, ensemble=False, control=False):
         """Every path that a run writes, for --dry_run."""
-        names = ("run.json", "metrics.jsonl", "captions.json", "generations/<step>.png", "generations/<step>.json",
-                 "checkpoint_<step>/", "checkpoint/", "wandb/ or tensorboard/ (with --report_to)")  # fmt: skip
-        return [str(self.path / name) for name in names]
+        names = ["run.json", "metrics.jsonl", "captions.json", "generations/<step>.png", "generations/<step>.json",
+                 "checkpoint_<round>/" if ensemble else "checkpoint_<step>/", "checkpoint/", "state_<step>/",
+                 "wandb/ or logs/ (with --report_to)"]  # fmt: skip
+        names += ["skips.csv"] if control else []
+        return [*(str(self.path / name) for name in names), str(self.cache_path)]
 
-    def begin(self, record, prompts):
-        """Write what is known before the first step; the record then says that the run is not finished."""
+    @property
+    def cache_path(self):
+        """Beside the run, so that runs in one folder share it: what frozen networks computed. It may be deleted any time."""
+        return self.path.resolve().parent / "encoded"
+
+    def begin(self, record, prompts, *, metrics_bytes=0):
+        """Write what is known before the first step; the record then says that the run is not finished.
+
+        metrics_bytes: what a resumed run keeps of metrics.jsonl.
+        """
         if self.writes:
             manifest.write_json(self.captions_path, prompts)
             manifest.write_manifest(self.record_path, "run", **record, finished=False)
+            if self.metrics_path.exists():
+                os.truncate(self.metrics_path, min(metrics_bytes, self.metrics_path.stat().st_size))
+
+    @property
+    def metrics_bytes(self):
+        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
 
     def finish(self, record):
         """Write the record of a finished run."""
@@ -112,8 +137,17 @@ class NewRun:
             with open(self.metrics_path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(row) + "\n")
 
+    def write_skips(self, keys, counts):
+        """skips.csv: of each image, how often it was drawn and how often loss control dropped it. counts: [N, 2]."""
+        if self.writes:
+            lines = io.StringIO()
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerow(["image", "drawn", "skipped"])
+            writer.writerows([key, *map(int, row)] for key, row in zip(keys, counts, strict=True))
+            manifest.write_text(self.path / "skips.csv", lines.getvalue())
+
     def save_checkpoint(self, pipeline, step=None):
-        """Write a pipeline folder; it is whole or absent."""
+        """Write a pipeline folder; it is whole or absent. One that a resumed run wrote before is replaced."""
         if self.writes:
             save_folder(pipeline.save_pretrained, self.checkpoint_path(step))
 
@@ -125,13 +159,17 @@ def relative_to(folder, **places):
 
 
 def save_folder(write, path):
-    """write(part) beside `path`, then rename; nothing is left behind on failure."""
+    """write(part) beside `path`, then rename over it; nothing is left behind on failure."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    old = part.with_suffix(".old")
     try:
         write(part)
+        if path.exists():
+            os.replace(path, old)
         os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ def _shard_paths(flag, source):
     paths = sorted(path.glob("*.tar"), key=natural_key) if path.is_dir() else [Path(p) for p in expand(str(source))]
     missing = [p for p in paths if not p.is_file()]
     if missing or not paths:
-        raise UsageError(f"{flag}={str(source)!r}: {str(missing[0] if missing else source)!r} does not exist; takes tar files")
+        raise UsageError(
+            f"{flag}={str(source)!r}: {str(missing[0] if missing else source)!r} does not exist; takes tar files"
+        )
     return paths
 
 

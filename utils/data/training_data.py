@@ -26,7 +26,9 @@ class CaptionedImages:
     def take(self, indices):
         """The images at `indices`; what belongs to an image (prompts, weight, number) goes with it."""
         weights = None if self.weights is None else self.weights[indices]
-        return CaptionedImages(self.images.take(indices), self.prompts, self.duplicated[indices], weights, self.rows[indices])
+        return CaptionedImages(
+            self.images.take(indices), self.prompts, self.duplicated[indices], weights, self.rows[indices]
+        )
 
 
 def captioned_images(images, prompts, *, style, share, weight, seed, weights=None):

@@ -20,24 +20,11 @@ def encode(vae, pixels, noise):
     return posterior_sample(posterior.mean, posterior.std, noise, scaling_factor=vae.config.scaling_factor)
 
 
-class PosteriorCache:
-    """The autoencoder's posterior of images that look the same at every draw, encoded once and sampled anew each time.
-
-    Kept in memory on the device: two float32 latents an image, 32 KiB at 256 px with Stable Diffusion's autoencoder.
-    """
-
-    def __init__(self, vae):
-        self.vae, self._known = vae, {}
-
-    def sample(self, indices, pixels, noise):
-        """As `encode` of pixels [B, 3, H, W] whose images have the numbers `indices`. Returns: latents like noise."""
-        new = [i for i, index in enumerate(indices) if index not in self._known]
-        if new:
-            posterior = self.vae.encode(pixels[new]).latent_dist
-            for i, mean, std in zip(new, posterior.mean, posterior.std, strict=True):
-                self._known[indices[i]] = mean, std
-        mean, std = (torch.stack(part) for part in zip(*(self._known[i] for i in indices), strict=True))
-        return posterior_sample(mean, std, noise, scaling_factor=self.vae.config.scaling_factor)
+@torch.no_grad()
+def moments(vae, pixels):
+    """Mean and standard deviation of the posterior of images [B, 3, H, W] in [-1, 1]. Returns: [B, 2, C, H/f, W/f]."""
+    posterior = vae.encode(pixels).latent_dist
+    return torch.stack([posterior.mean, posterior.std], 1)
 
 
 def target(scheduler, latents, noise, timesteps):
@@ -59,3 +46,14 @@ def squared_error(pred, wanted):
     pred, wanted: [B, C, H, W], any float dtype. Returns: [B], float32, mean over channel and space.
     """
     return (pred.float() - wanted.float()).square().flatten(1).mean(1)
+
+
+def snr_weights(scheduler, timesteps, gamma):
+    """Min-SNR weights (Hang et al. 2023): min(SNR, gamma) / SNR for noise, / (SNR + 1) for velocity.
+
+    scheduler: a DDPMScheduler; timesteps: [B]; gamma > 0. Returns: [B], float32.
+    """
+    alphas = scheduler.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps]
+    snr = alphas / (1 - alphas)
+    divisor = snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
+    return snr.clamp(max=gamma) / divisor

@@ -11,11 +11,15 @@ from utils.diffusion import embedding_edits
 
 @dataclass(frozen=True)
 class TrainHooks:
-    """choose_caption: (an image's captions, is it duplicated, rng) -> caption. noise, mixup: strengths, 0 is off."""
+    """choose_caption: (an image's captions, is it duplicated, rng) -> caption. noise, mixup: strengths, 0 is off.
+
+    prompts: (an image's captions) -> those that choose_caption may return, or None when it makes new ones.
+    """
 
     choose_caption: Callable
     noise: float = 0.0
     mixup: float = 0.0
+    prompts: Callable | None = None
 
     def edit_embeddings(self, own, partners, *, ratio, noise):
         """[B, T, D] x 2 -> [B, T, D]: mixup with the partners, then Gaussian noise."""
@@ -34,7 +38,9 @@ def train_hooks(*, duplication, special, p, noise, mixup, tokenizer):
         _edited_caption, own_caption=DUPLICATIONS[duplication], edit=TRAIN_EDITS[special] if special else None,
         tokens=RandomTokens(tokenizer), p=p,
     )  # fmt: skip
-    return TrainHooks(choose, noise, mixup)
+    whole_lists = special == "allcaps" or duplication == "dup_image"
+    prompts = (lambda captions: captions) if whole_lists else (lambda captions: captions[:1])
+    return TrainHooks(choose, noise, mixup, prompts if special in (None, "allcaps") else None)
 
 
 def keep(prompt, rng):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from utils import seeding
 from utils.errors import UsageError
 
 
@@ -165,9 +166,20 @@ def assemble(parts):
     return pipeline
 
 
-def embed(tokenizer, text_encoder, prompts, *, device):
-    """Token embeddings of prompts, padded and cut to the tokenizer's length. Returns: [B, T, D]."""
-    ids = tokenizer(
+def token_ids(tokenizer, prompts):
+    """Prompts as ids, padded and cut to the tokenizer's length. Returns: [B, T] int64, on the CPU."""
+    return tokenizer(
         prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
     ).input_ids
-    return text_encoder(ids.to(device))[0]
+
+
+def embed(tokenizer, text_encoder, prompts, *, device):
+    """Token embeddings of prompts. Returns: [B, T, D]."""
+    return text_encoder(token_ids(tokenizer, prompts).to(device))[0]
+
+
+def from_scratch(unet, seed):
+    """A U-Net of the same architecture with initial weights of their own, a function of the seed. Returns: like unet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive_seed(seed, "unet"))
+        return type(unet).from_config(unet.config)

@@ -4,14 +4,14 @@ import sys
 import time
 
 
-def progress(items, *, total, label, main_process=True):
-    """Wrap an iterable in a bar with a rate and an estimate."""
+def progress(items, *, total, label, main_process=True, initial=0):
+    """Wrap an iterable in a bar with a rate and an estimate. initial: how many of `total` were done before."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     return tqdm(
-        items, total=total, desc=label, disable=not main_process, mininterval=0.2 if terminal else 30, ascii=not terminal,
-        maxinterval=10 if terminal else 60,
+        items, total=total, initial=initial, desc=label, disable=not main_process, ascii=not terminal,
+        mininterval=0.2 if terminal else 30, maxinterval=10 if terminal else 60,
     )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step), finish()."""
+"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step), finish().
+
+With `group` a row goes under <group>/ against an axis of its own, as the shards of an ensemble need: each has its steps.
+"""
 
 import os
 from pathlib import Path
@@ -10,8 +13,8 @@ class NoTracker:
     run_id = None
     hint = None  # a line for the terminal, or None
 
-    def log(self, row, step):
-        """row: name -> number."""
+    def log(self, row, step, group=None):
+        """row: name -> number; step: optimizer steps, with `group` samples."""
 
     def image(self, name, path, step):
         """path: a PNG."""
@@ -23,7 +26,7 @@ class NoTracker:
 class WandbTracker(NoTracker):
     """A wandb run; without a login it is kept offline and `hint` is the command that uploads it."""
 
-    def __init__(self, *, folder, project, name, config):
+    def __init__(self, *, folder, project, name, config, run_id=None, logging_dir=None):
         import wandb
 
         self._wandb = wandb
@@ -31,33 +34,45 @@ class WandbTracker(NoTracker):
         mode = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(silent=True, console="off")
-        self._run = wandb.init(dir=str(folder), project=project, name=name, config=config, mode=mode, settings=settings)
+        self._run = wandb.init(dir=str(folder), project=project, name=name, config=config, mode=mode, settings=settings,
+                               id=run_id, resume="allow" if run_id and mode == "online" else None)  # fmt: skip
+        self._groups = set()
         self.run_id = self._run.id
         if mode == "offline":
             self.hint = f"wandb keeps this run offline; to upload it: wandb sync {Path(self._run.dir).parent}"
 
-    def log(self, row, step):
-        self._run.log(row, step=step)
+    def log(self, row, step, group=None):
+        if group is None:
+            self._run.log(row, step=step)
+            return
+        if group not in self._groups:  # wandb drops rows whose step goes back, as it does from shard to shard
+            self._run.define_metric(f"{group}/*", step_metric=f"{group}/samples")
+            self._groups.add(group)
+        self._run.log({f"{group}/{k}": v for k, v in (row | {"samples": step}).items()})
 
     def image(self, name, path, step):
-        self._run.log({name: self._wandb.Image(str(path))}, step=step)
+        shown = {name: self._wandb.Image(str(path))}
+        if self._groups:
+            self._run.log(shown | {f"{name}_step": step})
+        else:
+            self._run.log(shown, step=step)
 
     def finish(self):
         self._run.finish()
 
 
 class TensorboardTracker(NoTracker):
-    """Event files under folder/tensorboard."""
+    """Event files under folder/logging_dir."""
 
-    def __init__(self, *, folder, project, name, config):
+    def __init__(self, *, folder, project, name, config, run_id=None, logging_dir="logs"):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"))
+        self._writer = SummaryWriter(str(Path(folder) / logging_dir))
         self._writer.add_text("config", "\n".join(f"    {k}: {v}" for k, v in config.items()))
 
-    def log(self, row, step):
+    def log(self, row, step, group=None):
         for key, value in row.items():
-            self._writer.add_scalar(key, value, step)
+            self._writer.add_scalar(f"{group}/{key}" if group else key, value, step)
 
     def image(self, name, path, step):
         import numpy as np
@@ -73,12 +88,13 @@ class TensorboardTracker(NoTracker):
 TRACKERS = {"wandb": WandbTracker, "tensorboard": TensorboardTracker, "none": None}
 
 
-def open_tracker(report_to, *, folder, project, name, config, main_process=True):
-    """A tracker by its --report_to name; only the main process reports. project: None means WANDB_PROJECT's or ours."""
+def open_tracker(report_to, *, folder, project, name, config, main_process=True, **kept):
+    """A tracker by its --report_to name; only the main process reports. kept: run_id of a run that is continued,
+    logging_dir of tensorboard."""
     kind = TRACKERS[report_to]
     if kind is None or not main_process:
         return NoTracker()
-    return kind(folder=folder, project=project, name=name, config=config)
+    return kind(folder=folder, project=project, name=name, config=config, **kept)
 
 
 def project_name(given, published):

@@ -7,22 +7,20 @@ from utils.reports import galleries
 
 
 def preview(model, prompts, path, *, count, seed, side):
-    """Write a grid of `count` images as PNG at `path`, and their prompts beside it as JSON; on the main process.
+    """Write a grid of `count` images as PNG at `path`, and their prompts beside it as JSON.
 
     model: diffusion.training.Training; prompts: {image key: list}; seed: of the choice of prompts and of the images.
     """
-    if not model.accelerator.is_main_process:
-        return
-    keys, device = list(prompts), model.accelerator.device
+    keys, device = list(prompts), model.device
     chosen = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigation.SampleHooks()
     jobs = generation.image_jobs([Prompt(prompts[k][0], k) for k in chosen], hooks, images_per_prompt=1, seed=seed)
-    pipeline = model.pipeline().to(device)
-    pipeline.unet.eval()
     settings = generation.SampleSettings(side=side)
-    images = generation.generate(pipeline, jobs, settings=settings, hooks=hooks, batch_size=count, device=device)
-    sheet = galleries.contact_sheet([image for _, image in images], columns=min(4, count))
-    pipeline.unet.train()
+    with model.pipeline() as pipeline:
+        shown = generation.generate(
+            pipeline.to(device), jobs, settings=settings, hooks=hooks, batch_size=count, device=device
+        )  # fmt: skip
+        sheet = galleries.contact_sheet([image for _, image in shown], columns=min(4, count))
     with manifest.whole_file(path) as part:
         sheet.save(part, format="PNG")
     manifest.write_json(

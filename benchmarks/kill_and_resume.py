@@ -1,0 +1,156 @@
+"""Kill a training run at ten moments, resume it each time, and compare the final weights with those of a run left alone.
+
+    python benchmarks/kill_and_resume.py
+
+An ensemble of three copies with anti-gradient control, two rounds, on scenes with the model that the repository carries.
+Four kills come at a random time, two each while the copies are averaged, while a state is written, and while a checkpoint
+is. SIGKILL every time. Prints a checksum a row; ends with status 1 unless all are equal.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: no thread pool may be alive before
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+MOMENTS = ("any", "any", "any", "any", "average", "average", "state", "state", "checkpoint", "checkpoint")
+
+
+def command(model, data, out):
+    """A run of three shards: 2 rounds of 6 steps a copy."""
+    return [
+        "--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(data / "train"),
+        "--instance_prompt_loc", str(data / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution", "64",
+        "--center_crop", "--random_flip", "--train_batch_size", "2", "--max_train_steps", "6", "--clients_num", "3",
+        "--total_round", "2", "--modelsaverounds", "1", "--state_steps", "4", "--mem_ratio", "1.25", "--use_ema",
+        "--learning_rate", "1e-3", "--lr_warmup_steps", "0", "--log_steps", "3", "--sample_batch_size", "1", "--save_steps",
+        "99", "--seed", "5", "--num_workers", "0", "--report_to", "none", "--output_dir", str(out),
+    ]  # fmt: skip
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(moment, count, delay):
+    """Let this process kill itself: after `delay` seconds, or inside the `count`-th call of what the moment names."""
+    from safetensors import torch as files
+
+    from utils import runs
+    from utils.diffusion import ensemble
+
+    if moment == "any":
+        threading.Timer(delay, die).start()
+        return
+    calls = iter(range(1, 10**6))
+    owner, name = {"average": (ensemble.devices, "sum_over_processes"), "state": (files, "save_file"),
+                   "checkpoint": (runs, "save_folder")}[moment]  # fmt: skip
+    real = getattr(owner, name)
+
+    def dying(*args, **kwargs):
+        if next(calls) != count:
+            return real(*args, **kwargs)
+        if moment == "state":  # half a file
+            Path(args[1]).write_bytes(b"half of it")
+        elif moment == "checkpoint":  # half a folder
+            (args[1].parent / f".{args[1].name}.{os.getpid()}.part" / "unet").mkdir(parents=True)
+        return die()
+
+    setattr(owner, name, dying)
+
+
+def child(arguments, log, prepare=None):
+    """Run diff_train.py in a forked process that prints into a file. Returns: its exit status, negative for a signal's."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            if prepare:
+                prepare()
+            import diff_train
+
+            diff_train.main(arguments)
+            status = 0
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def checksum(run):
+    """SHA-256 over the weights of a run's final checkpoint, its metrics without times, and skips.csv; 16 digits."""
+    import json
+
+    digest = hashlib.sha256((run / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    digest.update(json.dumps([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]).encode())
+    return hashlib.sha256(digest.digest() + (run / "skips.csv").read_bytes()).hexdigest()[:16]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--model", default=str(ROOT / "assets" / "tiny-sd"))
+    args = parser.parse_args(argv)
+    import diffusers  # noqa: F401, before the forks: children then start at once
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    import utils.stages.training  # noqa: F401
+    from utils.data import scenes
+
+    rng, out = random.Random(args.seed), Path(tempfile.mkdtemp())
+    try:
+        scenes.write_scenes(out / "scenes", count=12, seed=1, size=64)
+        started = time.perf_counter()
+        log = out / "log.txt"
+        status = child(command(args.model, out / "scenes", out / "whole" / "run"), log)
+        seconds = time.perf_counter() - started
+        if status:
+            sys.exit(f"the run that is left alone ended with {status}: {log.read_text()[-600:]}")
+        whole = checksum(out / "whole" / "run")
+        print(f"left alone{'':40} {whole}   {seconds:.1f} s")
+        same = 0
+        for number, moment in enumerate(MOMENTS):
+            # each in a folder of its own, so that each builds its own cache of latents and may die doing it
+            run, delay = out / f"{number}" / "run", rng.uniform(0.2, 0.95) * seconds
+            # a round averages some 400 tensors, there are six states and three checkpoints
+            count = {
+                "any": 0,
+                "average": rng.randrange(1, 400),
+                "state": rng.randrange(2, 7),
+                "checkpoint": rng.randrange(1, 4),
+            }[moment]
+            arguments = command(args.model, out / "scenes", run)
+            killed = child(arguments, log, lambda m=moment, c=count, d=delay: arm(m, c, d))
+            from utils import states
+
+            at = [s.path.name for s in states.list_states(run)] if run.exists() else []
+            status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
+            found = checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
+            when = f"after {delay:.1f} s" if moment == "any" else f"in call {count}"
+            print(f"killed ({killed}) {moment:10} {when:12} {at[-1] if at else 'no state':12} {found}", flush=True)
+            same += found == whole and killed == -signal.SIGKILL
+        print(f"{same} of {len(MOMENTS)} equal")
+        sys.exit(same != len(MOMENTS))
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Upload to the hub (--push_to_hub). The token goes from the flag to the library and nowhere else."""
+
+from pathlib import Path
+
+from utils.errors import TrainingError, UsageError
+
+
+def require_token(token):
+    """The token given, or the one this machine is logged in with; UsageError, before anything is trained, without either."""
+    from huggingface_hub import get_token
+
+    found = token or get_token()
+    if not found:
+        raise UsageError("--push_to_hub needs a login: give --hub_token, set HF_TOKEN, or run: hf auth login")
+    return found
+
+
+def push(folder, repo_id, token):
+    """Upload a pipeline folder to a repository that is made if it does not exist. Returns: its address.
+
+    TrainingError when it cannot be done; the folder stays, and the message is how to upload it later.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    api, folder = HfApi(token=token), Path(folder)
+    try:
+        address = api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=address.repo_id, folder_path=str(folder), commit_message="Fine-tuned with diffrep")
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        said = str(error).replace(token, "redacted").strip().splitlines()[0][:160]
+        raise TrainingError(
+            f"--push_to_hub: {repo_id!r} could not be written ({said}); the model is in {str(folder)!r}, upload it with: "
+            f"hf upload {repo_id} {folder}"
+        ) from None
+    return str(address)

@@ -1,0 +1,455 @@
+"""The training stage: options to a model, its data and its plan; then the loop that logs, shows, saves and stops."""
+
+import functools
+import math
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+
+from utils import devices, runs, states
+from utils.data import captions, duplication, image_sets, tar_shards, training_data, transforms
+from utils.diffusion import cache, encoded, ensemble, loss_control, mitigation, models, training
+from utils.errors import TrainingError, UsageError
+from utils.reports.progress import Pauses, progress
+from utils.signals import StopSignal
+from utils.stages.previews import preview
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images of --instance_data_dir that can be read, their captions (or None) and weights of --weights_file (or None)."""
+
+    images: object
+    texts: dict | None
+    weights: object
+
+
+def _listed(opts):
+    """Returns: (ImageSet, captions that lie beside the images, or None)."""
+    if tar_shards.is_shards(opts.instance_data_dir):
+        return tar_shards.list_shards("--instance_data_dir", opts.instance_data_dir)
+    return image_sets.list_images("--instance_data_dir", opts.instance_data_dir), None
+
+
+def _texts(opts, images, beside):
+    """Captions of the images, from a file or from beside them; None where the style takes none."""
+    path = opts.instance_prompt_loc
+    if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
+        path = images.root / "metadata.jsonl"
+    if opts.class_prompt not in captions.USES_CAPTIONS or (path is None and opts.class_prompt == "instancelevel_random"):
+        return None
+    if path is None:
+        missing = [k for k in images.keys if k not in beside]
+        if missing:
+            raise UsageError(
+                f"--instance_data_dir={opts.instance_data_dir!r}: {len(missing)} of {len(images)} images have no .txt or "
+                f".json member with a caption, first {missing[0]!r}; takes shards with captions, or --instance_prompt_loc"
+            )
+        return {k: beside[k] for k in images.keys}
+    texts, foreign = captions.read_captions(path, images)
+    if foreign:
+        print(f"{foreign} captions have paths of another machine; matched by the end of the path")
+    return texts
+
+
+def checked_data(opts):
+    """Images, captions and weights, read before any model loads. Returns: Data."""
+    images, beside = _listed(opts)
+    images = image_sets.readable("--instance_data_dir", images, max_bad=opts.max_bad_images, workers=opts.num_workers)
+    for key, reason in images.bad:
+        print(f"left out: {key} ({reason})")
+    for folder in captions.empty_classes(images):
+        print(f"no class: the folder {folder!r} holds no image")
+    kept = duplication.require_subset(len(images), opts.trainsubset) if opts.trainsubset else len(images)
+    if opts.clients_num > kept:
+        raise UsageError(f"--clients_num={opts.clients_num} shards of {kept} images: takes at most one an image")
+    if opts.class_prompt == "classlevel":
+        captions.resolve_prompts("classlevel", images)  # raises where images lie in no folder
+    weights = None
+    if opts.weights_file:
+        weights, unnamed = duplication.read_weights("--weights_file", opts.weights_file, images)
+        if unnamed:
+            print(f"--weights_file: {unnamed} of {len(images)} images are not named; their weight is 1")
+    return Data(images, _texts(opts, images, beside), weights)
+
+
+# The job -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """All of a run. data: CaptionedImages of all shards; shards: indices of each; duplicated: keys; per_step: images of a
+    copy's optimizer step."""
+
+    model: training.Training
+    copies: ensemble.Ensemble
+    data: training_data.CaptionedImages
+    shards: list
+    duplicated: list
+    per_step: int
+    identity: dict
+
+    @property
+    def plan(self):
+        return self.copies.plan
+
+    @property
+    def is_ensemble(self):
+        return self.plan.shards > 1 or self.plan.rounds > 1
+
+
+def _hooks_and_data(opts, data, tokenizer, seed):
+    images, weights = data.images, data.weights
+    if opts.trainsubset:
+        kept = duplication.subset(len(images), opts.trainsubset, seed)
+        images, weights = images.take(kept), weights if weights is None else weights[kept]
+    prompts = captions.resolve_prompts(opts.class_prompt, images, captions=data.texts, tokenizer=tokenizer, seed=seed)
+    captioned, duplicated = training_data.captioned_images(
+        images, prompts, style=opts.duplication, share=opts.weight_pc, weight=opts.dup_weight, seed=seed, weights=weights
+    )
+    hooks = mitigation.train_hooks(
+        duplication=opts.duplication, special=opts.trainspecial, p=opts.trainspecial_prob, noise=opts.rand_noise_lam,
+        mixup=opts.mixup_noise_lam, tokenizer=tokenizer,
+    )  # fmt: skip
+    return captioned, duplicated, hooks
+
+
+def build(opts, data, accelerator, seed):
+    """The model in training, its draws and its plan. Returns: Job."""
+    team = devices.team(accelerator, opts.clients_num)
+    parts = models.load_parts("--pretrained_model_name_or_path", opts.pretrained_model_name_or_path,
+                              revision=opts.revision, tokenizer=opts.tokenizer_name)  # fmt: skip
+    identity = {name: cache.fingerprint(getattr(parts, name)) for name in ("unet", "text_encoder", "vae")}
+    if opts.unet_from_scratch == "yes":
+        parts = replace(parts, unet=models.from_scratch(parts.unet, seed))
+    captioned, duplicated, hooks = _hooks_and_data(opts, data, parts.tokenizer, seed)
+    count = len(captioned.images)
+    shards = training_data.split(count, opts.clients_num, seed)
+    micro_batch = opts.train_batch_size * team.size
+    per_step = micro_batch * opts.gradient_accumulation_steps
+    largest = max(len(s) for s in shards)
+    steps = opts.max_train_steps or opts.num_train_epochs * math.ceil(largest / per_step)
+    plan = ensemble.Plan(tuple(len(s) for s in shards), opts.total_round, steps, team.count)
+    optimisation = training.Optimisation(
+        learning_rate=opts.learning_rate * (per_step if opts.scale_lr else 1), betas=(opts.adam_beta1, opts.adam_beta2),
+        weight_decay=opts.adam_weight_decay, epsilon=opts.adam_epsilon, max_grad_norm=opts.max_grad_norm,
+        schedule=opts.lr_scheduler, warmup_steps=opts.lr_warmup_steps, steps=steps * opts.total_round,
+        accumulation=opts.gradient_accumulation_steps, snr_gamma=opts.snr_gamma, use_ema=opts.use_ema,
+        eight_bit=opts.use_8bit_adam,
+    )  # fmt: skip
+    control = None
+    if opts.mem_ratio:
+        control = loss_control.AntiGradientControl(
+            ratio=opts.mem_ratio, decay=opts.arr_ema_decay, bias_correction=opts.agc_bias_correction,
+            num_timesteps=parts.noise_scheduler.config.num_train_timesteps, device=accelerator.device,
+        )  # fmt: skip
+    model = training.Training(
+        parts, accelerator=accelerator, team=team, dtype=devices.dtype_of(opts.mixed_precision), optimisation=optimisation,
+        hooks=hooks, seed=seed, resolution=opts.resolution, train_text_encoder=opts.train_text_encoder,
+        gradient_checkpointing=opts.gradient_checkpointing, compiled=opts.compile, control=control, images=count,
+    )  # fmt: skip
+    read = functools.partial(transforms.training_input, resolution=opts.resolution, center_crop=opts.center_crop,
+                             random_flip=opts.random_flip)  # fmt: skip
+    draws = {
+        k: training_data.Draws(
+            captioned.take(shards[k]), seed=seed, shard=k, global_batch=micro_batch, transform=read,
+            choose_caption=hooks.choose_caption, partners=bool(hooks.mixup), random_flip=opts.random_flip,
+        )
+        for k in range(team.number, plan.shards, team.count)
+    }  # fmt: skip
+    return Job(model, ensemble.Ensemble(model, plan, draws), captioned, shards, duplicated, per_step, identity)
+
+
+def gib(size):
+    """Bytes as text."""
+    return f"{size / 2**30:.2f} GiB"
+
+
+def require_host_memory(job, say):
+    """Print what waiting copies need in host memory and what is free; UsageError when it is not enough."""
+    import psutil
+
+    need, free = job.copies.host_bytes(), psutil.virtual_memory().available
+    if not need:
+        return
+    say(f"{job.plan.turns} copies take turns; those that wait need {gib(need)} of host memory, {gib(free)} are free")
+    if need > free:
+        raise UsageError(
+            f"--clients_num={job.plan.shards}: waiting copies need {gib(need)} of host memory, {gib(free)} are free; "
+            "takes fewer, or more processes"
+        )
+
+
+# What is encoded ahead ------------------------------------------------------------------------------------------------
+
+
+def _worth(rows, cache_, draws, what, say):
+    """Whether a cache pays and fits; says why not."""
+    fits, free = cache_.fits()
+    if draws < rows:
+        say(f"{what} are computed as they come: the run draws {draws} and a cache would hold {rows}")
+    elif not fits:
+        say(f"{what} are not cached: {gib(cache_.bytes)} are needed in {cache_.folder.parent}, {gib(free)} are free")
+    return draws >= rows and fits
+
+
+def encode_ahead(job, opts, folder, processes, say):
+    """Compute what the frozen networks say of images and captions, once, and hand it to the model (--cache_latents auto)."""
+    if opts.cache_latents == "off":
+        return
+    model, images, plan = job.model, job.data.images, job.plan
+    drawn = plan.rounds * plan.steps * plan.shards * job.per_step
+    share = {"device": model.device, "process": processes.index, "processes": processes.count}
+    built = []
+    if not opts.center_crop:
+        say("latents are not cached: without --center_crop every draw sees another window")
+    else:
+        latents = encoded.Latents(folder, images, model.parts, resolution=opts.resolution, flips=opts.random_flip,
+                                  dtype=model.dtype)  # fmt: skip
+        if _worth(len(images) * (1 + opts.random_flip), latents.rows, drawn, "latents", say):
+            built.append(("latents", latents, latents.build(model.vae, num_workers=opts.num_workers, **share)))
+            model.cached_latents = latents
+            for draws in job.copies.draws.values():
+                draws.transform = None
+    if model.text_encoder is not None and model.hooks.prompts is not None:
+        prompts = sorted({p for k in images.keys for p in model.hooks.prompts(job.data.prompts[k])})
+        texts = encoded.Embeddings(folder, prompts, model.parts, dtype=model.dtype)
+        if _worth(len(prompts), texts.rows, drawn, "embeddings of captions", say):
+            built.append(("captions", texts, texts.build(model.text_encoder, **share)))
+            model.cached_text = texts
+    for label, cached, groups in built:
+        total = cached.rows.rows // processes.count
+        bar = progress(groups, total=None, label=f"encoding {label}, about {total}", main_process=processes.main)
+        for _ in bar:
+            pass
+        processes.wait()  # each process writes parts of its own and reads all
+        cached.rows.open()
+
+
+# Resuming ------------------------------------------------------------------------------------------------------------
+
+EXTENDABLE = ("constant", "constant_with_warmup")
+
+
+def require_same(record, opts, job, fresh, changed):
+    """UsageError naming what differs between a run on disk and the one that is asked for, if it would change the result.
+
+    record: run.json on disk; fresh: what it would be now; changed: names of options that differ.
+    """
+    made = "the run in --output_dir was made with"
+    if changed:
+        name, old = changed[0], record["options"][changed[0]]
+        raise UsageError(f"--{name}={getattr(opts, name)!r}: {made} {old!r}; takes the same, or a new --output_dir")
+    for key, flag, what in (
+        ("model", "--pretrained_model_name_or_path", "another model"),
+        ("captions", "--instance_prompt_loc", "other captions"),
+        ("weights", "--weights_file", "other weights"),
+    ):  # fmt: skip
+        if record[key] != fresh[key]:
+            raise UsageError(f"{flag}={getattr(opts, flag[2:])!r}: {made} {what}; takes the same, or a new --output_dir")
+    if record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
+        raise UsageError(f"--instance_data_dir={opts.instance_data_dir!r}: {made} other images; takes the same")
+    for key in ("processes", "seed"):
+        if record[key] != fresh[key]:
+            flag = "--seed=" if key == "seed" else "processes: "
+            raise UsageError(f"{flag}{fresh[key]}: {made} {record[key]}; takes the same")
+    longer = fresh["steps"] > record["steps"] and opts.lr_scheduler in EXTENDABLE and not job.is_ensemble
+    if fresh["steps"] != record["steps"] and not longer:
+        raise UsageError(
+            f"--max_train_steps={opts.max_train_steps}: {made} {record['steps']} steps; takes the same, or more with "
+            f"--lr_scheduler {' or '.join(EXTENDABLE)} and one round"
+        )
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """Runs a Job from a position to its end. What is pending: StepReports since the last row of metrics.jsonl."""
+
+    def __init__(self, job, opts, run, tracker, processes, *, seconds=0.0):
+        self.job, self.opts, self.run, self.tracker, self.processes = job, opts, run, tracker, processes
+        self.before, self.pauses, self.pending = seconds, Pauses(), []
+        self.logged = 0.0
+
+    @property
+    def seconds(self):
+        """Of training so far, earlier sittings included, without previews and checkpoints."""
+        return self.before + self.pauses.outside
+
+    def restore(self, state):
+        """Continue from a states.State."""
+        tensors = state.tensors(self._keeper())
+        pending = tensors.pop("pending", None)
+        self.job.copies.load(tensors)
+        device = self.job.model.device
+        for step, loss, rate, skipped in [] if pending is None else pending.tolist():
+            dropped = None if math.isnan(skipped) else torch.tensor(skipped, device=device)
+            report = training.StepReport(
+                int(step), torch.tensor(loss, device=device), rate, torch.tensor(True, device=device), dropped
+            )
+            self.pending.append(report)
+
+    def _keeper(self):
+        """The process that writes and reads the state of this process's team: its first."""
+        team = self.job.model.team
+        return self.processes.index - team.rank
+
+    def _save_state(self, position):
+        tensors = None
+        if self.job.model.team.rank == 0:
+            tensors = self.job.copies.state()
+            if self.pending:
+                nan = torch.tensor(math.nan)
+                rows = [
+                    [r.step, r.loss.item(), r.lr, (nan if r.skipped is None else r.skipped).item()] for r in self.pending
+                ]
+                tensors["pending"] = torch.tensor(rows, dtype=torch.float64)
+        info = {"metrics_bytes": self.run.metrics_bytes, "seconds": round(self.seconds, 2)}
+        states.save_state(self.run.path, position, tensors, info, processes=self.processes,
+                          limit=self.opts.checkpoints_total_limit)  # fmt: skip
+
+    def _summary(self, shard):
+        """Of this process: shard, last step, mean loss, lr, mean skipped share, images/s, first step not finite."""
+        nan, reports = math.nan, self.pending
+        if not reports:
+            return torch.full((7,), nan, dtype=torch.float64)
+        loss = torch.stack([r.loss for r in reports]).mean().item()
+        finite = bool(reports[-1].finite)
+        broken = nan if finite else next(r.step for r in reports if not r.finite)
+        skips = [r.skipped for r in reports if r.skipped is not None]
+        skipped = torch.stack(skips).mean().item() if skips else nan
+        now = self.pauses.outside
+        speed = len(reports) * self.job.per_step / max(now - self.logged, 1e-9)
+        self.logged = now
+        return torch.tensor([shard, reports[-1].step, loss, reports[-1].lr, skipped, speed, broken], dtype=torch.float64)
+
+    def _require_finite(self, table):
+        broken = table[:, -1][~table[:, -1].isnan()]
+        if len(broken):
+            raise TrainingError(
+                f"a loss or gradient is not finite at step {int(broken.min())}; what was saved before is kept, nothing "
+                f"after. {training.ADVICE}"
+            )
+
+    def _check(self):
+        """TrainingError, in every process, when something pending is not finite."""
+        broken = math.nan
+        if self.pending and not bool(self.pending[-1].finite):
+            broken = next(r.step for r in self.pending if not r.finite)
+        self._require_finite(self.processes.rows(torch.tensor([broken], dtype=torch.float64, device=self.job.model.device)))
+
+    def _log(self, at):
+        """A row of metrics.jsonl for every copy that trains now: means since the last rows. This waits."""
+        table = self.processes.rows(self._summary(at.shard).to(self.job.model.device)).cpu()
+        self.pending = []
+        self._require_finite(table)
+        for shard in sorted({int(s) for s in table[:, 0] if not s.isnan()}):
+            of_shard = table[table[:, 0] == shard]
+            step, rate, speed = int(of_shard[0, 1]), of_shard[0, 3].item(), of_shard[0, 5].item()
+            samples = step * self.job.per_step
+            row = {"loss": of_shard[:, 2].mean().item(), "lr": rate}
+            row |= {} if of_shard[0, 4].isnan() else {"skipped": of_shard[0, 4].item()}
+            row["images_per_second"] = round(speed, 2)
+            self.run.append_metrics({"step": step, "round": at.round, "shard": shard, "samples": samples} | row)
+            several = self.job.plan.shards > 1
+            self.tracker.log(row, samples if several else step, group=f"shard_{shard}" if several else None)
+
+    def show(self, step):
+        """A preview grid, by the main process."""
+        if self.processes.main:
+            path = self.run.preview_path(step)
+            preview(self.job.model, self.job.data.prompts, path, count=self.opts.sample_batch_size,
+                    seed=self.opts.generation_seed, side=self.opts.resolution)  # fmt: skip
+            self.tracker.image("generations", path, step)
+
+    def _due(self, at):
+        """Returns: (log?, show?, checkpoint or None, save a state?) after a position."""
+        plan, opts, last = self.job.plan, self.opts, at.position == self.job.plan.total
+        turn_over = at.position % plan.steps == 0
+        logs = last or at.position % opts.log_steps == 0 or (turn_over and plan.shards > 1)
+        saves = last or at.round_over or at.position % (opts.state_steps or opts.modelsavesteps) == 0
+        if not self.job.is_ensemble:
+            shows = last or at.position % opts.save_steps == 0
+            return logs, shows, at.position if at.position % opts.modelsavesteps == 0 else None, saves
+        step = at.round * plan.steps
+        shows = at.round_over and (last or step // opts.save_steps > (step - plan.steps) // opts.save_steps)
+        checkpoint = at.round if at.round_over and at.round % opts.modelsaverounds == 0 else None
+        return logs, shows, checkpoint, saves
+
+    def _after(self, at):
+        logs, shows, checkpoint, saves = self._due(at)
+        last = at.position == self.job.plan.total
+        if logs:
+            self._log(at)
+        elif shows or saves or checkpoint is not None:
+            self._check()  # before anything is saved of a broken model
+        with self.pauses:
+            if shows:
+                self.show(at.round * self.job.plan.steps if self.job.is_ensemble else at.position)
+            if checkpoint is not None or saves:
+                self.job.model.require_finite(at.position)
+            if checkpoint is not None or last:
+                with self.job.model.pipeline() as pipeline:
+                    if checkpoint is not None:
+                        self.run.save_checkpoint(pipeline, checkpoint)
+                    if last:
+                        self.run.save_checkpoint(pipeline)
+            if saves:
+                self._save_state(at.position)
+            if shows or saves or checkpoint is not None:
+                self.processes.wait()
+
+    def train(self, position=0):
+        """Train from a position to the end. SIGTERM and SIGINT save a state and end with exit status 143 or 130."""
+        looped = self.job.copies.run(position, batch_size=self.opts.train_batch_size, num_workers=self.opts.num_workers)
+        looped = progress(
+            looped, total=self.job.plan.total, initial=position, label="training", main_process=self.processes.main
+        )
+        with StopSignal() as stop:
+            for at in looped:
+                if at.report is not None:
+                    self.pending.append(at.report)
+                self._after(at)
+                # several processes must stop at the same step, and asking costs a wait: they ask when they log
+                asks = self.processes.count == 1 or at.position % self.opts.log_steps == 0
+                if asks and self.processes.any(stop.number is not None):
+                    self._stop(at, stop.number)
+
+    def _stop(self, at, number):
+        self._check()
+        self._save_state(at.position)
+        self.tracker.finish()
+        if self.processes.main:
+            print(f"stopped after step {at.position}; continue with --resume_from_checkpoint latest", file=sys.stderr)
+        raise SystemExit(128 + (number or 15))
+
+
+def skip_counts(job, processes):
+    """How often loss control saw and dropped every image, over all copies. Returns: int [N, 2] on the CPU, or None."""
+    model = job.model
+    if model.counts is None:
+        return None
+    own = model.counts if model.team.rank == 0 else torch.zeros_like(model.counts)
+    return devices.sum_over_processes(own.long(), model.device).cpu()
+
+
+def record_of(opts, job, run, *, shown, seed, processes):
+    """run.json before the first step. shown: options as they are recorded."""
+    used = job.data.images
+    record = {
+        "options": shown, "environment": runs.environment(), "seed": seed, "threads": devices.threads(),
+        "processes": processes, "steps": job.plan.steps,
+        "places": runs.relative_to(run.path, instance_data_dir=str(used.root), instance_prompt_loc=opts.instance_prompt_loc),
+        "id": runs.new_id(), "data": {"images": len(used), "fingerprint": used.fingerprint, "bad": list(used.bad)},
+        "model": job.identity, "captions": cache.key_of(prompts=job.data.prompts),
+        "weights": cache.key_of(weights=None if job.data.weights is None else job.data.weights.tolist()),
+        "classes": captions.class_names(used), "duplicated": job.duplicated,
+        "counterfactual": opts.duplication == "nodup",
+    }  # fmt: skip
+    if job.plan.shards > 1:
+        record["shards"] = {used.keys[i]: k for k, part in enumerate(job.shards) for i in part}
+    return record
