@@ -10,15 +10,14 @@ import os
 from utils import flags, options
 
 
-def resumed_record(opts):
-    """run.json of the run that is resumed, or None for a new one."""
-    from utils import runs
+def resumed(opts):
+    """What --resume_from_checkpoint continues. Returns: (run.json or None, State or None)."""
+    from utils import runs, states
 
-    return (
-        opts.resume_from_checkpoint
-        and (os.path.isfile(os.path.join(opts.output_dir, "run.json")) or None)
-        and runs.open_run("--output_dir", opts.output_dir).record
-    )
+    if not opts.resume_from_checkpoint:
+        return None, None
+    run = runs.open_run("--output_dir", opts.output_dir) if os.path.isdir(opts.output_dir) else None
+    return run and run.record, states.find_state(opts.output_dir, opts.resume_from_checkpoint)
 
 
 def wanted_processes(opts, count, say):
@@ -36,17 +35,16 @@ def main(argv=None):
         from utils import devices, hub, runs, states
         from utils.diffusion import models, training
         from utils.reports import tracking
-        from utils.stages import training as stage
+        from utils.stages import training_job, training_loop
 
         if opts.local_rank >= 0:
             os.environ.setdefault("LOCAL_RANK", str(opts.local_rank))  # old launchers say it by flag alone
         run = runs.NewRun(opts.output_dir).require_new(resumes=bool(opts.resume_from_checkpoint))
-        record = resumed_record(opts)
-        state = states.find_state(opts.output_dir, opts.resume_from_checkpoint) if opts.resume_from_checkpoint else None
+        record, state = resumed(opts)
         token = hub.require_token(opts.hub_token) if opts.push_to_hub else None
         if opts.use_8bit_adam:
             training.require_8bit()
-        data = stage.checked_data(opts)
+        data = training_job.checked_data(opts)
         models.require_resolution("--pretrained_model_name_or_path", opts.pretrained_model_name_or_path, opts.resolution,
                                   revision=opts.revision)  # fmt: skip
         shown = flags.as_dict(opts)
@@ -60,14 +58,14 @@ def main(argv=None):
         wanted_processes(opts, processes.count, say)
         seed = devices.shared_seed(opts.seed if opts.seed is not None or record is None else record["seed"])
         run.writes = processes.main
-        job = stage.build(opts, data, accelerator, seed)
-        fresh = stage.record_of(opts, job, run, shown=shown, seed=seed, processes=processes.count)
+        job = training_job.build(opts, data, accelerator, seed)
+        fresh = training_job.record_of(opts, job, run, shown=shown, seed=seed, processes=processes.count)
         if record is not None:
-            stage.require_same(record, opts, job, fresh, flags.changed(opts, record["options"]))
+            training_job.require_same(record, opts, job, fresh, flags.changed(opts, record["options"]))
             fresh["id"] = record["id"]
         processes.wait()  # all have read what is on disk before the main process writes
-        stage.require_host_memory(job, say)
-        stage.encode_ahead(job, opts, run.cache_path, processes, say)
+        training_job.require_host_memory(job, say)
+        training_job.encode_ahead(job, opts, run.cache_path, processes, say)
         tracker = tracking.open_tracker(
             opts.report_to, folder=run.path, project=tracking.project_name(opts.wandb_project, "diffrep_ft"),
             name=opts.run_name, config=shown | {"seed": seed}, main_process=processes.main,
@@ -75,7 +73,7 @@ def main(argv=None):
         )  # fmt: skip
         fresh["tracker"] = tracker.run_id
         run.begin(fresh, job.data.prompts, metrics_bytes=state.info["metrics_bytes"] if state else 0)
-        loop = stage.Loop(job, opts, run, tracker, processes, seconds=state.info["seconds"] if state else 0.0)
+        loop = training_loop.Loop(job, opts, run, tracker, processes, seconds=state.info["seconds"] if state else 0.0)
         if processes.main:
             states.clean(run.path)
         if state:
@@ -85,7 +83,7 @@ def main(argv=None):
             loop.show(0)
         processes.wait()
         loop.train(state.position if state else 0)
-        counts = stage.skip_counts(job, processes)
+        counts = training_loop.skip_counts(job, processes)
         if counts is not None:
             run.write_skips(job.data.images.keys, counts.tolist())
         steps = job.plan.rounds * job.plan.steps

@@ -1,6 +1,12 @@
+import csv
+import dataclasses
+import io
 import json
+import os
 import shutil
+import tarfile
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,7 +97,8 @@ CHANGES = [
     {"rand_noise_lam": 0.5}, {"mixup_noise_lam": 0.5}, {"train_batch_size": 3}, {"max_train_steps": 4},
     {"gradient_accumulation_steps": 2}, {"learning_rate": 2e-2}, {"lr_warmup_steps": 2, "lr_scheduler": "linear"},
     {"adam_beta1": 0.5}, {"adam_beta2": 0.9}, {"adam_weight_decay": 0.5}, {"adam_epsilon": 1e-3}, {"max_grad_norm": 1e-9},
-    {"resolution": 24}, {"mixed_precision": "bf16"},
+    {"resolution": 24}, {"mixed_precision": "bf16"}, {"clients_num": 2}, {"total_round": 2}, {"snr_gamma": 1e-4},
+    {"unet_from_scratch": "yes"},
 ]  # fmt: skip
 
 
@@ -123,7 +130,7 @@ def test_previews_do_not_disturb_mixed_precision(train):
     assert torch.equal(unet(often), unet(never))
 
 
-@pytest.mark.parametrize("switches", [("--random_flip",), ("--scale_lr",)])
+@pytest.mark.parametrize("switches", [("--random_flip",), ("--scale_lr",), ("--use_ema",), ("--train_text_encoder",)])
 def test_a_switch_that_is_given_changes_the_result(train, plain, switches):
     assert not torch.equal(unet(train(*switches)), plain)
 
@@ -222,7 +229,8 @@ def test_trackers_get_the_published_keys(train, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     train(max_train_steps=2)
     assert seen == [
-        ("open", "diffrep_ft"), (0, "generations"), (1, ["loss", "lr"]), (2, ["loss", "lr"]), (2, "generations"),
+        ("open", "diffrep_ft"), (0, "generations"), (1, ["images_per_second", "loss", "lr"]),
+        (2, ["images_per_second", "loss", "lr"]), (2, "generations"),
     ]  # fmt: skip
 
 
@@ -266,6 +274,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(refused,
         ({"pretrained_model_name_or_path": "EMPTY"}, "is not a pipeline folder: it has no model_index.json"),
         ({"output_dir": "RUN"}, "already holds a run"),
         ({"trainsubset": "0.01"}, "--trainsubset=0.01 keeps none of 12 images"),
+        ({"clients_num": "13"}, "--clients_num=13 shards of 12 images: takes at most one an image"),
+        ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 shards of 1 images"),
+        ({"weights_file": "HALF"}, "takes a number, at least 0"),
+        ({"resume_from_checkpoint": "state_3"}, "--resume_from_checkpoint='state_3' is no state of --output_dir"),
+        ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; takes tar files"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(refused, micro_sd, scenes_dir, micro_run, tmp_path, changes, message):
@@ -283,3 +296,163 @@ def test_bad_input_ends_before_anything_is_written(refused, micro_sd, scenes_dir
     assert message in line
     assert not (tmp_path / "run").exists()
     assert sorted(micro_run.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def short_sd(tmp_path_factory):
+    """The random pipeline with three timesteps, so that loss control sees each of them often."""
+    from tests.conftest import _micro_parts
+    from utils.diffusion import models
+
+    parts = _micro_parts()
+    scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=3)
+    folder = tmp_path_factory.mktemp("models") / "short-sd"
+    pipeline = models.assemble(dataclasses.replace(parts, scheduler=scheduler))
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_loss_control_and_its_knobs_change_the_result(train, short_sd):
+    """A rate so small that losses stay alike: with rho = 0.9 some are dropped, with another decay others."""
+    flags = {"pretrained_model_name_or_path": short_sd, "max_train_steps": 8, "sample_batch_size": 1, "save_steps": 99}
+    plain, folder = train(**flags), train(mem_ratio=0.9, **flags)
+    assert not torch.equal(unet(plain), unet(folder))
+    skipped = [r["skipped"] for r in rows(folder)]
+    assert 0 < sum(skipped) < len(skipped)
+    with open(folder / "skips.csv", newline="") as handle:
+        table = list(csv.DictReader(handle))
+    assert [r["image"] for r in table] == list(json.loads((folder / "captions.json").read_text()))
+    assert sum(int(r["drawn"]) for r in table) == 16
+    assert sum(int(r["skipped"]) for r in table) == round(2 * sum(skipped))
+    assert not (plain / "skips.csv").exists()
+    assert "skipped" not in rows(plain)[0]
+    for knob in (("--arr_ema_decay", 0.2), ("--agc_bias_correction",)):
+        assert not torch.equal(unet(train(*knob, mem_ratio=0.9, **flags)), unet(folder)), knob
+
+
+def test_the_text_encoder_of_a_checkpoint_is_the_trained_one(train, micro_sd):
+    def text(folder):
+        return load_file(folder / "text_encoder" / "model.safetensors")
+
+    trained, base = text(train("--train_text_encoder") / "checkpoint"), text(micro_sd)
+    assert any(not torch.equal(trained[k], base[k]) for k in base)
+    frozen = text(train() / "checkpoint")
+    assert all(torch.equal(frozen[k], base[k]) for k in base)
+
+
+def test_half_precision_trains_float32_weights(train, micro_sd):
+    folder = train(mixed_precision="bf16")
+    assert unet(folder).dtype == torch.float32
+    assert not torch.equal(unet(folder), unet(folder).bfloat16().float())
+    base = load_file(micro_sd / "vae" / "diffusion_pytorch_model.safetensors")
+    kept = load_file(folder / "checkpoint" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(base[k], kept[k]) for k in base)
+
+
+def test_weights_of_a_file_decide_what_is_drawn(train, scenes_dir, tmp_path):
+    keys = sorted(k.removeprefix("train/") for k in json.loads((scenes_dir / "captions.json").read_text()))
+    (tmp_path / "w.json").write_text(json.dumps({k: float(k == keys[4]) for k in keys}))
+    folder = train(weights_file=tmp_path / "w.json", mem_ratio=1.0)
+    with open(folder / "skips.csv", newline="") as handle:
+        drawn = {r["image"]: int(r["drawn"]) for r in csv.DictReader(handle)}
+    assert drawn == {k: 6 * (k == keys[4]) for k in keys}
+
+
+def test_networks_are_checkpointed_and_compiled_when_asked(train, monkeypatch):
+    from diffusers import UNet2DConditionModel
+
+    asked = []
+    enable = UNet2DConditionModel.enable_gradient_checkpointing
+    monkeypatch.setattr(
+        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: asked.append("less") or enable(self)
+    )
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: asked.append(type(self).__name__))
+    train("--gradient_checkpointing", max_train_steps=1)
+    train("--compile", max_train_steps=1)
+    assert asked == ["less", "Denoiser"]
+
+
+def test_what_frozen_networks_compute_is_kept_beside_the_run_and_changes_nothing(train):
+    flags = {"max_train_steps": 15, "log_steps": 5}
+    kept = train("--center_crop", "--random_flip", **flags)
+    cache = kept.parent / "encoded"
+    assert sorted(p.name.split("_")[0] for p in cache.iterdir()) == ["embeddings", "latents"]
+    stamps = {p: p.stat().st_mtime_ns for p in cache.rglob("*.npy")}
+    again = train("--center_crop", "--random_flip", **flags)
+    assert {p: p.stat().st_mtime_ns for p in cache.rglob("*.npy")} == stamps  # found, not made anew
+    anew = train("--center_crop", "--random_flip", "--cache_latents", "off", **flags)
+    assert torch.equal(unet(kept), unet(again))
+    start = unet(kept, "checkpoint") - unet(anew)
+    assert start.norm() < 0.01 * unet(anew).norm()
+    assert not torch.equal(unet(anew), unet(train("--center_crop", **flags)))
+
+
+@pytest.mark.parametrize(("extra", "replaced", "said"), [
+    ((), {"max_train_steps": 9}, "latents are not cached: without --center_crop every draw sees another window"),
+    (("--center_crop", "--random_flip"), {"max_train_steps": 9}, "the run draws 18 and a cache would hold 24"),
+])  # fmt: skip
+def test_why_latents_are_not_kept_is_said(train, extra, replaced, said):
+    folder = train(*extra, **replaced)
+    assert said in train.printed
+    assert not list((folder.parent / "encoded").glob("latents*"))
+
+
+def test_a_disk_that_is_too_small_for_the_cache_is_said_and_the_run_goes_on(train, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    folder = train("--center_crop", max_train_steps=9)
+    assert "latents are not cached: 0.00 GiB are needed in" in train.printed
+    assert (folder / "checkpoint").exists()
+    assert not (folder.parent / "encoded").exists()
+
+
+def test_where_tensorboard_writes_and_what_is_only_recorded(train, script, micro_sd, scenes_dir, tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    script("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", scenes_dir / "train",
+           "--resolution", 16, "--max_train_steps", 1, "--sample_batch_size", 1, "--seed", 1, "--num_workers", 0, "--output_dir",
+           tmp_path / "r", "--report_to", "tensorboard", "--logging_dir", "events", "--dataset_name", "mine", "--local_rank", 0)  # fmt: skip
+    assert list((tmp_path / "r" / "events").glob("events.out.*"))
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["options"]["dataset_name"] == "mine"
+    assert os.environ["LOCAL_RANK"] == "0"
+
+
+def test_processes_that_are_wanted_but_not_there_are_told_how_to_start(train):
+    train(trainggpu=4, max_train_steps=1)
+    assert (
+        "--trainggpu=4: 1 process(es) take part; to use 4: accelerate launch --num_processes 4 diff_train.py"
+        in train.printed
+    )
+    train(trainggpu=1, max_train_steps=1)
+    assert "--trainggpu" not in train.printed
+
+
+def test_an_upload_gets_the_final_checkpoint_and_no_record_gets_the_token(train, monkeypatch):
+    from utils import hub
+
+    sent = []
+    monkeypatch.setattr(hub, "push", lambda *what: sent.append(what) or "address")
+    folder = train("--push_to_hub", hub_token="hf_secret", hub_model_id="me/model", max_train_steps=1)
+    assert sent == [(folder / "checkpoint", "me/model", "hf_secret")]
+    assert "uploaded to address" in train.printed
+    told = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
+    assert not any(b"hf_secret" in content for content in told)
+    assert json.loads((folder / "run.json").read_text())["options"]["hub_token"] == "redacted"
+
+
+def test_shards_of_tar_files_and_metadata_train(train, scenes_dir, tmp_path):
+    texts = json.loads((scenes_dir / "captions.json").read_text())
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for i, key in enumerate(sorted(texts)):
+            archive.add(scenes_dir / key, f"{i:04d}.png")
+            info = tarfile.TarInfo(f"{i:04d}.txt")
+            info.size = len(texts[key][0])
+            archive.addfile(info, io.BytesIO(texts[key][0].encode()))
+    folder = train(instance_data_dir=tmp_path / "0.tar", instance_prompt_loc=None)
+    captions = json.loads((folder / "captions.json").read_text())
+    assert captions["0.tar/0003.png"] == texts[sorted(texts)[3]][:1]
+    data = shutil.copytree(scenes_dir / "train", tmp_path / "meta")
+    lines = [json.dumps({"file_name": k.removeprefix("train/"), "text": v[0]}) for k, v in texts.items()]
+    (data / "metadata.jsonl").write_text("\n".join(lines))
+    other = train(instance_data_dir=data, instance_prompt_loc=None)
+    named = json.loads((other / "captions.json").read_text())
+    assert {f"train/{k}": v for k, v in named.items()} == {k: v[:1] for k, v in texts.items()}

@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import dataclass
 
 import pytest
 
@@ -73,3 +74,21 @@ def test_a_users_error_is_one_line_without_traceback(capsys, error, status):
         raise error("two\nlines")
     assert stopped.value.code == status
     assert capsys.readouterr().err == "x.py: error: two lines\n"
+
+
+def test_secrets_are_in_no_record_and_free_options_do_not_count_as_changed():
+    @dataclass(frozen=True)
+    class Some:
+        script = "some.py"
+        token: str = flags.flag(None, help="secret", free=True, secret=True)
+        rate: float = flags.flag(1.0, kind=flags.real(), help="rate")
+        log: int = flags.flag(1, kind=flags.whole(), help="rows", free=True)
+
+        def check(self):
+            pass
+
+    recorded = flags.as_dict(Some(token="hf_x", rate=2.0, log=5))
+    assert recorded == {"token": "redacted", "rate": 2.0, "log": 5}
+    assert flags.changed(Some(rate=3.0, log=9), recorded) == ["rate"]
+    assert flags.changed(Some(rate=2.0, log=9), recorded) == []
+    assert flags.as_dict(Some())["token"] is None

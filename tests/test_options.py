@@ -37,6 +37,8 @@ def test_published_defaults():
         "lr_warmup_steps": 500, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_weight_decay": 1e-2, "adam_epsilon": 1e-8,
         "max_grad_norm": 1.0, "num_workers": 4, "duplication": "nodup", "weight_pc": 0.05, "dup_weight": 5,
         "rand_noise_lam": 0, "mixup_noise_lam": 0, "trainspecial": None, "trainspecial_prob": 0.1, "trainsubset": None,
+        "modelsaverounds": 5, "arr_ema_decay": 0.8, "clients_num": 1, "total_round": 1, "mem_ratio": None,
+        "unet_from_scratch": "no", "log_steps": 10, "checkpoints_total_limit": 1, "cache_latents": "auto",
     }  # fmt: skip
     assert {k: getattr(opts, k) for k in expected} == expected
     assert flags.parse(options.GenerationOptions, ["-nb", "1"], description="").rand_aug_repeats == 2
@@ -54,6 +56,17 @@ def test_published_defaults():
         (["--resolution", "big"], "--resolution='big' is not accepted; takes a whole number at least 8"),
         (["--weight_pc", "1.5"], "--weight_pc='1.5' is not accepted; takes a number from 0 to 1"),
         (["--learning_rate", "nan"], "--learning_rate='nan' is not accepted; takes a number above 0"),
+        (
+            ["--weights_file", "w.json", "--duplication", "dup_both"],
+            "--weights_file='w.json' and --duplication='dup_both' both weigh",
+        ),
+        (["--agc_bias_correction"], "--agc_bias_correction corrects the loss bank of --mem_ratio; give that too"),
+        (["--mem_ratio", "0"], "--mem_ratio='0' is not accepted; takes a number above 0"),
+        (["--arr_ema_decay", "1"], "--arr_ema_decay=1.0 is not accepted; takes a number from 0 to below 1"),
+        (["--clients_num", "0"], "--clients_num='0' is not accepted; takes a whole number at least 1"),
+        (["--hub_token", "x"], "--hub_token is used with --push_to_hub"),
+        (["--trainspecial_prob", "1.1"], "--trainspecial_prob='1.1' is not accepted; takes a number from 0 to 1"),
+        (["--unet_from_scratch", "maybe"], "--unet_from_scratch='maybe' is not accepted; takes one of: no, yes"),
         (["--class_prompt", "blip"], "--class_prompt='blip' is not accepted; takes one of: classlevel, instancelevel_blip"),
         (["--class_prompts", "nolevel"], "'--class_prompts' is not a flag of diff_train.py; did you mean --class_prompt?"),
         (["--class_prompt", "instancelevel_blip"], "needs --instance_prompt_loc"),
@@ -73,7 +86,7 @@ def test_errors_name_flag_value_and_what_is_accepted(extra, message):
 
 
 def test_a_missing_required_flag_is_named():
-    with pytest.raises(UsageError, match="--instance_data_dir is required; give the folder of training images"):
+    with pytest.raises(UsageError, match="--instance_data_dir is required; give the training images: a folder"):
         flags.parse(options.TrainOptions, ["--pretrained_model_name_or_path", "m"], description="")
 
 
@@ -103,5 +116,6 @@ def test_no_option_is_parsed_and_ignored():
             read |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
     # with one process there is nothing to meet or to pass on; check() refuses any other number of processes
     single = {"world_size", "rank", "dist_url", "dist_backend"}
+    labels = {"dataset_name"}  # kept with all options in the record, as its help says
     for cls in (options.TrainOptions, options.GenerationOptions, options.RetrievalOptions, options.ScenesOptions):
-        assert {f.name for f in dataclasses.fields(cls)} - read <= single
+        assert {f.name for f in dataclasses.fields(cls)} - read <= single | labels

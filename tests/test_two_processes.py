@@ -1,15 +1,17 @@
-"""The trainer under torchrun: two processes of batch b train what one process of batch 2b trains."""
+"""The trainer under torchrun: several processes train what one process trains."""
 
+import dataclasses
 import json
 import os
 import socket
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, SEED_FLAGS
+from tests.conftest import ROOT, SEED_FLAGS, _micro_parts
 
 
 def free_port():
@@ -23,27 +25,116 @@ def weights(folder):
     return torch.cat([state[k].flatten() for k in sorted(state)])
 
 
-def test_two_processes_are_one_of_twice_the_batch(micro_sd, scenes_dir, tmp_path):
-    def train(launcher, batch, folder):
-        command = [
-            *launcher, str(ROOT / "diff_train.py"), "--pretrained_model_name_or_path", str(micro_sd),
-            "--instance_data_dir", str(scenes_dir / "train"), "--instance_prompt_loc", str(scenes_dir / "captions.json"),
-            "--class_prompt", "instancelevel_blip", "--resolution", "16", "--random_flip", "--max_train_steps", "8",
-            "--train_batch_size", str(batch), "--mixup_noise_lam", "0.5", "--rand_noise_lam", "0.1", "--learning_rate", "1e-3",
-            "--lr_scheduler", "linear", "--lr_warmup_steps", "2", "--save_steps", "99", "--sample_batch_size", "1",
-            "--log_steps", "1", "--seed", "3", "--output_dir", str(folder), *SEED_FLAGS,
-        ]  # fmt: skip
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
-        return json.loads((folder / "run.json").read_text()), weights(folder / "checkpoint")
+@pytest.fixture(scope="module")
+def short_sd(tmp_path_factory):
+    """The random pipeline with sixteen timesteps, so that loss control drops some samples within a few steps."""
+    from utils.diffusion import models
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    record, both = train(torchrun, 2, tmp_path / "two")
-    assert record["processes"] == 2
-    _, one = train([sys.executable], 4, tmp_path / "one")
-    start = weights(micro_sd)
-    assert (both - one).norm() < 0.01 * (one - start).norm()
-    rows = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("two", "one")]
-    assert [r["lr"] for r in rows[0]] == [r["lr"] for r in rows[1]]  # counted in optimizer steps, not in processes
-    assert [r["samples"] for r in rows[0]] == [4 * i for i in range(1, 9)]
-    assert all(abs(a["loss"] - b["loss"]) < 1e-3 for a, b in zip(*rows, strict=True))
+    parts = _micro_parts()
+    scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=16)
+    folder = tmp_path_factory.mktemp("models") / "short-sd"
+    models.assemble(dataclasses.replace(parts, scheduler=scheduler)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def train(short_sd, scenes_dir, script):
+    """train(folder, processes, *flags) -> run.json, after checking that as many processes took part. One runs in this one."""
+
+    def run(folder, processes, *extra):
+        arguments = [
+            "--pretrained_model_name_or_path", str(short_sd), "--instance_data_dir", str(scenes_dir / "train"),
+            "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip",
+            "--resolution", "16", "--center_crop", "--random_flip", "--save_steps", "99", "--sample_batch_size", "1",
+            "--learning_rate", "1e-3", "--lr_scheduler", "linear", "--lr_warmup_steps", "2", "--log_steps", "1", "--seed", "3",
+            "--output_dir", str(folder), *map(str, extra), *SEED_FLAGS,
+        ]  # fmt: skip
+        if processes == 1:
+            script("diff_train", *arguments)
+        else:
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port"]
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+            command = [*torchrun, str(free_port()), str(ROOT / "diff_train.py"), *arguments]
+            told = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert told.returncode == 0, told.stderr[-2000:]
+        record = json.loads((folder / "run.json").read_text())
+        assert record["processes"] == processes
+        return record
+
+    return run
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_change(one, other, start, tolerance=0.01):
+    """The *change* of the weights agrees in L2 norm."""
+    before = weights(start)
+    first, second = (weights(folder / "checkpoint") for folder in (one, other))
+    assert (second - first).norm() < tolerance * (first - before).norm()
+
+
+def test_two_processes_are_one_of_twice_the_batch(train, short_sd, tmp_path):
+    """Mixup, embedding noise and loss control included."""
+    shared = [
+        "--max_train_steps",
+        8,
+        "--mixup_noise_lam",
+        0.5,
+        "--rand_noise_lam",
+        0.1,
+        "--mem_ratio",
+        0.95,
+        "--agc_bias_correction",
+    ]
+    train(tmp_path / "two", 2, "--train_batch_size", 2, *shared)
+    train(tmp_path / "one", 1, "--train_batch_size", 4, *shared)
+    assert_same_change(tmp_path / "one", tmp_path / "two", short_sd)
+    two, one = rows(tmp_path / "two"), rows(tmp_path / "one")
+    assert [r["lr"] for r in two] == [r["lr"] for r in one]  # counted in optimizer steps, not in processes
+    assert [r["samples"] for r in two] == [4 * i for i in range(1, 9)]
+    assert [r["skipped"] for r in two] == pytest.approx([r["skipped"] for r in one])
+    assert sum(r["skipped"] for r in one) > 0  # one bank, one count of kept samples
+    assert all(abs(a["loss"] - b["loss"]) < 1e-3 for a, b in zip(two, one, strict=True))
+    assert (tmp_path / "two" / "skips.csv").read_text() == (tmp_path / "one" / "skips.csv").read_text()
+
+
+@pytest.mark.parametrize(("processes", "shards", "batch"), [(2, 3, 2), (4, 2, 1)])
+def test_processes_share_the_shards_and_the_work_of_one(train, short_sd, tmp_path, processes, shards, batch):
+    """Two processes of three shards, one idle at the end of a round; four processes, two to a shard."""
+    shared = [
+        "--clients_num",
+        shards,
+        "--total_round",
+        2,
+        "--max_train_steps",
+        3,
+        "--mem_ratio",
+        0.95,
+        "--agc_bias_correction",
+        "--use_ema",
+    ]
+    train(tmp_path / "one", 1, "--train_batch_size", 2, *shared)
+    record = train(tmp_path / "several", processes, "--train_batch_size", batch, *shared)
+    assert_same_change(tmp_path / "one", tmp_path / "several", short_sd)
+
+    def told(folder):
+        return sorted((r["shard"], r["step"], r["round"], r["samples"], round(r["lr"], 9)) for r in rows(folder))
+
+    assert told(tmp_path / "one") == told(tmp_path / "several")
+    assert len(told(tmp_path / "one")) == shards * 6
+    assert (tmp_path / "one" / "skips.csv").read_text() == (tmp_path / "several" / "skips.csv").read_text()
+    assert sorted(set(record["shards"].values())) == list(range(shards))
+
+
+def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path):
+    shared = ["--clients_num", 3, "--total_round", 2, "--max_train_steps", 2, "--train_batch_size", 2, "--state_steps", 1,
+              "--checkpoints_total_limit", 9]  # fmt: skip
+    train(tmp_path / "r", 2, *shared)
+    whole = weights(tmp_path / "r" / "checkpoint")
+    assert len(list((tmp_path / "r").glob("state_*"))) == 8
+    (tmp_path / "r" / "checkpoint").rename(tmp_path / "before")
+    # in the middle of a round, in the turn in which one of the processes has no shard
+    train(tmp_path / "r", 2, *shared, "--resume_from_checkpoint", "state_3")
+    assert torch.equal(weights(tmp_path / "r" / "checkpoint"), whole)

@@ -141,3 +141,17 @@ def test_classlevel_without_class_folders_is_an_error(tmp_path):
     images = image_sets.list_images("--d", tmp_path)
     with pytest.raises(UsageError, match="--class_prompt='classlevel' takes a folder a class; 1 images .* first '1.png'"):
         captions.resolve_prompts("classlevel", images)
+
+
+def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
+    images = image_sets.list_images("--d", scenes_dir / "train")
+    path = tmp_path / "metadata.jsonl"
+    rows = [{"file_name": k, "text" if i % 2 else "caption": [f"own {i}", "other"] if i == 3 else f"own {i}"}
+            for i, k in enumerate(images.keys)]  # fmt: skip
+    path.write_text("\n".join(json.dumps(r) for r in rows) + "\n\n")
+    found, _ = captions.read_captions(path, images)
+    assert [found[k][0] for k in images.keys] == [f"own {i}" for i in range(12)]
+    assert found[images.keys[3]] == ["own 3", "other"]
+    path.write_text(json.dumps(rows[0]) + '\n{"file_name": "x.png"}\n')
+    with pytest.raises(DataError, match="line 2 is .*takes an object with file_name and text or caption"):
+        captions.read_captions(path, images)

@@ -1,9 +1,10 @@
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from utils.data import duplication
+from utils.data import duplication, image_sets
 from utils.errors import UsageError
 
 
@@ -64,3 +65,23 @@ def test_a_subset_is_a_permutation_not_the_first_classes():
     assert np.array_equal(duplication.subset(100, 1.0, 0), np.arange(100))
     with pytest.raises(UsageError, match="--trainsubset=0.001 keeps none of 100 images; takes at least 0.01"):
         duplication.subset(100, 0.001, 0)
+
+
+def test_weights_of_a_file_by_path_and_one_where_nothing_is_said(scenes_dir, tmp_path):
+    images = image_sets.list_images("--d", scenes_dir / "train")
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps({images.keys[3]: 4, str(scenes_dir / "train" / images.keys[5]): 0.5}))
+    weights, unnamed = duplication.read_weights("--weights_file", path, images)
+    assert weights.tolist() == [1, 1, 1, 4, 1, 0.5, 1, 1, 1, 1, 1, 1]
+    assert unnamed == 10
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("[]", "holds no weights"), ('{"a.png": -1}', "has -1; takes a number, at least 0"), ('{"a.png": "2"}', "has '2'"),
+    ('{"a.png": true}', "has True"), ('{"no/such.png": 2}', "names none of the images"),
+])  # fmt: skip
+def test_weights_that_are_none(scenes_dir, tmp_path, content, message):
+    images = image_sets.list_images("--d", scenes_dir / "train")
+    (tmp_path / "w.json").write_text(content)
+    with pytest.raises(UsageError, match=f"--weights_file=.*{message}"):
+        duplication.read_weights("--weights_file", tmp_path / "w.json", images)

@@ -95,3 +95,45 @@ def test_without_duplication_the_set_is_only_recorded(make, scenes_dir):
     assert plain.weights is None
     assert not plain.duplicated.any()
     assert would_be == chosen == [images.keys[i] for i in weighted.duplicated.nonzero()[:, 0]]
+
+
+def test_shards_are_disjoint_cover_all_and_differ_by_one_at_most():
+    parts = training_data.split(103, 4, seed=1)
+    assert sorted(len(p) for p in parts) == [25, 26, 26, 26]
+    assert sorted(np.concatenate(parts)) == list(range(103))
+    assert all((np.diff(p) > 0).all() for p in parts)
+    assert not np.array_equal(parts[0], np.arange(26))  # not contiguous blocks of sorted names
+    assert all(np.array_equal(a, b) for a, b in zip(parts, training_data.split(103, 4, seed=1), strict=True))
+    assert not np.array_equal(parts[0], training_data.split(103, 4, seed=2)[0])
+    assert np.array_equal(training_data.split(5, 1, seed=9)[0], np.arange(5))
+
+
+def test_what_belongs_to_an_image_goes_with_it_into_its_shard(make):
+    data = make().data
+    part = data.take(np.array([9, 2, 5]))
+    assert part.images.keys == tuple(data.images.keys[i] for i in (9, 2, 5))
+    assert part.weights.tolist() == [data.weights[i] for i in (9, 2, 5)]
+    assert part.duplicated.tolist() == [bool(data.duplicated[i]) for i in (9, 2, 5)]
+    assert part.take(np.array([2, 0])).rows.tolist() == [5, 9]
+
+
+def test_a_draw_without_pixels_says_which_view_the_other_shows(make):
+    draws = make(style="nodup")
+    pixels = {(s, i): draws[s, i] for s in range(8) for i in range(2)}
+    draws.transform, draws.random_flip = None, True
+    mirrored = 0
+    for (step, slot), item in pixels.items():
+        bare = draws[step, slot]
+        assert (bare["row"], bare["prompt"], "pixels" in bare) == (item["row"], item["prompt"], False)
+        # the fixture crops at random, and scenes are square: the crop draws numbers and takes all
+        rng = np.random.default_rng(0)
+        view = transforms.training_pixels(draws.data.images.open(item["index"]), resolution=16, rng=rng, flipped=True)
+        mirrored += torch.equal(view, item["pixels"])
+    assert 0 < mirrored < 16
+
+
+def test_shards_draw_streams_of_their_own(make, scenes_dir):
+    draws = make()
+    other = training_data.Draws(draws.data, seed=5, shard=1, global_batch=4, transform=None,
+                                choose_caption=draws.choose_caption)  # fmt: skip
+    assert [draws.order[i] for i in range(24)] != [other.order[i] for i in range(24)]

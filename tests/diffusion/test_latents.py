@@ -42,3 +42,13 @@ def test_an_untrainable_prediction_type_is_an_error(micro_parts):
     scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(ValueError, match="prediction_type='sample' cannot be trained"):
         latents.target(scheduler, None, None, None)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("epsilon", [1.0, 0.5]), ("v_prediction", [0.8, 5 / 11])])
+def test_snr_weights_by_hand(kind, expected):
+    """alphas 0.8 and 10/11 give SNR 4 and 10; gamma 5."""
+    from types import SimpleNamespace
+
+    scheduler = SimpleNamespace(alphas_cumprod=torch.tensor([0.8, 10 / 11]), config=SimpleNamespace(prediction_type=kind))
+    found = latents.snr_weights(scheduler, torch.tensor([0, 1]), 5.0)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)

@@ -68,3 +68,17 @@ def test_embeddings_are_cut_and_padded_to_the_tokenizers_length(micro_parts):
     with torch.no_grad():
         found = models.embed(parts.tokenizer, parts.text_encoder, ["a", "b " * 100], device="cpu")
     assert tuple(found.shape) == (2, 32, 16)
+
+
+def test_from_scratch_is_the_same_architecture_and_other_weights(micro_parts):
+    import torch
+
+    unet = micro_parts().unet
+    state = torch.get_rng_state()
+    one, same, other = (models.from_scratch(unet, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert dict(one.config) == dict(unet.config)
+    first = [next(u.parameters()) for u in (unet, one, same, other)]
+    assert torch.equal(first[1], first[2])
+    assert not torch.equal(first[1], first[3])
+    assert not torch.equal(first[0], first[1])

@@ -3,60 +3,21 @@ import functools
 import pytest
 import torch
 
-from utils import devices
-from utils.data import captions, image_sets, training_data, transforms
-from utils.diffusion import mitigation, models, training
-from utils.errors import TrainingError
-
-SIDE = 16
-
-
-@pytest.fixture
-def start(scenes_dir, micro_parts):
-    """start(**changes) -> (Training, Draws) over the scenes, nothing trained yet."""
-
-    def made(
-        *,
-        parts=None,
-        noise=0.0,
-        mixup=0.0,
-        steps=3,
-        schedule="constant",
-        warmup=0,
-        lr=1e-3,
-        accumulation=1,
-        batch=2,
-        still=False,
-    ):
-        parts = parts or micro_parts()
-        images = image_sets.list_images("--d", scenes_dir / "train")
-        texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
-        data, _ = training_data.captioned_images(images, texts, style="nodup", share=0, weight=1, seed=0)
-        hooks = mitigation.train_hooks(
-            duplication="nodup", special=None, p=0, noise=noise, mixup=mixup, tokenizer=parts.tokenizer
-        )
-        draws = training_data.Draws(
-            data, seed=0, global_batch=batch, choose_caption=hooks.choose_caption, partners=bool(mixup),
-            transform=functools.partial(transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False),
-        )  # fmt: skip
-        optimisation = training.Optimisation(lr, (0.9, 0.999), 1e-2, 1e-8, 1.0, schedule, warmup, steps)
-        accelerator = devices.accelerator(mixed_precision="no", gradient_accumulation_steps=accumulation)
-        model = training.Training(
-            parts, accelerator=accelerator, dtype=torch.float32, optimisation=optimisation, hooks=hooks, seed=0,
-            resolution=SIDE, still=still,
-        )  # fmt: skip
-        return model, draws
-
-    return made
+from tests.diffusion.conftest import flat
+from utils import seeding
+from utils.data import training_data
+from utils.diffusion import latents, models, training
+from utils.errors import TrainingError, UsageError
 
 
-def weights(model):
-    return torch.cat([p.detach().flatten().clone() for p in model.parts.unet.parameters()])
+def first_batch(copies, steps=range(1)):
+    return next(iter(training_data.loader(copies.draws[0], steps=steps, batch_size=2)))
 
 
-def finished(model, draws, *, batch=2, accumulation=1):
-    reports = list(model.run(draws, batch_size=batch, accumulation=accumulation, num_workers=0))
-    return reports, weights(model)
+def embedded(model, arguments):
+    """The embeddings that the U-Net is given by the Denoiser's arguments."""
+    _noisy, _timesteps, own, partners, ratio, noise = arguments
+    return model.hooks.edit_embeddings(own, partners, ratio=ratio, noise=noise)
 
 
 def test_noise_belongs_to_the_slot_not_to_the_batch():
@@ -87,10 +48,10 @@ def test_timesteps_are_uniform_and_noise_is_standard_normal():
 
 
 def test_the_inputs_agree_with_a_step_written_by_hand(start):
-    model, draws = start(noise=0.3)
-    batch = next(iter(training_data.loader(draws, steps=range(4, 5), batch_size=2)))
-    noisy, timesteps, embeddings, wanted = model.inputs(batch, 4)
-    parts = model.parts
+    copies = start(noise=0.3)
+    model, batch = copies.model, first_batch(copies, range(4, 5))
+    arguments, wanted, timesteps = model.inputs(batch, 4)
+    noisy, embeddings, parts = arguments[0], embedded(model, arguments), model.parts
     for slot in (0, 1):
         drawn = training.step_noise(
             0, 0, 4, [slot], latent_shape=(4, 8, 8), embedding_shape=(32, 16), num_timesteps=1000
@@ -107,10 +68,11 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
 
 
 def test_mixup_mixes_with_the_partners_by_one_ratio(start):
-    model, draws = start(mixup=0.7)
+    copies = start(mixup=0.7)
+    model = copies.model
     step = next(s for s in range(20) if training_data.mixup_partners(0, 0, s, 2)[0] == 1)  # a step that swaps
-    batch = next(iter(training_data.loader(draws, steps=range(step, step + 1), batch_size=2)))
-    _, _, embeddings, _ = model.inputs(batch, step)
+    batch = first_batch(copies, range(step, step + 1))
+    embeddings = embedded(model, model.inputs(batch, step)[0])
     with torch.no_grad():
         e = models.embed(model.parts.tokenizer, model.parts.text_encoder, batch["prompt"], device="cpu")
     ratio = ((embeddings[0] - e[1]) / (e[0] - e[1])).nanmedian()
@@ -118,87 +80,194 @@ def test_mixup_mixes_with_the_partners_by_one_ratio(start):
     torch.testing.assert_close(embeddings, ratio * e + (1 - ratio) * e.flip(0), rtol=1e-3, atol=1e-4)
 
 
-def test_only_the_unet_learns(start):
-    model, draws = start()
+def test_only_the_unet_learns(start, finished):
+    copies = start()
+    model = copies.model
     before = [p.clone() for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()]
-    first = weights(model)
-    reports, last = finished(model, draws)
-    assert [r.step for r in reports] == [1, 2, 3]
+    first = flat(model)
+    found, last = finished(copies)
+    assert [at.report.step for at in found] == [1, 2, 3]
     assert not torch.equal(first, last)
     after = [p for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_run_repeats_bit_for_bit(start, micro_parts):
-    assert torch.equal(finished(*start())[1], finished(*start())[1])
+def test_the_text_encoder_learns_when_asked(start, finished):
+    copies = start(text=True, noise=0.2, mixup=0.5)
+    model = copies.model
+    first = {n: p.detach().clone() for n, p in model.weights.items()}
+    finished(copies)
+    changed = {n.split(".")[0] for n, p in model.weights.items() if not torch.equal(p, first[n])}
+    assert changed == {"unet", "text_encoder"}
+    assert not any(p.requires_grad for p in model.parts.vae.parameters())
 
 
-def test_posteriors_that_are_kept_train_the_same_and_are_encoded_once(start):
-    kept, draws = start(still=True, steps=12)
-    encoded, encode = [], kept.vae.encode
-    kept.vae.encode = lambda pixels: encoded.append(len(pixels)) or encode(pixels)
-    plain, _ = start(steps=12)
-    torch.testing.assert_close(finished(kept, draws)[1], finished(plain, draws)[1], rtol=1e-4, atol=1e-6)
-    assert sum(encoded) == 12  # twelve images, twenty-four draws
+def by_hand(copies, number, *, weigh=lambda losses, timesteps: losses.mean()):
+    """Gradients of a micro-batch, clipped to norm 1, worked out without Training.step. Returns: (loss, [n])."""
+    model = copies.model
+    batch = first_batch(copies, range(number, number + 1))
+    arguments, wanted, timesteps = model.inputs(batch, number)
+    pred = model.parts.unet(*arguments[:2], encoder_hidden_states=embedded(model, arguments)).sample
+    loss = weigh(((pred - wanted) ** 2).flatten(1).mean(1), timesteps)
+    return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.weights.values()))])
 
 
-def test_an_optimizer_step_by_hand(start):
-    """One step of plain AdamW on the mean of the two samples' errors, clipped to norm 1."""
-    model, draws = start(steps=1, lr=1e-3)
-    batch = next(iter(training_data.loader(draws, steps=range(1), batch_size=2)))
-    noisy, timesteps, embeddings, wanted = model.inputs(batch, 0)
-    unet = model.parts.unet
-    pred = unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
-    loss = ((pred - wanted) ** 2).mean()
-    params = list(unet.parameters())
-    gradients = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
-    gradients = gradients * min(1.0, 1.0 / (gradients.norm().item() + 1e-6))
-    w = weights(model)
-    expected = w - 1e-3 * 1e-2 * w - 1e-3 * gradients / (gradients.abs() + 1e-8)  # first step: m/sqrt(v) = sign
-    reports, found = finished(model, draws)
-    assert reports[0].loss.item() == pytest.approx(loss.item(), rel=1e-5)
-    moved = gradients.abs() > 1e-6  # below, the sign hangs on rounding
-    torch.testing.assert_close(found[moved], expected[moved], rtol=0, atol=2e-6)
-
-
-def test_accumulation_is_one_step_of_the_mean(start):
-    """Two micro-batches, one step: the gradient is the mean of theirs, worked out without accelerate."""
-    model, draws = start(steps=1, accumulation=2, lr=1e-3)
-    unet, gradients = model.parts.unet, []
-    for step, batch in zip(range(2), training_data.loader(draws, steps=range(2), batch_size=2), strict=True):
-        noisy, timesteps, embeddings, wanted = model.inputs(batch, step)
-        loss = ((unet(noisy, timesteps, encoder_hidden_states=embeddings).sample - wanted) ** 2).mean()
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(unet.parameters()))]))
-    mean = (gradients[0] + gradients[1]) / 2
-    w = weights(model)
-    expected = w - 1e-3 * 1e-2 * w - 1e-3 * mean.sign()
-    reports, found = finished(model, draws, accumulation=2)
-    assert [r.step for r in reports] == [1]
-    moved = mean.abs() > 1e-5  # below, Adam's epsilon and rounding decide
+def assert_adam_step(before, after, gradient, *, lr=1e-3):
+    """The first step of AdamW: m / sqrt(v) is the gradient's sign; weight decay 1e-2."""
+    gradient = gradient * min(1.0, 1.0 / (gradient.norm().item() + 1e-6))
+    expected = before - lr * 1e-2 * before - lr * gradient / (gradient.abs() + 1e-8)
+    moved = gradient.abs() > 1e-5  # below, Adam's epsilon and rounding decide
     assert moved.float().mean() > 0.5
-    torch.testing.assert_close(found[moved], expected[moved], rtol=0, atol=5e-6)
+    torch.testing.assert_close(after[moved], expected[moved], rtol=0, atol=5e-6)
 
 
-def test_the_schedule_counts_optimizer_steps(start):
-    model, draws = start(steps=4, schedule="linear", warmup=2, lr=1.0e-3, accumulation=2)
-    reports, _ = finished(model, draws, accumulation=2)
-    assert [r.lr for r in reports] == pytest.approx([0.0, 0.5e-3, 1e-3, 0.5e-3])
+def test_an_optimizer_step_by_hand(start, finished):
+    copies = start(steps=1)
+    before = flat(copies.model)
+    loss, gradient = by_hand(copies, 0)
+    found, after = finished(copies)
+    assert found[0].report.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert_adam_step(before, after, gradient)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(start):
-    model, draws = start(steps=3)
+def test_accumulation_is_one_step_of_the_mean(start, finished):
+    copies = start(steps=1, accumulation=2)
+    before, gradients = flat(copies.model), [by_hand(copies, n)[1] for n in (0, 1)]
+    found, after = finished(copies)
+    assert [at.report.step for at in found] == [1]
+    assert_adam_step(before, after, (gradients[0] + gradients[1]) / 2)
+
+
+def test_snr_weights_weigh_each_sample(start, finished):
+    copies = start(steps=1, snr_gamma=5.0)
+    scheduler = copies.model.noise_scheduler
+
+    def weigh(losses, timesteps):
+        return (losses * latents.snr_weights(scheduler, timesteps, 5.0)).mean()
+
+    before, (loss, gradient) = flat(copies.model), by_hand(copies, 0, weigh=weigh)
+    found, after = finished(copies)
+    assert found[0].report.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert_adam_step(before, after, gradient)
+
+
+def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, finished):
+    """One of two samples dropped: the step is that of the other alone, not half of it."""
+    copies = start(steps=1, ratio=1.0)
+    model = copies.model
+    batch = first_batch(copies)
+    at = model.inputs(batch, 0)[2]
+    model_bank = torch.zeros(1000)
+    model_bank[at[0]] = 1e6  # its loss is far below what this timestep usually has
+    before, (loss, gradient) = flat(model), by_hand(copies, 0, weigh=lambda losses, _: losses[1])
+    plain = by_hand(copies, 0, weigh=lambda losses, _: losses[0])[0]
+    load, model.load_copy = model.load_copy, lambda shard, state: load(shard, {"control/bank": model_bank})
+    found, after = finished(copies)
+    assert found[0].report.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert found[0].report.skipped.item() == 0.5
+    assert_adam_step(before, after, gradient)
+    assert model.counts[batch["row"]].tolist() == [[1, 1], [1, 0]]
+    assert model.counts.sum(0).tolist() == [2, 1]
+    assert model.control.bank[at[0]].item() == pytest.approx(0.8 * 1e6 + 0.2 * plain, rel=1e-5)
+
+
+def test_snr_weights_do_not_reach_the_bank(start, finished):
+    plain, weighted = (start(steps=1, ratio=1.25, snr_gamma=g) for g in (None, 5.0))
+    for copies in (plain, weighted):
+        finished(copies)
+    assert torch.equal(plain.model.control.bank, weighted.model.control.bank)
+    assert plain.model.control.bank.count_nonzero() == 2
+
+
+def test_the_rate_counts_optimizer_steps(start, finished):
+    found, _ = finished(start(steps=4, schedule="linear", warmup=2, lr=1.0e-3, accumulation=2))
+    assert [at.report.lr for at in found] == pytest.approx([0.0, 0.5e-3, 1e-3, 0.5e-3])
+
+
+@pytest.mark.parametrize(
+    "schedule", ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+)
+def test_the_rate_of_a_step_is_that_of_the_librarys_schedule(schedule):
+    from diffusers.optimization import get_scheduler
+
+    optimisation = training.Optimisation(2e-3, (0.9, 0.99), 0, 1e-8, 1.0, schedule, 3, 12)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-3)
+    library = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=12)
+    rate = training.rate_at(optimisation)
+    for step in range(12):
+        assert rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        library.step()
+
+
+def test_finite_stays_false_once_something_was_not(start, finished):
+    copies = start(steps=3)
     with torch.no_grad():
-        next(model.parts.unet.parameters()).fill_(float("nan"))
-    reports, _ = finished(model, draws)
-    with pytest.raises(TrainingError, match="not finite between steps 1 and 3; what was saved before is kept"):
-        training.mean_loss(model.accelerator, reports)
+        next(copies.model.parts.unet.parameters()).fill_(float("nan"))
+    found, _ = finished(copies)
+    assert not any(at.report.finite for at in found)
+    with pytest.raises(TrainingError, match="weights are not finite after step 3"):
+        copies.model.require_finite(3)
+
+
+def test_ema_follows_the_weights_and_is_what_is_shown(start, finished):
+    copies = start(steps=4, use_ema=True)
+    model = copies.model
+    first = flat(model)
+    average = first.clone()
+    for at in copies.run(batch_size=2):
+        n = at.position - 1
+        average = average.lerp(flat(model), 1 - min(0.9999, (1 + n) / (10 + n)))
+    found = torch.cat([t.flatten() for t in model.ema.averages.values()])
+    torch.testing.assert_close(found, average, rtol=0, atol=1e-6)
+    trained = flat(model)
+    with model.pipeline() as pipeline:
+        shown = torch.cat([p.flatten() for p in pipeline.unet.parameters()])
+        assert torch.equal(shown, found)
+        assert not pipeline.unet.training
+    assert torch.equal(flat(model), trained)
+    assert model.parts.unet.training
+
+
+def test_checkpointing_computes_the_same(start, finished):
+    plain, less = start(), start()
+    less.model.parts.unet.enable_gradient_checkpointing()
+    assert less.model.parts.unet.is_gradient_checkpointing
+    torch.testing.assert_close(finished(plain)[1], finished(less)[1], rtol=0, atol=1e-6)
+
+
+def test_eight_bit_adam_says_what_to_install(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    optimisation = training.Optimisation(1e-3, (0.9, 0.99), 0, 1e-8, 1.0, "constant", 0, 1, eight_bit=True)
+    with pytest.raises(UsageError, match="--use_8bit_adam needs the package bitsandbytes.*pip install bitsandbytes"):
+        training.make_optimizer(optimisation, [torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_velocity_prediction_trains(start, micro_parts):
-    model, draws = start(parts=micro_parts("v_prediction"))
-    batch = next(iter(training_data.loader(draws, steps=range(1), batch_size=2)))
-    noisy, timesteps, _, wanted = model.inputs(batch, 0)
+    copies = start(parts=micro_parts("v_prediction"))
+    model, batch = copies.model, first_batch(copies)
+    (noisy, *_), wanted, timesteps = model.inputs(batch, 0)
     # noisy = a z + s n and v = a n - s z, so a noisy - s v = z and s noisy + a v = n
     a = model.parts.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     drawn = training.step_noise(0, 0, 0, [0, 1], latent_shape=(4, 8, 8), embedding_shape=None, num_timesteps=1000)
     torch.testing.assert_close((1 - a).sqrt() * noisy + a.sqrt() * wanted, drawn["noise"], rtol=1e-4, atol=1e-4)
+
+
+def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
+    import dataclasses
+
+    parts = micro_parts()
+    short = dataclasses.replace(
+        parts, scheduler=type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=37)
+    )
+    copies = start(parts=short)
+    seen = {int(t) for s in range(60) for t in copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[2]}
+    assert max(seen) in (35, 36)
+    assert min(seen) <= 1
+
+
+def test_the_ratio_of_mixup_is_drawn_for_the_shard_and_step(start):
+    copies = start(mixup=0.7)
+    ratios = [copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[0][4] for s in range(3)]
+    assert ratios == [float(seeding.numpy_rng(0, "mixup", 0, s, 1).beta(0.7, 1)) for s in range(3)]

@@ -15,7 +15,9 @@ def preview(model, prompts, path, *, count, seed, side):
     chosen = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigation.SampleHooks()
     jobs = generation.image_jobs([Prompt(prompts[k][0], k) for k in chosen], hooks, images_per_prompt=1, seed=seed)
-    settings = generation.SampleSettings(side=side)
+    # schedulers with an offset leave a short schedule when asked for all of its steps
+    steps = min(50, max(1, model.noise_scheduler.config.num_train_timesteps // 2))
+    settings = generation.SampleSettings(side=side, steps=steps)
     with model.pipeline() as pipeline:
         shown = generation.generate(
             pipeline.to(device), jobs, settings=settings, hooks=hooks, batch_size=count, device=device

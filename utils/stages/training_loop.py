@@ -1,0 +1,183 @@
+"""The loop around a run of training: rows, previews, checkpoints, states; and how it stops."""
+
+import math
+import sys
+
+import torch
+
+from utils import devices, states
+from utils.diffusion import training
+from utils.errors import TrainingError
+from utils.reports.progress import Pauses, progress
+from utils.signals import StopSignal
+from utils.stages.previews import preview
+
+
+class Loop:
+    """Runs a Job from a position to its end. What is pending: StepReports since the last row of metrics.jsonl."""
+
+    def __init__(self, job, opts, run, tracker, processes, *, seconds=0.0):
+        self.job, self.opts, self.run, self.tracker, self.processes = job, opts, run, tracker, processes
+        self.before, self.pauses, self.pending = seconds, Pauses(), []
+        self.logged = 0.0
+
+    @property
+    def seconds(self):
+        """Of training so far, earlier sittings included, without previews and checkpoints."""
+        return self.before + self.pauses.outside
+
+    def restore(self, state):
+        """Continue from a states.State."""
+        tensors = state.tensors(self._keeper())
+        pending = tensors.pop("pending", None)
+        self.job.copies.load(tensors)
+        device = self.job.model.device
+        for step, loss, rate, skipped in [] if pending is None else pending.tolist():
+            dropped = None if math.isnan(skipped) else torch.tensor(skipped, device=device)
+            report = training.StepReport(
+                int(step), torch.tensor(loss, device=device), rate, torch.tensor(True, device=device), dropped
+            )
+            self.pending.append(report)
+
+    def _keeper(self):
+        """The process that writes and reads the state of this process's team: its first."""
+        team = self.job.model.team
+        return self.processes.index - team.rank
+
+    def _save_state(self, position):
+        tensors = None
+        if self.job.model.team.rank == 0:
+            tensors = self.job.copies.state()
+            if self.pending:
+                nan = torch.tensor(math.nan)
+                rows = [
+                    [r.step, r.loss.item(), r.lr, (nan if r.skipped is None else r.skipped).item()] for r in self.pending
+                ]
+                tensors["pending"] = torch.tensor(rows, dtype=torch.float64)
+        info = {"metrics_bytes": self.run.metrics_bytes, "seconds": round(self.seconds, 2)}
+        states.save_state(self.run.path, position, tensors, info, processes=self.processes,
+                          limit=self.opts.checkpoints_total_limit)  # fmt: skip
+
+    def _summary(self, shard):
+        """Of this process: shard, last step, mean loss, lr, mean skipped share, images/s, first step not finite."""
+        nan, reports = math.nan, self.pending
+        if not reports:
+            return torch.full((7,), nan, dtype=torch.float64)
+        loss = torch.stack([r.loss for r in reports]).mean().item()
+        finite = bool(reports[-1].finite)
+        broken = nan if finite else next(r.step for r in reports if not r.finite)
+        skips = [r.skipped for r in reports if r.skipped is not None]
+        skipped = torch.stack(skips).mean().item() if skips else nan
+        now = self.pauses.outside
+        speed = len(reports) * self.job.per_step / max(now - self.logged, 1e-9)
+        self.logged = now
+        return torch.tensor([shard, reports[-1].step, loss, reports[-1].lr, skipped, speed, broken], dtype=torch.float64)
+
+    def _require_finite(self, table):
+        broken = table[:, -1][~table[:, -1].isnan()]
+        if len(broken):
+            raise TrainingError(
+                f"a loss or gradient is not finite at step {int(broken.min())}; what was saved before is kept, nothing "
+                f"after. {training.ADVICE}"
+            )
+
+    def _check(self):
+        """TrainingError, in every process, when something pending is not finite."""
+        broken = math.nan
+        if self.pending and not bool(self.pending[-1].finite):
+            broken = next(r.step for r in self.pending if not r.finite)
+        self._require_finite(self.processes.rows(torch.tensor([broken], dtype=torch.float64, device=self.job.model.device)))
+
+    def _log(self, at):
+        """A row of metrics.jsonl for every copy that trains now: means since the last rows. This waits."""
+        table = self.processes.rows(self._summary(at.shard).to(self.job.model.device)).cpu()
+        self.pending = []
+        self._require_finite(table)
+        for shard in sorted({int(s) for s in table[:, 0] if not s.isnan()}):
+            of_shard = table[table[:, 0] == shard]
+            step, rate, speed = int(of_shard[0, 1]), of_shard[0, 3].item(), of_shard[0, 5].item()
+            samples = step * self.job.per_step
+            row = {"loss": of_shard[:, 2].mean().item(), "lr": rate}
+            row |= {} if of_shard[0, 4].isnan() else {"skipped": of_shard[0, 4].item()}
+            row["images_per_second"] = round(speed, 2)
+            self.run.append_metrics({"step": step, "round": at.round, "shard": shard, "samples": samples} | row)
+            several = self.job.plan.shards > 1
+            self.tracker.log(row, samples if several else step, group=f"shard_{shard}" if several else None)
+
+    def show(self, step):
+        """A preview grid, by the main process."""
+        if self.processes.main:
+            path = self.run.preview_path(step)
+            preview(self.job.model, self.job.data.prompts, path, count=self.opts.sample_batch_size,
+                    seed=self.opts.generation_seed, side=self.opts.resolution)  # fmt: skip
+            self.tracker.image("generations", path, step)
+
+    def _due(self, at):
+        """Returns: (log?, show?, checkpoint or None, save a state?) after a position."""
+        plan, opts, last = self.job.plan, self.opts, at.position == self.job.plan.total
+        turn_over = at.position % plan.steps == 0
+        logs = last or at.position % opts.log_steps == 0 or (turn_over and plan.shards > 1)
+        saves = last or at.round_over or at.position % (opts.state_steps or opts.modelsavesteps) == 0
+        if not self.job.is_ensemble:
+            shows = last or at.position % opts.save_steps == 0
+            return logs, shows, at.position if at.position % opts.modelsavesteps == 0 else None, saves
+        step = at.round * plan.steps
+        shows = at.round_over and (last or step // opts.save_steps > (step - plan.steps) // opts.save_steps)
+        checkpoint = at.round if at.round_over and at.round % opts.modelsaverounds == 0 else None
+        return logs, shows, checkpoint, saves
+
+    def _after(self, at):
+        logs, shows, checkpoint, saves = self._due(at)
+        last = at.position == self.job.plan.total
+        if logs:
+            self._log(at)
+        elif shows or saves or checkpoint is not None:
+            self._check()  # before anything is saved of a broken model
+        with self.pauses:
+            if shows:
+                self.show(at.round * self.job.plan.steps if self.job.is_ensemble else at.position)
+            if checkpoint is not None or saves:
+                self.job.model.require_finite(at.position)
+            if checkpoint is not None or last:
+                with self.job.model.pipeline() as pipeline:
+                    if checkpoint is not None:
+                        self.run.save_checkpoint(pipeline, checkpoint)
+                    if last:
+                        self.run.save_checkpoint(pipeline)
+            if saves:
+                self._save_state(at.position)
+            if shows or saves or checkpoint is not None:
+                self.processes.wait()
+
+    def train(self, position=0):
+        """Train from a position to the end. SIGTERM and SIGINT save a state and end with exit status 143 or 130."""
+        looped = self.job.copies.run(position, batch_size=self.opts.train_batch_size, num_workers=self.opts.num_workers)
+        looped = progress(
+            looped, total=self.job.plan.total, initial=position, label="training", main_process=self.processes.main
+        )
+        with StopSignal() as stop:
+            for at in looped:
+                if at.report is not None:
+                    self.pending.append(at.report)
+                self._after(at)
+                # several processes must stop at the same step, and asking costs a wait: they ask when they log
+                asks = self.processes.count == 1 or at.position % self.opts.log_steps == 0
+                if asks and self.processes.any(stop.number is not None):
+                    self._stop(at, stop.number)
+
+    def _stop(self, at, number):
+        self._check()
+        self._save_state(at.position)
+        self.tracker.finish()
+        if self.processes.main:
+            print(f"stopped after step {at.position}; continue with --resume_from_checkpoint latest", file=sys.stderr)
+        raise SystemExit(128 + (number or 15))
+
+
+def skip_counts(job, processes):
+    """How often loss control saw and dropped every image, over all copies. Returns: int [N, 2] on the CPU, or None."""
+    model = job.model
+    if model.counts is None:
+        return None
+    own = model.counts if model.team.rank == 0 else torch.zeros_like(model.counts)
+    return devices.sum_over_processes(own.long(), model.device).cpu()
