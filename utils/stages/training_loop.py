@@ -149,12 +149,14 @@ class Loop:
             if shows or saves or checkpoint is not None:
                 self.processes.wait()
 
-    def train(self, position=0):
-        """Train from a position to the end. SIGTERM and SIGINT save a state and end with exit status 143 or 130."""
-        looped = self.job.copies.run(position, batch_size=self.opts.train_batch_size, num_workers=self.opts.num_workers)
-        looped = progress(
-            looped, total=self.job.plan.total, initial=position, label="training", main_process=self.processes.main
-        )
+    def positions(self, position=0):
+        """Train from a position to the end, doing all that is due. Yields: ensemble.Progress after each position.
+
+        SIGTERM and SIGINT save a state and end with exit status 143 or 130.
+        """
+        # without images to read, a draw costs less than sending it from another process
+        workers = self.opts.num_workers if self.job.model.cached_latents is None else 0
+        looped = self.job.copies.run(position, batch_size=self.opts.train_batch_size, num_workers=workers)
         with StopSignal() as stop:
             for at in looped:
                 if at.report is not None:
@@ -164,6 +166,13 @@ class Loop:
                 asks = self.processes.count == 1 or at.position % self.opts.log_steps == 0
                 if asks and self.processes.any(stop.number is not None):
                     self._stop(at, stop.number)
+                yield at
+
+    def train(self, position=0):
+        """`positions` to the end, under a progress bar."""
+        total, main = self.job.plan.total, self.processes.main
+        for _ in progress(self.positions(position), total=total, initial=position, label="training", main_process=main):
+            pass
 
     def _stop(self, at, number):
         self._check()
