@@ -16,7 +16,7 @@ PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "ins
 # what is cut or replaced, by script; everything else of a command stays as it is printed
 SCALED = {
     "diff_train.py": {
-        "--pretrained_model_name_or_path": "MODEL", "--resolution": "16", "--train_batch_size": "2",
+        "--pretrained_model_name_or_path": "TINY", "--resolution": "64", "--train_batch_size": "2",
         "--max_train_steps": "3", "--save_steps": "2", "--modelsavesteps": "2", "--lr_warmup_steps": "1",
         "--sample_batch_size": "1", "--num_workers": "0", "--report_to": "none",
     },
@@ -25,6 +25,9 @@ SCALED = {
     "diff_retrieval.py": {"--num_workers": "0", "--report_to": "none", "--metrics": "similarity,background"},
     "-m utils.data.scenes": {"--count": "3", "--out": "scenes"},
 }  # fmt: skip
+
+
+CUT = {"--total_round": "2"}  # where a command has it
 
 
 def commands():
@@ -53,14 +56,14 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir):
     return {
         "<training_data_path>": scenes_dir / "train", "<path_to_training_data>": scenes_dir / "train",
         "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
-        "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd,
+        "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd, "TINY": ROOT / "assets" / "tiny-sd",
         "folder": folder,
     }  # fmt: skip
 
 
 def scaled(words, script, place):
     """The command with placeholders filled and sizes cut."""
-    given = dict(SCALED[script])
+    given = SCALED[script] | {k: v for k, v in CUT.items() if any(w.startswith(k) for w in words)}
     filled = []
     for word in words:
         flag, equals, value = word.partition("=")
@@ -113,7 +116,9 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     if name == "diff_retrieval.py" and "sscd" in arguments:
         arguments += ["--weights", str(torchscript(tmp_path))]
     out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
-    assert {"diff_retrieval.py": "report: ", "-m utils.data.scenes": "3 scenes"}.get(name, "new) in ") in out
+    assert {"diff_train.py": "the model is in", "diff_retrieval.py": "report: ", "-m utils.data.scenes": "3 scenes"}.get(
+        name, "new) in "
+    ) in out
 
 
 def torchscript(folder):
@@ -136,10 +141,10 @@ def test_every_flag_of_the_readme_exists():
 
     from utils import options
 
-    known = {"--seed"}
+    known = {"--seed", "--help", "--num_processes"}  # the last is accelerate's
     for cls in (options.TrainOptions, options.GenerationOptions, options.RetrievalOptions, options.ScenesOptions):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}
     text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", text))
+    named = set(re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9_-]+", text))
     assert named <= known, named - known

@@ -37,16 +37,16 @@ def test_one_shard_in_rounds_is_ordinary_training_bit_for_bit(start, finished):
     assert [at.report.loss for at in ours[0]] == [at.report.loss for at in theirs[0]]
 
 
-def alone(start, shard, steps):
-    """A shard's copy trained without an ensemble: its draws, its noise, from the same start. Returns: its weights."""
-    copies = start(shards=5, steps=steps)
+def alone(start, shard, steps, **changes):
+    """A shard's copy trained without an ensemble: its draws, its noise, from the same start. Returns: (weights, state)."""
+    copies = start(**{"shards": 5, "steps": steps} | changes)
     copies.model.load_copy(shard, {})
     from utils.data import training_data
 
     batches = iter(training_data.loader(copies.draws[shard], steps=range(steps), batch_size=2))
     for number in range(steps):
         copies.model.step(batches, number)
-    return flat(copies.model)
+    return flat(copies.model), copies.model.copy_state()
 
 
 def test_the_average_is_weighted_by_shard_size(start, finished):
@@ -54,7 +54,7 @@ def test_the_average_is_weighted_by_shard_size(start, finished):
     copies = start(shards=5, steps=2)
     assert copies.plan.sizes == (3, 3, 2, 2, 2)
     _, averaged = finished(copies)
-    trained = [alone(start, k, 2) for k in range(5)]
+    trained = [alone(start, k, 2)[0] for k in range(5)]
     expected = sum(n * w for n, w in zip(copies.plan.sizes, trained, strict=True)) / 12
     torch.testing.assert_close(averaged, expected, rtol=0, atol=1e-6)
     plain = sum(trained) / 5
@@ -69,6 +69,10 @@ def test_moments_and_bank_stay_with_a_copy_and_are_not_averaged(start, finished)
     finished(copies, until=4)
     kept = {k: dict(v) for k, v in copies.waiting.items()}
     assert set(kept) == {0, 1}
+    for shard in (0, 1):  # to the bit those of a copy that trained alone
+        _, own = alone(start, shard, 2, shards=2, rounds=2, ratio=1.25)
+        assert own.keys() == kept[shard].keys()
+        assert all(torch.equal(own[n], kept[shard][n]) for n in own)
     name = next(n for n in kept[0] if n.endswith("exp_avg"))
     assert not torch.equal(kept[0][name], kept[1][name])
     assert not torch.equal(kept[0]["control/bank"], kept[1]["control/bank"])

@@ -28,6 +28,8 @@ def test_noise_belongs_to_the_slot_not_to_the_batch():
     for name in ("timesteps", "posterior", "noise", "embedding"):
         assert torch.equal(whole[name][1:2], second[name])
         assert not torch.equal(whole[name][0], whole[name][1])
+    shard = training.step_noise(3, 1, 5, [1], latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000)
+    assert not torch.equal(shard["noise"], second["noise"])
     # what is drawn for the embedding comes last: without it the rest is the same
     plain = training.step_noise(3, 0, 5, [1], latent_shape=(4, 2, 2), embedding_shape=None, num_timesteps=1000)
     assert torch.equal(plain["noise"], second["noise"])
