@@ -96,7 +96,8 @@ class Job:
         return self.plan.shards > 1 or self.plan.rounds > 1
 
 
-def _hooks_and_data(opts, data, tokenizer, seed):
+def hooks_and_data(opts, data, tokenizer, seed):
+    """What follows from options and data alone. Returns: (CaptionedImages, keys of duplicated images, TrainHooks)."""
     images, weights = data.images, data.weights
     if opts.trainsubset:
         kept = duplication.subset(len(images), opts.trainsubset, seed)
@@ -120,7 +121,7 @@ def build(opts, data, accelerator, seed):
     identity = {name: cache.fingerprint(getattr(parts, name)) for name in ("unet", "text_encoder", "vae")}
     if opts.unet_from_scratch == "yes":
         parts = replace(parts, unet=models.from_scratch(parts.unet, seed))
-    captioned, duplicated, hooks = _hooks_and_data(opts, data, parts.tokenizer, seed)
+    captioned, duplicated, hooks = hooks_and_data(opts, data, parts.tokenizer, seed)
     count = len(captioned.images)
     shards = training_data.split(count, opts.clients_num, seed)
     micro_batch = opts.train_batch_size * team.size
