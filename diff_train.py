@@ -37,11 +37,14 @@ def main(argv=None):
         from utils.reports import tracking
         from utils.stages import training_job, training_loop
 
-        if opts.local_rank >= 0:
+        if opts.local_rank >= 0 and "RANK" in os.environ:
             os.environ.setdefault("LOCAL_RANK", str(opts.local_rank))  # old launchers say it by flag alone
         run = runs.NewRun(opts.output_dir).require_new(resumes=bool(opts.resume_from_checkpoint))
         record, state = resumed(opts)
-        token = hub.require_token(opts.hub_token) if opts.push_to_hub else None
+        if record is not None:
+            training_job.require_same_options(record, opts, flags.changed(opts, record["options"]))
+        hub_id = opts.hub_model_id or run.path.resolve().name
+        token = hub.require_token(opts.hub_token, hub_id) if opts.push_to_hub else None
         if opts.use_8bit_adam:
             training.require_8bit()
         data = training_job.checked_data(opts)
@@ -61,23 +64,27 @@ def main(argv=None):
         job = training_job.build(opts, data, accelerator, seed)
         fresh = training_job.record_of(opts, job, run, shown=shown, seed=seed, processes=processes.count)
         if record is not None:
-            training_job.require_same(record, opts, job, fresh, flags.changed(opts, record["options"]))
+            training_job.require_same(record, opts, job, fresh)
             fresh["id"] = record["id"]
-        processes.wait()  # all have read what is on disk before the main process writes
         training_job.require_host_memory(job, say)
-        training_job.encode_ahead(job, opts, run.cache_path, processes, say)
-        tracker = tracking.open_tracker(
+        loop = training_loop.Loop(job, opts, run, processes, seconds=state.info["seconds"] if state else 0.0)
+        if state:
+            loop.restore(state)  # raises on a damaged file before anything is written
+        processes.wait()  # all have read what is on disk before the main process writes
+        fresh["encoded"] = training_job.encode_ahead(job, opts, run.cache_path, processes, say)
+        if record is not None and record["encoded"] != fresh["encoded"]:
+            kept, before = (" and ".join(r["encoded"]) or "nothing" for r in (fresh, record))
+            say(f"kept beside the run: {kept}, before: {before}; the result agrees to rounding, not to the bit")
+        loop.tracker = tracker = tracking.open_tracker(
             opts.report_to, folder=run.path, project=tracking.project_name(opts.wandb_project, "diffrep_ft"),
             name=opts.run_name, config=shown | {"seed": seed}, main_process=processes.main,
             run_id=record and record.get("tracker"), logging_dir=opts.logging_dir,
         )  # fmt: skip
-        fresh["tracker"] = tracker.run_id
+        fresh["tracker"] = tracker.run_id or (record and record.get("tracker"))
         run.begin(fresh, job.data.prompts, metrics_bytes=state.info["metrics_bytes"] if state else 0)
-        loop = training_loop.Loop(job, opts, run, tracker, processes, seconds=state.info["seconds"] if state else 0.0)
         if processes.main:
-            states.clean(run.path)
+            states.clean(run.path, after=state.position if state else 0)
         if state:
-            loop.restore(state)
             say(f"continues from {state.path}")
         else:
             loop.show(0)
@@ -96,7 +103,7 @@ def main(argv=None):
         if tracker.hint:
             say(tracker.hint)
         if opts.push_to_hub and processes.main:
-            say(f"uploaded to {hub.push(run.checkpoint_path(), opts.hub_model_id or run.path.resolve().name, token)}")
+            say(f"uploaded to {hub.push(run.checkpoint_path(), hub_id, token)}")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ sys.path.insert(0, str(ROOT))
 MOMENTS = ("any", "any", "any", "any", "average", "average", "state", "state", "checkpoint", "checkpoint")
 
 
-def command(model, data, out):
+def command(model, data, out, side):
     """A run of three shards: 2 rounds of 6 steps a copy."""
     return [
         "--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(data / "train"),
-        "--instance_prompt_loc", str(data / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution", "64",
+        "--instance_prompt_loc", str(data / "captions.json"), "--class_prompt", "instancelevel_blip",
+        "--resolution", str(side),
         "--center_crop", "--random_flip", "--train_batch_size", "2", "--max_train_steps", "6", "--clients_num", "3",
         "--total_round", "2", "--modelsaverounds", "1", "--state_steps", "4", "--mem_ratio", "1.25", "--use_ema",
         "--learning_rate", "1e-3", "--lr_warmup_steps", "0", "--log_steps", "3", "--sample_batch_size", "1", "--save_steps",
@@ -106,27 +107,31 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--model", default=str(ROOT / "assets" / "tiny-sd"))
+    parser.add_argument("--side", type=int, default=64, help="resolution that the model takes")
+    parser.add_argument("--moments", default=",".join(MOMENTS), help="of any, average, state, checkpoint")
     args = parser.parse_args(argv)
     import diffusers  # noqa: F401, before the forks: children then start at once
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    import utils.stages.training  # noqa: F401
+    import utils.stages.training_job
+    import utils.stages.training_loop  # noqa: F401
     from utils.data import scenes
 
     rng, out = random.Random(args.seed), Path(tempfile.mkdtemp())
     try:
-        scenes.write_scenes(out / "scenes", count=12, seed=1, size=64)
+        scenes.write_scenes(out / "scenes", count=12, seed=1, size=args.side)
         started = time.perf_counter()
         log = out / "log.txt"
-        status = child(command(args.model, out / "scenes", out / "whole" / "run"), log)
+        status = child(command(args.model, out / "scenes", out / "whole" / "run", args.side), log)
         seconds = time.perf_counter() - started
         if status:
             sys.exit(f"the run that is left alone ended with {status}: {log.read_text()[-600:]}")
         whole = checksum(out / "whole" / "run")
         print(f"left alone{'':40} {whole}   {seconds:.1f} s")
         same = 0
-        for number, moment in enumerate(MOMENTS):
+        moments = args.moments.split(",")
+        for number, moment in enumerate(moments):
             # each in a folder of its own, so that each builds its own cache of latents and may die doing it
             run, delay = out / f"{number}" / "run", rng.uniform(0.2, 0.95) * seconds
             # a round averages some 400 tensors, there are six states and three checkpoints
@@ -136,7 +141,7 @@ def main(argv=None):
                 "state": rng.randrange(2, 7),
                 "checkpoint": rng.randrange(1, 4),
             }[moment]
-            arguments = command(args.model, out / "scenes", run)
+            arguments = command(args.model, out / "scenes", run, args.side)
             killed = child(arguments, log, lambda m=moment, c=count, d=delay: arm(m, c, d))
             from utils import states
 
@@ -146,8 +151,8 @@ def main(argv=None):
             when = f"after {delay:.1f} s" if moment == "any" else f"in call {count}"
             print(f"killed ({killed}) {moment:10} {when:12} {at[-1] if at else 'no state':12} {found}", flush=True)
             same += found == whole and killed == -signal.SIGKILL
-        print(f"{same} of {len(MOMENTS)} equal")
-        sys.exit(same != len(MOMENTS))
+        print(f"{same} of {len(moments)} equal")
+        sys.exit(same != len(moments))
     finally:
         shutil.rmtree(out, ignore_errors=True)
 

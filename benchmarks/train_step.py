@@ -58,7 +58,6 @@ def sd21_folder(out):
 def our_loop(model, data, side, batch, args, out, *, kept):
     """diff_train.py's own loop. Returns: (an endless iterator of steps, seconds that encoding ahead took)."""
     from utils import devices, flags, options, runs
-    from utils.reports import tracking
     from utils.stages import training_job, training_loop
 
     run = runs.NewRun(out / "run")
@@ -77,8 +76,8 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     if kept:
         training_job.encode_ahead(job, opts, out / "encoded", processes, print)
     seconds = time.perf_counter() - started
-    run.path.mkdir(parents=True)
-    loop = training_loop.Loop(job, opts, run, tracking.NoTracker(), processes)
+    run.path.mkdir(parents=True, exist_ok=True)
+    loop = training_loop.Loop(job, opts, run, processes)
     return loop.positions(), seconds
 
 
@@ -250,7 +249,7 @@ def main(argv=None):
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"\n{args.shape}, {side} px, batch {args.batch}, {where}, ours and bare in {args.mixed_precision}, "
           f"{args.rounds} rounds of {args.steps} steps\n")  # fmt: skip
-    print(markdown(("side", "ms a step (median)", "range", "images/s", "GiB above what stood"), rows))
+    print(markdown(("side", "ms a step (median)", "range", "images/s", "GiB above weights and moments"), rows))
     print(f"\npublished / ours: {median['published'] / median['ours']:.2f}   "
           f"published / ours, nothing kept: {median['published'] / median['ours, nothing kept']:.2f}   "
           f"ours / bare: {median['ours'] / median['bare']:.3f}")  # fmt: skip

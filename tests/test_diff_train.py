@@ -277,6 +277,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(refused,
         ({"clients_num": "13"}, "--clients_num=13 shards of 12 images: takes at most one an image"),
         ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 shards of 1 images"),
         ({"weights_file": "HALF"}, "takes a number, at least 0"),
+        ({"weights_file": "ZERO", "clients_num": "12"}, "leaves nothing to draw in a shard or subset"),
+        ({"class_prompt": "instancelevel_random"}, "takes lists of token ids, got the caption 'a "),
+        ({"instance_data_dir": "MIXED"}, "holds tar files and images; takes a folder of one kind"),
         ({"resume_from_checkpoint": "state_3"}, "--resume_from_checkpoint='state_3' is no state of --output_dir"),
         ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; takes tar files"),
     ],
@@ -285,7 +288,11 @@ def test_bad_input_ends_before_anything_is_written(refused, micro_sd, scenes_dir
     (tmp_path / "empty").mkdir()
     key = sorted(json.loads((scenes_dir / "captions.json").read_text()))[3].removeprefix("train/")
     (tmp_path / "half.json").write_text(json.dumps({key: ["one"]}))
-    places = {"EMPTY": tmp_path / "empty", "HALF": tmp_path / "half.json", "RUN": micro_run}
+    (tmp_path / "zero.json").write_text(json.dumps({key: 0}))
+    mixed = shutil.copytree(scenes_dir / "train", tmp_path / "mixed")
+    (mixed / "backup.tar").write_bytes(b"x")
+    places = {"EMPTY": tmp_path / "empty", "HALF": tmp_path / "half.json", "RUN": micro_run, "MIXED": mixed,
+              "ZERO": tmp_path / "zero.json"}  # fmt: skip
     flags = {
         "pretrained_model_name_or_path": micro_sd, "instance_data_dir": scenes_dir / "train", "resolution": 16,
         "instance_prompt_loc": scenes_dir / "captions.json", "class_prompt": "instancelevel_blip",
@@ -406,14 +413,25 @@ def test_a_disk_that_is_too_small_for_the_cache_is_said_and_the_run_goes_on(trai
 
 
 def test_where_tensorboard_writes_and_what_is_only_recorded(train, script, micro_sd, scenes_dir, tmp_path, monkeypatch):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in ("RANK", "LOCAL_RANK"):  # set first, so that the test's end takes back what is set within
+        monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("LOCAL_RANK")
     script("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", scenes_dir / "train",
            "--resolution", 16, "--max_train_steps", 1, "--sample_batch_size", 1, "--seed", 1, "--num_workers", 0, "--output_dir",
            tmp_path / "r", "--report_to", "tensorboard", "--logging_dir", "events", "--dataset_name", "mine", "--local_rank", 0)  # fmt: skip
     assert list((tmp_path / "r" / "events").glob("events.out.*"))
     record = json.loads((tmp_path / "r" / "run.json").read_text())
     assert record["options"]["dataset_name"] == "mine"
-    assert os.environ["LOCAL_RANK"] == "0"
+    assert "LOCAL_RANK" not in os.environ  # alone it would start a process group that nobody else joins
+
+
+def test_an_old_launcher_s_local_rank_is_heard(refused, micro_sd, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK")
+    refused("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", "/no/such", "--local_rank", 3)
+    assert os.environ["LOCAL_RANK"] == "3"
 
 
 def test_processes_that_are_wanted_but_not_there_are_told_how_to_start(train):
@@ -456,3 +474,30 @@ def test_shards_of_tar_files_and_metadata_train(train, scenes_dir, tmp_path):
     other = train(instance_data_dir=data, instance_prompt_loc=None)
     named = json.loads((other / "captions.json").read_text())
     assert {f"train/{k}": v for k, v in named.items()} == {k: v[:1] for k, v in texts.items()}
+
+
+def test_a_subset_s_prompts_are_its_own(train):
+    folder = train(trainsubset=0.5)
+    assert len(json.loads((folder / "captions.json").read_text())) == 6
+
+
+def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
+    """A real offline run of wandb, which records the command line, in a process of its own."""
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    command = [
+        sys.executable, str(ROOT / "diff_train.py"), "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir",
+        str(scenes_dir / "train"), "--resolution", "16", "--max_train_steps", "1", "--sample_batch_size", "1", "--num_workers",
+        "0", "--report_to", "wandb", "--push_to_hub", "--hub_token", "hf_s3cretS3CRET", "--hub_model_id", "me/m",
+        "--output_dir", str(tmp_path / "r"),
+    ]  # fmt: skip
+    told = subprocess.run(command, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == 1  # offline, so the upload fails, when everything else is done
+    assert "--push_to_hub: 'me/m' could not be written" in told.stderr
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".wandb" for p in files)
+    assert not [p for p in files if b"hf_s3cretS3CRET" in p.read_bytes()]
+    assert "hf_s3cret" not in told.stdout + told.stderr

@@ -8,9 +8,11 @@ def test_a_login_is_needed_before_anything_is_trained(monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert hub.require_token("hf_given") == "hf_given"
+    assert hub.require_token("hf_given", "me/model") == "hf_given"
+    with pytest.raises(UsageError, match="--hub_model_id='a/b/c' is not accepted; takes owner/name"):
+        hub.require_token("hf_given", "a/b/c")
     with pytest.raises(UsageError, match="--push_to_hub needs a login: give --hub_token, set HF_TOKEN"):
-        hub.require_token(None)
+        hub.require_token(None, "me/model")
 
 
 def test_what_is_sent_up_to_the_network(monkeypatch, tmp_path):

@@ -56,8 +56,21 @@ def test_what_a_killed_process_left_is_not_a_state_and_is_cleared(tmp_path):
         (tmp_path / name / "process_0.safetensors").write_bytes(b"half")
     (tmp_path / "state_9").mkdir()  # no state.json: nobody of ours wrote this
     assert [s.position for s in states.list_states(tmp_path)] == [4]
+    (tmp_path / ".checkpoint.77.part").mkdir()
+    (tmp_path / ".checkpoint.78.old").mkdir()  # killed between two renames: the good one is put back
+    (tmp_path / ".checkpoint_3.79.old").mkdir()
+    (tmp_path / "checkpoint_3").mkdir()
     states.clean(tmp_path)
-    assert names(tmp_path) == [".mine", "state_4", "state_9"]
+    assert names(tmp_path) == [".mine", "checkpoint", "checkpoint_3", "state_4", "state_9"]
+
+
+def test_states_of_a_past_that_is_taken_back_are_removed(tmp_path):
+    for position in (2, 4, 6):
+        save(tmp_path, position, limit=9)
+    states.clean(tmp_path, after=4)
+    assert names(tmp_path) == ["state_2", "state_4"]
+    save(tmp_path, 4, limit=9, value=7.0)  # the same position again: the new one counts
+    assert states.find_state(tmp_path, "latest").tensors(0)["w"].tolist() == [7, 7, 7]
 
 
 FULL = """
@@ -91,11 +104,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
 
 
 def test_one_process_that_cannot_write_stops_all(tmp_path):
-    other = SimpleNamespace(
-        index=0, count=2, main=True, any=lambda flag: True if flag is False else bool(flag), wait=lambda: None
-    )
-    calls = iter([False, True])  # nobody has it yet; somebody failed
-    other.any = lambda flag: next(calls)
+    other = SimpleNamespace(index=0, count=2, main=True, any=lambda flag: True, wait=lambda: None)
     with pytest.raises(TrainingError, match="by another process"):
         states.save_state(tmp_path, 3, {"w": torch.ones(1)}, {}, processes=other, limit=1)
     assert names(tmp_path) == []

@@ -5,6 +5,7 @@ import resource
 import secrets
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 
@@ -16,17 +17,24 @@ def accelerator(*, mixed_precision):
 
     Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     # accelerate keeps the precision of the first Accelerator of a process; a script may run more than once in one
     AcceleratorState._reset_state()
-    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
+    # others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, kwargs_handlers=[patience])
     promised = int(os.environ.get("WORLD_SIZE", 1))
     if promised != made.num_processes:
         raise UsageError(f"WORLD_SIZE={promised} but {made.num_processes} process(es) take part; start them with torchrun")
     return made
+
+
+def first_process():
+    """Whether this is the first of all processes, before they have met: as the launcher says."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def shared_seed(given):

@@ -7,7 +7,9 @@ checks and the frozen options. Nothing heavy is imported, so that --help answers
 import argparse
 import dataclasses
 import difflib
+import errno
 import json
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import field, fields
@@ -149,6 +151,8 @@ def parse(options, argv=None, *, description):
     if rest:
         raise _unknown(parser, rest[0])
     parsed = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
+    for secret in filter(None, (getattr(parsed, o.name) for o in fields(options) if o.metadata["secret"])):
+        sys.argv[:] = [word.replace(secret, "redacted") for word in sys.argv]  # wandb records the command line
     parsed.check()
     return parsed
 
@@ -170,12 +174,26 @@ def changed(opts, recorded):
     ]
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _is_disk_full(error):
+    # safetensors has an error of its own, whose text is the system's
+    return getattr(error, "errno", None) in DISK_FULL or any(os.strerror(number) in str(error) for number in DISK_FULL)
+
+
 @contextmanager
 def exit_on_user_error(script):
-    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started: 1)."""
+    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1)."""
     try:
         yield
     except ToolkitError as error:
         line = " ".join(str(error).split())
         print(f"{script}: error: {line}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        line = " ".join(str(error).split())
+        print(f"{script}: error: cannot write: {line}; what was written whole before is kept", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -5,10 +5,19 @@ from pathlib import Path
 from utils.errors import TrainingError, UsageError
 
 
-def require_token(token):
-    """The token given, or the one this machine is logged in with; UsageError, before anything is trained, without either."""
+def require_token(token, repo_id):
+    """The token given, or the one this machine is logged in with; UsageError, before anything is trained, without either
+    or when the hub could have no repository of that name."""
     from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise UsageError(
+            f"--hub_model_id={repo_id!r} is not accepted; takes owner/name, of letters, digits, - _ ."
+        ) from None
     found = token or get_token()
     if not found:
         raise UsageError("--push_to_hub needs a login: give --hub_token, set HF_TOKEN, or run: hf auth login")
@@ -29,7 +38,7 @@ def push(folder, repo_id, token):
         address = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(repo_id=address.repo_id, folder_path=str(folder), commit_message="Fine-tuned with diffrep")
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        said = str(error).replace(token, "redacted").strip().splitlines()[0][:160]
+        said = " ".join(str(error).replace(token, "redacted").split())[:160] or type(error).__name__
         raise TrainingError(
             f"--push_to_hub: {repo_id!r} could not be written ({said}); the model is in {str(folder)!r}, upload it with: "
             f"hf upload {repo_id} {folder}"

@@ -153,6 +153,10 @@ class TrainOptions(Common, Reading, Tracking):
                 f"--weights_file={self.weights_file!r} and --duplication={self.duplication!r} both weigh the draw; "
                 "takes --duplication nodup"
             )
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= 1e-7:
+            raise UsageError(
+                f"--learning_rate={self.learning_rate!r} is below 1e-7, where --lr_scheduler polynomial ends; takes more"
+            )
         if self.agc_bias_correction and not self.mem_ratio:
             raise UsageError("--agc_bias_correction corrects the loss bank of --mem_ratio; give that too")
         if not self.push_to_hub and (self.hub_model_id or self.hub_token):

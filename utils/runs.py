@@ -117,8 +117,9 @@ class NewRun:
         metrics_bytes: what a resumed run keeps of metrics.jsonl.
         """
         if self.writes:
-            manifest.write_json(self.captions_path, prompts)
+            # the record first: with it, a run that is killed here can be resumed
             manifest.write_manifest(self.record_path, "run", **record, finished=False)
+            manifest.write_json(self.captions_path, prompts)
             if self.metrics_path.exists():
                 os.truncate(self.metrics_path, min(metrics_bytes, self.metrics_path.stat().st_size))
 

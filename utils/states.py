@@ -14,7 +14,7 @@ from utils import manifest
 from utils.errors import TrainingError, UsageError
 
 NAME = re.compile(r"state_(\d+)")
-LEFTOVER = re.compile(r"\.state_\d+\.(part|old)")
+LEFTOVER = re.compile(r"\.(state_\d+|checkpoint(?:_\d+)?)(?:\.\d+)?\.(part|old)")
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,19 @@ def find_state(folder, asked):
     )
 
 
-def clean(folder):
-    """Remove what a killed process left half written or half removed."""
-    for path in Path(folder).glob(".state_*"):
-        if LEFTOVER.fullmatch(path.name):
+def clean(folder, *, after=None):
+    """Remove what a killed process left half written or half removed, and states beyond position `after`: those of a
+    past that is being trained again. A checkpoint that was about to be replaced is put back."""
+    folder = Path(folder)
+    for path in folder.glob(".*"):
+        left = LEFTOVER.fullmatch(path.name)
+        if left and left[2] == "old" and left[1].startswith("checkpoint") and not (folder / left[1]).exists():
+            os.replace(path, folder / left[1])
+        elif left:
             shutil.rmtree(path, ignore_errors=True)
+    for state in list_states(folder):
+        if after is not None and state.position > after:
+            _remove(state.path)
 
 
 def _write(path, tensors):
@@ -95,8 +103,6 @@ def save_state(folder, position, tensors, info, *, processes, limit):
     """
     folder = Path(folder)
     final, part = folder / f"state_{position}", folder / f".state_{position}.part"
-    if processes.any(final.exists()):
-        return
     error = None
     if processes.main:
         shutil.rmtree(part, ignore_errors=True)
@@ -121,6 +127,8 @@ def save_state(folder, position, tensors, info, *, processes, limit):
             "Make room and continue with --resume_from_checkpoint latest"
         )
     if processes.main:
+        if final.exists():
+            _remove(final)
         os.replace(part, final)
         for old in list_states(folder)[:-limit]:
             _remove(old.path)

@@ -152,6 +152,9 @@ def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
     found, _ = captions.read_captions(path, images)
     assert [found[k][0] for k in images.keys] == [f"own {i}" for i in range(12)]
     assert found[images.keys[3]] == ["own 3", "other"]
+    rows[1]["text"] = "a line\u2028in two"
+    path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
+    assert captions.read_captions(path, images)[0][images.keys[1]] == ["a line\u2028in two"]
     path.write_text(json.dumps(rows[0]) + '\n{"file_name": "x.png"}\n')
     with pytest.raises(DataError, match="line 2 is .*takes an object with file_name and text or caption"):
         captions.read_captions(path, images)

@@ -76,6 +76,17 @@ def test_a_broken_member_is_a_bad_image(shards):
     assert len(kept.places) == 4
 
 
+def test_a_shard_is_no_class(shards):
+    from utils.data import captions
+
+    images, _ = tar_shards.list_shards("--instance_data_dir", str(shards))
+    (shards / "nothing").mkdir()
+    assert [captions.class_of(k) for k in images.keys] == [None, None, None, "sub"]
+    assert captions.empty_classes(images) == []
+    with pytest.raises(UsageError, match="--class_prompt='classlevel' takes a folder a class; 3 images"):
+        captions.resolve_prompts("classlevel", images)
+
+
 def test_which_sources_are_shards(shards, scenes_dir):
     assert tar_shards.is_shards(str(shards))
     assert tar_shards.is_shards("x/{0..3}.tar")

@@ -107,7 +107,7 @@ def test_captions_are_kept_where_they_are_fixed(built, tmp_path, extra, rows):
 def test_the_host_memory_that_waiting_copies_need(built):
     job, *_ = built("--clients_num", "4", "--use_ema")
     weights = 4 * sum(p.numel() for p in job.model.weights.values())
-    assert job.copies.host_bytes() == 4 * 2 * weights + 2 * 2 * weights
+    assert job.copies.host_bytes() == 4 * 2 * weights + 3 * 2 * weights
     said = []
     training_job.require_host_memory(job, said.append)
     assert said[0].startswith("4 copies take turns; those that wait need 0.00 GiB of host memory, ")

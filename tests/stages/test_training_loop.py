@@ -121,14 +121,72 @@ def test_a_killed_run_continues_to_the_same_bits(script, flags, tmp_path, monkey
     assert not [p.name for p in (tmp_path / "cut").iterdir() if p.name.startswith(".state")]
 
 
-def test_one_state_is_kept_or_as_many_as_asked_and_one_can_be_named(script, flags, tmp_path):
+def test_one_state_is_kept_or_as_many_as_asked_and_an_older_one_can_be_named(script, flags, tmp_path):
     script("diff_train", *flags(tmp_path / "r", state_steps=1, checkpoints_total_limit=3))
     assert sorted(p.name for p in (tmp_path / "r").glob("state_*")) == ["state_4", "state_5", "state_6"]
-    before = checksum(tmp_path / "r")
-    out = script("diff_train", *flags(tmp_path / "r", state_steps=1), "--resume_from_checkpoint", "state_5")
+    before, last = checksum(tmp_path / "r"), (tmp_path / "r" / "state_6").stat().st_ino
+    out = script(
+        "diff_train", *flags(tmp_path / "r", state_steps=99, modelsavesteps=99), "--resume_from_checkpoint", "state_4"
+    )
     assert "continues from" in out
     assert checksum(tmp_path / "r") == before
-    assert sorted(p.name for p in (tmp_path / "r").glob("state_*")) == ["state_6"] or (tmp_path / "r" / "state_6").exists()
+    assert [p.name for p in (tmp_path / "r").glob("state_*")] == ["state_6"]
+    assert (tmp_path / "r" / "state_6").stat().st_ino != last  # written anew, not left from the past that was taken back
+
+
+def test_a_damaged_state_is_told_before_anything_is_written(script, flags, refused, tmp_path):
+    script("diff_train", *flags(tmp_path / "r"))
+    (tmp_path / "r" / "state_6" / "process_0.safetensors").write_bytes(b"half")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*")}
+    line = refused("diff_train", *flags(tmp_path / "r"), "--resume_from_checkpoint", "latest")
+    assert "process_0.safetensors cannot be read" in line
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*")} == before
+
+
+def test_an_image_that_vanishes_ends_the_run_in_a_line(refused, flags, scenes_dir, tmp_path, monkeypatch):
+    import shutil
+
+    from utils.data import image_sets
+
+    data = shutil.copytree(scenes_dir, tmp_path / "scenes")
+    check = image_sets.readable
+
+    def checked(*args, **kwargs):
+        kept = check(*args, **kwargs)
+        for i in range(1, len(kept)):
+            kept.path(i).unlink()
+        return kept
+
+    monkeypatch.setattr(image_sets, "readable", checked)
+    named = {"instance_data_dir": data / "train", "instance_prompt_loc": data / "captions.json"}
+    command = flags(tmp_path / "r", **named)
+    command[command.index("--num_workers") + 1] = "1"  # a worker's traceback must not reach the line
+    line = refused("diff_train", *command, status=1)
+    assert "No such file" in line
+    assert "what was saved before is kept" in line
+    assert "Traceback" not in line
+
+
+def test_a_full_disk_under_a_checkpoint_ends_in_a_line_and_leaves_the_state(refused, script, flags, tmp_path, monkeypatch):
+    import errno
+
+    def full(pipeline, folder):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    from diffusers import StableDiffusionPipeline
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StableDiffusionPipeline, "save_pretrained", full)
+        line = refused("diff_train", *flags(tmp_path / "r", modelsavesteps=4, state_steps=2), status=1)
+    assert "cannot write: [Errno 28] No space left on device" in line
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "captions.json", "generations", "metrics.jsonl", "run.json", "state_2"
+    ]  # fmt: skip
+    script("diff_train", *flags(tmp_path / "r", modelsavesteps=4, state_steps=2), "--resume_from_checkpoint", "latest")
+    script("diff_train", *flags(tmp_path / "whole", modelsavesteps=4, state_steps=2))
+    assert checksum(tmp_path / "r") == checksum(tmp_path / "whole")
 
 
 def test_a_longer_run_with_a_constant_rate_continues_where_the_shorter_ended(script, flags, refused, tmp_path):

@@ -32,30 +32,27 @@ def _as_list(path, key, value):
     return captions
 
 
-def _common_suffix(one, other):
-    length = 0
-    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
-        length += 1
-    return length
-
-
 def _foreign_matches(path, foreign, unmatched):
     """Match foreign keys to images by longest unique suffix of path components. Returns: {image key: file key}.
 
     A key and an image belong together when each is the other's longest match; a tie is an error. A relative key matches as
     a whole or not at all.
     """
-    by_name = {}
+    ending = {}  # a tree of path components from the last one on; None -> the images below a node
     for image, parts in unmatched.items():
-        by_name.setdefault(parts[-1], []).append((image, parts))
+        node = ending
+        for part in reversed(parts):
+            node = node.setdefault(part, {})
+            node.setdefault(None, []).append(image)
     keys_of, ties = {}, []
     for key in foreign:
-        parts = Path(key).parts
-        common = {image: _common_suffix(own, parts) for image, own in by_name.get(parts[-1], [])}
-        whole = len(parts) if not Path(key).is_absolute() else 0
-        common = {i: n for i, n in common.items() if n >= whole}
-        longest = max(common.values(), default=0)
-        best = [image for image, n in common.items() if n == longest]
+        parts, node, longest = Path(key).parts, ending, 0
+        for part in reversed(parts):
+            if part not in node:
+                break
+            node, longest = node[part], longest + 1
+        whole = len(parts) if not Path(key).is_absolute() else 1
+        best = node[None] if longest >= whole else []
         if len(best) > 1:
             ties.append((key, best))
         elif best:
@@ -100,7 +97,7 @@ def match_keys(path, keys, root, image_keys, *, anywhere=False):
 def _read_jsonl(path):
     data = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a caption may hold U+2028
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):
@@ -142,7 +139,7 @@ def class_of(key):
     The folder next to the image, not the first one: so DIR and DIR/train of the published layout give the same classes.
     """
     folder = key.rpartition("/")[0].rpartition("/")[2]
-    return READABLE_CLASSES.get(folder, folder) or None
+    return None if folder.endswith(".tar") else READABLE_CLASSES.get(folder, folder) or None
 
 
 def class_names(images):
@@ -151,7 +148,10 @@ def class_names(images):
 
 
 def empty_classes(images):
-    """Folders below the root that hold neither an image of the set nor another folder, natural order of relative paths."""
+    """Folders below the root that hold neither an image of the set nor another folder, natural order of relative paths;
+    none where the images lie in shards."""
+    if images.places:
+        return []
     used = {k.rpartition("/")[0] for k in images.keys}
     empty = []
     for folder, inside, _files in os.walk(images.root):
@@ -180,17 +180,23 @@ def _classlevel(images, captions, tokens, seed):
 
 
 def _own_captions(images, captions, tokens, seed):
-    return captions
+    return {k: captions[k] for k in images.keys}  # of a subset, its own: nothing may be drawn that was not trained on
 
 
-def parse_ids(caption, tokens):
-    """Token ids written as a JSON list of integers, "[320, 1929, 7, 44]"; DataError on text or unknown ids."""
+def written_ids(caption):
+    """Token ids written as a JSON list of integers, "[320, 1929, 7, 44]"; DataError on text."""
     try:
         ids = json.loads(caption)
     except ValueError:
         ids = None
     if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
         raise DataError(f"--class_prompt='instancelevel_random' takes lists of token ids, got the caption {caption!r}")
+    return ids
+
+
+def parse_ids(caption, tokens):
+    """`written_ids` that the tokenizer has; DataError on others."""
+    ids = written_ids(caption)
     wrong = [i for i in ids if i not in tokens.known]
     if wrong:
         raise DataError(f"the caption {caption!r} has the id {wrong[0]}, which the tokenizer does not have as a token")

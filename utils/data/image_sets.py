@@ -1,7 +1,6 @@
 """A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer would show them."""
 
 import contextlib
-import functools
 import hashlib
 import io
 import os
@@ -87,6 +86,11 @@ def _walk(folder, root, skip):
                 yield os.path.relpath(entry.path, root).replace(os.sep, "/"), size
 
 
+def holds_images(root):
+    """Whether there is an image anywhere below a folder."""
+    return next(_walk(root, root, False), None) is not None
+
+
 def list_images(flag, root, *, measured=False):
     """All images below `root`, any depth, natural order; UsageError naming the flag when there are none.
 
@@ -158,13 +162,15 @@ def require_readable(flag, images, bad, *, max_bad):
         )
 
 
-def readable(flag, images, *, max_bad, workers):
+def readable(flag, images, *, max_bad, workers, show=lambda spans: spans):
     """The images that can be read, the others kept in `bad`; UsageError when too many cannot.
 
-    Every file is decoded once, by threads.
+    Every file is decoded once, by threads. show: wraps the list of spans of 256 images, for a progress bar.
     """
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        reasons = list(pool.map(functools.partial(_reason, images), range(len(images))))
+    spans = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # a task a span: a million futures would hold gigabytes
+        found = pool.map(lambda span: [_reason(images, i) for i in span], spans)
+        reasons = [reason for _span, part in zip(show(spans), found, strict=True) for reason in part]
     bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
     require_readable(flag, images, bad, max_bad=max_bad)
     return replace(images.take([i for i, r in enumerate(reasons) if r is None]), bad=bad)

@@ -1,5 +1,6 @@
 """Training data: captioned images, and the draw of every slot of every batch as a pure function of (seed, step, slot)."""
 
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,15 @@ class SlotBatches:
         return ([(step, slot) for slot in self.slots] for step in self.steps)
 
 
+def _outlive_signals(worker):
+    """A signal to the whole group of processes stops the training loop, which then still needs its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def loader(draws, *, steps, batch_size, process=0, num_workers=0):
     """Batches of one process, in the order of `steps`."""
     batches = SlotBatches(steps, batch_size, process)
-    return torch.utils.data.DataLoader(draws, batch_sampler=batches, num_workers=num_workers, collate_fn=collate)
+    return torch.utils.data.DataLoader(
+        draws, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, worker_init_fn=_outlive_signals
+    )

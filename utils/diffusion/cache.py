@@ -54,15 +54,18 @@ class RowCache:
         """Size on disk when it is whole."""
         return self.rows * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def fits(self):
-        """Whether the disk has room for it, twice the part being rewritten included. Returns: (bool, free bytes)."""
+    def fits(self, before=0):
+        """Whether the disk has room for it, twice the part being rewritten included, and `before` bytes of others.
+
+        Returns: (bool, free bytes).
+        """
         above = self.folder
         while not above.exists():
             above = above.parent
         have = sum(p.stat().st_size for p in self.folder.glob("*.npy")) if self.folder.is_dir() else 0
         part = self.bytes // max(1, self.rows) * min(PART_ROWS, self.rows)
         free = shutil.disk_usage(above).free
-        return self.bytes - have + 2 * part < free, free
+        return self.bytes - have + 2 * part + before < free, free
 
     def _paths(self, part):
         return self.folder / f"rows_{part:06d}.npy", self.folder / f"stamps_{part:06d}.npy"
@@ -100,6 +103,10 @@ class RowCache:
             groups = [g for g in groups if not valid[g.start - first : g.stop - first].all()]
             if groups:
                 yield part, groups
+
+    def count_missing(self, process=0, processes=1):
+        """Rows that this process has to compute."""
+        return sum(len(group) for _part, groups in self.missing(process, processes) for group in groups)
 
     def write(self, part, computed):
         """Write a part: what stands there, with `computed` [(group, tensor [len(group), *shape])] laid over it."""

@@ -10,6 +10,8 @@ from utils.data import transforms
 from utils.diffusion import cache, models
 from utils.diffusion import latents as lat
 
+AT_ONCE = 32 * 256**2  # pixels through the autoencoder at once; by the resolution alone, so that bits do not hang on it
+
 
 class Latents:
     """Posteriors of the run's images under a fixed crop: row i holds mean and std of image i, as it is and mirrored."""
@@ -31,17 +33,19 @@ class Latents:
         return torch.stack(views)
 
     def build(self, vae, *, device, process=0, processes=1, num_workers=0):
-        """Compute what is missing. Yields: the number of images after each group of this process."""
+        """Compute what is missing. Yields: the number of every image of this process, after its group."""
         for part, groups in self.rows.missing(process, processes):
             order = [i for group in groups for i in group]
             reader = _Reader(self._pixels)
             loader = torch.utils.data.DataLoader(reader, batch_size=None, sampler=order, num_workers=num_workers)
             pixels, computed = iter(loader), []
             for group in groups:
-                batch = torch.stack([next(pixels) for _ in group]).to(device, next(vae.parameters()).dtype)
-                found = lat.moments(vae, batch.flatten(0, 1)).unflatten(0, batch.shape[:2])
-                computed.append((group, found.cpu()))
-                yield len(group)
+                batch = torch.stack([next(pixels) for _ in group])
+                views = batch.flatten(0, 1).split(max(1, AT_ONCE // self.resolution**2))
+                dtype = next(vae.parameters()).dtype
+                found = torch.cat([lat.moments(vae, part.to(device, dtype)).cpu() for part in views])
+                computed.append((group, found.unflatten(0, batch.shape[:2])))
+                yield from group
             self.rows.write(part, computed)
 
     def moments(self, rows, flipped):
@@ -76,13 +80,13 @@ class Embeddings:
 
     @torch.no_grad()
     def build(self, text_encoder, *, device, process=0, processes=1):
-        """Compute what is missing. Yields: the number of prompts after each group of this process."""
+        """Compute what is missing. Yields: the number of every prompt of this process, after its group."""
         for part, groups in self.rows.missing(process, processes):
             computed = []
             for group in groups:
                 found = models.embed(self.tokenizer, text_encoder, [self.prompts[i] for i in group], device=device)
                 computed.append((group, found.cpu()))
-                yield len(group)
+                yield from group
             self.rows.write(part, computed)
 
     def embeddings(self, prompts):

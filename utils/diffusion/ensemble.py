@@ -71,13 +71,14 @@ class Ensemble:
         return shard if shard < self.plan.shards else None
 
     def host_bytes(self):
-        """Host memory in bytes that waiting copies need at most: moments of all but one, start and sum of a round."""
+        """Host memory in bytes that this process needs at most: moments of its copies, and of weights (and averages) the
+        start of a round, the sum so far, and the copy of them that a state is written from."""
         if self.plan.turns == 1:
             return 0
         own = sum(self.shard_of(t) is not None for t in range(self.plan.turns))
         weights = sum(p.numel() * 4 for p in self.model.weights.values())
         averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
-        return own * 2 * weights + 2 * averaged
+        return own * 2 * weights + 3 * averaged
 
     # Turns -----------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils import seeding
+from utils import devices, seeding
 from utils.errors import UsageError
 
 
@@ -150,6 +150,8 @@ def load_parts(flag, source, *, revision=None, tokenizer=None):
                 f"--tokenizer_name={tokenizer!r} has {len(own)} ids; the model's text encoder takes "
                 f"{pipeline.text_encoder.config.vocab_size}"
             )
+        # a tokenizer of its own may know no length, or one that the encoder has no positions for
+        own.model_max_length = min(own.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
     return DiffusionParts(own, pipeline.text_encoder, pipeline.vae, pipeline.unet, pipeline.scheduler)
 
 
@@ -175,7 +177,7 @@ def token_ids(tokenizer, prompts):
 
 def embed(tokenizer, text_encoder, prompts, *, device):
     """Token embeddings of prompts. Returns: [B, T, D]."""
-    return text_encoder(token_ids(tokenizer, prompts).to(device))[0]
+    return text_encoder(devices.to_device(token_ids(tokenizer, prompts), torch.device(device)))[0]
 
 
 def from_scratch(unet, seed):

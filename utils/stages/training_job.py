@@ -2,13 +2,17 @@
 
 import functools
 import math
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from utils import devices, runs
 from utils.data import captions, duplication, image_sets, tar_shards, training_data, transforms
 from utils.diffusion import cache, encoded, ensemble, loss_control, mitigation, models, training
 from utils.errors import UsageError
 from utils.reports.progress import progress
+
+MANY = 5000  # images that take long enough to read for a bar
 
 # Data ----------------------------------------------------------------------------------------------------------------
 
@@ -22,11 +26,22 @@ class Data:
     weights: object
 
 
+def _say(line):
+    """Print a line once, whatever the number of processes: they have not met yet."""
+    if devices.first_process():
+        print(line)
+
+
 def _listed(opts):
     """Returns: (ImageSet, captions that lie beside the images, or None)."""
-    if tar_shards.is_shards(opts.instance_data_dir):
-        return tar_shards.list_shards("--instance_data_dir", opts.instance_data_dir)
-    return image_sets.list_images("--instance_data_dir", opts.instance_data_dir), None
+    source = opts.instance_data_dir
+    if not tar_shards.is_shards(source):
+        return image_sets.list_images("--instance_data_dir", source), None
+    if Path(source).is_dir() and image_sets.holds_images(source):
+        raise UsageError(
+            f"--instance_data_dir={source!r} holds tar files and images; takes a folder of one kind, or 'FOLDER/*.tar'"
+        )
+    return tar_shards.list_shards("--instance_data_dir", source)
 
 
 def _texts(opts, images, beside):
@@ -46,18 +61,22 @@ def _texts(opts, images, beside):
         return {k: beside[k] for k in images.keys}
     texts, foreign = captions.read_captions(path, images)
     if foreign:
-        print(f"{foreign} captions have paths of another machine; matched by the end of the path")
+        _say(f"{foreign} captions have paths of another machine; matched by the end of the path")
     return texts
 
 
 def checked_data(opts):
     """Images, captions and weights, read before any model loads. Returns: Data."""
     images, beside = _listed(opts)
-    images = image_sets.readable("--instance_data_dir", images, max_bad=opts.max_bad_images, workers=opts.num_workers)
+    bar = functools.partial(progress, total=None, label="reading images, 256 at once", main_process=devices.first_process())
+    images = image_sets.readable(
+        "--instance_data_dir", images, max_bad=opts.max_bad_images, workers=opts.num_workers,
+        show=bar if len(images) > MANY else lambda spans: spans,
+    )  # fmt: skip
     for key, reason in images.bad:
-        print(f"left out: {key} ({reason})")
+        _say(f"left out: {key} ({reason})")
     for folder in captions.empty_classes(images):
-        print(f"no class: the folder {folder!r} holds no image")
+        _say(f"no class: the folder {folder!r} holds no image")
     kept = duplication.require_subset(len(images), opts.trainsubset) if opts.trainsubset else len(images)
     if opts.clients_num > kept:
         raise UsageError(f"--clients_num={opts.clients_num} shards of {kept} images: takes at most one an image")
@@ -67,8 +86,12 @@ def checked_data(opts):
     if opts.weights_file:
         weights, unnamed = duplication.read_weights("--weights_file", opts.weights_file, images)
         if unnamed:
-            print(f"--weights_file: {unnamed} of {len(images)} images are not named; their weight is 1")
-    return Data(images, _texts(opts, images, beside), weights)
+            _say(f"--weights_file: {unnamed} of {len(images)} images are not named; their weight is 1")
+    texts = _texts(opts, images, beside)
+    if opts.class_prompt == "instancelevel_random":
+        for caption in (c for found in (texts or {}).values() for c in found):
+            captions.written_ids(caption)  # raises on text; the tokenizer, with the model, knows which ids there are
+    return Data(images, texts, weights)
 
 
 # The job -------------------------------------------------------------------------------------------------------------
@@ -126,6 +149,11 @@ def build(opts, data, accelerator, seed):
     shards = training_data.split(count, opts.clients_num, seed)
     micro_batch = opts.train_batch_size * team.size
     per_step = micro_batch * opts.gradient_accumulation_steps
+    if captioned.weights is not None and not all(captioned.weights[part].sum() > 0 for part in shards):
+        raise UsageError(
+            f"--weights_file={opts.weights_file!r} leaves nothing to draw in a shard or subset; takes more images "
+            "of a weight above 0, or fewer --clients_num"
+        )
     largest = max(len(s) for s in shards)
     steps = opts.max_train_steps or opts.num_train_epochs * math.ceil(largest / per_step)
     plan = ensemble.Plan(tuple(len(s) for s in shards), opts.total_round, steps, team.count)
@@ -168,7 +196,8 @@ def require_host_memory(job, say):
     """Print what waiting copies need in host memory and what is free; UsageError when it is not enough."""
     import psutil
 
-    need, free = job.copies.host_bytes(), psutil.virtual_memory().available
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes that share this machine's memory
+    need, free = here * job.copies.host_bytes(), psutil.virtual_memory().available
     if not need:
         return
     say(f"{job.plan.turns} copies take turns; those that wait need {gib(need)} of host memory, {gib(free)} are free")
@@ -182,51 +211,60 @@ def require_host_memory(job, say):
 # What is encoded ahead ------------------------------------------------------------------------------------------------
 
 
-def _worth(rows, cache_, draws, what, say):
-    """Whether a cache pays and fits; says why not."""
-    fits, free = cache_.fits()
+def _worth(rows, cached, before, draws, what, processes, say):
+    """Whether a cache pays and fits, which all processes decide alike; says why not. before: bytes promised to others."""
+    fits, free = cached.fits(before)
     if draws < rows:
         say(f"{what} are computed as they come: the run draws {draws} and a cache would hold {rows}")
-    elif not fits:
-        say(f"{what} are not cached: {gib(cache_.bytes)} are needed in {cache_.folder.parent}, {gib(free)} are free")
-    return draws >= rows and fits
+        return False
+    if processes.any(not fits):
+        say(
+            f"{what} are not cached: {gib(cached.bytes)} are needed in {cached.folder.parent}, {gib(free - before)} are free"
+        )
+        return False
+    return True
 
 
 def encode_ahead(job, opts, folder, processes, say):
-    """Compute what the frozen networks say of images and captions, once, and hand it to the model (--cache_latents auto)."""
+    """Compute what the frozen networks say of images and captions, once, and hand it to the model (--cache_latents auto).
+
+    Returns: what is kept, of "latents" and "captions".
+    """
     if opts.cache_latents == "off":
-        return
+        return []
     model, images, plan = job.model, job.data.images, job.plan
     drawn = plan.rounds * plan.steps * plan.shards * job.per_step
     share = {"device": model.device, "process": processes.index, "processes": processes.count}
-    built = []
+    built, promised = [], 0
     if not opts.center_crop:
         say("latents are not cached: without --center_crop every draw sees another window")
     else:
         latents = encoded.Latents(folder, images, model.parts, resolution=opts.resolution, flips=opts.random_flip,
                                   dtype=model.dtype)  # fmt: skip
-        if _worth(len(images) * (1 + opts.random_flip), latents.rows, drawn, "latents", say):
+        if _worth(len(images) * (1 + opts.random_flip), latents.rows, 0, drawn, "latents", processes, say):
             built.append(("latents", latents, latents.build(model.vae, num_workers=opts.num_workers, **share)))
+            promised = latents.rows.bytes
             model.cached_latents = latents
             for draws in job.copies.draws.values():
                 draws.transform = None
     if model.text_encoder is not None and model.hooks.prompts is not None:
         prompts = sorted({p for k in images.keys for p in model.hooks.prompts(job.data.prompts[k])})
         texts = encoded.Embeddings(folder, prompts, model.parts, dtype=model.dtype)
-        if _worth(len(prompts), texts.rows, drawn, "embeddings of captions", say):
+        if _worth(len(prompts), texts.rows, promised, drawn, "embeddings of captions", processes, say):
             built.append(("captions", texts, texts.build(model.text_encoder, **share)))
             model.cached_text = texts
-    for label, cached, groups in built:
-        total = cached.rows.rows // processes.count
-        bar = progress(groups, total=None, label=f"encoding {label}, about {total}", main_process=processes.main)
-        for _ in bar:
+    for label, cached, rows in built:
+        missing = cached.rows.count_missing(processes.index, processes.count)
+        for _ in progress(rows, total=missing, label=f"encoding {label}", main_process=processes.main and missing > 0):
             pass
         processes.wait()  # each process writes parts of its own and reads all
         cached.rows.open()
+    return [label for label, *_ in built]
 
 
 # The record, and resuming -------------------------------------------------------------------------------------------
 
+MADE = "the run in --output_dir was made with"
 EXTENDABLE = ("constant", "constant_with_warmup")  # schedules that do not look at the number of steps
 
 
@@ -248,31 +286,41 @@ def record_of(opts, job, run, *, shown, seed, processes):
     return record
 
 
-def require_same(record, opts, job, fresh, changed):
-    """UsageError naming what differs between a run on disk and the one that is asked for, if it would change the result.
+def require_same_options(record, opts, changed):
+    """UsageError naming an option that differs from the run on disk and would change its result; before a model loads.
 
-    record: run.json on disk; fresh: what it would be now; changed: names of options that differ.
+    record: run.json on disk; changed: names of options that differ.
     """
-    made = "the run in --output_dir was made with"
+    absent = [k for k in ("model", "captions", "weights", "processes", "steps", "seed") if k not in record]
+    if absent:
+        raise UsageError(
+            f"--output_dir={opts.output_dir!r}: run.json has no {absent[0]!r}; an older version of the toolkit made it, "
+            "which cannot be resumed; takes a new folder"
+        )
     if changed:
         name, old = changed[0], record["options"][changed[0]]
-        raise UsageError(f"--{name}={getattr(opts, name)!r}: {made} {old!r}; takes the same, or a new --output_dir")
+        raise UsageError(f"--{name}={getattr(opts, name)!r}: {MADE} {old!r}; takes the same, or a new --output_dir")
+    if opts.seed is not None and opts.seed != record["seed"]:
+        raise UsageError(f"--seed={opts.seed}: {MADE} {record['seed']}; takes the same")
+
+
+def require_same(record, opts, job, fresh):
+    """UsageError naming what else differs between a run on disk and the one that is asked for, if it would change the
+    result. fresh: what run.json would be now."""
     if record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
-        raise UsageError(f"--instance_data_dir={opts.instance_data_dir!r}: {made} other images; takes the same")
+        raise UsageError(f"--instance_data_dir={opts.instance_data_dir!r}: {MADE} other images; takes the same")
     for key, flag, what in (
         ("model", "--pretrained_model_name_or_path", "another model"),
         ("captions", "--instance_prompt_loc", "other captions"),
         ("weights", "--weights_file", "other weights"),
-    ):  # fmt: skip
+    ):
         if record[key] != fresh[key]:
-            raise UsageError(f"{flag}={getattr(opts, flag[2:])!r}: {made} {what}; takes the same, or a new --output_dir")
-    for key in ("processes", "seed"):
-        if record[key] != fresh[key]:
-            flag = "--seed=" if key == "seed" else "processes: "
-            raise UsageError(f"{flag}{fresh[key]}: {made} {record[key]}; takes the same")
+            raise UsageError(f"{flag}={getattr(opts, flag[2:])!r}: {MADE} {what}; takes the same, or a new --output_dir")
+    if record["processes"] != fresh["processes"]:
+        raise UsageError(f"{fresh['processes']} processes: {MADE} {record['processes']}; takes the same")
     longer = fresh["steps"] > record["steps"] and opts.lr_scheduler in EXTENDABLE and not job.is_ensemble
     if fresh["steps"] != record["steps"] and not longer:
         raise UsageError(
-            f"--max_train_steps={opts.max_train_steps}: {made} {record['steps']} steps; takes the same, or more with "
+            f"--max_train_steps={opts.max_train_steps}: {MADE} {record['steps']} steps; takes the same, or more with "
             f"--lr_scheduler {' or '.join(EXTENDABLE)} and one round"
         )

@@ -7,8 +7,9 @@ import torch
 
 from utils import devices, states
 from utils.diffusion import training
-from utils.errors import TrainingError
+from utils.errors import DataError, TrainingError
 from utils.reports.progress import Pauses, progress
+from utils.reports.tracking import NoTracker
 from utils.signals import StopSignal
 from utils.stages.previews import preview
 
@@ -16,8 +17,9 @@ from utils.stages.previews import preview
 class Loop:
     """Runs a Job from a position to its end. What is pending: StepReports since the last row of metrics.jsonl."""
 
-    def __init__(self, job, opts, run, tracker, processes, *, seconds=0.0):
-        self.job, self.opts, self.run, self.tracker, self.processes = job, opts, run, tracker, processes
+    def __init__(self, job, opts, run, processes, *, tracker=None, seconds=0.0):
+        self.job, self.opts, self.run, self.processes = job, opts, run, processes
+        self.tracker = tracker or NoTracker()
         self.before, self.pauses, self.pending = seconds, Pauses(), []
         self.logged = 0.0
 
@@ -44,16 +46,17 @@ class Loop:
         team = self.job.model.team
         return self.processes.index - team.rank
 
+    def _pending_rows(self):
+        """What is pending as a table, losses as the team's mean: the process that reads it may be another of the team."""
+        losses = torch.stack([self.job.model.team.gather(r.loss[None]).mean() for r in self.pending]).tolist()
+        skips = [math.nan if r.skipped is None else r.skipped.item() for r in self.pending]
+        rows = [[r.step, loss, r.lr, skip] for r, loss, skip in zip(self.pending, losses, skips, strict=True)]
+        return torch.tensor(rows, dtype=torch.float64)
+
     def _save_state(self, position):
-        tensors = None
+        tensors, pending = None, self._pending_rows() if self.pending else None
         if self.job.model.team.rank == 0:
-            tensors = self.job.copies.state()
-            if self.pending:
-                nan = torch.tensor(math.nan)
-                rows = [
-                    [r.step, r.loss.item(), r.lr, (nan if r.skipped is None else r.skipped).item()] for r in self.pending
-                ]
-                tensors["pending"] = torch.tensor(rows, dtype=torch.float64)
+            tensors = self.job.copies.state() | ({} if pending is None else {"pending": pending})
         info = {"metrics_bytes": self.run.metrics_bytes, "seconds": round(self.seconds, 2)}
         states.save_state(self.run.path, position, tensors, info, processes=self.processes,
                           limit=self.opts.checkpoints_total_limit)  # fmt: skip
@@ -157,8 +160,9 @@ class Loop:
         # without images to read, a draw costs less than sending it from another process
         workers = self.opts.num_workers if self.job.model.cached_latents is None else 0
         looped = self.job.copies.run(position, batch_size=self.opts.train_batch_size, num_workers=workers)
+        self.pauses, self.logged = Pauses(), 0.0
         with StopSignal() as stop:
-            for at in looped:
+            for at in self._unbroken(looped):
                 if at.report is not None:
                     self.pending.append(at.report)
                 self._after(at)
@@ -167,6 +171,16 @@ class Loop:
                 if asks and self.processes.any(stop.number is not None):
                     self._stop(at, stop.number)
                 yield at
+
+    def _unbroken(self, looped):
+        """The steps; TrainingError in one line when an image can no longer be read."""
+        try:
+            yield from looped
+        except DataError as error:
+            said = (
+                str(error).strip().splitlines()[-1].removeprefix("utils.errors.DataError: ")
+            )  # a worker adds its traceback
+            raise TrainingError(f"{said}; what was saved before is kept, continue with --resume_from_checkpoint") from None
 
     def train(self, position=0):
         """`positions` to the end, under a progress bar."""
