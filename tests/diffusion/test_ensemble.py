@@ -111,7 +111,7 @@ def test_the_loss_scale_stays_with_a_copy(start):
     """A GPU's gradient scaler, worked on the CPU: its scale goes into a copy's state and comes back."""
     copies = start(shards=2)
     model = copies.model
-    model.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
+    model.scaler, model.first_scale = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0), 8.0
     model.load_copy(0, {"scaler": torch.tensor([4.0, 3.0], dtype=torch.float64)})
     assert model.scaler.get_scale() == 4
     state = model.copy_state()

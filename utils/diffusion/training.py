@@ -143,6 +143,7 @@ class Training:
         self.denoiser = team.wrap(denoiser, self.device)
         half = accelerator.mixed_precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self.first_scale = self.scaler.get_scale()  # loading a state makes it forget this
         self.ema = ema.WeightAverage(self.weights) if optimisation.use_ema else None
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         # of each image of the run, how often loss control saw and dropped it
@@ -284,7 +285,7 @@ class Training:
                 if f"control/{key}" in state:
                     tensor.copy_(state[f"control/{key}"])
         if self.scaler.is_enabled():
-            scale, growth = state["scaler"].tolist() if "scaler" in state else (self.scaler._init_scale, 0)
+            scale, growth = state["scaler"].tolist() if "scaler" in state else (self.first_scale, 0)
             held = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
             self.scaler.load_state_dict(held)
 
