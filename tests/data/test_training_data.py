@@ -137,3 +137,18 @@ def test_shards_draw_streams_of_their_own(make, scenes_dir):
     other = training_data.Draws(draws.data, seed=5, shard=1, global_batch=4, transform=None,
                                 choose_caption=draws.choose_caption)  # fmt: skip
     assert [draws.order[i] for i in range(24)] != [other.order[i] for i in range(24)]
+
+
+def test_workers_outlive_a_signal_to_the_group(make):
+    """A launcher signals every process; the loop saves a state first, and until then needs its batches."""
+    import os
+    import signal
+
+    draws = make()
+    batches = iter(training_data.loader(draws, steps=range(12), batch_size=4, num_workers=1))
+    first = next(batches)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(batches)) == 11
+    assert first["slot"] == [0, 1, 2, 3]

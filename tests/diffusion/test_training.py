@@ -173,6 +173,31 @@ def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, fi
     assert model.control.bank[at[0]].item() == pytest.approx(0.8 * 1e6 + 0.2 * plain, rel=1e-5)
 
 
+def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro_parts):
+    """One timestep, bias corrected, rho = 1: of four samples in two micro-batches the first two are kept, as nothing was
+    seen before; the others are kept when their loss is at least the mean that the first two left."""
+    import dataclasses
+
+    parts = micro_parts()
+    one = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=1)
+    copies = start(parts=dataclasses.replace(parts, scheduler=one), steps=1, accumulation=2, ratio=1.0, bias_correction=True)
+    model, losses = copies.model, []
+    for number in (0, 1):
+        batch = first_batch(copies, range(number, number + 1))
+        arguments, wanted, _ = model.inputs(batch, number)
+        with torch.no_grad():
+            losses += (model.denoiser(*arguments) - wanted).square().flatten(1).mean(1).tolist()
+    usual = (0.8 * 0.2 * losses[0] + 0.2 * losses[1]) / (1 - 0.8**2)
+    dropped = [loss < usual for loss in losses[2:]]
+    found, _ = finished(copies)
+    assert found[0].report.skipped.item() == pytest.approx(sum(dropped) / 4)
+    assert model.control.visits.tolist() == [4]
+    bank = 0.0
+    for loss in losses:
+        bank = 0.8 * bank + 0.2 * loss
+    assert model.control.bank.item() == pytest.approx(bank, rel=1e-4)
+
+
 def test_snr_weights_do_not_reach_the_bank(start, finished):
     plain, weighted = (start(steps=1, ratio=1.25, snr_gamma=g) for g in (None, 5.0))
     for copies in (plain, weighted):
