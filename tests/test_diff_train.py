@@ -31,7 +31,7 @@ def train(script, micro_sd, scenes_dir, tmp_path):
             "lr_warmup_steps": 0, "seed": 7, "log_steps": 1, "output_dir": folder,
         } | replaced  # fmt: skip
         given = [v for k, value in flags.items() if value is not None for v in (f"--{k}", value)]
-        run.printed = script("diff_train", *given, *extra, *SEED_FLAGS)
+        run.printed = script("diff_train", *SEED_FLAGS, *given, *extra)
         return flags["output_dir"]
 
     return run
@@ -501,3 +501,49 @@ def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
     assert any(p.suffix == ".wandb" for p in files)
     assert not [p for p in files if b"hf_s3cretS3CRET" in p.read_bytes()]
     assert "hf_s3cret" not in told.stdout + told.stderr
+
+
+def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkeypatch):
+    from utils.diffusion import models
+    from utils.reports import tracking
+
+    opened, loaded = {}, []
+    load = models.load_pipeline
+
+    class Recorder(tracking.NoTracker):
+        def __init__(self, **kwargs):
+            opened.update(kwargs)
+
+    monkeypatch.setitem(tracking.TRACKERS, "none", Recorder)
+    monkeypatch.setattr(models, "load_pipeline", lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k))
+    train(wandb_project="mine", run_name="tuesday", revision="fp32", max_train_steps=1)
+    assert (opened["project"], opened["name"], loaded) == ("mine", "tuesday", ["fp32"])
+    assert opened["config"]["seed"] == 7
+
+
+def test_how_many_bad_images_are_accepted_and_how_many_workers_read(
+    train, refused, scenes_dir, micro_sd, tmp_path, monkeypatch
+):
+    from utils.data import training_data
+
+    data = shutil.copytree(scenes_dir, tmp_path / "scenes")
+    for victim in sorted((data / "train").rglob("*.png"))[:2]:
+        victim.write_bytes(victim.read_bytes()[:60])
+    named = {"instance_data_dir": data / "train", "instance_prompt_loc": data / "captions.json", "max_train_steps": 1}
+    line = refused("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", data / "train",
+                   "--resolution", 16, "--output_dir", tmp_path / "no")  # fmt: skip
+    assert "has 2 of 12 images that cannot be read" in line
+    assert "--max_bad_images=0.01 accepts 1" in line
+    asked = []
+    make = training_data.loader
+    monkeypatch.setattr(training_data, "loader", lambda *a, num_workers, **k: asked.append(num_workers) or make(*a, **k))
+    folder = train(max_bad_images=0.2, **named)
+    assert json.loads((folder / "run.json").read_text())["data"]["images"] == 10
+    train("-j", 2, max_bad_images=0.2, **named)
+    assert asked == [0, 2]
+
+
+def test_images_of_a_preview(train):
+    for count in (1, 3):
+        folder = train(sample_batch_size=count, max_train_steps=1)
+        assert len(json.loads((folder / "generations" / "0.json").read_text())) == count
