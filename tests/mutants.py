@@ -67,7 +67,7 @@ MUTANTS = [
      "tests/diffusion/test_loss_control.py::test_rule_and_bank_agree_with_a_loop_over_samples"),
     ("utils/diffusion/training.py", "kept = self.control.keep(every, at)\n        self.control.update(every, at)",
      "self.control.update(every, at)\n        kept = self.control.keep(every, at)",
-     "tests/diffusion/test_training.py::test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean"),
+     "tests/diffusion/test_training.py::test_loss_control_looks_at_each_micro_batch_of_a_step"),
     ("utils/diffusion/training.py", "/ kept.sum().clamp_min(1)", "/ len(kept)",
      "tests/diffusion/test_training.py::test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean"),
     ("utils/diffusion/training.py", "self.team.gather(losses.detach())", "self.team.gather(weighted.detach())",
@@ -92,7 +92,7 @@ MUTANTS = [
     # resuming: a copy, what is pending, or the rows of metrics.jsonl forgotten; a half-written state taken for one
     ("utils/diffusion/ensemble.py", "copies = dict(self.waiting)", "copies = {}",
      "tests/diffusion/test_ensemble.py::test_a_state_continues_bit_for_bit"),
-    ("utils/stages/training_loop.py", "            if self.pending:\n", "            if False:\n",
+    ("utils/stages/training_loop.py", "self._pending_rows() if self.pending else None", "None",
      "tests/stages/test_training_loop.py::test_a_signal_saves_a_state_and_ends"),
     ("utils/runs.py", "min(metrics_bytes, self.metrics_path.stat().st_size)", "self.metrics_path.stat().st_size",
      "tests/stages/test_training_loop.py::test_a_killed_run_continues_to_the_same_bits"),
