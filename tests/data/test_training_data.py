@@ -152,3 +152,11 @@ def test_workers_outlive_a_signal_to_the_group(make):
         os.kill(worker.pid, signal.SIGINT)
     assert len(list(batches)) == 11
     assert first["slot"] == [0, 1, 2, 3]
+
+
+def test_no_more_workers_than_cores(make, monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert [training_data.usable_workers(n) for n in (0, 1, 2, 4)] == [0, 1, 2, 2]
+    assert training_data.loader(make(), steps=range(1), batch_size=2, num_workers=4).num_workers == 2

@@ -1,5 +1,6 @@
 """Training data: captioned images, and the draw of every slot of every batch as a pure function of (seed, step, slot)."""
 
+import os
 import signal
 from dataclasses import dataclass
 
@@ -117,9 +118,19 @@ def _outlive_signals(worker):
         signal.signal(number, signal.SIG_IGN)
 
 
+def usable_workers(asked):
+    """As many loader processes as asked, but no more than this process has cores: more would wait for one another."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(asked, cores)
+
+
 def loader(draws, *, steps, batch_size, process=0, num_workers=0):
     """Batches of one process, in the order of `steps`."""
     batches = SlotBatches(steps, batch_size, process)
     return torch.utils.data.DataLoader(
-        draws, batch_sampler=batches, num_workers=num_workers, collate_fn=collate, worker_init_fn=_outlive_signals
+        draws,
+        batch_sampler=batches,
+        num_workers=usable_workers(num_workers),
+        collate_fn=collate,
+        worker_init_fn=_outlive_signals,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.data import transforms
+from utils.data import training_data, transforms
 from utils.diffusion import cache, models
 from utils.diffusion import latents as lat
 
@@ -34,10 +34,11 @@ class Latents:
 
     def build(self, vae, *, device, process=0, processes=1, num_workers=0):
         """Compute what is missing. Yields: the number of every image of this process, after its group."""
+        workers = training_data.usable_workers(num_workers)
         for part, groups in self.rows.missing(process, processes):
             order = [i for group in groups for i in group]
             reader = _Reader(self._pixels)
-            loader = torch.utils.data.DataLoader(reader, batch_size=None, sampler=order, num_workers=num_workers)
+            loader = torch.utils.data.DataLoader(reader, batch_size=None, sampler=order, num_workers=workers)
             pixels, computed = iter(loader), []
             for group in groups:
                 batch = torch.stack([next(pixels) for _ in group])
