@@ -47,7 +47,7 @@ def main(argv=None):
         token = hub.require_token(opts.hub_token, hub_id) if opts.push_to_hub else None
         if opts.use_8bit_adam:
             training.require_8bit()
-        data = training_job.checked_data(opts)
+        data = training_job.checked_data(opts, print if devices.first_process() else lambda line: None)
         models.require_resolution("--pretrained_model_name_or_path", opts.pretrained_model_name_or_path, opts.resolution,
                                   revision=opts.revision)  # fmt: skip
         shown = flags.as_dict(opts)

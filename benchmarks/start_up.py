@@ -61,7 +61,7 @@ def main(argv=None):
             "--clients_num", str(args.shards),
         ], description="")  # fmt: skip
         marks = [("", time.perf_counter())]
-        data = training_job.checked_data(opts)
+        data = training_job.checked_data(opts, print)
         marks.append(("images listed and decoded once, captions read", time.perf_counter()))
         captioned, duplicated, hooks = training_job.hooks_and_data(opts, data, tokenizer, seed=1)
         draws = [

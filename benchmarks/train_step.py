@@ -71,7 +71,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     ], description="")  # fmt: skip
     accelerator = devices.accelerator(mixed_precision=opts.mixed_precision)
     processes = devices.Processes(accelerator)
-    job = training_job.build(opts, training_job.checked_data(opts), accelerator, opts.seed)
+    job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()
     if kept:
         training_job.encode_ahead(job, opts, out / "encoded", processes, print)

@@ -22,6 +22,14 @@ class TrainingError(ToolkitError):
     """A run that had started cannot go on; the message names the step and what is kept. Exit status 1, not 2."""
 
 
+class Stopped(ToolkitError):
+    """A signal ended a run, whose state is saved. status: 128 plus the signal's number."""
+
+    def __init__(self, message, number):
+        super().__init__(message)
+        self.status = 128 + number
+
+
 def choose(flag, name, table):
     """Return table[name]; on a miss raise UsageError with the flag, what it got and what it takes."""
     if name not in table:

@@ -14,7 +14,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import field, fields
 
-from utils.errors import ToolkitError, TrainingError, UsageError
+from utils.errors import Stopped, ToolkitError, TrainingError, UsageError
 
 # Kinds of value ------------------------------------------------------------------------------------------------------
 
@@ -184,14 +184,18 @@ def _is_disk_full(error):
 
 @contextmanager
 def exit_on_user_error(script):
-    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1)."""
+    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1; a signal:
+    128 and its number)."""
     try:
         yield
+    except Stopped as stopped:
+        print(f"{script}: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.status) from None
     except ToolkitError as error:
         line = " ".join(str(error).split())
         print(f"{script}: error: {line}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
-    except Exception as error:
+    except Exception as error:  # a full disk, which libraries wrap in errors of their own; anything else goes on
         if not _is_disk_full(error):
             raise
         line = " ".join(str(error).split())

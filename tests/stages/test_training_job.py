@@ -19,7 +19,7 @@ def built(micro_sd, scenes_dir):
             "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution",
             "16", "--train_batch_size", "2", "--num_workers", "0", *extra,
         ], description="")  # fmt: skip
-        data = training_job.checked_data(opts)
+        data = training_job.checked_data(opts, print)
         return training_job.build(opts, data, devices.accelerator(mixed_precision="no"), seed=3), opts, data
 
     return made

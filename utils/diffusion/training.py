@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -317,5 +318,7 @@ class Training:
 
 
 def first_not_finite(reports):
-    """The first step of StepReports after which something was not finite. This waits, a report at a time."""
+    """The first step of StepReports (oldest first) after which something was not finite, or NaN when all is. This waits."""
+    if not reports or reports[-1].finite:
+        return math.nan
     return next(r.step for r in reports if not r.finite)

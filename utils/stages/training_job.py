@@ -26,12 +26,6 @@ class Data:
     weights: object
 
 
-def _say(line):
-    """Print a line once, whatever the number of processes: they have not met yet."""
-    if devices.first_process():
-        print(line)
-
-
 def _listed(opts):
     """Returns: (ImageSet, captions that lie beside the images, or None)."""
     source = opts.instance_data_dir
@@ -44,7 +38,7 @@ def _listed(opts):
     return tar_shards.list_shards("--instance_data_dir", source)
 
 
-def _texts(opts, images, beside):
+def _texts(opts, images, beside, say):
     """Captions of the images, from a file or from beside them; None where the style takes none."""
     path = opts.instance_prompt_loc
     if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
@@ -61,12 +55,12 @@ def _texts(opts, images, beside):
         return {k: beside[k] for k in images.keys}
     texts, foreign = captions.read_captions(path, images)
     if foreign:
-        _say(f"{foreign} captions have paths of another machine; matched by the end of the path")
+        say(f"{foreign} captions have paths of another machine; matched by the end of the path")
     return texts
 
 
-def checked_data(opts):
-    """Images, captions and weights, read before any model loads. Returns: Data."""
+def checked_data(opts, say):
+    """Images, captions and weights, read before any model loads. say: takes a line for the terminal. Returns: Data."""
     images, beside = _listed(opts)
     bar = functools.partial(progress, total=None, label="reading images, 256 at once", main_process=devices.first_process())
     images = image_sets.readable(
@@ -74,9 +68,9 @@ def checked_data(opts):
         show=bar if len(images) > MANY else lambda spans: spans,
     )  # fmt: skip
     for key, reason in images.bad:
-        _say(f"left out: {key} ({reason})")
+        say(f"left out: {key} ({reason})")
     for folder in captions.empty_classes(images):
-        _say(f"no class: the folder {folder!r} holds no image")
+        say(f"no class: the folder {folder!r} holds no image")
     kept = duplication.require_subset(len(images), opts.trainsubset) if opts.trainsubset else len(images)
     if opts.clients_num > kept:
         raise UsageError(f"--clients_num={opts.clients_num} shards of {kept} images: takes at most one an image")
@@ -86,8 +80,8 @@ def checked_data(opts):
     if opts.weights_file:
         weights, unnamed = duplication.read_weights("--weights_file", opts.weights_file, images)
         if unnamed:
-            _say(f"--weights_file: {unnamed} of {len(images)} images are not named; their weight is 1")
-    texts = _texts(opts, images, beside)
+            say(f"--weights_file: {unnamed} of {len(images)} images are not named; their weight is 1")
+    texts = _texts(opts, images, beside, say)
     if opts.class_prompt == "instancelevel_random":
         for caption in (c for found in (texts or {}).values() for c in found):
             captions.written_ids(caption)  # raises on text; the tokenizer, with the model, knows which ids there are

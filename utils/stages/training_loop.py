@@ -1,13 +1,12 @@
 """The loop around a run of training: rows, previews, checkpoints, states; and how it stops."""
 
 import math
-import sys
 
 import torch
 
 from utils import devices, states
 from utils.diffusion import training
-from utils.errors import DataError, TrainingError
+from utils.errors import DataError, Stopped, TrainingError
 from utils.reports.progress import Pauses, progress
 from utils.reports.tracking import NoTracker
 from utils.signals import StopSignal
@@ -67,8 +66,7 @@ class Loop:
         if not reports:
             return torch.full((7,), nan, dtype=torch.float64)
         loss = torch.stack([r.loss for r in reports]).mean().item()
-        finite = bool(reports[-1].finite)
-        broken = nan if finite else next(r.step for r in reports if not r.finite)
+        broken = training.first_not_finite(reports)
         skips = [r.skipped for r in reports if r.skipped is not None]
         skipped = torch.stack(skips).mean().item() if skips else nan
         now = self.pauses.outside
@@ -86,9 +84,7 @@ class Loop:
 
     def _check(self):
         """TrainingError, in every process, when something pending is not finite."""
-        broken = math.nan
-        if self.pending and not bool(self.pending[-1].finite):
-            broken = next(r.step for r in self.pending if not r.finite)
+        broken = training.first_not_finite(self.pending)
         self._require_finite(self.processes.rows(torch.tensor([broken], dtype=torch.float64, device=self.job.model.device)))
 
     def _log(self, at):
@@ -192,9 +188,8 @@ class Loop:
         self._check()
         self._save_state(at.position)
         self.tracker.finish()
-        if self.processes.main:
-            print(f"stopped after step {at.position}; continue with --resume_from_checkpoint latest", file=sys.stderr)
-        raise SystemExit(128 + (number or 15))
+        # a process that got no signal itself stops with those that did
+        raise Stopped(f"stopped after step {at.position}; continue with --resume_from_checkpoint latest", number or 15)
 
 
 def skip_counts(job, processes):
