@@ -128,13 +128,18 @@ def test_processes_share_the_shards_and_the_work_of_one(train, short_sd, tmp_pat
     assert sorted(set(record["shards"].values())) == list(range(shards))
 
 
-def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path):
-    shared = ["--clients_num", 3, "--total_round", 2, "--max_train_steps", 2, "--train_batch_size", 2, "--state_steps", 1,
-              "--checkpoints_total_limit", 9]  # fmt: skip
-    train(tmp_path / "r", 2, *shared)
-    whole = weights(tmp_path / "r" / "checkpoint")
-    assert len(list((tmp_path / "r").glob("state_*"))) == 8
-    (tmp_path / "r" / "checkpoint").rename(tmp_path / "before")
+@pytest.mark.parametrize(("shape", "states", "resumed"), [
     # in the middle of a round, in the turn in which one of the processes has no shard
-    train(tmp_path / "r", 2, *shared, "--resume_from_checkpoint", "state_3")
+    (["--clients_num", 3, "--total_round", 2, "--max_train_steps", 2], 8, "state_3"),
+    # one copy, data-parallel; between two rows of metrics.jsonl
+    (["--max_train_steps", 4, "--mem_ratio", 0.95, "--agc_bias_correction", "--log_steps", 4], 4, "state_2"),
+], ids=["ensemble", "data-parallel"])  # fmt: skip
+def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path, shape, states, resumed):
+    shared = [*shape, "--train_batch_size", 2, "--state_steps", 1, "--checkpoints_total_limit", 9]
+    train(tmp_path / "r", 2, *shared)
+    whole, losses = weights(tmp_path / "r" / "checkpoint"), [r["loss"] for r in rows(tmp_path / "r")]
+    assert len(list((tmp_path / "r").glob("state_*"))) == states
+    (tmp_path / "r" / "checkpoint").rename(tmp_path / "before")
+    train(tmp_path / "r", 2, *shared, "--resume_from_checkpoint", resumed)
     assert torch.equal(weights(tmp_path / "r" / "checkpoint"), whole)
+    assert [r["loss"] for r in rows(tmp_path / "r")] == pytest.approx(losses, rel=1e-6)
