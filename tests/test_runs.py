@@ -1,4 +1,5 @@
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -149,3 +150,21 @@ def test_an_incomplete_or_unfinished_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").rename(tmp_path / "manifest.jsonl.part")
     with pytest.raises(DataError, match="is an unfinished generation; run its command again to finish it"):
         runs.read_queries_manifest(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_put_in_place_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint"
+    path.mkdir()
+    (path / "old").write_text("x")
+    replace = os.replace
+
+    def fails(source, target):
+        if str(source).endswith(".part"):
+            raise OSError("no")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="no"):
+        runs.save_folder(lambda part: part.mkdir(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert (path / "old").exists()

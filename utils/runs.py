@@ -162,15 +162,25 @@ def relative_to(folder, **places):
 def save_folder(write, path):
     """write(part) beside `path`, then rename over it; nothing is left behind on failure."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    old = part.with_suffix(".old")
     try:
         write(part)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(part, path)
+        put_in_place(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def put_in_place(part, path):
+    """Rename the folder `part` over `path`; what stood there is put back when that fails, else removed."""
+    old = part.with_suffix(".old")
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -353,18 +363,9 @@ class Evaluation:
     def writing(self):
         """Yield the folder to write into; on success it takes the evaluation's place."""
         self.part.mkdir(parents=True)
-        old = self.part.with_suffix(".old")
         try:
             yield self.part
-            if self.path.exists():
-                os.replace(self.path, old)
-            try:
-                os.replace(self.part, self.path)
-            except OSError:
-                if old.exists():
-                    os.replace(old, self.path)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            put_in_place(self.part, self.path)
         finally:
             shutil.rmtree(self.part, ignore_errors=True)
 
