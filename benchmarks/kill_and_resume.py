@@ -3,8 +3,8 @@
     python benchmarks/kill_and_resume.py
 
 An ensemble of three copies with anti-gradient control, two rounds, on scenes with the model that the repository carries.
-Four kills come at a random time, two each while the copies are averaged, while a state is written, and while a checkpoint
-is. SIGKILL every time. Prints a checksum a row; ends with status 1 unless all are equal.
+Four kills come at a random moment from a random step on, two each while the copies are averaged, while a state is written,
+and while a checkpoint is. SIGKILL every time. Prints a checksum a row; ends with status 1 unless all are equal.
 """
 
 import argparse
@@ -43,23 +43,28 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def arm(moment, count, delay):
-    """Let this process kill itself: after `delay` seconds, or inside the `count`-th call of what the moment names."""
+def arm(moment, count, share):
+    """Let this process kill itself inside the `count`-th call of what the moment names.
+
+    "any" is counted in steps, and dies `share` of a step's time later, wherever the process then is: a time on the clock
+    would miss a run that is faster than the one it was chosen from.
+    """
     from safetensors import torch as files
 
     from utils import runs
-    from utils.diffusion import ensemble
+    from utils.diffusion import ensemble, training
 
-    if moment == "any":
-        threading.Timer(delay, die).start()
-        return
-    calls = iter(range(1, 10**6))
-    owner, name = {"average": (ensemble.devices, "sum_over_processes"), "state": (files, "save_file"),
-                   "checkpoint": (runs, "save_folder")}[moment]  # fmt: skip
+    calls, times = iter(range(1, 10**6)), [time.perf_counter()]
+    owner, name = {"any": (training.Training, "step"), "average": (ensemble.devices, "sum_over_processes"),
+                   "state": (files, "save_file"), "checkpoint": (runs, "save_folder")}[moment]  # fmt: skip
     real = getattr(owner, name)
 
     def dying(*args, **kwargs):
+        times.append(time.perf_counter())
         if next(calls) != count:
+            return real(*args, **kwargs)
+        if moment == "any":
+            threading.Timer(share * (times[-1] - times[-2]), die).start()
             return real(*args, **kwargs)
         if moment == "state":  # half a file
             Path(args[1]).write_bytes(b"half of it")
@@ -133,23 +138,23 @@ def main(argv=None):
         moments = args.moments.split(",")
         for number, moment in enumerate(moments):
             # each in a folder of its own, so that each builds its own cache of latents and may die doing it
-            run, delay = out / f"{number}" / "run", rng.uniform(0.2, 0.95) * seconds
-            # a round averages some 400 tensors, there are six states and three checkpoints
+            run, share = out / f"{number}" / "run", rng.random()
+            # 36 steps, of which the last always leaves a step undone; 400 tensors a round; six states; three checkpoints
             count = {
-                "any": 0,
+                "any": rng.randrange(2, 36),
                 "average": rng.randrange(1, 400),
                 "state": rng.randrange(2, 7),
                 "checkpoint": rng.randrange(1, 4),
             }[moment]
             arguments = command(args.model, out / "scenes", run, args.side)
-            killed = child(arguments, log, lambda m=moment, c=count, d=delay: arm(m, c, d))
+            killed = child(arguments, log, lambda m=moment, c=count, s=share: arm(m, c, s))
             from utils import states
 
             at = [s.path.name for s in states.list_states(run)] if run.exists() else []
             status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
             found = checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
-            when = f"after {delay:.1f} s" if moment == "any" else f"in call {count}"
-            print(f"killed ({killed}) {moment:10} {when:12} {at[-1] if at else 'no state':12} {found}", flush=True)
+            where = f"{'after' if moment == 'any' else 'in'} call {count}"
+            print(f"killed ({killed}) {moment:10} {where:14} {at[-1] if at else 'no state':12} {found}", flush=True)
             same += found == whole and killed == -signal.SIGKILL
         print(f"{same} of {len(moments)} equal")
         sys.exit(same != len(moments))
