@@ -6,7 +6,20 @@ import pytest
 
 from tests.conftest import ROOT
 
-TOP = {"errors", "seeding", "manifest", "records", "runs", "states", "devices", "flags", "hub", "signals"}
+TOP = {
+    "errors",
+    "seeding",
+    "manifest",
+    "records",
+    "runs",
+    "generations",
+    "evaluations",
+    "states",
+    "devices",
+    "flags",
+    "hub",
+    "signals",
+}
 # room -> rooms of `utils` that it may import
 ALLOWED = {
     "top": {"top"},

@@ -148,10 +148,10 @@ def test_a_finished_generation_is_reused_and_other_settings_are_refused(infer, r
 
 
 def test_an_interrupted_generation_continues_and_equals_the_whole(infer, micro_run, monkeypatch, tmp_path):
-    from utils import runs
+    from utils import generations
 
     whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
-    add, made = runs.Generation.add, []
+    add, made = generations.Generation.add, []
 
     def dies_at_five(self, job, image):
         if len(made) == 5:
@@ -161,7 +161,7 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(infer, micro_r
 
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Generation, "add", dies_at_five)
+        patch.setattr(generations.Generation, "add", dies_at_five)
         with pytest.raises(KeyboardInterrupt):
             infer("-nb", 4, "-imb", 2, "--batch_size", 3, savepath=broken)
     assert not (broken / "manifest.json").exists()

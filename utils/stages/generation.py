@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import devices, manifest, runs, seeding
+from utils import devices, generations, manifest, runs, seeding
 from utils.data import captions, image_sets
 from utils.diffusion import generation, mitigation, models
 from utils.errors import DataError, UsageError, require_file
@@ -140,10 +140,10 @@ def folder_of(opts, model, settings, *, default_root, beside_run):
     """Where the generation goes: --savepath itself, else <run>/inferences/<name> for a run of which the caller wants that
     (`beside_run`), else <default_root>/<name>."""
     if opts.savepath:
-        return runs.Generation(opts.savepath)
+        return generations.Generation(opts.savepath)
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    name = opts.run_name or f"{runs.generation_name(opts)}-{digits}"
-    return runs.Generation((model.run.path / "inferences" if model.run and beside_run else Path(default_root)) / name)
+    name = opts.run_name or f"{generations.generation_name(opts)}-{digits}"
+    return generations.Generation((model.run.path / "inferences" if model.run and beside_run else Path(default_root)) / name)
 
 
 def load(opts, model):
@@ -169,7 +169,7 @@ def reduced(image, side):
 def generate_folder(opts, *, default_prompts=(), default_root, beside_run, progress, say):
     """Make a generation, or continue it, or find it finished. say: takes a line for the user.
 
-    Returns: (runs.Generation, number of images, how many were new, settings).
+    Returns: (generations.Generation, number of images, how many were new, settings).
     """
     devices.one_process(opts.script)
     devices.dtype_of(opts.mixed_precision)

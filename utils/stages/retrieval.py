@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import manifest, runs
+from utils import evaluations, generations, manifest, runs
 from utils.data import captions, image_sets, transforms
 from utils.errors import DataError, UsageError
 from utils.evaluation import extractors, features, metrics
@@ -44,7 +44,7 @@ def _published_prompts(folder, count, say):
 def read_queries(folder, *, say):
     """The images to measure and what is known of them. Returns: (ImageSet, [Query], manifest or None)."""
     images = image_sets.list_images("--query_dir", folder, measured=True)
-    data = runs.read_queries_manifest(folder)
+    data = generations.read_queries_manifest(folder)
     if data is None:
         prompts = _published_prompts(folder, len(images), say) or [None] * len(images)
         queries = [Query(key, prompt, prompt) for key, prompt in zip(images.keys, prompts, strict=True)]
@@ -102,13 +102,13 @@ def read_sets(opts, *, say):
 def evaluation_folder(opts, sets):
     """Where the evaluation goes: --output_dir, or below the generations under a name that says what was measured."""
     if opts.output_dir:
-        return runs.Evaluation(opts.output_dir).require_ours()
-    name = runs.evaluation_name(
+        return evaluations.Evaluation(opts.output_dir).require_ours()
+    name = evaluations.evaluation_name(
         pt_style=opts.pt_style, arch=opts.arch if opts.pt_style in extractors.USES_ARCH else None,
         preset=opts.preset if opts.pt_style in extractors.USES_PRESET else None,
         similarity_metric=opts.similarity_metric, fingerprint=sets.training.fingerprint,
     )  # fmt: skip
-    return runs.Evaluation(Path(opts.query_dir) / "evaluations" / name).require_ours()
+    return evaluations.Evaluation(Path(opts.query_dir) / "evaluations" / name).require_ours()
 
 
 def build_extractors(opts, *, device, dtype):

@@ -1,0 +1,38 @@
+import pytest
+
+from utils import evaluations, manifest
+from utils.errors import DataError, UsageError
+
+
+def test_an_evaluation_replaces_its_own_kind_only_and_keeps_the_old_one_on_failure(tmp_path):
+    folder = evaluations.Evaluation(tmp_path / "e")
+    for number in (1, 2):
+        with folder.require_ours().writing() as part:
+            manifest.write_manifest(part / "metrics.json", "evaluation", number=number)
+    assert manifest.read_json(folder.path / "metrics.json")["number"] == 2
+
+    def fail():
+        with folder.writing() as part:
+            (part / "metrics.json").write_text("3")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert manifest.read_json(folder.path / "metrics.json")["number"] == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+    (folder.path / "thesis.docx").write_text("")
+    with pytest.raises(UsageError, match="holds 'thesis.docx', which no evaluation wrote"):
+        folder.require_ours()
+
+
+def test_folders_of_our_names_but_not_of_ours_are_left_alone(tmp_path):
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "holiday.png").write_text("")
+    with pytest.raises(UsageError, match="holds 'gallery/holiday.png', which no evaluation wrote"):
+        evaluations.Evaluation(tmp_path).require_ours()
+    (tmp_path / "gallery" / "holiday.png").rename(tmp_path / "metrics.json")
+    with pytest.raises(DataError, match="metrics.json: is not JSON"):
+        evaluations.Evaluation(tmp_path).require_ours()
+    (tmp_path / "metrics.json").write_text("[1]")
+    with pytest.raises(UsageError, match="holds 'metrics.json', which no evaluation wrote"):
+        evaluations.Evaluation(tmp_path).require_ours()
