@@ -9,15 +9,12 @@ def main(argv=None):
     with flags.exit_on_user_error("diff_inference.py"):
         opts = flags.parse(options.GenerationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folder, outcome
+        from utils.stages.generation import generate_folders
 
-        if opts.captoken is not None:
-            print(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
         name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
-        folder, total, new, settings = generate_folder(
+        print(generate_folders(
             opts, default_root=Path("inferences") / name, beside_run=True, progress=progress, say=print
-        )  # fmt: skip
-        print(outcome(opts, folder, total, new, settings))
+        ))  # fmt: skip
 
 
 if __name__ == "__main__":

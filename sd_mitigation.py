@@ -25,15 +25,14 @@ def main(argv=None):
     with flags.exit_on_user_error("sd_mitigation.py"):
         opts = flags.parse(options.MitigationOptions, argv, description=__doc__)
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folder, outcome
+        from utils.stages.generation import generate_folders
 
         # a run is asked for its own prompts only by a style; the published list is what this script is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
-        folder, total, new, settings = generate_folder(
+        print(generate_folders(
             opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", beside_run=False,
             progress=progress, say=print,
-        )  # fmt: skip
-        print(outcome(opts, folder, total, new, settings))
+        ))  # fmt: skip
 
 
 if __name__ == "__main__":

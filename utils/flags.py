@@ -52,6 +52,18 @@ def text(value):
     return value or None, "a text that is not empty"
 
 
+def any_text(value):
+    """Any text, the empty one too."""
+    return value, "a text"
+
+
+def number_or(word, low=None):
+    """A number of at least `low`, or the word."""
+    number, accepted = real(low), f"{word!r} or a number"
+    accepted += "" if low is None else f" from {low:g}"
+    return lambda value: (word if value == word else number(value)[0], accepted)
+
+
 def one_of(names):
     """One name of a registry's keys or of a tuple."""
     names = sorted(names)

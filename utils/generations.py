@@ -1,6 +1,8 @@
 """A generation folder: its names, what is written while it is made, and its manifest."""
 
 import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils import manifest
@@ -8,23 +10,23 @@ from utils.errors import DataError, UsageError
 from utils.runs import require_writable
 
 
-def generation_name(opts):
-    """The published name of a generation: what mitigated it."""
-    parts = [f"gen_ginfer{opts.rand_noise_lam:g}"] if opts.rand_noise_lam else []
-    parts += [f"gen_auginfer_{opts.rand_augs}_{opts.rand_aug_repeats}"] if opts.rand_augs else []
-    return "_".join([parts[0], *(p.removeprefix("gen_") for p in parts[1:])] if parts else ["gen_nomit"])
+def generation_name(mitigations):
+    """The published name of a generation: what mitigated it. mitigations: names of diffusion.mitigation.Mitigation."""
+    return "_".join(["gen", *mitigations]) if mitigations else "gen_nomit"
 
 
 class Generation:
     """A generation folder: PNGs, prompts.txt, manifest.json; while it is made, manifest.jsonl.part.
 
-    The part holds a line of settings and a line per finished image, so a killed run continues where it stopped.
+    The part holds a line of settings and a line per finished image, so a killed run continues where it stopped. Process 0
+    writes it, process n a part of its own beside: several processes share no file.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, *, process=0):
         self.path = Path(path)
         self.manifest_path = self.path / "manifest.json"
-        self.part_path = self.path / "manifest.jsonl.part"
+        self.first_part_path = self.path / "manifest.jsonl.part"
+        self.part_path = self.path / f"manifest.jsonl.part.{process}" if process else self.first_part_path
         self.prompts_path = self.path / "prompts.txt"
 
     def image_key(self, index):
@@ -54,8 +56,8 @@ class Generation:
         if self.manifest_path.is_file():
             found = manifest.read_manifest(self.manifest_path, "generation")
             made_with, rows = found.get("settings", {}), found["images"]
-        elif self.part_path.is_file():
-            made_with, *rows = self._part_lines() or [settings]
+        elif self._parts():
+            made_with, rows = self._read_parts()
         else:
             foreign = [p for p in ("generations", "prompts.txt") if (self.path / p).exists()]
             if foreign:
@@ -63,43 +65,82 @@ class Generation:
                     f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours; takes another folder"
                 )
             return []
-        self._check(made_with, settings)
+        self._check(settings if made_with is None else made_with, settings)
         return [row for row in rows if (self.path / row["file"]).is_file()]
 
-    def _part_lines(self):
-        lines = []
-        for line in self.part_path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break  # cut off here when the run was killed
-        return lines
+    def _parts(self):
+        return sorted(self.path.glob(f"{self.first_part_path.name}*"))
 
-    def begin(self, settings, rows):
-        """Write the part anew with what is finished; then `add` appends."""
+    def _read_parts(self):
+        """Settings, None if no line of them is whole, and rows of every part, each image once."""
+        settings, rows = None, {}
+        for path in self._parts():
+            lines = list(_whole_lines(path))
+            settings = lines[0] if lines else settings
+            rows |= {row["index"]: row for row in lines[1:]}
+        return settings, list(rows.values())
+
+    def begin(self, settings, rows=()):
+        """Write this process's part anew: the settings, and rows that are finished. `save` then appends.
+
+        The first process takes over what other parts and a manifest held, so it begins before the others do.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line) for line in (settings, *rows)]
         manifest.write_text(self.part_path, "\n".join(lines) + "\n")
+        if self.part_path == self.first_part_path:
+            for path in self._parts():
+                if path != self.part_path:
+                    path.unlink()
+            self.manifest_path.unlink(missing_ok=True)  # of a generation whose images were lost: its rows are in the part
 
-    def add(self, job, image):
-        """Save one image, whole, and its line. Returns: the manifest row."""
+    def save(self, images, *, threads=2, waiting=64):
+        """Save images as they come, in threads, while the next are made; at most `waiting` are held. images: iterable of
+        records.GeneratedImage. Yields: manifest rows, in order, each once its image and its line are on disk.
+        """
+        with ThreadPoolExecutor(threads) as pool, open(self.part_path, "a", encoding="utf-8") as part:
+            pending = deque()
+            for image in images:
+                pending.append(pool.submit(self._save_image, image))
+                while len(pending) > waiting or pending and pending[0].done():
+                    yield _with_line(pending.popleft().result(), part)
+            while pending:
+                yield _with_line(pending.popleft().result(), part)
+
+    def _save_image(self, made):
+        job = made.job
         row = {
             "file": self.image_key(job.index), "index": job.index, "seed": job.seed, "source_prompt": job.source_prompt,
-            "prompt": job.prompt, "source_image": job.source_image,
+            "prompt": job.prompt, "source_image": job.source_image, **made.notes,
         }  # fmt: skip
         with manifest.whole_file(self.path / row["file"]) as part:
-            image.save(part, format="PNG")
-        with open(self.part_path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row) + "\n")
+            made.image.save(part, format="PNG")
         return row
 
-    def finish(self, rows, **fields):
-        """Write prompts.txt and the manifest, and remove the part."""
-        rows = sorted(rows, key=lambda row: row["index"])
+    def finish(self, **fields):
+        """Write prompts.txt and the manifest from what every process saved, and remove the parts. Returns: rows by index."""
+        rows = sorted(self._read_parts()[1], key=lambda row: row["index"])
         escaped = (r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for r in rows)
         manifest.write_text(self.prompts_path, "".join(f"{line}\n" for line in escaped))
         manifest.write_manifest(self.manifest_path, "generation", **fields, images=rows)
-        self.part_path.unlink(missing_ok=True)
+        for path in self._parts():
+            path.unlink()
+        return rows
+
+
+def _whole_lines(path):
+    """JSON objects of a file's lines, up to one that was cut off when a process was killed."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _with_line(row, part):
+    part.write(json.dumps(row) + "\n")
+    part.flush()
+    return row
 
 
 def read_queries_manifest(folder):

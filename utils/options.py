@@ -12,7 +12,7 @@ from utils.errors import UsageError
 from utils.evaluation.extractors import EXTRACTORS, SSCD_FILES
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
-from utils.flags import flag, one_of, real, some_of, switch, whole
+from utils.flags import any_text, flag, number_or, one_of, real, some_of, switch, whole
 from utils.reports.tracking import TRACKERS
 
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
@@ -170,6 +170,7 @@ class GenerationOptions(Common):
 
     script: ClassVar[str] = "diff_inference.py"
     default_model: ClassVar[str] = "stabilityai/stable-diffusion-2-1"
+    compare: ClassVar[bool] = False
 
     modelpath: str = flag(None, help="a run of diff_train.py, or any pipeline folder")
     pretrained_model_name_or_path: str = flag(None, help="base model by name, when there is no --modelpath")
@@ -181,20 +182,30 @@ class GenerationOptions(Common):
     prompts: str = flag(None, help="file of prompts: .txt, .jsonl with `prompt`, .json list or captions file")
     prompt: tuple = flag((), repeat=True, help="a prompt; may be repeated")
     instance_prompt_loc: str = flag(None, help="captions JSON to draw prompts from, for a folder without run.json")
-    negative_prompt: str = flag(None, help="what guidance leads away from; else the empty prompt")
+    negative_prompt: str = flag(None, kind=any_text, help="what guidance leads away from; else the pipeline's own")
     resolution: int = flag(None, kind=whole(8), help="side of the images in pixels (else the run's, else 256)")
     iternum: int = flag(None, kind=whole(0), help="use checkpoint_<iternum> of the run instead of the final one")
-    num_inference_steps: int = flag(50, kind=whole(1), help="denoising steps")
-    guidance_scale: float = flag(7.5, kind=real(0), help="classifier-free guidance; 1 or less is none")
+    num_inference_steps: int = flag(None, kind=whole(1), help="denoising steps (50; SD 3 and Flux: their pipeline's own)")
+    guidance_scale: float = flag(
+        None, kind=real(0), help="guidance; 1 or less is none (7.5; SD 3 and Flux: their pipeline's own)"
+    )
     scheduler: str = flag(None, help="a diffusers scheduler, without the word Scheduler; else the pipeline's own")
     rand_noise_lam: float = flag(0.0, kind=real(0, 1), help="Gaussian noise on prompt embeddings, standard deviation")
     rand_augs: str = flag(None, kind=one_of(PROMPT_EDITS), help="inference-time mitigation on prompts")
     rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
+    cfg_start: str = flag(
+        None, kind=number_or("auto", 0), help="timestep above which guidance has the scale --cfg_before; auto: per image"
+    )
+    cfg_before: float = flag(0.0, kind=real(), help="guidance scale before the transition: 0 is none, -2 opposite")
+    lora: str = flag(None, help="LoRA weights: a .safetensors file, a folder that holds one, or a hub name")
     seed: int = flag(42, kind=whole(0), help="seed of prompts, edits, latents and embedding noise")
     batch_size: int = flag(16, kind=whole(1), help="images made at once; changes nothing but rounding")
+    compile: bool = switch(help="compile the network that predicts; changes nothing but rounding")
     savepath: str = flag(None, help="the generation's folder, instead of <run>/inferences/<name>")
 
     def check(self):
+        if self.cfg_before and self.cfg_start is None:
+            raise UsageError(f"--cfg_before={self.cfg_before:g} is a scale before --cfg_start; give that too")
         if self.modelpath and self.pretrained_model_name_or_path:
             raise UsageError(
                 f"--modelpath={self.modelpath!r} and --pretrained_model_name_or_path="
@@ -229,6 +240,14 @@ class MitigationOptions(GenerationOptions):
     default_model: ClassVar[str] = "CompVis/stable-diffusion-v1-4"
 
     rand_aug_repeats: int = flag(4, kind=whole(1), help="how many times --rand_augs applies")
+    compare: bool = switch(help="generate without the mitigation too, from the same noise, and put pairs into one grid")
+
+    def check(self):
+        super().check()
+        if self.compare and not (self.rand_noise_lam or self.rand_augs or self.cfg_start is not None):
+            raise UsageError(
+                "--compare shows what a mitigation changes; takes one of: --rand_noise_lam, --rand_augs, --cfg_start"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,15 @@ class ImageJob:
 
 
 @dataclass(frozen=True)
+class GeneratedImage:
+    """A finished image, PIL RGB, with what its making said of it: notes, {key: JSON value}."""
+
+    job: ImageJob
+    image: object
+    notes: dict
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A prompt and the image whose caption it is, if any."""
 

@@ -1,9 +1,16 @@
 """Edits of text embeddings, [B, T, D] -> [B, T, D] (Somepalli et al. 2023, GN, GNI and mixup)."""
 
+import torch
+
 
 def add_noise(embeddings, noise, strength):
     """e + strength * noise. embeddings, noise: [B, T, D], noise standard normal; strength: lambda in [0, 1]."""
     return embeddings + strength * noise.to(embeddings)
+
+
+def drawn_noise(embedding, generator, *, strength):
+    """The same for one image, its noise drawn on the CPU from its own generator. embedding: [T, D]."""
+    return add_noise(embedding, torch.randn(embedding.shape, generator=generator), strength)
 
 
 def mix(embeddings, partners, ratio):

@@ -1,6 +1,7 @@
 """Load and save pipelines and their parts. Every loader passes a dtype and every failure says what to pass instead."""
 
-import math
+import hashlib
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,15 @@ def require_pipeline(flag, source):
 HINT = "takes a folder as written by diffusers' save_pretrained, or a hub name owner/model"
 
 
+def _said(error):
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
 def _unreachable(flag, source, error):
+    said = _said(error)
     if Path(source).is_dir():
-        said = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         return UsageError(f"{flag}={str(source)!r} is not whole: {said}; {HINT}")
     tried = "the local cache (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else "the hub and its cache"
-    said = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     return UsageError(
         f"{flag}={source!r} is no folder here and could not be had from {tried} ({said}); download the pipeline where "
         f"there is a network and pass its folder with {flag}"
@@ -76,20 +80,49 @@ def _loading_errors():
     )
 
 
-def require_resolution(flag, source, resolution, *, revision=None):
-    """Check, from the configuration alone, that the autoencoder's factor divides --resolution, and that 8 does, which
-    diffusers' Stable Diffusion pipeline asks for whatever the autoencoder."""
-    from diffusers import AutoencoderKL
+@dataclass(frozen=True)
+class Configs:
+    """What a pipeline's folder or hub repository says of it, without its weights. index: model_index; vae, denoiser: their
+    configurations."""
+
+    index: dict
+    vae: dict
+    denoiser: dict
+
+    @property
+    def factor(self):
+        """Pixels a side per latent a side."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+    @property
+    def patch(self):
+        """Latents a side per token of a transformer; 1 for a U-Net."""
+        return self.denoiser.get("patch_size", 1)
+
+
+def read_index(flag, source):
+    """model_index.json of a pipeline as a dict; UsageError when it cannot be had."""
+    from diffusers import DiffusionPipeline
 
     require_pipeline(flag, source)
     try:
-        config = AutoencoderKL.load_config(source, subfolder="vae", revision=revision)
-        levels = len(config["block_out_channels"])
+        return DiffusionPipeline.load_config(source)
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
-    factor = math.lcm(8, 2 ** (levels - 1))
-    if resolution % factor:
-        raise UsageError(f"--resolution={resolution} is not accepted; {source!r} takes multiples of {factor}")
+
+
+def read_configs(flag, source, *, denoiser):
+    """Configurations of a pipeline whose predicting network is the folder `denoiser`. Returns: Configs."""
+    from diffusers import AutoencoderKL
+
+    index = read_index(flag, source)
+    try:
+        found = (AutoencoderKL.load_config(source, subfolder=part) for part in ("vae", denoiser))
+        made = Configs(index, *found)
+        made.vae["block_out_channels"]  # a folder may hold another network's configuration
+        return made
+    except _loading_errors() as error:
+        raise _unreachable(flag, source, error) from None
 
 
 def _one_bar_only():
@@ -118,7 +151,54 @@ def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "watermark"):
+        pipeline.watermark = None  # SDXL writes one into the pixels, where a package for it happens to be installed
     return pipeline
+
+
+# LoRA ----------------------------------------------------------------------------------------------------------------
+
+
+def require_lora(place):
+    """UsageError unless --lora can be used here: peft is installed, and what looks like a path is a safetensors file or a
+    folder of one."""
+    if importlib.util.find_spec("peft") is None:
+        raise UsageError(f"--lora={place!r} needs the package peft, which is not installed: pip install peft")
+    path, takes = Path(place), "takes a .safetensors file, a folder that holds one, or a hub name owner/model"
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UsageError(f"--lora={place!r} is not a .safetensors file, and others are not opened; {takes}")
+    if path.is_dir() and len(list(path.glob("*.safetensors"))) != 1:
+        raise UsageError(f"--lora={place!r} holds {len(list(path.glob('*.safetensors')))} .safetensors files; {takes}")
+    if not path.exists() and (path.is_absolute() or place.startswith(".") or place.count("/") != 1):
+        raise UsageError(f"--lora={place!r} does not exist; {takes}")
+
+
+def _lora_file(place):
+    path = Path(place)
+    return next(path.glob("*.safetensors")) if path.is_dir() else path
+
+
+def lora_id(place):
+    """What LoRA weights are known by: of a file here its SHA-256, 16 digits; else the hub's name."""
+    path = _lora_file(place)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else place
+
+
+def load_lora(pipeline, place):
+    """Add LoRA weights to a pipeline's networks, for good: generation then costs what it did without."""
+    path = _lora_file(place)
+    where = {"weight_name": path.name} if path.is_file() else {}
+    try:
+        pipeline.load_lora_weights(str(path.parent) if where else place, use_safetensors=True, **where)
+    except (*_loading_errors(), RuntimeError) as error:
+        raise UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {_said(error)}") from None
+    if not pipeline.get_active_adapters():
+        raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+
+
+# Parts for training --------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(flag, source, *, subfolder="tokenizer", revision=None):

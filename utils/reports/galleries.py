@@ -26,6 +26,36 @@ def fitted(image, side):
     return square
 
 
+def shortened(text, pen, font, width):
+    """The text, cut and with an ellipsis when it is wider than `width` pixels."""
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def pair_grid(rows, *, titles, side=128, columns=3):
+    """Pairs of images, each with two lines of text below, `columns` pairs a row.
+
+    rows: [((left image, right image), line, line)]; titles: of the left and the right ones. Returns: PIL RGB.
+    """
+    font = ImageFont.load_default(12)
+    width, height, head = 2 * side + 3 * GAP, side + 44, 24
+    columns = min(columns, len(rows))
+    page = Image.new("RGB", (columns * width + (columns + 1) * GAP, head + -(-len(rows) // columns) * height), PAPER)
+    pen = ImageDraw.Draw(page)
+    for i, (pair, *lines) in enumerate(rows):
+        left, top = 2 * GAP + i % columns * (width + GAP), head + i // columns * height
+        for n, image in enumerate(pair):
+            if i < columns:
+                pen.text((left + n * (side + GAP), 5), titles[n], INK, font)
+            page.paste(fitted(image, side), (left + n * (side + GAP), top))
+        for n, line in enumerate(lines):
+            pen.text((left, top + side + 3 + 16 * n), shortened(line.replace("\n", " "), pen, font, 2 * side), INK, font)
+    return page
+
+
 def match_page(rows, *, threshold, side=128, columns=4):
     """A gallery page: each row a query, then its matches with scores, framed when the score is over the threshold.
 

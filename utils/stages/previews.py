@@ -14,7 +14,8 @@ def preview(model, prompts, path, *, count, seed, side):
     keys, device = list(prompts), model.device
     chosen = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigation.SampleHooks()
-    jobs = generation.image_jobs([Prompt(prompts[k][0], k) for k in chosen], hooks, images_per_prompt=1, seed=seed)
+    chosen = [Prompt(prompts[k][0], k) for k in chosen]
+    jobs = list(generation.image_jobs(chosen, hooks, images_per_prompt=1, seed=seed))
     # schedulers with an offset leave a short schedule when asked for all of its steps
     steps = min(50, max(1, model.noise_scheduler.config.num_train_timesteps // 2))
     settings = generation.SampleSettings(side=side, steps=steps)
@@ -22,7 +23,7 @@ def preview(model, prompts, path, *, count, seed, side):
         shown = generation.generate(
             pipeline.to(device), jobs, settings=settings, hooks=hooks, batch_size=count, device=device
         )  # fmt: skip
-        sheet = galleries.contact_sheet([image for _, image in shown], columns=min(4, count))
+        sheet = galleries.contact_sheet([made.image for made in shown], columns=min(4, count))
     with manifest.whole_file(path) as part:
         sheet.save(part, format="PNG")
     manifest.write_json(
