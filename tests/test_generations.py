@@ -1,11 +1,12 @@
-from types import SimpleNamespace
+import errno
+import threading
 
 import pytest
 from PIL import Image
 
 from utils import generations, manifest
 from utils.errors import DataError, UsageError
-from utils.records import ImageJob
+from utils.records import GeneratedImage, ImageJob
 
 SETTINGS = {"seed": 1, "guidance_scale": 3.0}
 
@@ -14,20 +15,20 @@ def job(index, prompt="a red circle"):
     return ImageJob(index, 100 + index, prompt, prompt, None)
 
 
-def test_published_names():
-    def name(lam=0.0, augs=None, repeats=2):
-        return generations.generation_name(SimpleNamespace(rand_noise_lam=lam, rand_augs=augs, rand_aug_repeats=repeats))
+def image(index, prompt="a red circle", **notes):
+    return GeneratedImage(job(index, prompt), Image.new("RGB", (4, 4)), notes)
 
-    assert name() == "gen_nomit"
-    assert name(lam=0.1) == "gen_ginfer0.1"
-    assert name(augs="rand_word_add", repeats=4) == "gen_auginfer_rand_word_add_4"
-    assert name(lam=0.1, augs="rand_word_add") == "gen_ginfer0.1_auginfer_rand_word_add_2"
+
+def test_published_names():
+    assert generations.generation_name([]) == "gen_nomit"
+    assert generations.generation_name(["ginfer0.1"]) == "gen_ginfer0.1"
+    assert generations.generation_name(["ginfer0.1", "auginfer_x_2"]) == "gen_ginfer0.1_auginfer_x_2"
 
 
 def test_an_interrupted_generation_continues_with_what_is_whole(tmp_path):
     folder = generations.Generation(tmp_path / "g")
-    folder.begin(SETTINGS, [])
-    rows = [folder.add(job(i), Image.new("RGB", (4, 4))) for i in range(3)]
+    folder.begin(SETTINGS)
+    rows = list(folder.save(map(image, range(3))))
     (folder.path / rows[1]["file"]).unlink()  # a line without its image is made again
     with open(folder.part_path, "a") as handle:
         handle.write('{"file": "generations/3.p')  # cut off in the middle of a line
@@ -38,14 +39,82 @@ def test_an_interrupted_generation_continues_with_what_is_whole(tmp_path):
 
 def test_a_finished_generation_is_found_and_its_part_is_gone(tmp_path):
     folder = generations.Generation(tmp_path / "g")
-    folder.begin(SETTINGS, [])
-    rows = [folder.add(job(i, "two\nlines\\"), Image.new("RGB", (4, 4))) for i in (1, 0)]
-    folder.finish(rows, settings=SETTINGS)
+    folder.begin(SETTINGS)
+    list(folder.save([image(1, "two\nlines\\", guided_from=5.0), image(0, "two\nlines\\")]))
+    assert [r["index"] for r in folder.finish(settings=SETTINGS)] == [0, 1]
     assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1]
+    assert manifest.read_json(folder.manifest_path)["images"][1]["guided_from"] == 5.0
     assert folder.prompts_path.read_text() == "two\\nlines\\\\\n" * 2
     assert not folder.part_path.exists()
     with pytest.raises(UsageError, match="--seed=2"):
         folder.rows(SETTINGS | {"seed": 2})
+
+
+def test_processes_write_parts_of_their_own_which_the_next_run_takes_over(tmp_path):
+    first, second = (generations.Generation(tmp_path, process=n) for n in (0, 1))
+    for folder, indices in ((first, (0, 1)), (second, (2, 3))):
+        folder.begin(SETTINGS)
+        list(folder.save(map(image, indices)))
+    assert second.part_path.name == "manifest.jsonl.part.1"
+    assert sorted(r["index"] for r in second.rows(SETTINGS)) == [0, 1, 2, 3]
+    # killed; now one process goes on
+    alone = generations.Generation(tmp_path)
+    alone.begin(SETTINGS, alone.rows(SETTINGS))
+    assert not second.part_path.exists()
+    list(alone.save([image(4)]))
+    assert [r["index"] for r in alone.finish(settings=SETTINGS)] == [0, 1, 2, 3, 4]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["generations", "manifest.json", "prompts.txt"]
+
+
+def test_a_finished_generation_that_lost_images_makes_those_alone_even_when_killed_again(tmp_path):
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+    rows = list(folder.save(map(image, range(4))))
+    folder.finish(settings=SETTINGS)
+    for row in rows[2:]:
+        (tmp_path / row["file"]).unlink()
+    folder.begin(SETTINGS, folder.rows(SETTINGS))
+    list(folder.save([image(2)]))  # and killed
+    assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1, 2]
+
+
+def test_saving_runs_beside_making_and_holds_few_images(tmp_path, monkeypatch):
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+    gate, made = threading.Event(), []
+
+    def images():
+        for index in range(5):
+            made.append(index)
+            if index == 4:
+                gate.set()
+            yield image(index)
+
+    real = folder._save_image
+    # no image is saved before the fifth is made: making does not wait for saving
+    monkeypatch.setattr(folder, "_save_image", lambda i: gate.wait(20) and real(i))
+    assert [r["index"] for r in folder.save(images(), waiting=4)] == [0, 1, 2, 3, 4]
+    made.clear()
+    gate.clear()
+    threading.Timer(0.3, gate.set).start()
+    next(folder.save((image(i) for i in iter(lambda: made.append(0) or len(made), 99)), waiting=3))
+    assert len(made) == 4  # and never runs further ahead than that
+
+
+def test_an_image_that_cannot_be_saved_ends_the_run_and_loses_none_before_it(tmp_path, monkeypatch):
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+    real = folder._save_image
+
+    def full(made):
+        if made.job.index == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(made)
+
+    monkeypatch.setattr(folder, "_save_image", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(folder.save(map(image, range(5)), waiting=1))
+    assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1]
 
 
 def test_images_of_somebody_else_are_not_overwritten(tmp_path):

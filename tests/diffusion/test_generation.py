@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
+from utils.data.caption_edits import RandomTokens
 from utils.diffusion import generation, mitigation, models
-from utils.errors import UsageError
 from utils.records import Prompt
 
 PROMPTS = [Prompt("a red circle", "a.png"), Prompt("two"), Prompt("three words here")]
@@ -16,15 +16,16 @@ def pipeline(micro_parts):
 
 
 def jobs(prompts=PROMPTS, *, seed=1, per=2, edit=None, noise=0.0, tokenizer=None):
-    hooks = mitigation.sample_hooks(edit=edit, times=2, noise=noise, tokenizer=tokenizer)
-    return generation.image_jobs(prompts, hooks, images_per_prompt=per, seed=seed), hooks
+    values = {"rand_noise_lam": noise, "rand_augs": edit, "rand_aug_repeats": 2, "cfg_start": None, "cfg_before": 0.0}
+    hooks = mitigation.SampleHooks(mitigation.chosen(values), tokenizer and RandomTokens(tokenizer))
+    return list(generation.image_jobs(prompts, hooks, images_per_prompt=per, seed=seed)), hooks
 
 
 def pixels(pipeline, made, *, batch_size=4, steps=3, guidance=7.5):
     listed, hooks = made
     settings = generation.SampleSettings(steps=steps, guidance=guidance, side=16)
     images = generation.generate(pipeline, listed, settings=settings, hooks=hooks, batch_size=batch_size, device="cpu")
-    return [np.asarray(image, float) for _, image in images]
+    return [np.asarray(made.image, float) for made in images]
 
 
 def test_image_i_belongs_to_prompt_i_div_imb():
@@ -72,17 +73,6 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
     assert np.abs(found - expected).max() <= 1
 
 
-def test_noise_reaches_both_branches_independently_and_only_through_its_strength(pipeline):
-    listed, _ = jobs(per=1)
-    zero = torch.zeros(3, 32, 16)
-    conditional, unconditional = (generation.noised(zero, listed, 0.5, branch) for branch in (0, 1))
-    assert conditional.std().item() == pytest.approx(0.5, rel=0.1)
-    correlation = np.corrcoef(conditional.flatten(), unconditional.flatten())[0, 1]
-    assert abs(correlation) < 0.1
-    assert not torch.equal(conditional[0], conditional[1])  # of each image's own
-    assert torch.equal(generation.noised(zero[:1], listed[:1], 1.0, 0), 2 * conditional[:1])
-
-
 def test_noise_changes_the_image_and_reaches_the_unconditional_embedding(pipeline, monkeypatch):
     seen = []
     forward = pipeline.unet.forward
@@ -107,33 +97,55 @@ def test_without_guidance_there_is_no_unconditional_branch(pipeline):
     assert np.abs(plain - guided).mean() > 0.5
 
 
-def test_a_prompt_is_embedded_once(pipeline, monkeypatch):
+def test_a_prompt_is_embedded_once_and_the_unconditional_branch_once_a_run(pipeline, monkeypatch):
     calls = []
     encode = pipeline.encode_prompt
 
     def spy(*args, **kwargs):
-        calls.append(kwargs.get("prompt"))
+        # the pipeline itself asks with embeddings at hand
+        calls.append((tuple(args[0]), args[3]) if args and args[0] else None)
         return encode(*args, **kwargs)
 
     monkeypatch.setattr(pipeline, "encode_prompt", spy)
-    pixels(pipeline, jobs(per=3), batch_size=2)
-    texts = [p for call in calls for p in call or []]  # the pipeline itself calls it without a prompt
-    assert sorted(texts) == ["", "a red circle", "three words here", "two"]
+    # one prompt comes back after others, as draws with replacement do
+    listed, hooks = jobs([*PROMPTS, PROMPTS[0]], per=3)
+    pixels(pipeline, (listed, hooks), batch_size=2)
+    asked = list(filter(None, calls))
+    assert [guided for _, guided in asked].count(True) == 1
+    texts = [text for prompts, guided in asked for text in prompts if not guided]
+    assert sorted(texts) == ["a red circle", "three words here", "two"]
 
 
-def test_schedulers_by_name(pipeline):
-    generation.use_scheduler(pipeline, "DPMSolverMultistep")
-    assert type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
-    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
-    with pytest.raises(UsageError, match="--scheduler='Fast' is unknown; choose one of: .*DDIM"):
-        generation.require_scheduler("Fast")
-    with pytest.raises(UsageError, match="--scheduler='DPMSolverSDE' draws noise without the image's own generator"):
-        generation.require_scheduler("DPMSolverSDE")
+def test_embeddings_kept_are_bounded(pipeline):
+    row = 4 * 32 * 16  # bytes of one prompt
+    embedder = generation.Embedder(pipeline, device="cpu", keep_bytes=2 * row)
+    first = embedder(["a", "b", "c"])["prompt_embeds"]
+    assert first.shape == (3, 32, 16)
+    assert list(embedder._known) == ["b", "c"]
+    embedder(["b", "d"])
+    assert list(embedder._known) == ["b", "d"]
+    torch.testing.assert_close(embedder(["c", "a", "c"])["prompt_embeds"], first[[2, 0, 2]])
+
+
+def test_prompts_of_which_the_end_is_lost_are_counted_once_and_quietly(pipeline, caplog):
+    fits, too_long = "a" * 30, "b" * 31  # a letter is a token; the length is 32 with both ends
+    assert generation.too_long(pipeline, [fits, too_long, too_long]) == ([too_long], 32)
+    pixels(pipeline, jobs([Prompt(too_long)], per=1), steps=1)
+    assert not caplog.records
+
+
+def test_a_compiled_denoiser_makes_the_same_image_and_hooks_stay_outside(pipeline, monkeypatch):
+    plain = pixels(pipeline, jobs(per=1), steps=2)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *a, **k: compiled.append(1) or function(*a, **k))
+    generation.compile_denoiser(pipeline)
+    assert all(np.array_equal(a, b) for a, b in zip(plain, pixels(pipeline, jobs(per=1), steps=2), strict=True))
+    assert len(compiled) == 2
 
 
 def test_images_are_pillow_rgb_of_the_asked_side(pipeline):
     listed, hooks = jobs(per=1)
     settings = generation.SampleSettings(steps=1, side=24)
-    job, image = next(generation.generate(pipeline, listed, settings=settings, hooks=hooks, batch_size=2, device="cpu"))
-    assert (job, image.size, image.mode) == (listed[0], (24, 24), "RGB")
-    assert isinstance(image, Image.Image)
+    made = next(generation.generate(pipeline, listed, settings=settings, hooks=hooks, batch_size=2, device="cpu"))
+    assert (made.job, made.image.size, made.image.mode, made.notes) == (listed[0], (24, 24), "RGB", {})
+    assert isinstance(made.image, Image.Image)

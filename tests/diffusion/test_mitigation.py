@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
+from utils.data.caption_edits import RandomTokens
 from utils.diffusion import mitigation
+from utils.errors import UsageError
 
 
 def hooks(tokenizer, **changes):
@@ -32,10 +35,86 @@ def test_embeddings_are_mixed_and_then_noised(micro_parts):
     torch.testing.assert_close(found, torch.tensor([[[6.0]]]))  # 0.75 * 4 + 0.25 * 8 + 0.1 * 10
 
 
+OFF = {"rand_noise_lam": 0.0, "rand_augs": None, "rand_aug_repeats": 2, "cfg_start": None, "cfg_before": 0.0, "seed": 3}
+
+
+def test_options_turn_mitigations_on_and_name_them():
+    def names(**given):
+        return [m.name for m in mitigation.chosen(OFF | given)]
+
+    assert names() == []
+    assert names(rand_noise_lam=0.1) == ["ginfer0.1"]
+    assert names(rand_augs="rand_word_add", rand_aug_repeats=4) == ["auginfer_rand_word_add_4"]
+    assert names(cfg_start=500.0) == ["cfgstart_500_0"]
+    assert names(cfg_start="auto", cfg_before=-2.0) == ["cfgstart_auto_-2"]
+    assert names(rand_noise_lam=0.1, rand_augs="rand_numb_add") == ["ginfer0.1", "auginfer_rand_numb_add_2"]
+    assert mitigation.chosen(OFF | {"rand_noise_lam": 0.1} | mitigation.without()) == ()
+
+
+def test_settings_hold_the_flags_of_what_is_on():
+    found = mitigation.settings(OFF | {"cfg_start": 500.0})
+    assert found == dict.fromkeys(("rand_noise_lam", "rand_augs", "rand_aug_repeats")) | {
+        "cfg_start": 500.0,
+        "cfg_before": 0.0,
+    }
+
+
 def test_sample_hooks_edit_as_often_as_asked(micro_parts):
-    tokenizer = micro_parts().tokenizer
-    made = mitigation.sample_hooks(edit="rand_numb_add", times=3, noise=0.2, tokenizer=tokenizer)
+    tokens = RandomTokens(micro_parts().tokenizer)
+    made = mitigation.SampleHooks(mitigation.chosen(OFF | {"rand_augs": "rand_numb_add", "rand_aug_repeats": 3}), tokens)
     assert len(made.edit_prompt("a b", np.random.default_rng(0)).split()) == 5
-    assert made.noise == 0.2
-    plain = mitigation.sample_hooks(edit=None, times=3, noise=0.0, tokenizer=tokenizer)
-    assert plain.edit_prompt("a b", np.random.default_rng(0)) == "a b"
+    assert mitigation.SampleHooks().edit_prompt("a b", np.random.default_rng(0)) == "a b"
+
+
+def test_noise_on_embeddings_is_each_images_own_and_scales_with_lambda():
+    zero = torch.zeros(2, 32, 16)
+
+    def edited(lam, seeds=(1, 2)):
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        return mitigation.SampleHooks(mitigation.chosen(OFF | {"rand_noise_lam": lam})).edit_embeddings(zero, generators)
+
+    half = edited(0.5)
+    assert half.std().item() == pytest.approx(0.5, rel=0.1)
+    assert not torch.equal(half[0], half[1])
+    assert torch.equal(edited(1.0), 2 * half)
+    assert torch.equal(edited(0.5, (9, 2))[1], half[1])
+    assert edited(0.0) is zero
+
+
+def test_hooks_at_the_denoiser_run_one_after_the_other_and_report_together():
+    class Adds:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def __call__(self, number):
+            return number + self.scale
+
+        def report(self):
+            return [{"a": 1}, {"a": 2}]
+
+    both = mitigation.SampleHooks((mitigation.Mitigation("x", "--x", steer=Adds),
+                                   mitigation.Mitigation("y", "--y", steer=lambda scale: lambda n: 10 * n)))  # fmt: skip
+    chain = both.steering(3)
+    assert chain(1) == 40
+    assert chain.report(2) == [{"a": 1}, {"a": 2}]
+    assert mitigation.SampleHooks().steering(3) is None
+
+
+def test_a_pipeline_that_lacks_what_a_mitigation_needs_is_an_error_that_names_it():
+    edit, steer = (mitigation.chosen(OFF | given) for given in ({"rand_augs": "rand_word_add"}, {"cfg_start": 500.0}))
+    mitigation.require(edit + steer, guided=True, tokenizer=True)
+    with pytest.raises(UsageError, match="--cfg_start needs an unconditional branch, .* takes --guidance_scale above 1"):
+        mitigation.require(steer, guided=False, tokenizer=True)
+    with pytest.raises(UsageError, match="--rand_augs needs a tokenizer"):
+        mitigation.require(edit, guided=True, tokenizer=False)
+
+
+def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
+    def louder(*, loudness):
+        return mitigation.Mitigation(f"loud{loudness}", "--loudness", edit_prompt=lambda p, rng, tokens: p.upper())
+
+    monkeypatch.setattr(mitigation, "MITIGATIONS", (*mitigation.MITIGATIONS, louder))
+    (made,) = mitigation.chosen(OFF | {"loudness": 3})
+    assert made.name == "loud3"
+    assert mitigation.settings(OFF | {"loudness": 3})["loudness"] == 3
+    assert mitigation.SampleHooks((made,)).edit_prompt("a", None) == "A"

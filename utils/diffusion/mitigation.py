@@ -163,8 +163,8 @@ def require(mitigations, *, guided, tokenizer):
     for each in mitigations:
         if each.unconditional and not guided:
             raise UsageError(
-                f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes --guidance_scale above 1, "
-                "and for Flux --negative_prompt, which may be empty"
+                f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes --guidance_scale above "
+                "1, and for Flux --negative_prompt, which may be empty"
             )
         if each.edit_prompt and not tokenizer:
             raise UsageError(f"{each.flag} needs a tokenizer, which this pipeline does not have; takes another pipeline")

@@ -1,0 +1,127 @@
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from tests.pipelines import MINIATURES, flux, miniature
+from utils.diffusion import families, generation, mitigation
+from utils.errors import UsageError
+from utils.records import Prompt
+
+
+def made(pipeline, prompts, *, guidance, negative=None, steps=3):
+    hooks = mitigation.SampleHooks()
+    jobs = list(generation.image_jobs([Prompt(p) for p in prompts], hooks, images_per_prompt=1, seed=1))
+    settings = generation.SampleSettings(steps=steps, guidance=guidance, side=16, negative_prompt=negative)
+    images = generation.generate(pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu")
+    return jobs, [np.asarray(m.image, float) for m in images]
+
+
+@pytest.mark.parametrize("negative", [None, "", "blue star"])
+@pytest.mark.parametrize("name", MINIATURES)
+def test_our_batch_is_what_the_pipeline_makes_of_each_prompt_alone(name, negative):
+    """Whatever a family embeds, pools, zeroes or packs: its own call with plain prompts is the reference."""
+    pipeline = miniature(name)
+    jobs, ours = made(pipeline, ["a red circle", "b"], guidance=3.0, negative=negative)
+    call = {"guidance_scale": 3.0, "negative_prompt": negative}
+    if name == "Flux" and negative is not None:
+        call |= {"true_cfg_scale": 3.0, "guidance_scale": 1.0}
+    for job, found in zip(jobs, ours, strict=True):
+        own = pipeline(prompt=job.prompt, height=16, width=16, num_inference_steps=3, **call,
+                       generator=torch.Generator().manual_seed(job.seed)).images[0]  # fmt: skip
+        assert np.abs(found - np.asarray(own, float)).mean() < 0.5
+    assert np.abs(ours[0] - ours[1]).mean() > 5
+
+
+def test_sdxl_takes_zeros_when_no_negative_prompt_is_given():
+    family = families.FAMILIES["StableDiffusionXLPipeline"]
+    none, empty = (family.encode_negative(miniature("SDXL"), given, "cpu") for given in (None, ""))
+    assert all(float(row.abs().max()) == 0 for row in none.values())
+    assert all(float(row.abs().max()) > 0 for row in empty.values())
+
+
+def test_published_steps_and_scale_for_stable_diffusion_else_the_pipelines_own():
+    found = {name: families.default_sampling(name) for name in families.FAMILIES}
+    assert found == {
+        "StableDiffusionPipeline": (50, 7.5), "StableDiffusionXLPipeline": (50, 7.5),
+        "StableDiffusion3Pipeline": (28, 7.0), "FluxPipeline": (28, 3.5),
+    }  # fmt: skip
+
+
+def test_another_class_is_refused_by_name():
+    with pytest.raises(
+        UsageError, match="--modelpath='x' is a KandinskyPipeline; generation takes one of: StableDiffusionP"
+    ):
+        families.class_of("--modelpath", "x", {"_class_name": "KandinskyPipeline"})
+
+
+@pytest.mark.parametrize("name", ["SD 1", "SD 3"])
+def test_every_accepted_scheduler_makes_the_same_image_in_batches_of_1_3_and_8(name):
+    pipeline = miniature(name)
+    hooks = mitigation.SampleHooks()
+    jobs = list(generation.image_jobs([Prompt("a red circle")] * 8, hooks, images_per_prompt=1, seed=1))
+    settings = generation.SampleSettings(steps=4, side=16, guidance=3.0)
+    config, plain = pipeline.scheduler.config, {}
+    for scheduler in families.family_of(pipeline).schedulers:
+        pipeline.scheduler = getattr(diffusers, f"{scheduler}Scheduler").from_config(config)
+        one, three, eight = (
+            [np.asarray(m.image, float) for m in generation.generate(pipeline, jobs, settings=settings, hooks=hooks,
+                                                                     batch_size=size, device="cpu")]
+            for size in (1, 3, 8)
+        )  # fmt: skip
+        assert max(np.abs(a - b).mean() for a, b in zip(one, three, strict=True)) < 0.5, scheduler
+        assert max(np.abs(a - b).mean() for a, b in zip(one, eight, strict=True)) < 0.5, scheduler
+        assert np.abs(one[0] - one[1]).mean() > 5, scheduler
+        plain[scheduler] = eight
+
+
+def test_schedulers_by_name():
+    pipeline = miniature("SD 1")
+    families.use_scheduler(pipeline, "DPMSolverMultistep")
+    assert type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    for name, message in (
+        ("Fast", "--scheduler='Fast' is unknown; choose one of: .*DDIM"),
+        ("EDMEuler", "--scheduler='EDMEuler' is unknown"),
+        ("DPMSolverSDE", "--scheduler='DPMSolverSDE' draws noise without the image's own generator"),
+        ("FlowMatchEulerDiscrete", "is unknown"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            families.use_scheduler(pipeline, name)
+    with pytest.raises(UsageError, match="--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete"):
+        families.require_scheduler("--scheduler", "DDIM", "FluxPipeline")
+
+
+def test_a_pipelines_own_scheduler_must_be_acceptable_too():
+    pipeline = miniature("SD 1")
+    families.use_scheduler(pipeline, None)
+    pipeline.scheduler = diffusers.EDMEulerScheduler()
+    with pytest.raises(UsageError, match="own scheduler .* taken with --scheduler.*'EDMEuler' is unknown"):
+        families.use_scheduler(pipeline, None)
+
+
+def test_options_of_guidance_that_would_have_no_effect_are_refused():
+    sd, with_scale, without = {"time_cond_proj_dim": None}, {"guidance_embeds": True}, {"guidance_embeds": False}
+
+    def guided(name, config, scale, negative=None, given=True):
+        return families.require_guidance(name, config, scale, negative, scale_given=given)
+
+    assert guided("StableDiffusionPipeline", sd, 7.5)
+    assert not guided("StableDiffusionPipeline", sd, 1.0)
+    assert not guided("StableDiffusionPipeline", {"time_cond_proj_dim": 256}, 7.5)
+    assert not guided("FluxPipeline", with_scale, 3.5)
+    assert guided("FluxPipeline", without, 3.5, "")
+    assert not guided("FluxPipeline", without, 3.5, given=False)
+    with pytest.raises(UsageError, match="--negative_prompt='x' has no effect with --guidance_scale=1: guidance is off"):
+        guided("StableDiffusionPipeline", sd, 1.0, "x")
+    with pytest.raises(UsageError, match="--guidance_scale=3.5 has no effect: this network takes no scale"):
+        guided("FluxPipeline", without, 3.5)
+
+
+def test_prompts_count_the_tokens_that_reach_the_network():
+    limits = {name: families.family_of(p).longest(p)[1] for name in MINIATURES for p in [miniature(name)]}
+    assert limits == {"SD 1": 32, "SD 2": 32, "SDXL": 32, "SD 3": 256, "Flux": 512}
+    pipeline = miniature("SD 3")
+    pipeline.tokenizer_3 = None
+    assert families.family_of(pipeline).longest(pipeline) == (pipeline.tokenizer, 32)
+    assert flux(guidance_embeds=False).transformer.config.guidance_embeds is False
