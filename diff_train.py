@@ -33,7 +33,7 @@ def main(argv=None):
     with flags.exit_on_user_error("diff_train.py"):
         opts = flags.parse(options.TrainOptions, argv, description=__doc__)
         from utils import devices, hub, runs, states
-        from utils.diffusion import models, training
+        from utils.diffusion import families, training
         from utils.reports import tracking
         from utils.stages import training_job, training_loop
 
@@ -48,8 +48,10 @@ def main(argv=None):
         if opts.use_8bit_adam:
             training.require_8bit()
         data = training_job.checked_data(opts, print if devices.first_process() else lambda line: None)
-        models.require_resolution("--pretrained_model_name_or_path", opts.pretrained_model_name_or_path, opts.resolution,
-                                  revision=opts.revision)  # fmt: skip
+        source = opts.pretrained_model_name_or_path
+        families.require_resolution(
+            source, *families.read("--pretrained_model_name_or_path", source, revision=opts.revision), opts.resolution
+        )
         shown = flags.as_dict(opts)
         if opts.dry_run:
             planned = run.planned(ensemble=opts.clients_num > 1 or opts.total_round > 1, control=bool(opts.mem_ratio))

@@ -1,8 +1,20 @@
+import errno
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+import diff_inference
+from tests.conftest import ROOT
+from utils import generations
 
 FAST = ("--num_inference_steps", 3)
 
@@ -64,7 +76,7 @@ def test_the_seed_decides_prompts_and_images(infer):
 CHANGES = [
     ("--rand_noise_lam", 0.8), ("--rand_augs", "rand_word_add"), ("--rand_augs", "rand_word_repeat"),
     ("--rand_augs", "rand_numb_add"), ("--num_inference_steps", 4), ("--guidance_scale", 2), ("--negative_prompt", "blue star"),
-    ("--scheduler", "EulerDiscrete"), ("--seed", 9), ("--iternum", 2), ("--resolution", 24), ("--mixed_precision", "bf16"),
+    ("--scheduler", "EulerDiscrete"), ("--seed", 9), ("--cfg_start", 500), ("--cfg_start", "auto"), ("--iternum", 2), ("--resolution", 24), ("--mixed_precision", "bf16"),
 ]  # fmt: skip
 
 
@@ -73,6 +85,11 @@ def test_a_flag_that_is_given_changes_the_images(infer, change):
     prompt = ("--prompt", "a red circle")
     plain, changed = images_of(infer(*prompt))[0], images_of(infer(*prompt, *change))[0]
     assert plain.shape != changed.shape or not np.array_equal(plain, changed)
+
+
+def test_the_scale_before_the_transition_changes_the_images(infer):
+    none, opposite = (images_of(infer("--prompt", "x", "--cfg_start", 500, "--cfg_before", w))[0] for w in (0, -2))
+    assert not np.array_equal(none, opposite)
 
 
 def test_repeats_are_how_many_edits(infer):
@@ -147,28 +164,126 @@ def test_a_finished_generation_is_reused_and_other_settings_are_refused(infer, r
     assert "holds a generation with 7.5" in line
 
 
-def test_an_interrupted_generation_continues_and_equals_the_whole(infer, micro_run, monkeypatch, tmp_path):
-    from utils import generations
-
+def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused, micro_run, monkeypatch, tmp_path):
     whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
-    add, made = generations.Generation.add, []
+    save, saved, broken = generations.Generation._save_image, [], tmp_path / "broken"
 
-    def dies_at_five(self, job, image):
-        if len(made) == 5:
+    def stopped_at_five(self, made):
+        if len(saved) == 5:
             raise KeyboardInterrupt
-        made.append(job.index)
-        return add(self, job, image)
+        saved.append(made.job.index)
+        return save(self, made)
 
-    broken = tmp_path / "broken"
+    command = ("--modelpath", micro_run, "--savepath", broken, *FAST, "-nb", 4, "-imb", 2, "--batch_size", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(generations.Generation, "add", dies_at_five)
-        with pytest.raises(KeyboardInterrupt):
-            infer("-nb", 4, "-imb", 2, "--batch_size", 3, savepath=broken)
+        patch.setattr(generations.Generation, "_save_image", stopped_at_five)
+        with pytest.raises(SystemExit) as ended:
+            diff_inference.main([str(a) for a in command])
+    assert ended.value.code == 130
     assert not (broken / "manifest.json").exists()
+    stamps = {i: (broken / "generations" / f"{i}.png").stat().st_mtime_ns for i in saved}
     infer("-nb", 4, "-imb", 2, "--batch_size", 3, savepath=broken)
     assert "8 images (3 new)" in infer.printed
+    assert stamps == {i: (broken / "generations" / f"{i}.png").stat().st_mtime_ns for i in saved}
     assert manifest_of(broken)["images"] == manifest_of(whole)["images"]
     assert close(images_of(broken), images_of(whole))
+
+
+def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tmp_path):
+    """SIGKILL to a process of its own, in the middle of its images."""
+    flags, broken = ("-nb", 40, "--batch_size", 2, "--rand_noise_lam", 0.3), tmp_path / "broken"
+    command = [sys.executable, str(ROOT / "diff_inference.py"), "--modelpath", str(micro_run), "--savepath", str(broken),
+               *map(str, (*FAST, *flags))]  # fmt: skip
+    part = broken / "manifest.jsonl.part"
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (part.exists() and part.read_text().count("\n") > 3):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -9
+    infer(*flags, savepath=broken)
+    left = int(re.search(r"40 images \((\d+) new\)", infer.printed)[1])
+    assert 0 < left < 40
+    whole = infer(*flags, "--batch_size", 8)
+    assert manifest_of(broken)["images"] == manifest_of(whole)["images"]
+    assert close(images_of(broken), images_of(whole))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(infer, refused, micro_run, monkeypatch, tmp_path):
+    save = generations.Generation._save_image
+
+    def full(self, made):
+        if made.job.index == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(self, made)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generations.Generation, "_save_image", full)
+        line = refused("diff_inference", "--modelpath", micro_run, "-nb", 4, *FAST, "--savepath", tmp_path / "g", status=1)
+    assert "cannot write: [Errno 28] No space left on device" in line
+    infer("-nb", 4, savepath=tmp_path / "g")
+    assert "4 images (2 new)" in infer.printed
+
+
+def test_long_prompts_are_cut_counted_and_said_once(infer, capsys):
+    folder = infer("--prompt", "x" * 40, "--prompt", "y" * 40, "--prompt", "short", "-imb", 2)
+    assert infer.printed.count("2 prompts are longer than the 32 tokens that the model takes") == 1
+    assert manifest_of(folder)["prompts_cut"] == 2
+    assert manifest_of(infer("--prompt", "short"))["prompts_cut"] == 0
+
+
+def test_compile_reaches_the_denoiser(infer, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *a, **k: called.append(1) or function(*a, **k))
+    plain, compiled = infer("--prompt", "x"), infer("--prompt", "x", "--compile")
+    assert len(called) == 3
+    assert close(images_of(plain), images_of(compiled))
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory, micro_sd):
+    """LoRA weights of rank two on the U-Net's attention, saved as diffusers saves them."""
+    import peft
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    folder = tmp_path_factory.mktemp("lora")
+    pipeline = StableDiffusionPipeline.from_pretrained(micro_sd, dtype=torch.float32)
+    pipeline.unet.add_adapter(
+        peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
+    )
+    torch.manual_seed(0)
+    for name, weight in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    layers = convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(pipeline.unet))
+    pipeline.save_lora_weights(folder, unet_lora_layers=layers)
+    return folder
+
+
+def test_lora_weights_change_the_images_and_belong_to_the_settings(infer, refused, micro_run, lora):
+    plain, file, folder = infer("-nb", 1), infer("-nb", 1, "--lora", next(lora.iterdir())), infer("-nb", 1, "--lora", lora)
+    assert not np.array_equal(images_of(plain)[0], images_of(file)[0])
+    assert np.array_equal(images_of(file)[0], images_of(folder)[0])
+    assert manifest_of(file)["settings"]["lora"] == manifest_of(folder)["settings"]["lora"]
+    line = refused("diff_inference", "--modelpath", micro_run, "-nb", 1, "--savepath", file, *FAST)
+    assert "--lora" in line
+
+
+def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
+    """W + B A, with alpha / r = 1."""
+    from safetensors.torch import load_file
+
+    from utils.diffusion import models
+
+    plain, changed = (models.load_pipeline("--x", str(micro_sd)) for _ in range(2))
+    models.load_lora(changed, str(lora))
+    added = load_file(next(lora.iterdir()))
+    before, after = plain.unet.state_dict(), changed.unet.state_dict()
+    assert set(before) == set(after)
+    for name in before:
+        down, up = (added.get(f"unet.{name.removesuffix('.weight')}.lora.{part}.weight") for part in ("down", "up"))
+        np.testing.assert_allclose(after[name], before[name] if up is None else before[name] + up @ down, atol=1e-5)
+    assert len(added) == 2 * sum(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_labels_and_flags_without_effect_are_said(infer):
@@ -208,6 +323,24 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "CSV"], "is of an unknown form; takes .txt, .json or .jsonl"),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
         (
+            ["--modelpath", "RUN", "-nb", 1, "--cfg_start", "soon"],
+            "--cfg_start='soon' is not accepted; takes 'auto' or a number from 0",
+        ),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--cfg_before", -2],
+            "--cfg_before=-2 is a scale before --cfg_start; give that too",
+        ),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],
+            "--lora='/no/lora' does not exist; takes a .safetensors file",
+        ),
+        (["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"], "is not a .safetensors file, and others are not opened"),
+        (["--modelpath", "RUN", "-nb", 1, "--lora", "EMPTY"], "holds 0 .safetensors files"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--lora", "TENSORS"],
+            "holds no LoRA weights|does not fit a StableDiffusionPipeline",
+        ),
+        (
             ["-nb", 1, "--pretrained_model_name_or_path", "nobody/none", "--prompt", "x"],
             "could not be had from the local cache",
         ),
@@ -218,12 +351,14 @@ def test_bad_input_is_one_line_and_writes_nothing(refused, micro_run, micro_sd, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "p.csv").write_text("x")
     (tmp_path / "blank.txt").write_text("\n")
+    save_file({"unet.x": torch.zeros(2)}, tmp_path / "x.safetensors")
     places = {
         "RUN": micro_run, "MODEL": micro_sd, "EMPTY": tmp_path / "empty", "CSV": tmp_path / "p.csv",
-        "BLANK": tmp_path / "blank.txt",
+        "BLANK": tmp_path / "blank.txt", "TENSORS": tmp_path / "x.safetensors",
     }  # fmt: skip
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    assert message in refused("diff_inference", *[places.get(f, f) for f in flags])
+    line = refused("diff_inference", *[places.get(f, f) for f in flags])
+    assert any(m in line for m in message.split("|"))
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
     assert not (micro_run / "inferences").exists()
 

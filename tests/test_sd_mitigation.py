@@ -1,8 +1,11 @@
+import dataclasses
 import json
 
 import pytest
+from PIL import Image
 
 import sd_mitigation
+from utils import options
 
 FAST = ("--num_inference_steps", 2, "--resolution", 16)
 
@@ -69,11 +72,54 @@ def test_a_style_draws_from_the_run(script, micro_run, tmp_path):
     assert all(r["prompt"].startswith("An image of ") for r in rows_of(tmp_path / "g"))
 
 
+def test_compare_makes_both_from_the_same_noise_and_one_grid(script, micro_sd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ("--pretrained_model_name_or_path", micro_sd, "--compare", "-nb", 2, *FAST)
+    said = script("sd_mitigation", "--rand_augs", "rand_word_add", *common)
+    plain, edited = sorted((tmp_path / "mitigationSD" / "inf_42").iterdir(), reverse=True)
+    assert plain.name.startswith("gen_nomit-")
+    assert edited.name.startswith("gen_auginfer_rand_word_add_4-")
+    assert [r["seed"] for r in rows_of(plain)] == [r["seed"] for r in rows_of(edited)]
+    assert (
+        [r["prompt"] for r in rows_of(plain)]
+        == [r["source_prompt"] for r in rows_of(edited)]
+        == ["Wall View 002", "Wall View 003"]
+    )
+    assert f"pairs: {(edited / 'compare.png').relative_to(tmp_path)}" in said
+    grid = Image.open(edited / "compare.png")
+    for index, row in enumerate(rows_of(edited)):
+        for side, folder in ((0, plain), (1, edited)):
+            corner = (12 + index * 280 + side * 134, 24)
+            shown = grid.crop((*corner, corner[0] + 128, corner[1] + 128)).resize((16, 16), Image.Resampling.NEAREST)
+            assert list(shown.getdata()) == list(Image.open(folder / row["file"]).getdata())
+    # another mitigation shares the plain images
+    assert "2 images (0 new)" in script("sd_mitigation", "--rand_noise_lam", 0.1, *common)
+
+
+def test_compare_in_a_folder_that_is_given(script, micro_sd, tmp_path):
+    script("sd_mitigation", "--rand_noise_lam", 0.1, "--compare", "-nb", 1, "--pretrained_model_name_or_path", micro_sd,
+           "--savepath", tmp_path / "g", *FAST)  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g", "g-without"]
+    assert (tmp_path / "g" / "compare.png").is_file()
+
+
+def test_every_flag_of_inference_is_one_of_mitigation():
+    inference, both = (
+        {f.name for f in dataclasses.fields(o)} for o in (options.GenerationOptions, options.MitigationOptions)
+    )
+    assert both - inference == {"compare"}
+    assert inference <= both
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--rand_noise_lam", 1.5], "--rand_noise_lam='1.5' is not accepted; takes a number from 0 to 1"),
         (["--rand_augs", "words"], "--rand_augs='words' is not accepted; takes one of: rand_numb_add, rand_word_add"),
+        (
+            ["--compare"],
+            "--compare shows what a mitigation changes; takes one of: --rand_noise_lam, --rand_augs, --cfg_start",
+        ),
         (["--capstyle", "classlevel"], "--capstyle='classlevel' draws prompts; give their number with -nb"),
         (["--pretrained_model_name_or_path", "nobody/none"], "pass its folder with --pretrained_model_name_or_path"),
     ],

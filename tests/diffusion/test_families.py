@@ -125,3 +125,10 @@ def test_prompts_count_the_tokens_that_reach_the_network():
     pipeline.tokenizer_3 = None
     assert families.family_of(pipeline).longest(pipeline) == (pipeline.tokenizer, 32)
     assert flux(guidance_embeds=False).transformer.config.guidance_embeds is False
+
+
+def test_the_resolution_is_checked_before_anything_loads(micro_sd):
+    name, configs = families.read("--x", str(micro_sd))
+    families.require_resolution("m", name, configs, 16)
+    with pytest.raises(UsageError, match="--resolution=20 is not accepted; 'm' takes multiples of 8"):
+        families.require_resolution("m", name, configs, 20)

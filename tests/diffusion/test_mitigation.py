@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.data.caption_edits import RandomTokens
-from utils.diffusion import mitigation
+from utils.diffusion import mitigation, steering
 from utils.errors import UsageError
 
 
@@ -118,3 +121,14 @@ def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
     assert made.name == "loud3"
     assert mitigation.settings(OFF | {"loudness": 3})["loudness"] == 3
     assert mitigation.SampleHooks((made,)).edit_prompt("a", None) == "A"
+
+
+def test_the_example_of_the_documentation_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL)
+    room = vars(mitigation) | {}
+    exec(code, room)  # noqa: S102, our own page
+    made = room["halfway_unconditional"](cfg_stop=500.0)
+    below, above = (steering.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0) for t in (400.0, 600.0))
+    assert made.steer(7.5)(below).conditional.item() == 0
+    assert made.steer(7.5)(above) is above
+    assert room["halfway_unconditional"](cfg_stop=None) is None

@@ -57,10 +57,12 @@ def test_an_unreachable_name_says_what_was_tried():
         models.load_pipeline(FLAG, "nobody/no-model")
 
 
-def test_the_resolution_is_checked_before_anything_loads(micro_sd):
-    models.require_resolution(FLAG, str(micro_sd), 16)
-    with pytest.raises(UsageError, match="--resolution=20 is not accepted; .* takes multiples of 8"):
-        models.require_resolution(FLAG, str(micro_sd), 20)
+def test_configurations_are_read_without_weights(micro_sd):
+    found = models.read_configs(FLAG, str(micro_sd), models.read_index(FLAG, str(micro_sd)), denoiser="unet")
+    assert (found.index["_class_name"], found.factor, found.patch) == ("StableDiffusionPipeline", 2, 1)
+    assert found.denoiser["cross_attention_dim"] == 16
+    with pytest.raises(UsageError, match="is not whole"):
+        models.read_configs(FLAG, str(micro_sd), {}, denoiser="scheduler_of_nobody")
 
 
 def test_embeddings_are_cut_and_padded_to_the_tokenizers_length(micro_parts):

@@ -1,5 +1,5 @@
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.reports import galleries
 
@@ -30,3 +30,22 @@ def test_only_matches_over_the_threshold_are_framed():
     assert frames(0.95) > 100
     assert frames(0.9) == frames(0.5) == 0
     assert frames(0.95, threshold=None) == 0
+
+
+def test_pairs_stand_side_by_side_with_their_lines_below():
+    red, blue = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 255))
+    page = galleries.pair_grid([((red, blue), "a prompt", "")] * 4, titles=("without", "with"), side=64, columns=3)
+    assert page.size == (3 * (2 * 64 + 18) + 4 * 6, 24 + 2 * (64 + 44))
+    for left, top in ((12, 24), (12 + 152, 24), (12, 24 + 108)):
+        assert page.getpixel((left + 32, top + 32)) == (255, 0, 0)
+        assert page.getpixel((left + 70 + 32, top + 32)) == (0, 0, 255)
+    assert min(page.crop((12, 24 + 66, 140, 24 + 84)).convert("L").getdata()) < 128  # the prompt's letters
+    assert galleries.pair_grid([((red, blue), "", "")], titles=("a", "b")).width < 300
+
+
+def test_text_that_is_too_wide_is_cut_with_an_ellipsis():
+    pen, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), ImageFont.load_default(12)
+    assert galleries.shortened("short", pen, font, 200) == "short"
+    cut = galleries.shortened("a long line " * 20, pen, font, 200)
+    assert cut.endswith("…")
+    assert 150 < pen.textlength(cut, font) <= 210

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from utils.diffusion import models
 from utils.errors import UsageError, choose
 
 # The noise of these comes from the image's own generator, and the pipelines' betas and prediction type fit them. Left out:
@@ -139,6 +140,20 @@ def class_of(flag, source, index):
     if name not in FAMILIES:
         raise UsageError(f"{flag}={str(source)!r} is a {name}; generation takes one of: {', '.join(FAMILIES)}")
     return name
+
+
+def read(flag, source, *, revision=None):
+    """Class name and models.Configs of a pipeline, without its weights; UsageError for one that nothing here knows."""
+    index = models.read_index(flag, source, revision=revision)
+    name = class_of(flag, source, index)
+    return name, models.read_configs(flag, source, index, denoiser=FAMILIES[name].denoiser, revision=revision)
+
+
+def require_resolution(source, name, configs, side):
+    """UsageError unless a pipeline of class `name` takes images of `side` pixels."""
+    multiple = FAMILIES[name].multiple(configs.factor, configs.patch)
+    if side % multiple:
+        raise UsageError(f"--resolution={side} is not accepted; {source!r} takes multiples of {multiple}")
 
 
 def family_of(pipeline):

@@ -100,24 +100,23 @@ class Configs:
         return self.denoiser.get("patch_size", 1)
 
 
-def read_index(flag, source):
+def read_index(flag, source, *, revision=None):
     """model_index.json of a pipeline as a dict; UsageError when it cannot be had."""
     from diffusers import DiffusionPipeline
 
     require_pipeline(flag, source)
     try:
-        return DiffusionPipeline.load_config(source)
+        return DiffusionPipeline.load_config(source, revision=revision)
     except _loading_errors() as error:
         raise _unreachable(flag, source, error) from None
 
 
-def read_configs(flag, source, *, denoiser):
-    """Configurations of a pipeline whose predicting network is the folder `denoiser`. Returns: Configs."""
+def read_configs(flag, source, index, *, denoiser, revision=None):
+    """Configurations of a pipeline with that model_index whose predicting network is the folder `denoiser`."""
     from diffusers import AutoencoderKL
 
-    index = read_index(flag, source)
     try:
-        found = (AutoencoderKL.load_config(source, subfolder=part) for part in ("vae", denoiser))
+        found = (AutoencoderKL.load_config(source, subfolder=part, revision=revision) for part in ("vae", denoiser))
         made = Configs(index, *found)
         made.vae["block_out_channels"]  # a folder may hold another network's configuration
         return made

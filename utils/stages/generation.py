@@ -91,14 +91,11 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
     """
     devices.dtype_of(opts.mixed_precision)
     model = find_model(opts)
-    name = families.class_of(model.flag, model.source, models.read_index(model.flag, model.source))
-    family = families.FAMILIES[name]
-    configs = models.read_configs(model.flag, model.source, denoiser=family.denoiser)
+    name, configs = families.read(model.flag, model.source)
     recorded = model.run.options["resolution"] if model.run else None
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
-    multiple = family.multiple(configs.factor, configs.patch)
-    if not model.native and side % multiple:
-        raise UsageError(f"--resolution={side} is not accepted; {model.source!r} takes multiples of {multiple}")
+    if not model.native:
+        families.require_resolution(model.source, name, configs, side)
     if opts.scheduler:
         families.require_scheduler("--scheduler", opts.scheduler, name)
     if opts.lora:

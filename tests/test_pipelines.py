@@ -1,0 +1,119 @@
+"""The table of docs/mitigations.md: every pipeline with every mitigation, through the script, from a folder on disk."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.pipelines import MINIATURES, flux, miniature
+
+FLAGS = {
+    "GNI": ("--rand_noise_lam", 0.8),
+    "RT": ("--rand_augs", "rand_word_add"),
+    "CWR": ("--rand_augs", "rand_word_repeat"),
+    "RNA": ("--rand_augs", "rand_numb_add"),
+    "static": ("--cfg_start", 500, "--cfg_before", -2),
+    "dynamic": ("--cfg_start", "auto"),
+}
+EXTRA = {"yes": (), "with `--negative_prompt`": ("--negative_prompt", "")}
+
+
+def cells():
+    """(pipeline, mitigation, what the table says) of every cell."""
+    text = (ROOT / "docs" / "mitigations.md").read_text()
+    head, *rows = re.findall(r"^\|(.*)\|$", text[text.index("| pipeline |") :].split("\n\n")[0], re.MULTILINE)
+    names = [c.strip() for c in head.split("|")][1:]
+    for row in rows[1:]:
+        pipeline, *said = (c.strip() for c in row.split("|"))
+        yield from ((pipeline, name, word) for name, word in zip(names, said, strict=True))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("miniatures") / "model"
+            miniature(name).save_pretrained(made[name])
+        return made[name]
+
+    return of
+
+
+def generate(script, model, out, *flags):
+    script("diff_inference", "--modelpath", model, "--prompt", "a red circle", "--resolution", 16, "--savepath", out,
+           "--num_inference_steps", 4, *flags)  # fmt: skip
+    record = json.loads((out / "manifest.json").read_text())
+    return np.asarray(Image.open(out / "generations" / "0.png"), float), record
+
+
+def test_the_table_is_whole():
+    assert {(p, m) for p, m, _ in cells()} == {(p, m) for p in MINIATURES for m in FLAGS}
+    assert {said for *_, said in cells()} <= set(EXTRA)
+
+
+@pytest.mark.parametrize(("pipeline", "mitigation", "said"), list(cells()))
+def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitigation, said):
+    model = folder(pipeline)
+    if EXTRA[said]:
+        line = refused("diff_inference", "--modelpath", model, "--prompt", "x", "--resolution", 16, *FLAGS[mitigation])
+        assert "--cfg_start needs an unconditional branch" in line
+    plain, record = generate(script, model, tmp_path / "plain", *EXTRA[said])
+    assert record["pipeline"] == type(miniature(pipeline)).__name__
+    changed, record = generate(script, model, tmp_path / "changed", *EXTRA[said], *FLAGS[mitigation])
+    assert np.abs(plain - changed).max() > 0
+    row = record["images"][0]
+    assert (row["prompt"] != row["source_prompt"]) == (mitigation in ("RT", "CWR", "RNA"))
+    assert ("guided_from" in row) == (mitigation == "dynamic")
+
+
+def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_one_and_this_is_said(
+    script, folder, tmp_path
+):
+    said = script("diff_inference", "--modelpath", folder("Flux"), "--prompt", "x", "--resolution", 16, "--rand_noise_lam", 0.1,
+                  "--num_inference_steps", 1, "--savepath", tmp_path / "g")  # fmt: skip
+    assert "without an unconditional branch: --rand_noise_lam goes onto the conditional one alone" in said
+
+
+def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(script, folder, tmp_path):
+    script(
+        "diff_inference", "--pretrained_model_name_or_path", folder("SD 3"), "--prompt", "x", "--savepath", tmp_path / "g"
+    )
+    record = json.loads((tmp_path / "g" / "manifest.json").read_text())
+    assert record["scheduler"] == "FlowMatchEulerDiscreteScheduler"
+    assert (record["settings"]["num_inference_steps"], record["settings"]["guidance_scale"]) == (28, 7.0)
+    assert Image.open(tmp_path / "g" / "generations" / "0.png").size == (16, 16)  # its own: 8 latents of 2 pixels
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "flags", "message"),
+    [
+        ("SD 3", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 4"),
+        ("Flux", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 4"),
+        ("SDXL", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 8"),
+        ("Flux", ["--scheduler", "DDIM"], "--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete"),
+        ("SD 1", ["--guidance_scale", 1, "--cfg_start", 500], "--cfg_start needs an unconditional branch"),
+        ("SD 1", ["--guidance_scale", 1, "--negative_prompt", "x"], "--negative_prompt='x' has no effect"),
+    ],
+)
+def test_what_a_pipeline_does_not_take_is_said_before_it_loads(refused, folder, tmp_path, pipeline, flags, message):
+    line = refused("diff_inference", "--modelpath", folder(pipeline), "--prompt", "x", "--resolution", 16, "--savepath",
+                   tmp_path / "g", *flags)  # fmt: skip
+    assert re.search(message, line)
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_network_without_guidance_scale_says_so(refused, tmp_path):
+    flux(guidance_embeds=False).save_pretrained(tmp_path / "schnell")
+    line = refused("diff_inference", "--modelpath", tmp_path / "schnell", "--prompt", "x", "--guidance_scale", 3)
+    assert "--guidance_scale=3 has no effect: this network takes no scale; with --negative_prompt" in line
+
+
+def test_a_pipeline_of_another_kind_is_refused_by_its_class(refused, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    line = refused("diff_inference", "--modelpath", tmp_path, "--prompt", "x")
+    assert "is a KandinskyPipeline; generation takes one of: StableDiffusionPipeline, StableDiffusionXLPipeline" in line
