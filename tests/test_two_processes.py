@@ -1,4 +1,4 @@
-"""The trainer under torchrun: several processes train what one process trains."""
+"""Scripts under torchrun: several processes make what one process makes."""
 
 import dataclasses
 import json
@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT, SEED_FLAGS, _micro_parts
@@ -18,6 +20,15 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def torchrun(processes, script, *arguments):
+    """Run a stage script in several processes on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port",
+               str(free_port()), str(ROOT / script), *map(str, arguments)]  # fmt: skip
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-2000:]
 
 
 def weights(folder):
@@ -52,11 +63,7 @@ def train(short_sd, scenes_dir, script):
         if processes == 1:
             script("diff_train", *arguments)
         else:
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port"]
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            command = [*torchrun, str(free_port()), str(ROOT / "diff_train.py"), *arguments]
-            told = subprocess.run(command, env=environment, capture_output=True, text=True)
-            assert told.returncode == 0, told.stderr[-2000:]
+            torchrun(processes, "diff_train.py", *arguments)
         record = json.loads((folder / "run.json").read_text())
         assert record["processes"] == processes
         return record
@@ -143,3 +150,22 @@ def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path, s
     train(tmp_path / "r", 2, *shared, "--resume_from_checkpoint", resumed)
     assert torch.equal(weights(tmp_path / "r" / "checkpoint"), whole)
     assert [r["loss"] for r in rows(tmp_path / "r")] == pytest.approx(losses, rel=1e-6)
+
+
+def test_two_processes_generate_the_images_of_one(micro_sd, tmp_path, script):
+    """Seven images, which two does not divide; with --compare, so two generations one after the other."""
+    common = ["--pretrained_model_name_or_path", micro_sd, "--resolution", 16, "--num_inference_steps", 3, "-nb", 7,
+              "--rand_noise_lam", 0.5, "--compare", "--batch_size", 2]  # fmt: skip
+    script("sd_mitigation", *common, "--savepath", tmp_path / "one")
+    torchrun(2, "sd_mitigation.py", *common, "--savepath", tmp_path / "two")
+    for name in ("", "-without"):
+        one, two = (json.loads((tmp_path / f"{n}{name}" / "manifest.json").read_text()) for n in ("one", "two"))
+        assert (one["processes"], two["processes"]) == (1, 2)
+        assert one["images"] == two["images"]
+        assert one["settings"] == two["settings"]
+        for row in one["images"]:
+            a, b = (np.asarray(Image.open(tmp_path / f"{n}{name}" / row["file"]), float) for n in ("one", "two"))
+            assert np.abs(a - b).mean() < 0.5
+        left = sorted(p.name for p in (tmp_path / f"two{name}").iterdir() if p.name != "compare.png")
+        assert left == ["generations", "manifest.json", "prompts.txt"]
+    assert (tmp_path / "two" / "compare.png").is_file()
