@@ -28,7 +28,7 @@ mutants: $(STAMP)
 
 # Names, versions and markers alone: no address of anybody's index.
 requirements: $(STAMP)
-	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra quickstart \
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra quickstart --extra lora \
 		--no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o requirements.txt
 
 clean-venv:

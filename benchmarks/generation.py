@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py                  tiny-sd on this machine
     python benchmarks/generation.py --shape sd21     on a GPU: Stable Diffusion 2.1's shape at 768 px, random weights
-    python benchmarks/generation.py --memory         peak memory of 200 images and of 5,000
+    python benchmarks/generation.py --memory         memory held at 200 images and at 5,000
 
 Each side lives in a process of its own, so that it has a peak memory of its own; they take turns, one works while the other
 sleeps. A turn makes the same prompts, from embedding to PNG on disk; loading the model is not counted, a first turn of each
@@ -30,8 +30,8 @@ def prompts_of(count):
     return [f"a {WORDS[i % 10]} {WORDS[i // 10 % 10]} {WORDS[i // 100 % 10]}" for i in range(count)]
 
 
-def ours(args):
-    """Yields a function that makes a turn's images into a folder: the stage of diff_inference.py itself."""
+def ours(args, progress=lambda items, **_: items):
+    """The stage of diff_inference.py itself. Returns: a function that makes a turn's images into a folder."""
     from utils import devices, flags, options
     from utils.stages import generation
 
@@ -66,13 +66,13 @@ def ours(args):
     def turn(folder):
         plan = generation.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
                                say=lambda line: None)  # fmt: skip
-        generation.make(plan, pipeline, processes=processes, progress=lambda items, **_: items, say=lambda line: None)
+        generation.make(plan, pipeline, processes=processes, progress=progress, say=lambda line: None)
 
     return turn
 
 
 def published(args):
-    """The same of the published script's recipe: a call of the pipeline a prompt, in float32, saved before the next."""
+    """The published recipe: a call of the pipeline a prompt, in float32, saved before the next. Returns: the same."""
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -145,11 +145,12 @@ def speed(args, argv, out):
         side.end()
     rows, median = [], {}
     for name, turns in found.items():
-        seconds = [t["seconds"] for t in turns[1:]]
+        seconds = sorted(t["seconds"] for t in turns[1:])
         median[name] = statistics.median(seconds)
+        middle, slowest, fastest = (f"{args.images / s:.2f}" for s in (median[name], seconds[-1], seconds[0]))
         device = turns[-1]["device"]
         rows.append([
-            name, f"{args.images / median[name]:.2f}", f"{args.images / max(seconds):.2f} to {args.images / min(seconds):.2f}",
+            name, middle, f"{slowest} to {fastest}",
             f"{turns[-1]['host'] / 2**30:.2f}", "-" if device is None else f"{device / 2**30:.2f}",
         ])  # fmt: skip
     print(f"\n{args.shape}, {args.side} px, {args.steps} steps, {args.images} images a turn, batch {args.batch} and 1, "
@@ -158,16 +159,24 @@ def speed(args, argv, out):
     print(f"\nours / published: {median['published'] / median['ours']:.2f}")
 
 
-def memory(args, argv, out):
-    """Peak memory of our side for few and for many images, each in a fresh process."""
-    peaks = {}
-    for images in (args.few, args.many):
-        side = Side("ours", argv, images)
-        peaks[images] = side.turn(out / f"{images}")["host"] / 2**20
-        side.end()
-        print(f"{images:6} images: peak {peaks[images]:.0f} MiB", flush=True)
-    growth = (peaks[args.many] - peaks[args.few]) / (args.many - args.few) * 1024
-    print(f"growth: {growth:.2f} KiB an image, {growth * 100_000 / 2**20:.2f} GiB for 100,000")
+def memory(args, out):
+    """Memory that our side holds while it makes many images, read at a few of them and at the end."""
+    import psutil
+
+    process, marks = psutil.Process(), {200, args.many // 4, args.many // 2, args.many}
+
+    def read(number):
+        print(f"{number:6} images: {process.memory_info().rss / 2**20:.0f} MiB", flush=True)
+
+    def watched(items, **_):
+        for number, item in enumerate(items, 1):
+            if number in marks:
+                read(number)
+            yield item
+
+    args.images = args.many
+    ours(args, progress=watched)(out / "many")
+    print(f"when the manifest is written: {process.memory_info().rss / 2**20:.0f} MiB")
 
 
 def main(argv=None):
@@ -180,7 +189,6 @@ def main(argv=None):
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="of ours")
     parser.add_argument("--compile", action="store_true", help="ours compiled")
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
-    parser.add_argument("--few", type=int, default=200, help="images of --memory")
     parser.add_argument("--many", type=int, default=5000, help="images of --memory")
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
@@ -194,14 +202,17 @@ def main(argv=None):
         if args.shape == "sd21":
             from benchmarks.train_step import sd21_folder
 
-            args.model, args.side = sd21_folder(out / "sd21"), args.side or 768
+            args.model, args.side = str(sd21_folder(out / "sd21")), args.side or 768
         else:
-            args.model, args.side = args.model or ROOT / "assets" / "tiny-sd", args.side or 64
+            args.model, args.side = args.model or str(ROOT / "assets" / "tiny-sd"), args.side or 64
         shared = {"model": args.model, "side": args.side, "steps": args.steps, "batch": args.batch,
                   "mixed_precision": args.mixed_precision}  # fmt: skip
         argv = [word for name, value in shared.items() for word in (f"--{name}", str(value))]
         argv += ["--compile"] if args.compile else []
-        (memory if args.memory else speed)(args, argv, out)
+        if args.memory:
+            memory(args, out)
+        else:
+            speed(args, argv, out)
 
 
 if __name__ == "__main__":

@@ -131,3 +131,25 @@ def micro_run(tmp_path_factory, micro_sd, scenes_dir):
         "--lr_warmup_steps", "0", "--seed", "7", "--output_dir", str(folder), *SEED_FLAGS,
     ])  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def lora(tmp_path_factory, micro_sd):
+    """LoRA weights of rank two on the U-Net's attention, saved as diffusers saves them."""
+    import peft
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    folder = tmp_path_factory.mktemp("lora")
+    pipeline = StableDiffusionPipeline.from_pretrained(micro_sd, dtype=torch.float32)
+    pipeline.unet.add_adapter(
+        peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
+    )
+    torch.manual_seed(0)
+    for name, weight in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    layers = convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(pipeline.unet))
+    pipeline.save_lora_weights(folder, unet_lora_layers=layers)
+    return folder

@@ -239,27 +239,6 @@ def test_compile_reaches_the_denoiser(infer, monkeypatch):
     assert close(images_of(plain), images_of(compiled))
 
 
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory, micro_sd):
-    """LoRA weights of rank two on the U-Net's attention, saved as diffusers saves them."""
-    import peft
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-
-    folder = tmp_path_factory.mktemp("lora")
-    pipeline = StableDiffusionPipeline.from_pretrained(micro_sd, dtype=torch.float32)
-    pipeline.unet.add_adapter(
-        peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
-    )
-    torch.manual_seed(0)
-    for name, weight in pipeline.unet.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight)
-    layers = convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(pipeline.unet))
-    pipeline.save_lora_weights(folder, unet_lora_layers=layers)
-    return folder
-
-
 def test_lora_weights_change_the_images_and_belong_to_the_settings(infer, refused, micro_run, lora):
     plain, file, folder = infer("-nb", 1), infer("-nb", 1, "--lora", next(lora.iterdir())), infer("-nb", 1, "--lora", lora)
     assert not np.array_equal(images_of(plain)[0], images_of(file)[0])

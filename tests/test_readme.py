@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_two_processes import torchrun
 
 PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "instancelevel_blip"}
 # what is cut or replaced, by script; everything else of a command stays as it is printed
@@ -44,7 +45,7 @@ def words_of(command):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, micro_sd, micro_run, scenes_dir):
+def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
     """A folder with what the README's placeholders stand for."""
     import diff_inference
 
@@ -57,7 +58,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir):
         "<training_data_path>": scenes_dir / "train", "<path_to_training_data>": scenes_dir / "train",
         "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
         "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd, "TINY": ROOT / "assets" / "tiny-sd",
-        "folder": folder,
+        "folder": folder, "<path_to_lora>": lora,
     }  # fmt: skip
 
 
@@ -110,6 +111,11 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         record = json.loads((tmp_path / "saved" / "run.json").read_text())
         assert (record["finished"], record["steps"]) == (True, 3)
         return
+    if words[0] == "torchrun":
+        arguments = scaled(words[4:], words[3], place)
+        torchrun(int(words[2]), words[3], *arguments, "--savepath", tmp_path / "g")
+        assert json.loads((tmp_path / "g" / "manifest.json").read_text())["processes"] == int(words[2])
+        return
     assert words[0] == "python"
     name = " ".join(words[1:3]) if words[1] == "-m" else words[1]
     arguments = scaled(words[3:] if words[1] == "-m" else words[2:], name, place)
@@ -141,8 +147,8 @@ def test_every_flag_of_the_readme_exists():
 
     from utils import options
 
-    known = {"--seed", "--help", "--num_processes"}  # the last is accelerate's
-    for cls in (options.TrainOptions, options.GenerationOptions, options.RetrievalOptions, options.ScenesOptions):
+    known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}  # the last two are the launchers'
+    for cls in (options.TrainOptions, options.MitigationOptions, options.RetrievalOptions, options.ScenesOptions):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}
     text = (ROOT / "README.md").read_text()

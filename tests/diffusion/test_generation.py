@@ -73,7 +73,8 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
     assert np.abs(found - expected).max() <= 1
 
 
-def test_noise_changes_the_image_and_reaches_the_unconditional_embedding(pipeline, monkeypatch):
+def test_noise_is_each_images_and_each_branchs_own(pipeline, monkeypatch):
+    """Seen where the network gets it: three images, so three unconditional embeddings and then three conditional ones."""
     seen = []
     forward = pipeline.unet.forward
 
@@ -85,11 +86,15 @@ def test_noise_changes_the_image_and_reaches_the_unconditional_embedding(pipelin
     monkeypatch.setattr(pipeline.unet, "forward", spy)
     noisy = pixels(pipeline, jobs(per=1, noise=0.8), steps=1)
     pixels(pipeline, jobs(per=1), steps=1)
+    pixels(pipeline, jobs(PROMPTS[:1], per=1, noise=0.8), steps=1)
     # a random U-Net listens little to its text; that the image moves at all is the point here
     assert not any(np.array_equal(a, b) for a, b in zip(plain, noisy, strict=True))
-    moved = (seen[0] - seen[1]).flatten(1).std(1)  # rows: unconditional of three images, then conditional
+    moved = (seen[0] - seen[1]).flatten(1)
     assert len(moved) == 6
-    assert all(abs(m - 0.8) < 0.1 for m in moved)
+    assert all(abs(m - 0.8) < 0.1 for m in moved.std(1))
+    between = np.corrcoef(moved) - np.eye(6)
+    assert np.abs(between).max() < 0.2
+    torch.testing.assert_close(seen[2][[0, 1]], seen[0][[0, 3]])  # the first image alone
 
 
 def test_without_guidance_there_is_no_unconditional_branch(pipeline):
