@@ -12,9 +12,9 @@ def main(argv=None):
         from utils.stages.generation import generate_folders
 
         name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
-        print(generate_folders(
+        generate_folders(
             opts, default_root=Path("inferences") / name, beside_run=True, progress=progress, say=print
-        ))  # fmt: skip
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ def main(argv=None):
 
         # a run is asked for its own prompts only by a style; the published list is what this script is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
-        print(generate_folders(
+        generate_folders(
             opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", beside_run=False,
             progress=progress, say=print,
-        ))  # fmt: skip
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def prompts_of(count):
 def ours(args, progress=lambda items, **_: items):
     """The stage of diff_inference.py itself. Returns: a function that makes a turn's images into a folder."""
     from utils import devices, flags, options
-    from utils.stages import generation
+    from utils.stages import generation, generation_plan
 
     processes = devices.Processes(devices.accelerator(mixed_precision="no"))
 
@@ -61,10 +61,10 @@ def ours(args, progress=lambda items, **_: items):
                            description="")  # fmt: skip
 
     opts = parsed("unused")
-    pipeline = generation.load(opts, generation.find_model(opts), processes.device)
+    pipeline = generation.load(opts, generation_plan.find_model(opts), processes.device)
 
     def turn(folder):
-        plan = generation.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
+        plan = generation_plan.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
                                say=lambda line: None)  # fmt: skip
         generation.make(plan, pipeline, processes=processes, progress=progress, say=lambda line: None)
 

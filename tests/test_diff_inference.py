@@ -265,6 +265,36 @@ def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
     assert len(added) == 2 * sum(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_tracker_gets_figures_and_images(infer, monkeypatch):
+    from utils.reports import tracking
+
+    class Recorder(tracking.NoTracker):
+        def __init__(self, **given):
+            Recorder.given, self.rows, self.images = given, [], []
+            Recorder.made = self
+
+        def log(self, row, step, group=None):
+            self.rows.append(row)
+
+        def image(self, name, path, step):
+            self.images.append((name, Image.open(path).size))
+
+    monkeypatch.setitem(tracking.TRACKERS, "tensorboard", Recorder)
+    folder = infer("-nb", 3, "--report_to", "tensorboard", "--wandb_project", "mine")
+    (row,) = Recorder.made.rows
+    assert (row["images"], row["images_new"], row["prompts_cut"]) == (3, 3, 0)
+    assert row["images_per_second"] > 0
+    assert Recorder.made.images == [(f"generations/{i}", (16, 16)) for i in range(3)]
+    assert (Recorder.given["project"], Recorder.given["config"]) == ("mine", manifest_of(folder)["settings"])
+
+
+def test_images_are_saved_by_as_many_threads_as_asked(infer, monkeypatch):
+    asked, pool = [], generations.ThreadPoolExecutor
+    monkeypatch.setattr(generations, "ThreadPoolExecutor", lambda threads: asked.append(threads) or pool(threads))
+    infer("-nb", 1, "-j", 3)
+    assert asked == [3]
+
+
 def test_labels_and_flags_without_effect_are_said(infer):
     folder = infer("-nb", 1, "--dataset", "scenes", "--captoken", "x")
     assert manifest_of(folder)["label"] == "scenes"
@@ -301,6 +331,7 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
         (["--modelpath", "RUN", "--prompts", "CSV"], "is of an unknown form; takes .txt, .json or .jsonl"),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
+        (["--modelpath", "RUN", "-nb", 1, "-j", 0], "--num_workers='0' is not accepted; takes a whole number, at least 1"),
         (
             ["--modelpath", "RUN", "-nb", 1, "--cfg_start", "soon"],
             "--cfg_start='soon' is not accepted; takes 'auto' or a number from 0",

@@ -76,7 +76,7 @@ def scaled(words, script, place):
         if word in given and not filled[i + 1].startswith("--"):
             filled[i + 1] = given.pop(word)
     if script == "sd_mitigation.py" and "--modelpath" not in filled:
-        given["--pretrained_model_name_or_path"] = "MODEL"
+        given["--pretrained_model_name_or_path"] = "TINY"
     filled += [w for pair in given.items() for w in pair]
     filled = [PLACEHOLDERS.get(w, place.get(w, w)) for w in filled]
     assert not [w for w in filled if str(w).startswith("<")]

@@ -165,7 +165,7 @@ class TrainOptions(Common, Reading, Tracking):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(Common):
+class GenerationOptions(Common, Tracking):
     """diff_inference.py"""
 
     script: ClassVar[str] = "diff_inference.py"
@@ -201,6 +201,8 @@ class GenerationOptions(Common):
     seed: int = flag(42, kind=whole(0), help="seed of prompts, edits, latents and embedding noise")
     batch_size: int = flag(16, kind=whole(1), help="images made at once; changes nothing but rounding")
     compile: bool = switch(help="compile the network that predicts; changes nothing but rounding")
+    num_workers: int = flag(2, "-j", "--workers", kind=whole(1), help="threads that save images while others are made")
+    report_to: str = flag("none", kind=one_of(TRACKERS), help="tracker")
     savepath: str = flag(None, help="the generation's folder, instead of <run>/inferences/<name>")
 
     def check(self):

@@ -1,0 +1,130 @@
+"""What a generation is to be, resolved from options and checked without loading the model."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import devices, generations, runs
+from utils.diffusion import families, mitigation, models
+from utils.errors import UsageError
+from utils.stages.prompts import choose_prompts
+
+DEFAULT_RESOLUTION = 256  # where no run records one, as published
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the pipeline comes from. flag: the option that named it; run: the training run, or None; native: a base
+    model by name, rendered at its own size."""
+
+    flag: str
+    source: str
+    run: object
+    native: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides a generation.
+
+    pipeline_class: its name; steps, scale: of the denoising loop; side: pixels of the finished images; prompts: [Prompt];
+    mitigations: of diffusion.mitigation; settings: by flag, a folder with others is not continued; folder: a Generation.
+    """
+
+    opts: object
+    model: Model
+    pipeline_class: str
+    steps: int
+    scale: float
+    side: int
+    prompts: list
+    mitigations: tuple
+    settings: dict
+    folder: generations.Generation
+
+    @property
+    def total(self):
+        """Number of images."""
+        return len(self.prompts) * self.opts.im_batch
+
+
+def find_model(opts):
+    """The model that the options name, checked as far as that goes without loading it."""
+    if not opts.modelpath:
+        source = opts.pretrained_model_name_or_path or opts.default_model
+        return Model("--pretrained_model_name_or_path", source, None, True)
+    run = runs.open_run("--modelpath", opts.modelpath)
+    if run is not None:
+        return Model("--modelpath", str(run.checkpoint("--modelpath", opts.iternum)), run, False)
+    if opts.iternum is not None:
+        raise UsageError(f"--iternum={opts.iternum} names a checkpoint of a run; {opts.modelpath!r} holds no run.json")
+    return Model("--modelpath", opts.modelpath, None, False)
+
+
+def settings_of(opts, model, prompts, style, *, side, steps, scale):
+    """What decides the images, by flag.
+
+    A run is known by its id and prompts by their hash, not by the path that names them today.
+    """
+    texts = json.dumps([[p.text, p.source_image] for p in prompts])
+    return {
+        "modelpath": model.run.record.get("id") if model.run else model.source, "iternum": opts.iternum,
+        "capstyle": style, "prompts": hashlib.sha256(texts.encode()).hexdigest(), "nbatches": len(prompts),
+        "im_batch": opts.im_batch, "resolution": side, "num_inference_steps": steps, "guidance_scale": scale,
+        "scheduler": opts.scheduler, "negative_prompt": opts.negative_prompt,
+        "lora": opts.lora and models.lora_id(opts.lora), **mitigation.settings(vars(opts)),
+        "seed": opts.seed, "mixed_precision": opts.mixed_precision,
+    }  # fmt: skip
+
+
+def plan(opts, *, default_prompts, default_root, beside_run, process, say):
+    """Resolve the options of a generation. process: number of this one; say: takes a line for the user. Returns: Plan.
+
+    The folder is --savepath itself, else <run>/inferences/<name> for a run of which the caller wants that (`beside_run`),
+    else <default_root>/<name>.
+    """
+    devices.dtype_of(opts.mixed_precision)
+    model = find_model(opts)
+    name, configs = families.read(model.flag, model.source)
+    recorded = model.run.options["resolution"] if model.run else None
+    side = opts.resolution or recorded or DEFAULT_RESOLUTION
+    if not model.native:
+        families.require_resolution(model.source, name, configs, side)
+    if opts.scheduler:
+        families.require_scheduler("--scheduler", opts.scheduler, name)
+    if opts.lora:
+        models.require_lora(opts.lora)
+    steps, scale = families.default_sampling(name)
+    steps = opts.num_inference_steps or steps
+    scale = scale if opts.guidance_scale is None else opts.guidance_scale
+    guided = families.require_guidance(
+        name, configs.denoiser, scale, opts.negative_prompt, scale_given=opts.guidance_scale is not None
+    )
+    mitigations = mitigation.chosen(vars(opts))
+    mitigation.require(mitigations, guided=guided, tokenizer=all(configs.index.get("tokenizer") or [None]))
+    if opts.rand_noise_lam and not guided:
+        say("this pipeline runs without an unconditional branch: --rand_noise_lam goes onto the conditional one alone")
+    prompts, style = choose_prompts(opts, model, default_prompts, say=say)
+    settings = settings_of(opts, model, prompts, style, side=side, steps=steps, scale=scale)
+    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    named = opts.run_name or f"{generations.generation_name([m.name for m in mitigations])}-{digits}"
+    root = model.run.path / "inferences" if model.run and beside_run else Path(default_root)
+    folder = generations.Generation(opts.savepath or root / named, process=process)
+    return Plan(opts, model, name, steps, scale, side, prompts, mitigations, settings, folder)
+
+
+def plans_of(opts, *, process, say, **places):
+    """What a script is to make: with --compare also the generation without mitigation, first. Returns: [Plan].
+
+    Its folder stands beside the other, under its own name, so that several mitigations share it; in a folder given with
+    --savepath or --run_name it is `<that>-without`.
+    """
+    asked = plan(opts, process=process, say=say, **places)
+    if not opts.compare:
+        return [asked]
+    given = {"savepath": opts.savepath and f"{opts.savepath.rstrip('/')}-without",
+             "run_name": opts.run_name and f"{opts.run_name}-without"}  # fmt: skip
+    plain = dataclasses.replace(opts, **mitigation.without(), **given)
+    return [plan(plain, process=process, say=lambda line: None, **places), asked]
