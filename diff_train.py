@@ -49,9 +49,10 @@ def main(argv=None):
             training.require_8bit()
         data = training_job.checked_data(opts, print if devices.first_process() else lambda line: None)
         source = opts.pretrained_model_name_or_path
-        families.require_resolution(
-            source, *families.read("--pretrained_model_name_or_path", source, revision=opts.revision), opts.resolution
+        name, configs = families.read(
+            "--pretrained_model_name_or_path", source, revision=opts.revision, takes=families.TRAINED
         )
+        families.require_resolution(source, name, configs, opts.resolution)
         shown = flags.as_dict(opts)
         if opts.dry_run:
             planned = run.planned(ensemble=opts.clients_num > 1 or opts.total_round > 1, control=bool(opts.mem_ratio))

@@ -60,12 +60,14 @@ def ours(args, progress=lambda items, **_: items):
         return flags.parse(options.GenerationOptions, [*side, *how, *prompts, *(["--compile"] if args.compile else [])],
                            description="")  # fmt: skip
 
-    opts = parsed("unused")
-    pipeline = generation.load(opts, generation_plan.find_model(opts), processes.device)
+    def planned(folder):
+        return generation_plan.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
+                                    say=lambda line: None)  # fmt: skip
+
+    pipeline = generation.load(planned(Path("unused")), processes.device)
 
     def turn(folder):
-        plan = generation_plan.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
-                               say=lambda line: None)  # fmt: skip
+        plan = planned(folder)
         generation.make(plan, pipeline, processes=processes, progress=progress, say=lambda line: None)
 
     return turn

@@ -1,5 +1,6 @@
 import errno
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -41,7 +42,10 @@ def test_a_finished_generation_is_found_and_its_part_is_gone(tmp_path):
     folder = generations.Generation(tmp_path / "g")
     folder.begin(SETTINGS)
     list(folder.save([image(1, "two\nlines\\", guided_from=5.0), image(0, "two\nlines\\")]))
-    assert [r["index"] for r in folder.finish(settings=SETTINGS)] == [0, 1]
+    assert [r["index"] for r in folder.finish(len(list((folder.path / "generations").iterdir())), settings=SETTINGS)] == [
+        0,
+        1,
+    ]
     assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1]
     assert manifest.read_json(folder.manifest_path)["images"][1]["guided_from"] == 5.0
     assert folder.prompts_path.read_text() == "two\\nlines\\\\\n" * 2
@@ -62,7 +66,7 @@ def test_processes_write_parts_of_their_own_which_the_next_run_takes_over(tmp_pa
     alone.begin(SETTINGS, alone.rows(SETTINGS))
     assert not second.part_path.exists()
     list(alone.save([image(4)]))
-    assert [r["index"] for r in alone.finish(settings=SETTINGS)] == [0, 1, 2, 3, 4]
+    assert [r["index"] for r in alone.finish(5, settings=SETTINGS)] == [0, 1, 2, 3, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["generations", "manifest.json", "prompts.txt"]
 
 
@@ -70,7 +74,7 @@ def test_a_finished_generation_that_lost_images_makes_those_alone_even_when_kill
     folder = generations.Generation(tmp_path)
     folder.begin(SETTINGS)
     rows = list(folder.save(map(image, range(4))))
-    folder.finish(settings=SETTINGS)
+    folder.finish(len(list((folder.path / "generations").iterdir())), settings=SETTINGS)
     for row in rows[2:]:
         (tmp_path / row["file"]).unlink()
     folder.begin(SETTINGS, folder.rows(SETTINGS))
@@ -101,6 +105,63 @@ def test_saving_runs_beside_making_and_holds_few_images(tmp_path, monkeypatch):
     assert len(made) == 4  # and never runs further ahead than that
 
 
+def test_a_stop_while_images_are_made_loses_no_line(tmp_path):
+    """Ctrl-C comes while the next batch is made; what is saved by then, and what was being saved, has its line."""
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+
+    def stopped():
+        yield from map(image, range(3))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(folder.save(stopped()))
+    assert sorted(r["index"] for r in folder.rows(SETTINGS)) == [0, 1, 2]
+
+
+def test_a_line_is_written_without_waiting_for_the_next_image(tmp_path):
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+
+    def slow():
+        yield image(0)
+        for _ in range(500):
+            if folder.rows(SETTINGS):
+                return
+            time.sleep(0.02)
+        pytest.fail("no line while the next image was made")
+
+    assert len(list(folder.save(slow()))) == 1
+
+
+def test_two_commands_do_not_share_a_folder(tmp_path):
+    first, second = generations.Generation(tmp_path), generations.Generation(tmp_path)
+    with first.locked(), pytest.raises(UsageError, match="is being made by another command"), second.locked():
+        pytest.fail("both work on it")
+    with generations.Generation(tmp_path).locked():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_incomplete_generation_gets_no_manifest(tmp_path):
+    folder = generations.Generation(tmp_path)
+    folder.begin(SETTINGS)
+    list(folder.save([image(0)]))
+    with pytest.raises(DataError, match="1 of 2 images have a line; the same command makes the others"):
+        folder.finish(2, settings=SETTINGS)
+    assert folder.part_path.exists()
+    assert not folder.manifest_path.exists()
+
+
+def test_settings_that_differ_are_named_by_the_flag_that_leads(tmp_path):
+    folder = generations.Generation(tmp_path)
+    folder.begin({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "abc"})
+    with pytest.raises(UsageError, match=r"^--cfg_start was not given: .* holds a generation with 500.0; takes the same"):
+        folder.rows({"cfg_start": None, "cfg_before": None, "lora": "abc"})
+    with pytest.raises(UsageError, match="^--lora: .* holds a generation with others"):
+        folder.rows({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "xyz"})
+
+
 def test_an_image_that_cannot_be_saved_ends_the_run_and_loses_none_before_it(tmp_path, monkeypatch):
     folder = generations.Generation(tmp_path)
     folder.begin(SETTINGS)
@@ -114,7 +175,10 @@ def test_an_image_that_cannot_be_saved_ends_the_run_and_loses_none_before_it(tmp
     monkeypatch.setattr(folder, "_save_image", full)
     with pytest.raises(OSError, match="No space left"):
         list(folder.save(map(image, range(5)), waiting=1))
-    assert [r["index"] for r in folder.rows(SETTINGS)] == [0, 1]
+    # those after it that were saved have a line too
+    lines = sorted(r["index"] for r in folder.rows(SETTINGS))
+    assert lines == sorted(int(p.stem) for p in (tmp_path / "generations").iterdir())
+    assert lines[:2] == [0, 1]
 
 
 def test_images_of_somebody_else_are_not_overwritten(tmp_path):

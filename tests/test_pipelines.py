@@ -96,6 +96,13 @@ def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(scr
         ("Flux", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 4"),
         ("SDXL", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 8"),
         ("Flux", ["--scheduler", "DDIM"], "--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete"),
+        (
+            "SD 1",
+            ["--cfg_start", "auto", "--scheduler", "HeunDiscrete"],
+            "--cfg_start='auto' compares steps, and this scheduler",
+        ),
+        ("SD 1", ["--cfg_start", 1000], "--cfg_start=1000 comes before the first timestep; takes auto, or 0 to below 1000"),
+        ("SD 1", ["--scheduler", "LCM", "--num_inference_steps", 60], "--num_inference_steps=60 is not accepted by LCM"),
         ("SD 1", ["--guidance_scale", 1, "--cfg_start", 500], "--cfg_start needs an unconditional branch"),
         ("SD 1", ["--guidance_scale", 1, "--negative_prompt", "x"], "--negative_prompt='x' has no effect"),
     ],
@@ -116,4 +123,4 @@ def test_a_network_without_guidance_scale_says_so(refused, tmp_path):
 def test_a_pipeline_of_another_kind_is_refused_by_its_class(refused, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     line = refused("diff_inference", "--modelpath", tmp_path, "--prompt", "x")
-    assert "is a KandinskyPipeline; generation takes one of: StableDiffusionPipeline, StableDiffusionXLPipeline" in line
+    assert "is a KandinskyPipeline; takes one of: StableDiffusionPipeline, StableDiffusionXLPipeline" in line

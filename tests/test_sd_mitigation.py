@@ -103,6 +103,16 @@ def test_compare_in_a_folder_that_is_given(script, micro_sd, tmp_path):
     assert (tmp_path / "g" / "compare.png").is_file()
 
 
+def test_a_comparison_is_refused_before_hours_go_into_its_first_half(refused, script, micro_sd, tmp_path):
+    common = ("--pretrained_model_name_or_path", micro_sd, "-nb", 1, *FAST)
+    assert "--compare shows what a mitigation changes, and none is on" in refused("sd_mitigation", *common, "--compare")
+    script("sd_mitigation", *common, "--rand_noise_lam", 0.2, "--savepath", tmp_path / "g")
+    for more in ((), ("--dry_run",)):
+        line = refused("sd_mitigation", *common, "--rand_noise_lam", 0.1, "--compare", "--savepath", tmp_path / "g", *more)
+        assert "--rand_noise_lam=0.1: " in line
+    assert not (tmp_path / "g-without").exists()
+
+
 def test_every_flag_of_inference_is_one_of_mitigation():
     inference, both = (
         {f.name for f in dataclasses.fields(o)} for o in (options.GenerationOptions, options.MitigationOptions)
@@ -116,10 +126,7 @@ def test_every_flag_of_inference_is_one_of_mitigation():
     [
         (["--rand_noise_lam", 1.5], "--rand_noise_lam='1.5' is not accepted; takes a number from 0 to 1"),
         (["--rand_augs", "words"], "--rand_augs='words' is not accepted; takes one of: rand_numb_add, rand_word_add"),
-        (
-            ["--compare"],
-            "--compare shows what a mitigation changes; takes one of: --rand_noise_lam, --rand_augs, --cfg_start",
-        ),
+        (["--compare"], "--compare shows what a mitigation changes, and none is on; takes one, as --rand_noise_lam"),
         (["--capstyle", "classlevel"], "--capstyle='classlevel' draws prompts; give their number with -nb"),
         (["--pretrained_model_name_or_path", "nobody/none"], "pass its folder with --pretrained_model_name_or_path"),
     ],

@@ -1,6 +1,9 @@
 """A generation folder: its names, what is written while it is made, and its manifest."""
 
+import contextlib
+import fcntl
 import json
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,11 +40,13 @@ class Generation:
         return [str(self.path / n) for n in names]
 
     def _check(self, found, settings):
-        for key in sorted({*found, *settings}):
+        for key in dict.fromkeys((*settings, *found)):  # a mitigation's leading flag before those that go with it
             if found.get(key) != settings.get(key):
-                named = key in ("modelpath", "prompts")  # known by an id and a hash that tell a reader nothing
-                given = f"--{key}" if named else f"--{key}={settings.get(key)!r}"
-                held = "others" if named else repr(found.get(key))
+                named = key in ("modelpath", "prompts", "lora")  # known by an id or a hash, which tell a reader nothing
+                missing = settings.get(key) is None
+                given = f"--{key}" if named or missing else f"--{key}={settings.get(key)!r}"
+                given += " was not given" if missing else ""
+                held = "others" if named else "none" if found.get(key) is None else repr(found.get(key))
                 raise UsageError(
                     f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same, or another --savepath "
                     "or --run_name"
@@ -97,15 +102,26 @@ class Generation:
     def save(self, images, *, threads=2, waiting=64):
         """Save images as they come, in threads, while the next are made; at most `waiting` are held. images: iterable of
         records.GeneratedImage. Yields: manifest rows, in order, each once its image and its line are on disk.
+
+        The thread that saves an image writes its line: a process that is killed while it makes the next batch, or whose
+        disk is full, has a line for every image that is there. Leaving this early waits for what is being saved.
         """
-        with ThreadPoolExecutor(threads) as pool, open(self.part_path, "a", encoding="utf-8") as part:
+        writing = threading.Lock()
+        with open(self.part_path, "a", encoding="utf-8") as part, ThreadPoolExecutor(threads) as pool:
             pending = deque()
             for image in images:
-                pending.append(pool.submit(self._save_image, image))
+                pending.append(pool.submit(self._save, image, part, writing))
                 while len(pending) > waiting or pending and pending[0].done():
-                    yield _with_line(pending.popleft().result(), part)
+                    yield pending.popleft().result()
             while pending:
-                yield _with_line(pending.popleft().result(), part)
+                yield pending.popleft().result()
+
+    def _save(self, made, part, writing):
+        row = self._save_image(made)
+        with writing:
+            part.write(json.dumps(row) + "\n")
+            part.flush()
+        return row
 
     def _save_image(self, made):
         job = made.job
@@ -117,9 +133,30 @@ class Generation:
             made.image.save(part, format="PNG")
         return row
 
-    def finish(self, **fields):
-        """Write prompts.txt and the manifest from what every process saved, and remove the parts. Returns: rows by index."""
+    @contextlib.contextmanager
+    def locked(self):
+        """While open, no other command works on this folder; UsageError when one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / "manifest.lock"
+        with open(lock, "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when a process dies
+            except BlockingIOError:
+                raise UsageError(
+                    f"--savepath: {str(self.path)!r} is being made by another command; takes another --savepath or "
+                    "--run_name, or wait for that one"
+                ) from None
+            yield
+            lock.unlink(missing_ok=True)
+
+    def finish(self, total, **fields):
+        """Write prompts.txt and the manifest from what every process saved, and remove the parts. Returns: rows by index.
+
+        DataError, with everything left as it is, unless there are `total` rows.
+        """
         rows = sorted(self._read_parts()[1], key=lambda row: row["index"])
+        if len(rows) != total:
+            raise DataError(f"{self.path}: {len(rows)} of {total} images have a line; the same command makes the others")
         escaped = (r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for r in rows)
         manifest.write_text(self.prompts_path, "".join(f"{line}\n" for line in escaped))
         manifest.write_manifest(self.manifest_path, "generation", **fields, images=rows)
@@ -135,12 +172,6 @@ def _whole_lines(path):
             yield json.loads(line)
         except ValueError:
             return
-
-
-def _with_line(row, part):
-    part.write(json.dumps(row) + "\n")
-    part.flush()
-    return row
 
 
 def read_queries_manifest(folder):

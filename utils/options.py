@@ -1,6 +1,6 @@
 """The options of every script: one frozen dataclass each, whose fields declare the flags."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -189,7 +189,9 @@ class GenerationOptions(Common, Tracking):
     guidance_scale: float = flag(
         None, kind=real(0), help="guidance; 1 or less is none (7.5; SD 3 and Flux: their pipeline's own)"
     )
-    scheduler: str = flag(None, help="a diffusers scheduler, without the word Scheduler; else the pipeline's own")
+    scheduler: str = flag(
+        None, help="a diffusers scheduler, without the word Scheduler (the pipeline's own; base model: DPM++)"
+    )
     rand_noise_lam: float = flag(0.0, kind=real(0, 1), help="Gaussian noise on prompt embeddings, standard deviation")
     rand_augs: str = flag(None, kind=one_of(PROMPT_EDITS), help="inference-time mitigation on prompts")
     rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
@@ -208,6 +210,9 @@ class GenerationOptions(Common, Tracking):
     def check(self):
         if self.cfg_before and self.cfg_start is None:
             raise UsageError(f"--cfg_before={self.cfg_before:g} is a scale before --cfg_start; give that too")
+        usual = next(f.default for f in fields(self) if f.name == "rand_aug_repeats")
+        if self.rand_aug_repeats != usual and not self.rand_augs:
+            raise UsageError(f"--rand_aug_repeats={self.rand_aug_repeats} is how often --rand_augs applies; give that too")
         if self.modelpath and self.pretrained_model_name_or_path:
             raise UsageError(
                 f"--modelpath={self.modelpath!r} and --pretrained_model_name_or_path="
@@ -242,14 +247,7 @@ class MitigationOptions(GenerationOptions):
     default_model: ClassVar[str] = "CompVis/stable-diffusion-v1-4"
 
     rand_aug_repeats: int = flag(4, kind=whole(1), help="how many times --rand_augs applies")
-    compare: bool = switch(help="generate without the mitigation too, from the same noise, and put pairs into one grid")
-
-    def check(self):
-        super().check()
-        if self.compare and not (self.rand_noise_lam or self.rand_augs or self.cfg_start is not None):
-            raise UsageError(
-                "--compare shows what a mitigation changes; takes one of: --rand_noise_lam, --rand_augs, --cfg_start"
-            )
+    compare: bool = switch(help="generate without the mitigation too, from the same noise; a grid of the first 48 pairs")
 
 
 @dataclass(frozen=True, kw_only=True)

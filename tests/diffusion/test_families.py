@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.pipelines import MINIATURES, flux, miniature
-from utils.diffusion import families, generation, mitigation
+from utils.diffusion import families, generation, mitigation, models
 from utils.errors import UsageError
 from utils.records import Prompt
 
@@ -48,11 +48,12 @@ def test_published_steps_and_scale_for_stable_diffusion_else_the_pipelines_own()
     }  # fmt: skip
 
 
-def test_another_class_is_refused_by_name():
-    with pytest.raises(
-        UsageError, match="--modelpath='x' is a KandinskyPipeline; generation takes one of: StableDiffusionP"
-    ):
-        families.class_of("--modelpath", "x", {"_class_name": "KandinskyPipeline"})
+def test_another_class_is_refused_by_name(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(UsageError, match="--modelpath='.*' is a KandinskyPipeline; takes one of: StableDiffusionPipeline, "):
+        families.read("--modelpath", str(tmp_path))
+    with pytest.raises(UsageError, match="is a KandinskyPipeline; takes one of: StableDiffusionPipeline$"):
+        families.read("--modelpath", str(tmp_path), takes=families.TRAINED)
 
 
 @pytest.mark.parametrize("name", ["SD 1", "SD 3"])
@@ -87,17 +88,30 @@ def test_schedulers_by_name():
         ("FlowMatchEulerDiscrete", "is unknown"),
     ):
         with pytest.raises(UsageError, match=message):
-            families.use_scheduler(pipeline, name)
+            families.require_scheduler("--scheduler", name, "StableDiffusionPipeline")
     with pytest.raises(UsageError, match="--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete"):
         families.require_scheduler("--scheduler", "DDIM", "FluxPipeline")
 
 
-def test_a_pipelines_own_scheduler_must_be_acceptable_too():
-    pipeline = miniature("SD 1")
-    families.use_scheduler(pipeline, None)
-    pipeline.scheduler = diffusers.EDMEulerScheduler()
+def configs(own, **scheduler):
+    return models.Configs({"scheduler": ["diffusers", f"{own}Scheduler"]}, {}, {}, scheduler)
+
+
+def test_a_scheduler_is_planned_without_weights():
+    def planned(given, own="DDIM", steps=50, name="StableDiffusionPipeline", **config):
+        return families.plan_scheduler(name, given, configs(own, **config), steps)
+
+    assert planned(None) == ("DDIM", 1)
+    assert planned("HeunDiscrete") == ("HeunDiscrete", 2)
+    assert planned(None, own="FlowMatchEulerDiscrete", name="FluxPipeline") == ("FlowMatchEulerDiscrete", 1)
     with pytest.raises(UsageError, match="own scheduler .* taken with --scheduler.*'EDMEuler' is unknown"):
-        families.use_scheduler(pipeline, None)
+        planned(None, own="EDMEuler")
+    with pytest.raises(UsageError, match="--num_inference_steps=60 is not accepted by LCM: "):
+        planned("LCM", steps=60)
+    with pytest.raises(UsageError, match="--num_inference_steps=1001 is not accepted by DDIM: "):
+        planned(None, steps=1001)
+    with pytest.raises(UsageError, match="'FlowMatchEulerDiscrete' samples stochastically"):
+        planned(None, own="FlowMatchEulerDiscrete", name="FluxPipeline", stochastic_sampling=True)
 
 
 def test_options_of_guidance_that_would_have_no_effect_are_refused():
@@ -124,6 +138,9 @@ def test_prompts_count_the_tokens_that_reach_the_network():
     pipeline = miniature("SD 3")
     pipeline.tokenizer_3 = None
     assert families.family_of(pipeline).longest(pipeline) == (pipeline.tokenizer, 32)
+    second_alone = miniature("SDXL")
+    second_alone.tokenizer = second_alone.text_encoder = None
+    assert families.family_of(second_alone).longest(second_alone) == (second_alone.tokenizer_2, 32)
     assert flux(guidance_embeds=False).transformer.config.guidance_embeds is False
 
 
@@ -132,3 +149,7 @@ def test_the_resolution_is_checked_before_anything_loads(micro_sd):
     families.require_resolution("m", name, configs, 16)
     with pytest.raises(UsageError, match="--resolution=20 is not accepted; 'm' takes multiples of 8"):
         families.require_resolution("m", name, configs, 20)
+    third = models.Configs({}, {"block_out_channels": [8, 8]}, {"patch_size": 2, "pos_embed_max_size": 16}, {})
+    families.require_resolution("m", "StableDiffusion3Pipeline", third, 64)
+    with pytest.raises(UsageError, match="--resolution=68 is not accepted; 'm' takes multiples of 4, up to 64"):
+        families.require_resolution("m", "StableDiffusion3Pipeline", third, 68)

@@ -1,3 +1,6 @@
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -28,21 +31,38 @@ def test_the_static_transition_is_passed_at_its_timestep():
 
 
 def test_the_dynamic_transition_is_each_images_first_local_minimum():
-    """Distances 5 3 4 2 and 5 4 3 2: the first image's minimum is the second step, seen at the third; the other has none."""
+    """Distances 5 3 4 2, 5 4 3 2 and 1 2 1 2: the first image's minimum is the second step, seen at the third; the second has
+    none; the third's first value is no minimum, for nothing fell before it."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
     found = [
-        hook(prediction(t, [first, second], [0.0, 0.0])).conditional.flatten().tolist()
-        for t, first, second in ((900, 5.0, 5.0), (800, 3.0, 4.0), (700, 4.0, 3.0), (600, 2.0, 2.0))
+        hook(prediction(t, distances, [0.0] * 3)).conditional.flatten().tolist()
+        for t, distances in ((900, [5.0, 5.0, 1.0]), (800, [3.0, 4.0, 2.0]), (700, [4.0, 3.0, 1.0]), (600, [2.0, 2.0, 2.0]))
     ]
-    assert found == [[0.0, 0.0], [0.0, 0.0], [28.0, 0.0], [14.0, 0.0]]
-    assert hook.report() == [{"guided_from": 700.0}, {"guided_from": None}]
+    assert found == [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [28.0, 0.0, 0.0], [14.0, 0.0, 14.0]]
+    assert hook.report() == [{"guided_from": 700.0}, {"guided_from": None}, {"guided_from": 600.0}]
+
+
+def test_a_timestep_that_comes_twice_counts_once():
+    """PNDM evaluates its second timestep twice: 5 3 4 (again at the same time) 2 has no minimum."""
+    hook = guidance.DynamicTransition(scale=7.0, before=0.0)
+    found = [hook(prediction(t, [d], [0.0])).conditional.item() for t, d in ((900, 5.0), (800, 3.0), (800, 4.0), (700, 2.0))]
+    assert found == [0.0] * 4
+
+
+def test_of_a_flow_the_distance_is_its_own():
+    """The noise's, (1 - t) times it, would rise here from the first step on, and fall only at the last."""
+    hook = guidance.DynamicTransition(scale=7.0, before=0.0)
+    steps = ((1000, 5.0), (800, 4.0), (500, 4.5))
+    found = [hook(dataclasses.replace(prediction(t, [d], [0.0], 1 - t / 1000), flow=True)) for t, d in steps]
+    assert [p.conditional.item() for p in found] == [0.0, 0.0, 31.5]
 
 
 def test_the_distance_is_that_of_the_noise_whatever_is_predicted():
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
-    steps = ((900, 5.0, 0.1), (800, 4.0, 0.2))  # the velocity's distance falls, the noise's rises from 0.5 to 0.8
+    # the velocity's distance falls throughout, the noise's is 0.6, 0.5, 0.8
+    steps = ((950, 6.0, 0.1), (900, 5.0, 0.1), (800, 4.0, 0.2))
     found = [hook(prediction(t, [d], [0.0], factor)).conditional.item() for t, d, factor in steps]
-    assert found == [0.0, 28.0]
+    assert found == [0.0, 0.0, 28.0]
 
 
 def loop(parts, scheduler, text, seed, choose, *, scale, steps):
@@ -102,7 +122,8 @@ def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, 
         def choose(seen, t, began=began):
             factor = [a**0.5 if kind == "v_prediction" else 1.0 for *_, a in seen]
             distance = [f * float((c - u).norm()) for f, (c, u, _) in zip(factor, seen, strict=True)]
-            if not began and len(distance) > 1 and distance[-1] > distance[-2]:
+            fell = any(later < earlier for earlier, later in itertools.pairwise(distance[:-1]))
+            if not began and fell and distance[-1] > distance[-2]:
                 began.append(t)
             return 6.0 if began else 0.0
 

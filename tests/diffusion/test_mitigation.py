@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from utils import flags, options
 from utils.data.caption_edits import RandomTokens
 from utils.diffusion import mitigation, steering
 from utils.errors import UsageError
@@ -110,6 +111,12 @@ def test_a_pipeline_that_lacks_what_a_mitigation_needs_is_an_error_that_names_it
         mitigation.require(steer, guided=False, tokenizer=True)
     with pytest.raises(UsageError, match="--rand_augs needs a tokenizer"):
         mitigation.require(edit, guided=True, tokenizer=False)
+    auto = mitigation.chosen(OFF | {"cfg_start": "auto"})
+    mitigation.require(steer, guided=True, tokenizer=True, order=2)
+    with pytest.raises(
+        UsageError, match="--cfg_start='auto' compares steps, and this scheduler evaluates the network 2 times"
+    ):
+        mitigation.require(auto, guided=True, tokenizer=True, order=2)
 
 
 def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
@@ -123,12 +130,17 @@ def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
     assert mitigation.SampleHooks((made,)).edit_prompt("a", None) == "A"
 
 
-def test_the_example_of_the_documentation_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL)
-    room = vars(mitigation) | {}
-    exec(code, room)  # noqa: S102, our own page
-    made = room["halfway_unconditional"](cfg_stop=500.0)
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    """From the command line to the hook, with the option declared as the page says."""
+    declared, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL)
+    room = vars(mitigation) | vars(options) | {}
+    body = declared.replace("    cfg_stop", "\n    cfg_stop")
+    exec(f"@dataclass(frozen=True, kw_only=True)\nclass Longer(GenerationOptions):\n    ...\n{body}\n{code}", room)
+    monkeypatch.setattr(mitigation, "MITIGATIONS", (*mitigation.MITIGATIONS, room["unguided_end"]))
+    opts = flags.parse(room["Longer"], ["--prompt", "x", "--cfg_stop", "500"], description="")
+    (made,) = mitigation.chosen(vars(opts))
     below, above = (steering.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0) for t in (400.0, 600.0))
+    assert made.name == "cfgstop_500"
     assert made.steer(7.5)(below).conditional.item() == 0
     assert made.steer(7.5)(above) is above
-    assert room["halfway_unconditional"](cfg_stop=None) is None
+    assert mitigation.chosen(vars(flags.parse(room["Longer"], ["--prompt", "x"], description=""))) == ()

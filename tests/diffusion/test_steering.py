@@ -37,6 +37,7 @@ def test_a_hook_sees_every_step_and_changes_nothing_unless_it_does(name):
         assert p.conditional.shape == p.unconditional.shape == p.latents.shape
         assert len(p.latents) == 2
         assert not torch.equal(p.conditional, p.unconditional)
+    assert all(p.flow == (name in ("SD 3", "Flux")) for p in seen)
     assert not pipeline.scheduler.__dict__.get("step")
     assert same(plain, made(pipeline))  # nothing is left behind
 
@@ -71,7 +72,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
     parts = micro_parts()
     pipeline = models.assemble(parts)
     pipeline.scheduler = getattr(diffusers, f"{scheduler}Scheduler").from_config(parts.scheduler.config)
-    moved = 40 if scheduler == "DDIM" else 0  # Euler finds its place by the timestep itself
+    moved = 40 if scheduler == "DDIM" else 0  # Euler finds its place by counting
 
     def steer(scale):
         return lambda p: dataclasses.replace(
@@ -94,6 +95,13 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample[0]
     expected = ((image / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(found - expected).max() <= 1
+
+
+def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts):
+    pipeline = models.assemble(micro_parts())
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(TypeError, match="EulerDiscreteScheduler counts its steps; a hook cannot replace its timestep"):
+        made(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
 
 
 def test_without_an_unconditional_branch_the_hook_gets_one_prediction(micro_parts):

@@ -10,7 +10,7 @@ def folder(path, colour, count, prompt):
     made.begin({})
     jobs = (ImageJob(i, i, "a circle", prompt) for i in range(count))
     list(made.save(GeneratedImage(job, Image.new("RGB", (8, 8), (colour, job.index, 0)), {}) for job in jobs))
-    made.finish(settings={})
+    made.finish(count, settings={})
     return made
 
 

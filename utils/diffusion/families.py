@@ -90,7 +90,8 @@ def _flux_negative(pipeline, prompt, device):
 
 
 def _clip_length(pipeline):
-    return pipeline.tokenizer, pipeline.tokenizer.model_max_length
+    own = tokenizer_of(pipeline)
+    return own, own.model_max_length
 
 
 def _sd3_length(pipeline):
@@ -134,31 +135,36 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def class_of(flag, source, index):
-    """Name of the pipeline class that a model_index says; UsageError for one that nothing here knows."""
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise UsageError(f"{flag}={str(source)!r} is a {name}; generation takes one of: {', '.join(FAMILIES)}")
-    return name
+TRAINED = ("StableDiffusionPipeline",)  # what diff_train.py takes
 
 
-def read(flag, source, *, revision=None):
-    """Class name and models.Configs of a pipeline, without its weights; UsageError for one that nothing here knows."""
+def read(flag, source, *, revision=None, takes=tuple(FAMILIES)):
+    """Class name and models.Configs of a pipeline, without its weights; UsageError for a class that is not in `takes`."""
     index = models.read_index(flag, source, revision=revision)
-    name = class_of(flag, source, index)
+    name = index.get("_class_name")
+    if name not in takes:
+        raise UsageError(f"{flag}={str(source)!r} is a {name}; takes one of: {', '.join(takes)}")
     return name, models.read_configs(flag, source, index, denoiser=FAMILIES[name].denoiser, revision=revision)
 
 
 def require_resolution(source, name, configs, side):
     """UsageError unless a pipeline of class `name` takes images of `side` pixels."""
     multiple = FAMILIES[name].multiple(configs.factor, configs.patch)
-    if side % multiple:
-        raise UsageError(f"--resolution={side} is not accepted; {source!r} takes multiples of {multiple}")
+    positions = configs.denoiser.get("pos_embed_max_size")
+    largest = positions and positions * configs.factor * configs.patch
+    if side % multiple or largest and side > largest:
+        limit = f", up to {largest}" if largest else ""
+        raise UsageError(f"--resolution={side} is not accepted; {source!r} takes multiples of {multiple}{limit}")
 
 
 def family_of(pipeline):
     """The Family of a loaded pipeline."""
     return FAMILIES[type(pipeline).__name__]
+
+
+def tokenizer_of(pipeline):
+    """The CLIP tokenizer of a pipeline; SDXL may have its second alone."""
+    return pipeline.tokenizer or pipeline.tokenizer_2
 
 
 def default_sampling(name):
@@ -183,7 +189,7 @@ def require_guidance(name, denoiser, scale, negative_prompt, *, scale_given):
             f"--negative_prompt={negative_prompt!r} has no effect with --guidance_scale={scale:g}: guidance is off; takes a "
             "scale above 1 and a network that is not distilled"
         )
-    if scale_given and not guided and not denoiser.get("guidance_embeds", True):
+    if scale_given and not guided and not FAMILIES[name].joined and not denoiser.get("guidance_embeds", False):
         raise UsageError(
             f"--guidance_scale={scale:g} has no effect: this network takes no scale; with --negative_prompt, which may be "
             "empty, it is that of classifier-free guidance"
@@ -205,14 +211,30 @@ def require_scheduler(flag, name, pipeline_class):
     return choose(flag, name, {n: getattr(diffusers, f"{n}Scheduler") for n in accepted})
 
 
-def use_scheduler(pipeline, name):
-    """Give the pipeline the scheduler of that name, keeping its betas and prediction type; None: its own, if acceptable."""
-    own = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
-    if name is None:
-        require_scheduler(
-            "the pipeline's own scheduler (another one is taken with --scheduler)", own, type(pipeline).__name__
+def plan_scheduler(name, given, configs, steps):
+    """The scheduler of a pipeline of class `name`: `given`, or its own; checked without weights.
+
+    UsageError on one that is not accepted or cannot run so many steps. Returns: (its name, evaluations of the network a
+    step).
+    """
+    own = configs.index["scheduler"][1].removesuffix("Scheduler")
+    flag = "--scheduler" if given else "the pipeline's own scheduler (another one is taken with --scheduler)"
+    made = require_scheduler(flag, given or own, name)
+    if configs.scheduler.get("stochastic_sampling") and given in (None, own):
+        raise UsageError(
+            f"{flag}={own!r} samples stochastically, with noise that these pipelines do not draw from the image's own "
+            "generator; takes a scheduler_config.json with stochastic_sampling false"
         )
-        return
-    made = require_scheduler("--scheduler", name, type(pipeline).__name__)
-    if name != own:
+    if FAMILIES[name].schedulers == DENOISING:
+        try:
+            made.from_config(configs.scheduler).set_timesteps(steps)
+        except (ValueError, IndexError) as error:
+            raise UsageError(f"--num_inference_steps={steps} is not accepted by {given or own}: {error}") from None
+    return given or own, made.order
+
+
+def use_scheduler(pipeline, name):
+    """Give the pipeline the scheduler of that name, unless it is its own, keeping its betas and prediction type."""
+    if name != type(pipeline.scheduler).__name__.removesuffix("Scheduler"):
+        made = require_scheduler("--scheduler", name, type(pipeline).__name__)
         pipeline.scheduler = made.from_config(pipeline.scheduler.config)

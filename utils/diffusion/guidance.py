@@ -35,26 +35,30 @@ class DynamicTransition:
     """Scale `before` until the distance of the two branches' noise, ||e_c - e_u||_2 over an image, has passed its first
     local minimum over steps; each image has its own transition.
 
-    A minimum shows itself at the step after it, where the distance rises: guidance starts there. The alternative, going back
-    a step, would cost each image another evaluation of the network. An image whose distance never rises is never guided.
+    A minimum shows itself at the step after it, where the distance rises again after it fell: guidance starts there. The
+    alternative, going back a step, would cost each image another evaluation of the network. An image whose distance has no
+    minimum is never guided. A timestep that comes twice (PNDM's second) counts once. For flow matching the distance is that
+    of the flow: its noise is the latents themselves at the start, whatever the prompt, so that there it would always rise.
     One object a batch.
     """
 
     def __init__(self, *, scale, before):
         self.scale, self.before = scale, before
-        self.last = self.passed = self.at = None
+        self.time = self.last = self.fell = self.passed = self.at = None
 
     def __call__(self, prediction):
         difference = (prediction.conditional - prediction.unconditional).float().flatten(1)
-        distance = difference.norm(dim=1) * abs(prediction.noise_factor)  # [B]
+        distance = difference.norm(dim=1) * (1.0 if prediction.flow else abs(prediction.noise_factor))  # [B]
         if self.last is None:
-            self.passed = torch.zeros_like(distance, dtype=torch.bool)
+            self.fell = self.passed = torch.zeros_like(distance, dtype=torch.bool)
             self.at = torch.full_like(distance, torch.nan)
-        else:
-            rises = ~self.passed & (distance > self.last)
+        elif prediction.timestep != self.time:
+            rises = ~self.passed & self.fell & (distance > self.last)
             self.at = torch.where(rises, prediction.timestep, self.at)
-            self.passed |= rises
-        self.last = distance
+            self.fell = self.fell | (distance < self.last)
+            self.passed = self.passed | rises
+        if prediction.timestep != self.time:
+            self.time, self.last = prediction.timestep, distance
         return guided(prediction, torch.where(self.passed, self.scale, self.before))
 
     def report(self):

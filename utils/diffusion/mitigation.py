@@ -59,7 +59,8 @@ class Mitigation:
     edit_embedding: (token embeddings of one image and branch [T, D], torch generator of both) -> [T, D]. Pooled embeddings
     are not offered.
     steer: (guidance scale) -> a hook of `steering`, made anew for each batch; its `report()`, if it has one, gives a dict an
-    image, kept in the manifest. unconditional: whether it needs that branch.
+    image, kept in the manifest. unconditional: whether it needs that branch. first_order: whether it needs a scheduler that
+    evaluates the network once a step.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Mitigation:
     edit_embedding: Callable | None = None
     steer: Callable | None = None
     unconditional: bool = False
+    first_order: bool = False
 
 
 def embedding_noise(*, rand_noise_lam):
@@ -100,7 +102,8 @@ def guidance_transition(*, cfg_start, cfg_before):
             return guidance.StaticTransition(start=cfg_start, before=cfg_before)
 
     start = cfg_start if cfg_start == "auto" else f"{cfg_start:g}"
-    return Mitigation(f"cfgstart_{start}_{cfg_before:g}", "--cfg_start", steer=steer, unconditional=True)
+    return Mitigation(f"cfgstart_{start}_{cfg_before:g}", "--cfg_start", steer=steer, unconditional=True,
+                      first_order=cfg_start == "auto")  # fmt: skip
 
 
 # The parameters of each are the flags that it reads. A new one is a function like these, a line here and a test (and its
@@ -158,13 +161,19 @@ class SampleHooks:
         return Chain(hooks) if hooks else None
 
 
-def require(mitigations, *, guided, tokenizer):
-    """UsageError when the pipeline lacks what a mitigation needs. guided: that branch; tokenizer: that."""
+def require(mitigations, *, guided, tokenizer, order=1):
+    """UsageError when the pipeline lacks what a mitigation needs. guided: has that branch; tokenizer: has one; order: of
+    its scheduler, evaluations of the network a step."""
     for each in mitigations:
         if each.unconditional and not guided:
             raise UsageError(
                 f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes --guidance_scale above "
                 "1, and for Flux --negative_prompt, which may be empty"
+            )
+        if each.first_order and order > 1:
+            raise UsageError(
+                f"{each.flag}='auto' compares steps, and this scheduler evaluates the network {order} times in each; takes "
+                "a number, or another --scheduler"
             )
         if each.edit_prompt and not tokenizer:
             raise UsageError(f"{each.flag} needs a tokenizer, which this pipeline does not have; takes another pipeline")

@@ -82,12 +82,13 @@ def _loading_errors():
 
 @dataclass(frozen=True)
 class Configs:
-    """What a pipeline's folder or hub repository says of it, without its weights. index: model_index; vae, denoiser: their
-    configurations."""
+    """What a pipeline's folder or hub repository says of it, without its weights. index: model_index; vae, denoiser,
+    scheduler: their configurations."""
 
     index: dict
     vae: dict
     denoiser: dict
+    scheduler: dict
 
     @property
     def factor(self):
@@ -113,11 +114,12 @@ def read_index(flag, source, *, revision=None):
 
 def read_configs(flag, source, index, *, denoiser, revision=None):
     """Configurations of a pipeline with that model_index whose predicting network is the folder `denoiser`."""
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, DDIMScheduler
 
     try:
         found = (AutoencoderKL.load_config(source, subfolder=part, revision=revision) for part in ("vae", denoiser))
-        made = Configs(index, *found)
+        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=revision)  # of whatever class it is
+        made = Configs(index, *found, scheduler)
         made.vae["block_out_channels"]  # a folder may hold another network's configuration
         return made
     except _loading_errors() as error:
@@ -168,7 +170,8 @@ def require_lora(place):
         raise UsageError(f"--lora={place!r} is not a .safetensors file, and others are not opened; {takes}")
     if path.is_dir() and len(list(path.glob("*.safetensors"))) != 1:
         raise UsageError(f"--lora={place!r} holds {len(list(path.glob('*.safetensors')))} .safetensors files; {takes}")
-    if not path.exists() and (path.is_absolute() or place.startswith(".") or place.count("/") != 1):
+    like_path = path.is_absolute() or place.startswith(".") or place.endswith(".safetensors") or path.parent.is_dir()
+    if not path.exists() and (like_path or place.count("/") != 1):
         raise UsageError(f"--lora={place!r} does not exist; {takes}")
 
 

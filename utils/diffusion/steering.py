@@ -18,7 +18,7 @@ class Prediction:
     latents: [B, ...], the scheduler's sample before this step, not scaled as some schedulers do for the denoiser. timestep:
     float, on the scheduler's scale, 0 is clean. conditional, unconditional: [B, ...] what the denoiser predicts (noise,
     velocity or flow); unconditional is None where the pipeline runs without that branch. noise_factor: a difference of
-    predictions times this is a difference of predicted noise.
+    predictions times this is a difference of predicted noise. flow: whether the model predicts a flow.
     """
 
     latents: torch.Tensor
@@ -26,6 +26,7 @@ class Prediction:
     conditional: torch.Tensor
     unconditional: torch.Tensor | None
     noise_factor: float
+    flow: bool = False
 
 
 def noise_factor(scheduler, timestep):
@@ -49,8 +50,9 @@ def noise_factor(scheduler, timestep):
 def steered(pipeline, family, hook, *, guided):
     """While open, for one call of the pipeline, `hook` (Prediction -> Prediction) is asked at every step; None: no one is.
 
-    Its predictions go into the pipeline's own guidance, its latents and timestep into the scheduler's step. guided:
-    whether the call has an unconditional branch.
+    Its predictions go into the pipeline's own guidance, its latents and timestep into the scheduler's step. A timestep can
+    be replaced where the scheduler computes from it (DDIM, DDPM); those that find their place by counting steps raise
+    TypeError. guided: whether the call has an unconditional branch.
     """
     if hook is None:
         yield
@@ -63,7 +65,10 @@ def steered(pipeline, family, hook, *, guided):
     def step(model_output, timestep, sample, *args, **kwargs):
         given, answer = now["given"], now["answer"]
         sample = sample if answer.latents is given.latents else answer.latents
-        timestep = timestep if answer.timestep == given.timestep else torch.as_tensor(answer.timestep).to(timestep)
+        if answer.timestep != given.timestep:
+            if hasattr(scheduler, "_step_index"):
+                raise TypeError(f"{type(scheduler).__name__} counts its steps; a hook cannot replace its timestep")
+            timestep = torch.as_tensor(answer.timestep).to(timestep)
         return scheduler_step(model_output, timestep, sample, *args, **kwargs)
 
     def scale_model_input(sample, *args, **kwargs):
@@ -73,7 +78,8 @@ def steered(pipeline, family, hook, *, guided):
     def ask(latents, conditional, unconditional):
         now["number"] += 1
         time = float(scheduler.timesteps[now["number"]])
-        now["given"] = Prediction(latents, time, conditional, unconditional, noise_factor(scheduler, time))
+        factor, flow = noise_factor(scheduler, time), type(scheduler).__name__.startswith("FlowMatch")
+        now["given"] = Prediction(latents, time, conditional, unconditional, factor, flow)
         now["answer"] = hook(now["given"])
         return now["answer"]
 

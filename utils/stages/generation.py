@@ -1,5 +1,6 @@
 """What diff_inference.py and sd_mitigation.py share: from a plan to a finished generation folder."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,11 +17,11 @@ from utils.stages.generation_plan import plans_of
 SHOWN = 8  # images that a tracker gets
 
 
-def load(opts, model, device):
-    """The pipeline, on its device, with the scheduler and the LoRA weights that the options choose."""
+def load(plan, device):
+    """The pipeline, on its device, with the scheduler and the LoRA weights of the plan."""
+    opts, model = plan.opts, plan.model
     pipeline = models.load_pipeline(model.flag, model.source, dtype=devices.dtype_of(opts.mixed_precision))
-    base = model.native and families.family_of(pipeline).stable_diffusion
-    families.use_scheduler(pipeline, opts.scheduler or ("DPMSolverMultistep" if base else None))
+    families.use_scheduler(pipeline, plan.scheduler)
     if opts.lora:
         models.load_lora(pipeline, opts.lora)
     pipeline.to(device)
@@ -56,8 +57,7 @@ def make(plan, pipeline, *, processes, progress, say):
     number}."""
     opts, folder = plan.opts, plan.folder
     rows = folder.rows(plan.settings)
-    tokens = None if pipeline.tokenizer is None else RandomTokens(pipeline.tokenizer)
-    hooks = mitigation.SampleHooks(plan.mitigations, tokens)
+    hooks = mitigation.SampleHooks(plan.mitigations, RandomTokens(families.tokenizer_of(pipeline)))
     cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
     done = {row["index"] for row in rows}
     missing = [index for index in range(plan.total) if index not in done]
@@ -94,7 +94,7 @@ def make(plan, pipeline, *, processes, progress, say):
 def _finish(plan, pipeline, record, processes):
     opts, model, folder = plan.opts, plan.model, plan.folder
     folder.finish(
-        settings=plan.settings, label=opts.dataset, batch_size=opts.batch_size, processes=processes.count,
+        plan.total, settings=plan.settings, label=opts.dataset, batch_size=opts.batch_size, processes=processes.count,
         dtype=str(pipeline.dtype), pipeline=plan.pipeline_class, scheduler=type(pipeline.scheduler).__name__,
         safety_checker="never loaded", **record, environment=runs.environment(),
         model={"modelpath": opts.modelpath, "source": model.source}, prompts=opts.prompts,
@@ -127,6 +127,7 @@ def generate_folders(opts, *, default_prompts=(), default_root, beside_run, prog
         say(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
     plans = plans_of(opts, process=processes.index, say=say, default_prompts=default_prompts, default_root=default_root,
                      beside_run=beside_run)  # fmt: skip
+    rows = [each.folder.rows(each.settings) for each in plans]  # what may be refused, before hours go into the first
     if opts.dry_run:
         writes = [p for each in plans for p in each.folder.planned()]
         writes += [str(plans[-1].folder.path / "compare.png")] if opts.compare else []
@@ -134,13 +135,14 @@ def generate_folders(opts, *, default_prompts=(), default_root, beside_run, prog
         say(json.dumps(shown, indent=1))
         return
     pipeline = None
-    for each in plans:
-        there = len(each.folder.rows(each.settings)) == each.total and each.folder.manifest_path.is_file()
+    for each, found in zip(plans, rows, strict=True):
+        there = len(found) == each.total and each.folder.manifest_path.is_file()
         record = {"images": each.total, "images_new": 0}
         try:
             if not there:
-                pipeline = pipeline or load(opts, each.model, processes.device)
-                record |= make(each, pipeline, processes=processes, progress=progress, say=say)
+                pipeline = pipeline or load(each, processes.device)
+                with each.folder.locked() if processes.main else contextlib.nullcontext():
+                    record |= make(each, pipeline, processes=processes, progress=progress, say=say)
         except KeyboardInterrupt:
             raise Stopped(f"stopped; the same command goes on with {each.folder.path}", 2) from None
         say(f"{each.total} images ({record['images_new']} new) in {each.folder.path}")

@@ -29,13 +29,15 @@ class Model:
 class Plan:
     """All that decides a generation.
 
-    pipeline_class: its name; steps, scale: of the denoising loop; side: pixels of the finished images; prompts: [Prompt];
-    mitigations: of diffusion.mitigation; settings: by flag, a folder with others is not continued; folder: a Generation.
+    pipeline_class, scheduler: their names; steps, scale: of the denoising loop; side: pixels of the finished images;
+    prompts: [Prompt]; mitigations: of diffusion.mitigation; settings: by flag, a folder with others is not continued;
+    folder: a Generation.
     """
 
     opts: object
     model: Model
     pipeline_class: str
+    scheduler: str
     steps: int
     scale: float
     side: int
@@ -63,7 +65,7 @@ def find_model(opts):
     return Model("--modelpath", opts.modelpath, None, False)
 
 
-def settings_of(opts, model, prompts, style, *, side, steps, scale):
+def settings_of(opts, model, prompts, style, scheduler, *, side, steps, scale):
     """What decides the images, by flag.
 
     A run is known by its id and prompts by their hash, not by the path that names them today.
@@ -73,7 +75,7 @@ def settings_of(opts, model, prompts, style, *, side, steps, scale):
         "modelpath": model.run.record.get("id") if model.run else model.source, "iternum": opts.iternum,
         "capstyle": style, "prompts": hashlib.sha256(texts.encode()).hexdigest(), "nbatches": len(prompts),
         "im_batch": opts.im_batch, "resolution": side, "num_inference_steps": steps, "guidance_scale": scale,
-        "scheduler": opts.scheduler, "negative_prompt": opts.negative_prompt,
+        "scheduler": scheduler, "negative_prompt": opts.negative_prompt,
         "lora": opts.lora and models.lora_id(opts.lora), **mitigation.settings(vars(opts)),
         "seed": opts.seed, "mixed_precision": opts.mixed_precision,
     }  # fmt: skip
@@ -92,27 +94,36 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
     if not model.native:
         families.require_resolution(model.source, name, configs, side)
-    if opts.scheduler:
-        families.require_scheduler("--scheduler", opts.scheduler, name)
     if opts.lora:
         models.require_lora(opts.lora)
     steps, scale = families.default_sampling(name)
     steps = opts.num_inference_steps or steps
     scale = scale if opts.guidance_scale is None else opts.guidance_scale
+    base = model.native and families.FAMILIES[name].stable_diffusion
+    wanted = opts.scheduler or ("DPMSolverMultistep" if base else None)
+    scheduler, order = families.plan_scheduler(name, wanted, configs, steps)
     guided = families.require_guidance(
         name, configs.denoiser, scale, opts.negative_prompt, scale_given=opts.guidance_scale is not None
     )
     mitigations = mitigation.chosen(vars(opts))
-    mitigation.require(mitigations, guided=guided, tokenizer=all(configs.index.get("tokenizer") or [None]))
+    tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))
+    mitigation.require(mitigations, guided=guided, tokenizer=tokenizer, order=order)
+    timesteps = configs.scheduler.get("num_train_timesteps", 1000)
+    if opts.cfg_start not in (None, "auto") and opts.cfg_start >= timesteps:
+        raise UsageError(
+            f"--cfg_start={opts.cfg_start:g} comes before the first timestep; takes auto, or 0 to below {timesteps}"
+        )
     if opts.rand_noise_lam and not guided:
         say("this pipeline runs without an unconditional branch: --rand_noise_lam goes onto the conditional one alone")
+    if not (opts.resolution or recorded or model.native):
+        say(f"no run records a resolution: images of {side} px; --resolution takes another")
     prompts, style = choose_prompts(opts, model, default_prompts, say=say)
-    settings = settings_of(opts, model, prompts, style, side=side, steps=steps, scale=scale)
+    settings = settings_of(opts, model, prompts, style, scheduler, side=side, steps=steps, scale=scale)
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     named = opts.run_name or f"{generations.generation_name([m.name for m in mitigations])}-{digits}"
     root = model.run.path / "inferences" if model.run and beside_run else Path(default_root)
     folder = generations.Generation(opts.savepath or root / named, process=process)
-    return Plan(opts, model, name, steps, scale, side, prompts, mitigations, settings, folder)
+    return Plan(opts, model, name, scheduler, steps, scale, side, prompts, mitigations, settings, folder)
 
 
 def plans_of(opts, *, process, say, **places):
@@ -121,6 +132,8 @@ def plans_of(opts, *, process, say, **places):
     Its folder stands beside the other, under its own name, so that several mitigations share it; in a folder given with
     --savepath or --run_name it is `<that>-without`.
     """
+    if opts.compare and not mitigation.chosen(vars(opts)):
+        raise UsageError("--compare shows what a mitigation changes, and none is on; takes one, as --rand_noise_lam 0.1")
     asked = plan(opts, process=process, say=say, **places)
     if not opts.compare:
         return [asked]
