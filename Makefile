@@ -9,7 +9,7 @@ $(STAMP): requirements.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip install --quiet --python $(RUN) -r requirements.txt
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) -r requirements.txt  # halves the start of a script
 	touch $@
 
 quickstart: $(STAMP)

@@ -115,9 +115,9 @@ def main(argv=None):
     parser.add_argument("--side", type=int, default=64, help="resolution that the model takes")
     parser.add_argument("--moments", default=",".join(MOMENTS), help="of any, average, state, checkpoint")
     args = parser.parse_args(argv)
-    import diffusers  # noqa: F401, before the forks: children then start at once
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    # before the forks, and by name, for the libraries import lazily: children then start at once
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
     import utils.stages.training_job
     import utils.stages.training_loop  # noqa: F401
