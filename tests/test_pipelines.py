@@ -71,6 +71,12 @@ def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitiga
     assert ("guided_from" in row) == (mitigation == "dynamic")
 
 
+def test_images_that_were_never_guided_are_counted(script, folder, tmp_path):
+    said = script("diff_inference", "--modelpath", folder("SD 1"), "--prompt", "x", "-nb", 3, "--resolution", 16, "--cfg_start",
+                  "auto", "--num_inference_steps", 1, "--savepath", tmp_path / "g")  # fmt: skip
+    assert "3 of 3 images were never guided" in said  # one step has no minimum
+
+
 def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_one_and_this_is_said(
     script, folder, tmp_path
 ):

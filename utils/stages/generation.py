@@ -87,13 +87,18 @@ def make(plan, pipeline, *, processes, progress, say):
     record = {"images_new": len(missing), "images_per_second": len(missing) / (time.perf_counter() - started)}
     if processes.main:
         record["prompts_cut"] = cut
-        _finish(plan, pipeline, record, processes)
+        rows = _finish(plan, pipeline, record, processes)
+        unguided = sum("guided_from" in row and row["guided_from"] is None for row in rows)
+        if unguided:
+            say(
+                f"{unguided} of {plan.total} images were never guided: the distance that --cfg_start auto watches had no minimum"
+            )
     return record
 
 
 def _finish(plan, pipeline, record, processes):
     opts, model, folder = plan.opts, plan.model, plan.folder
-    folder.finish(
+    return folder.finish(
         plan.total, settings=plan.settings, label=opts.dataset, batch_size=opts.batch_size, processes=processes.count,
         dtype=str(pipeline.dtype), pipeline=plan.pipeline_class, scheduler=type(pipeline.scheduler).__name__,
         safety_checker="never loaded", **record, environment=runs.environment(),
