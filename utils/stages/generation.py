@@ -90,9 +90,7 @@ def make(plan, pipeline, *, processes, progress, say):
         rows = _finish(plan, pipeline, record, processes)
         unguided = sum("guided_from" in row and row["guided_from"] is None for row in rows)
         if unguided:
-            say(
-                f"{unguided} of {plan.total} images were never guided: the distance that --cfg_start auto watches had no minimum"
-            )
+            say(f"{unguided} of {plan.total} images were never guided: what --cfg_start auto watches had no minimum")
     return record
 
 
