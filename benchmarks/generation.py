@@ -68,7 +68,7 @@ def ours(args, progress=lambda items, **_: items):
 
     def turn(folder):
         plan = planned(folder)
-        generation.make(plan, pipeline, processes=processes, progress=progress, say=lambda line: None)
+        generation.make(plan, [], pipeline, processes=processes, progress=progress, say=lambda line: None)
 
     return turn
 

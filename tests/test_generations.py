@@ -136,11 +136,13 @@ def test_a_line_is_written_without_waiting_for_the_next_image(tmp_path):
 
 def test_two_commands_do_not_share_a_folder(tmp_path):
     first, second = generations.Generation(tmp_path), generations.Generation(tmp_path)
-    with first.locked(), pytest.raises(UsageError, match="is being made by another command"), second.locked():
-        pytest.fail("both work on it")
-    with generations.Generation(tmp_path).locked():
-        pass
-    assert list(tmp_path.iterdir()) == []
+    with first.locked() as one, second.locked() as two:
+        assert (one, two) == (True, False)
+        first.require_unshared(one)
+        with pytest.raises(UsageError, match="is being made by another command; takes another --savepath"):
+            second.require_unshared(two)
+    with second.locked() as again:  # a command that ended, or died, leaves no lock
+        assert again
 
 
 def test_an_incomplete_generation_gets_no_manifest(tmp_path):
@@ -158,6 +160,8 @@ def test_settings_that_differ_are_named_by_the_flag_that_leads(tmp_path):
     folder.begin({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "abc"})
     with pytest.raises(UsageError, match=r"^--cfg_start was not given: .* holds a generation with 500.0; takes the same"):
         folder.rows({"cfg_start": None, "cfg_before": None, "lora": "abc"})
+    with pytest.raises(UsageError, match="^--lora: .* holds a generation with none"):
+        folder._check({"lora": None}, {"lora": "abc"})
     with pytest.raises(UsageError, match="^--lora: .* holds a generation with others"):
         folder.rows({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "xyz"})
 

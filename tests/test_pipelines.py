@@ -74,7 +74,7 @@ def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitiga
 def test_images_that_were_never_guided_are_counted(script, folder, tmp_path):
     said = script("diff_inference", "--modelpath", folder("SD 1"), "--prompt", "x", "-nb", 3, "--resolution", 16, "--cfg_start",
                   "auto", "--num_inference_steps", 1, "--savepath", tmp_path / "g")  # fmt: skip
-    assert "3 of 3 images were never guided" in said  # one step has no minimum
+    assert "3 of 3 images kept --cfg_before to the end" in said  # one step has no minimum
 
 
 def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_one_and_this_is_said(
@@ -107,8 +107,8 @@ def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(scr
             ["--cfg_start", "auto", "--scheduler", "HeunDiscrete"],
             "--cfg_start='auto' compares steps, and this scheduler",
         ),
-        ("SD 1", ["--cfg_start", 1000], "--cfg_start=1000 comes before the first timestep; takes auto, or 0 to below 1000"),
-        ("SD 1", ["--scheduler", "LCM", "--num_inference_steps", 60], "--num_inference_steps=60 is not accepted by LCM"),
+        ("SD 1", ["--cfg_start", 1000], "--cfg_start=1000 is not below the first timestep; takes auto, or 0 to below 981"),
+        ("SD 1", ["--scheduler", "LCM", "--num_inference_steps", 60], "--num_inference_steps=60 is too many for LCM"),
         ("SD 1", ["--guidance_scale", 1, "--cfg_start", 500], "--cfg_start needs an unconditional branch"),
         ("SD 1", ["--guidance_scale", 1, "--negative_prompt", "x"], "--negative_prompt='x' has no effect"),
     ],

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import tempfile
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +38,8 @@ class Generation:
         return f"generations/{index}.png"
 
     def planned(self):
-        names = ("generations/<index>.png", "prompts.txt", "manifest.json", "manifest.jsonl.part")
+        names = ("generations/<index>.png", "prompts.txt", "manifest.json", "manifest.jsonl.part",
+                 "wandb/ or logs/ (with --report_to)")  # fmt: skip
         return [str(self.path / n) for n in names]
 
     def _check(self, found, settings):
@@ -46,7 +49,7 @@ class Generation:
                 missing = settings.get(key) is None
                 given = f"--{key}" if named or missing else f"--{key}={settings.get(key)!r}"
                 given += " was not given" if missing else ""
-                held = "others" if named else "none" if found.get(key) is None else repr(found.get(key))
+                held = "none" if found.get(key) is None else "others" if named else repr(found.get(key))
                 raise UsageError(
                     f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same, or another --savepath "
                     "or --run_name"
@@ -135,19 +138,29 @@ class Generation:
 
     @contextlib.contextmanager
     def locked(self):
-        """While open, no other command works on this folder; UsageError when one does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / "manifest.lock"
-        with open(lock, "w") as handle:
+        """While open, no other command on this machine works on this folder. Yields: whether that is so.
+
+        The lock lies among the machine's temporary files: nothing is made in a folder before the model has loaded.
+        """
+        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        with contextlib.ExitStack() as held:
             try:
+                handle = held.enter_context(open(Path(tempfile.gettempdir()) / f"diffrep-{name}.lock", "a"))
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when a process dies
             except BlockingIOError:
-                raise UsageError(
-                    f"--savepath: {str(self.path)!r} is being made by another command; takes another --savepath or "
-                    "--run_name, or wait for that one"
-                ) from None
-            yield
-            lock.unlink(missing_ok=True)
+                yield False
+                return
+            except OSError:
+                pass  # another user's file, or a file system without locks: as it was before there was one
+            yield True
+
+    def require_unshared(self, locked):
+        """UsageError unless `locked`, which every process of a command is to be told."""
+        if not locked:
+            raise UsageError(
+                f"--savepath: {str(self.path)!r} is being made by another command; takes another --savepath or --run_name, "
+                "or wait for that one"
+            )
 
     def finish(self, total, **fields):
         """Write prompts.txt and the manifest from what every process saved, and remove the parts. Returns: rows by index.

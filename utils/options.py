@@ -193,7 +193,7 @@ class GenerationOptions(Common, Tracking):
         None, help="a diffusers scheduler, without the word Scheduler (the pipeline's own; base model: DPM++)"
     )
     rand_noise_lam: float = flag(0.0, kind=real(0, 1), help="Gaussian noise on prompt embeddings, standard deviation")
-    rand_augs: str = flag(None, kind=one_of(PROMPT_EDITS), help="inference-time mitigation on prompts")
+    rand_augs: str = flag(None, kind=one_of(PROMPT_EDITS), help=f"edit of prompts: {', '.join(PROMPT_EDITS)}")
     rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
     cfg_start: str = flag(
         None, kind=number_or("auto", 0), help="timestep above which guidance has the scale --cfg_before; auto: per image"

@@ -101,17 +101,29 @@ def test_a_scheduler_is_planned_without_weights():
     def planned(given, own="DDIM", steps=50, name="StableDiffusionPipeline", **config):
         return families.plan_scheduler(name, given, configs(own, **config), steps)
 
-    assert planned(None) == ("DDIM", 1)
-    assert planned("HeunDiscrete") == ("HeunDiscrete", 2)
-    assert planned(None, own="FlowMatchEulerDiscrete", name="FluxPipeline") == ("FlowMatchEulerDiscrete", 1)
+    assert planned(None) == ("DDIM", 1, 981.0)
+    assert planned("HeunDiscrete")[:2] == ("HeunDiscrete", 2)
+    assert planned(None, own="FlowMatchEulerDiscrete", name="FluxPipeline") == ("FlowMatchEulerDiscrete", 1, None)
     with pytest.raises(UsageError, match="own scheduler .* taken with --scheduler.*'EDMEuler' is unknown"):
         planned(None, own="EDMEuler")
-    with pytest.raises(UsageError, match="--num_inference_steps=60 is not accepted by LCM: "):
-        planned("LCM", steps=60)
-    with pytest.raises(UsageError, match="--num_inference_steps=1001 is not accepted by DDIM: "):
-        planned(None, steps=1001)
     with pytest.raises(UsageError, match="'FlowMatchEulerDiscrete' samples stochastically"):
         planned(None, own="FlowMatchEulerDiscrete", name="FluxPipeline", stochastic_sampling=True)
+    with pytest.raises(UsageError, match="--scheduler='SASolver' does not fit the settings of the pipeline's DPMSolver"):
+        planned("SASolver", own="DPMSolverMultistep", algorithm_type="dpmsolver++")
+
+
+@pytest.mark.parametrize(("given", "steps"), [("LCM", 60), ("DDIM", 1001), ("DDIM", 1000), ("DDPM", 1000), ("PNDM", 1001),
+                                              ("DPMSolverMultistep", 1000)])  # fmt: skip
+def test_more_steps_than_a_scheduler_can_run_are_refused(given, steps):
+    """Past them some fail at their first step and others repeat one timestep over and over."""
+    with pytest.raises(UsageError, match=f"--num_inference_steps={steps} is too many for {given} over 1000 timesteps"):
+        families.plan_scheduler("StableDiffusionPipeline", given, configs("DDIM", timestep_spacing="leading"), steps)
+
+
+def test_pndm_runs_as_stable_diffusion_runs_it():
+    pipeline = miniature("SD 1")
+    families.use_scheduler(pipeline, "PNDM")
+    assert pipeline.scheduler.config.skip_prk_steps
 
 
 def test_options_of_guidance_that_would_have_no_effect_are_refused():

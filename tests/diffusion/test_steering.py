@@ -97,10 +97,11 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
     assert np.abs(found - expected).max() <= 1
 
 
-def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts):
+@pytest.mark.parametrize("name", ["EulerDiscrete", "PNDM"])
+def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts, name):
     pipeline = models.assemble(micro_parts())
-    pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    with pytest.raises(TypeError, match="EulerDiscreteScheduler counts its steps; a hook cannot replace its timestep"):
+    families.use_scheduler(pipeline, name)
+    with pytest.raises(TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"):
         made(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
 
 

@@ -211,11 +211,16 @@ def require_scheduler(flag, name, pipeline_class):
     return choose(flag, name, {n: getattr(diffusers, f"{n}Scheduler") for n in accepted})
 
 
+def _built(made, config):
+    # PNDM as Stable Diffusion runs it: without the Runge-Kutta steps at the start, of four evaluations each
+    return made.from_config(config, **({"skip_prk_steps": True} if made.__name__ == "PNDMScheduler" else {}))
+
+
 def plan_scheduler(name, given, configs, steps):
     """The scheduler of a pipeline of class `name`: `given`, or its own; checked without weights.
 
-    UsageError on one that is not accepted or cannot run so many steps. Returns: (its name, evaluations of the network a
-    step).
+    UsageError on one that is not accepted, does not fit the pipeline's configuration, or cannot run so many steps. Returns:
+    (its name, evaluations of the network a step, its first timestep or None where that depends on the image's size).
     """
     own = configs.index["scheduler"][1].removesuffix("Scheduler")
     flag = "--scheduler" if given else "the pipeline's own scheduler (another one is taken with --scheduler)"
@@ -225,16 +230,30 @@ def plan_scheduler(name, given, configs, steps):
             f"{flag}={own!r} samples stochastically, with noise that these pipelines do not draw from the image's own "
             "generator; takes a scheduler_config.json with stochastic_sampling false"
         )
-    if FAMILIES[name].schedulers == DENOISING:
-        try:
-            made.from_config(configs.scheduler).set_timesteps(steps)
-        except (ValueError, IndexError) as error:
-            raise UsageError(f"--num_inference_steps={steps} is not accepted by {given or own}: {error}") from None
-    return given or own, made.order
+    if FAMILIES[name].schedulers != DENOISING:
+        return given or own, made.order, None
+    config = dict(configs.scheduler)
+    if name == "StableDiffusionPipeline":
+        config["steps_offset"] = 1  # as the pipeline itself sees to
+    try:
+        built = _built(made, config)
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"{flag}={given or own!r} does not fit the settings of the pipeline's {own}: {error}") from None
+    most = built.config.num_train_timesteps
+    try:
+        built.set_timesteps(steps)
+        times = built.timesteps
+        fits = float(times.max()) < most and (steps == 1 or times.max() > times.min())
+    except (ValueError, IndexError, ZeroDivisionError):
+        fits = False
+    if not fits:
+        raise UsageError(f"--num_inference_steps={steps} is too many for {given or own} over {most} timesteps; takes fewer")
+    return given or own, made.order, float(times[0])
 
 
 def use_scheduler(pipeline, name):
     """Give the pipeline the scheduler of that name, unless it is its own, keeping its betas and prediction type."""
     if name != type(pipeline.scheduler).__name__.removesuffix("Scheduler"):
-        made = require_scheduler("--scheduler", name, type(pipeline).__name__)
-        pipeline.scheduler = made.from_config(pipeline.scheduler.config)
+        pipeline.scheduler = _built(
+            require_scheduler("--scheduler", name, type(pipeline).__name__), pipeline.scheduler.config
+        )

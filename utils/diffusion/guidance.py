@@ -37,9 +37,9 @@ class DynamicTransition:
 
     A minimum shows itself at the step after it, where the distance rises again after it fell: guidance starts there. The
     alternative, going back a step, would cost each image another evaluation of the network. An image whose distance has no
-    minimum is never guided. A timestep that comes twice (PNDM's second) counts once. For flow matching the distance is that
-    of the flow: its noise is the latents themselves at the start, whatever the prompt, so that there it would always rise.
-    One object a batch.
+    minimum keeps `before` to the end. A timestep that comes twice (PNDM's second) counts once. For flow matching the
+    distance is that of the flow: its noise is the latents themselves at the start, whatever the prompt, so that there it
+    would always rise. One object a batch.
     """
 
     def __init__(self, *, scale, before):

@@ -66,7 +66,7 @@ def steered(pipeline, family, hook, *, guided):
         given, answer = now["given"], now["answer"]
         sample = sample if answer.latents is given.latents else answer.latents
         if answer.timestep != given.timestep:
-            if hasattr(scheduler, "_step_index"):
+            if hasattr(scheduler, "_step_index") or hasattr(scheduler, "counter"):
                 raise TypeError(f"{type(scheduler).__name__} counts its steps; a hook cannot replace its timestep")
             timestep = torch.as_tensor(answer.timestep).to(timestep)
         return scheduler_step(model_output, timestep, sample, *args, **kwargs)

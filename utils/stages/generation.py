@@ -52,16 +52,16 @@ def _say_what_is_cut(plan, pipeline, hooks, say):
     return len(cut)
 
 
-def make(plan, pipeline, *, processes, progress, say):
-    """Make what is missing of a generation, each process its share, and finish the folder. Returns: its figures, {name:
-    number}."""
+def make(plan, rows, pipeline, *, processes, progress, say):
+    """Make what is missing of a generation, each process its share, and finish the folder.
+
+    rows: those that are there, the same on every process. Returns: figures, {name: number}.
+    """
     opts, folder = plan.opts, plan.folder
-    rows = folder.rows(plan.settings)
     hooks = mitigation.SampleHooks(plan.mitigations, RandomTokens(families.tokenizer_of(pipeline)))
     cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
     done = {row["index"] for row in rows}
     missing = [index for index in range(plan.total) if index not in done]
-    processes.wait()  # every process has read what is there
     if processes.main:
         folder.begin(plan.settings, rows)
     processes.wait()
@@ -90,7 +90,7 @@ def make(plan, pipeline, *, processes, progress, say):
         rows = _finish(plan, pipeline, record, processes)
         unguided = sum("guided_from" in row and row["guided_from"] is None for row in rows)
         if unguided:
-            say(f"{unguided} of {plan.total} images were never guided: what --cfg_start auto watches had no minimum")
+            say(f"{unguided} of {plan.total} images kept --cfg_before to the end: --cfg_start auto found no minimum")
     return record
 
 
@@ -130,7 +130,8 @@ def generate_folders(opts, *, default_prompts=(), default_root, beside_run, prog
         say(f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published script either")
     plans = plans_of(opts, process=processes.index, say=say, default_prompts=default_prompts, default_root=default_root,
                      beside_run=beside_run)  # fmt: skip
-    rows = [each.folder.rows(each.settings) for each in plans]  # what may be refused, before hours go into the first
+    for each in plans:
+        each.folder.rows(each.settings)  # what it may refuse, before hours go into the first
     if opts.dry_run:
         writes = [p for each in plans for p in each.folder.planned()]
         writes += [str(plans[-1].folder.path / "compare.png")] if opts.compare else []
@@ -138,14 +139,17 @@ def generate_folders(opts, *, default_prompts=(), default_root, beside_run, prog
         say(json.dumps(shown, indent=1))
         return
     pipeline = None
-    for each, found in zip(plans, rows, strict=True):
-        there = len(found) == each.total and each.folder.manifest_path.is_file()
+    for each in plans:
         record = {"images": each.total, "images_new": 0}
         try:
-            if not there:
-                pipeline = pipeline or load(each, processes.device)
-                with each.folder.locked() if processes.main else contextlib.nullcontext():
-                    record |= make(each, pipeline, processes=processes, progress=progress, say=say)
+            with each.folder.locked() if processes.main else contextlib.nullcontext(True) as locked:
+                each.folder.require_unshared(not processes.any(not locked))
+                rows = each.folder.rows(each.settings)
+                there = len(rows) == each.total and each.folder.manifest_path.is_file()
+                processes.wait()  # every process has read what is there, before one of them writes
+                if not there:
+                    pipeline = pipeline or load(each, processes.device)
+                    record |= make(each, rows, pipeline, processes=processes, progress=progress, say=say)
         except KeyboardInterrupt:
             raise Stopped(f"stopped; the same command goes on with {each.folder.path}", 2) from None
         say(f"{each.total} images ({record['images_new']} new) in {each.folder.path}")

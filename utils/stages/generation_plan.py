@@ -73,11 +73,12 @@ def settings_of(opts, model, prompts, style, scheduler, *, side, steps, scale):
     texts = json.dumps([[p.text, p.source_image] for p in prompts])
     return {
         "modelpath": model.run.record.get("id") if model.run else model.source, "iternum": opts.iternum,
-        "capstyle": style, "prompts": hashlib.sha256(texts.encode()).hexdigest(), "nbatches": len(prompts),
+        "capstyle": style, "nbatches": len(prompts),
         "im_batch": opts.im_batch, "resolution": side, "num_inference_steps": steps, "guidance_scale": scale,
         "scheduler": scheduler, "negative_prompt": opts.negative_prompt,
         "lora": opts.lora and models.lora_id(opts.lora), **mitigation.settings(vars(opts)),
         "seed": opts.seed, "mixed_precision": opts.mixed_precision,
+        "prompts": hashlib.sha256(texts.encode()).hexdigest(),  # after what it may follow from
     }  # fmt: skip
 
 
@@ -101,17 +102,17 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
     scale = scale if opts.guidance_scale is None else opts.guidance_scale
     base = model.native and families.FAMILIES[name].stable_diffusion
     wanted = opts.scheduler or ("DPMSolverMultistep" if base else None)
-    scheduler, order = families.plan_scheduler(name, wanted, configs, steps)
+    scheduler, order, first = families.plan_scheduler(name, wanted, configs, steps)
     guided = families.require_guidance(
         name, configs.denoiser, scale, opts.negative_prompt, scale_given=opts.guidance_scale is not None
     )
     mitigations = mitigation.chosen(vars(opts))
     tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))
     mitigation.require(mitigations, guided=guided, tokenizer=tokenizer, order=order)
-    timesteps = configs.scheduler.get("num_train_timesteps", 1000)
-    if opts.cfg_start not in (None, "auto") and opts.cfg_start >= timesteps:
+    first = first or configs.scheduler.get("num_train_timesteps", 1000)
+    if opts.cfg_start not in (None, "auto") and opts.cfg_start >= first:
         raise UsageError(
-            f"--cfg_start={opts.cfg_start:g} comes before the first timestep; takes auto, or 0 to below {timesteps}"
+            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; takes auto, or 0 to below {first:g}"
         )
     if opts.rand_noise_lam and not guided:
         say("this pipeline runs without an unconditional branch: --rand_noise_lam goes onto the conditional one alone")
