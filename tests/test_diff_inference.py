@@ -191,7 +191,7 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused
 
 def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tmp_path):
     """SIGKILL to a process of its own, in the middle of its images."""
-    flags, broken = ("-nb", 40, "--batch_size", 2, "--rand_noise_lam", 0.3), tmp_path / "broken"
+    flags, broken = ("-nb", 120, "--batch_size", 2, "--rand_noise_lam", 0.3), tmp_path / "broken"
     command = [sys.executable, str(ROOT / "diff_inference.py"), "--modelpath", str(micro_run), "--savepath", str(broken),
                *map(str, (*FAST, *flags))]  # fmt: skip
     part = broken / "manifest.jsonl.part"
@@ -201,8 +201,8 @@ def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tm
         process.kill()
     assert process.returncode == -9
     infer(*flags, savepath=broken)
-    left = int(re.search(r"40 images \((\d+) new\)", infer.printed)[1])
-    assert 0 < left < 40
+    left = int(re.search(r"120 images \((\d+) new\)", infer.printed)[1])
+    assert 0 < left < 120
     whole = infer(*flags, "--batch_size", 8)
     assert manifest_of(broken)["images"] == manifest_of(whole)["images"]
     assert close(images_of(broken), images_of(whole))
