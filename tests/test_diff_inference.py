@@ -344,6 +344,7 @@ def test_dry_run_writes_nothing(infer):
             ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],
             "--lora='/no/lora' does not exist; takes a .safetensors file",
         ),
+        (["--modelpath", "RUN", "-nb", 1, "--lora", "nobody/none"], "is no file here and could not be had from the hub"),
         (["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"], "is not a .safetensors file, and others are not opened"),
         (["--modelpath", "RUN", "-nb", 1, "--lora", "EMPTY"], "holds 0 .safetensors files"),
         (

@@ -1,6 +1,7 @@
 """Load and save pipelines and their parts. Every loader passes a dtype and every failure says what to pass instead."""
 
 import hashlib
+import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -64,20 +65,13 @@ def _unreachable(flag, source, error):
 
 def _loading_errors():
     # what a missing, gated, misspelled or unreachable source raises in the libraries' loaders
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from safetensors import SafetensorError
 
-    return (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        HfHubHTTPError,
-        HFValidationError,
-        httpx.HTTPError,
-        SafetensorError,
-    )
+    # the hub's client has changed its library for HTTP more than once
+    found = (importlib.import_module(n) for n in ("httpx", "httpx2") if importlib.util.find_spec(n))
+    http = tuple(library.HTTPError for library in found)
+    return (OSError, ValueError, KeyError, AttributeError, HfHubHTTPError, HFValidationError, SafetensorError, *http)
 
 
 @dataclass(frozen=True)
@@ -193,6 +187,11 @@ def load_lora(pipeline, place):
     try:
         pipeline.load_lora_weights(str(path.parent) if where else place, use_safetensors=True, **where)
     except (*_loading_errors(), RuntimeError) as error:
+        if not where:
+            raise UsageError(
+                f"--lora={place!r} is no file here and could not be had from the hub ({_said(error)}); download it where "
+                "there is a network and pass the .safetensors file"
+            ) from None
         raise UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {_said(error)}") from None
     if not pipeline.get_active_adapters():
         raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
