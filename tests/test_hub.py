@@ -1,3 +1,6 @@
+import importlib
+import importlib.util
+
 import pytest
 
 from utils import hub
@@ -45,3 +48,15 @@ def test_offline_the_model_stays_and_the_token_is_not_told(tmp_path):
     ) as error:
         hub.push(tmp_path, "me/m", "hf_secret")  # tests run with HF_HUB_OFFLINE=1
     assert "hf_secret" not in str(error.value)
+
+
+def test_errors_of_whichever_http_library_the_client_uses_are_known():
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    known = hub.connection_errors()
+    for name in ("httpx", "httpx2"):
+        if importlib.util.find_spec(name):
+            library = importlib.import_module(name)
+            assert issubclass(library.ConnectError, known)
+            assert issubclass(library.ReadTimeout, known)
+    assert issubclass(LocalEntryNotFoundError, (*known, OSError))

@@ -1,8 +1,19 @@
-"""Upload to the hub (--push_to_hub). The token goes from the flag to the library and nowhere else."""
+"""The hub: what its client raises, and uploads (--push_to_hub). The token goes from the flag to the library alone."""
 
+import importlib
+import importlib.util
 from pathlib import Path
 
 from utils.errors import TrainingError, UsageError
+
+
+def connection_errors():
+    """What the hub's client raises when the hub refuses or cannot be reached, besides OSError. Returns: tuple of classes."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    # the client has changed its library for HTTP more than once, and does not wrap that library's errors
+    found = (importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name))
+    return (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, *(library.HTTPError for library in found))
 
 
 def require_token(token, repo_id):
@@ -29,15 +40,13 @@ def push(folder, repo_id, token):
 
     TrainingError when it cannot be done; the folder stays, and the message is how to upload it later.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     api, folder = HfApi(token=token), Path(folder)
     try:
         address = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(repo_id=address.repo_id, folder_path=str(folder), commit_message="Fine-tuned with diffrep")
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except (*connection_errors(), OSError) as error:
         said = " ".join(str(error).replace(token, "redacted").split())[:160] or type(error).__name__
         raise TrainingError(
             f"--push_to_hub: {repo_id!r} could not be written ({said}); the model is in {str(folder)!r}, upload it with: "

@@ -1,7 +1,6 @@
 """Load and save pipelines and their parts. Every loader passes a dtype and every failure says what to pass instead."""
 
 import hashlib
-import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from utils import devices, seeding
+from utils import devices, hub, seeding
 from utils.errors import UsageError
 
 
@@ -65,13 +64,9 @@ def _unreachable(flag, source, error):
 
 def _loading_errors():
     # what a missing, gated, misspelled or unreachable source raises in the libraries' loaders
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from safetensors import SafetensorError
 
-    # the hub's client has changed its library for HTTP more than once
-    found = (importlib.import_module(n) for n in ("httpx", "httpx2") if importlib.util.find_spec(n))
-    http = tuple(library.HTTPError for library in found)
-    return (OSError, ValueError, KeyError, AttributeError, HfHubHTTPError, HFValidationError, SafetensorError, *http)
+    return (OSError, ValueError, KeyError, AttributeError, SafetensorError, *hub.connection_errors())
 
 
 @dataclass(frozen=True)

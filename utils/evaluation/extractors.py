@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils import hub
 from utils.data import transforms
 from utils.errors import DataError, UsageError, choose, require_file
 
@@ -158,13 +159,11 @@ def _build_timm(*, flag, arch, preset, weights, device, dtype):
 
 
 def _downloaded_timm(flag, arch):
-    import httpx
     import timm
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return timm.create_model(arch, pretrained=True)
-    except (OSError, RuntimeError, HfHubHTTPError, httpx.HTTPError) as error:
+    except (OSError, RuntimeError, *hub.connection_errors()) as error:
         said = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise WeightsMissingError(
             f"{flag}={arch!r}: its weights could not be had ({said}); pass a file with --weights, or use "
