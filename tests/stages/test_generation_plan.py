@@ -21,6 +21,7 @@ def test_a_comparison_is_the_plain_generation_and_then_the_other(micro_sd):
     (alone,) = plans("--pretrained_model_name_or_path", micro_sd)
     assert alone.folder.path == plain.folder.path  # so several mitigations share it
     assert [str(p.folder.path) for p in plans(*common, "--savepath", "x/")] == ["x-without", "x"]
+    assert plain.folder.path.parent == asked.folder.path.parent
     assert [p.folder.path.name for p in plans(*common, "--run_name", "mine")] == ["mine-without", "mine"]
 
 

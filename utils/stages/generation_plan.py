@@ -120,14 +120,30 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
         say(f"no run records a resolution: images of {side} px; --resolution takes another")
     prompts, style = choose_prompts(opts, model, default_prompts, say=say)
     settings = settings_of(opts, model, prompts, style, scheduler, side=side, steps=steps, scale=scale)
-    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    named = opts.run_name or f"{generations.generation_name([m.name for m in mitigations])}-{digits}"
     root = model.run.path / "inferences" if model.run and beside_run else Path(default_root)
-    folder = generations.Generation(opts.savepath or root / named, process=process)
+    folder = generations.Generation(
+        opts.savepath or root / (opts.run_name or default_name(mitigations, settings)), process=process
+    )
     return Plan(opts, model, name, scheduler, steps, scale, side, prompts, mitigations, settings, folder)
 
 
-def plans_of(opts, *, process, say, **places):
+def default_name(mitigations, settings):
+    """Name of a generation's folder: the published one, and 8 digits of the settings."""
+    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{generations.generation_name([m.name for m in mitigations])}-{digits}"
+
+
+def unmitigated(asked, *, process):
+    """The plan of the same images without mitigation, beside the one that is asked for."""
+    settings, path = asked.settings | mitigation.without(), asked.folder.path
+    named = asked.opts.savepath or asked.opts.run_name
+    beside = f"{path}-without" if named else path.parent / default_name((), settings)
+    return dataclasses.replace(
+        asked, mitigations=(), settings=settings, folder=generations.Generation(beside, process=process)
+    )
+
+
+def plans_of(opts, *, process, **places):
     """What a script is to make: with --compare also the generation without mitigation, first. Returns: [Plan].
 
     Its folder stands beside the other, under its own name, so that several mitigations share it; in a folder given with
@@ -135,10 +151,5 @@ def plans_of(opts, *, process, say, **places):
     """
     if opts.compare and not mitigation.chosen(vars(opts)):
         raise UsageError("--compare shows what a mitigation changes, and none is on; takes one, as --rand_noise_lam 0.1")
-    asked = plan(opts, process=process, say=say, **places)
-    if not opts.compare:
-        return [asked]
-    given = {"savepath": opts.savepath and f"{opts.savepath.rstrip('/')}-without",
-             "run_name": opts.run_name and f"{opts.run_name}-without"}  # fmt: skip
-    plain = dataclasses.replace(opts, **mitigation.without(), **given)
-    return [plan(plain, process=process, say=lambda line: None, **places), asked]
+    asked = plan(opts, process=process, **places)
+    return [unmitigated(asked, process=process), asked] if opts.compare else [asked]
