@@ -1,6 +1,6 @@
 import pytest
 
-from utils.errors import UsageError, choose, require_dir, require_file
+from utils.errors import UsageError, choose, first_line, require_dir, require_file
 
 
 def test_choose_names_flag_value_and_choices():
@@ -20,3 +20,9 @@ def test_a_folder_is_told_from_a_file(tmp_path):
         require_file("--f", tmp_path)
     with pytest.raises(UsageError, match="--f=.*does not exist"):
         require_file("--f", tmp_path / "nothing")
+
+
+def test_a_library_s_error_becomes_one_short_line():
+    assert first_line(ValueError("  first\nsecond")) == "first"
+    assert first_line(OSError("x" * 200), 120) == "x" * 120
+    assert first_line(KeyError()) == "KeyError"

@@ -38,3 +38,8 @@ def test_what_is_not_json_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match="x.json: is not JSON"):
         manifest.read_json(path)
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert manifest.file_sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -30,6 +30,12 @@ class Stopped(ToolkitError):
         self.status = 128 + number
 
 
+def first_line(error, limit=160):
+    """What an error of a library says, for a line of ours: its first line, cut at `limit` characters, else its class."""
+    said = str(error).strip()
+    return said.splitlines()[0][:limit] if said else type(error).__name__
+
+
 def choose(flag, name, table):
     """Return table[name]; on a miss raise UsageError with the flag, what it got and what it takes."""
     if name not in table:

@@ -1,5 +1,6 @@
 """JSON on disk: written beside and renamed, so that a file is whole or absent; kinds and versions checked on reading."""
 
+import hashlib
 import json
 import os
 from contextlib import contextmanager
@@ -45,6 +46,12 @@ def read_json(path):
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
         raise DataError(f"{path}: is not JSON ({error})") from None
+
+
+def file_sha256(path):
+    """SHA-256 of a file's bytes, in hexadecimal, read piece by piece."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_manifest(path, kind, **fields):

