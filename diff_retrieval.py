@@ -1,74 +1,118 @@
-"""Measure how much generated images copy training images: similarity, its background, matches, Frechet distance."""
+"""Measure how much generated images copy training images: similarity, its background, matches, distances, alignment."""
 
 import json
+import sys
 from pathlib import Path
 
-from utils import flags, options
+from utils import flags, retrieval_options
 
 
-def settings_of(opts, sets, fingerprints, built, measured, device, dtype):
+def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
     """What made the numbers; stored beside them, because scales of descriptors do not agree."""
     from utils import runs
 
+    records = {name: networks.record(name) for name in ("fd", "fid", "fid_dcr", "clip", "clip_dcr", "mq")}
     return {
-        "query_dir": opts.query_dir, "val_dir": opts.val_dir, "pt_style": opts.pt_style,
-        "similarity_metric": opts.similarity_metric, "copy_threshold": measured.threshold, **built["descriptor"].record,
-        "fd": built["fd"].record if "fd" in built else None, **fingerprints,
-        "seed": opts.seed, "device": str(device), "dtype": str(dtype),
+        "query_dir": opts.query_dir, "val_dir": opts.val_dir, "pt_style": opts.pt_style, "similarity_metric": opts.chunked,
+        "num_loss_chunks": opts.num_loss_chunks, "copy_threshold": measured.threshold, **networks.record("descriptor"),
+        **records, "kid_prdc_network": measured.distance_network, "mq_flip": opts.mq_flip, **fingerprints,
+        "seed": opts.seed, "device": str(processes.device), "processes": processes.count, "dtype": str(dtype),
         "run": opts.run or (sets.manifest or {}).get("run"), "environment": runs.environment(),
     }  # fmt: skip
 
 
-def report(opts, folder, row, tracker):
+def said(opts, sets, left_out, measured):
+    """Lines on what a reader of the numbers should know."""
+    from utils.stages import evaluation_files
+
+    for flag in ("keephead", "keeppredictor"):
+        if getattr(opts, flag):
+            yield f"--{flag} is accepted as published, where it never had an effect"
+    yield from (f"left out: {name}: {why}" for name, why in left_out.items())
+    yield from (f"left out: {key}: {why}" for key, why in (*sets.generated.bad, *sets.training.bad))
+    if measured.threshold is None:
+        yield f"left out: copy_share: the field has no threshold for {opts.pt_style}; give one with --copy_threshold"
+    if equal := evaluation_files.equal_best(measured):
+        yield f"{equal} generations have best matches of equal score: the first in order is named"
+
+
+def report(opts, folder, row, tables, tracker):
     """Say where the results are, and send them to the tracker."""
     tracker.log(row, 0)
-    tracker.image("similarity", folder.path / "plots" / "similarity.png", 0)
+    for path in sorted((folder.path / "plots").glob("*.png")):
+        tracker.image(path.stem, path, 0)
     for page in sorted((folder.path / "gallery").glob("*.png"))[:3]:
         tracker.image(f"gallery/{page.stem}", page, 0)
+    tracker.table("matches", *tables, 0)
     tracker.finish()
-    shown = [k for k in ("sim_mean", "sim_95pc", "copy_share", "bg_95pc") if k in row]
-    print("  ".join(f"{k} {row[k]:.4f}" for k in shown))
+    keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
+    print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
     print(f"report: {folder.path / 'report.html'}")
     if tracker.hint:
         print(tracker.hint)
 
 
+def compare_runs(opts):
+    """--compare_runs: one table and one figure of several evaluations."""
+    from utils.stages import run_comparison
+
+    folder = run_comparison.require_ours(opts.output_dir or run_comparison.default_folder(opts.compare_runs))
+    comparison = run_comparison.read(opts.compare_runs, force=opts.force, seed=opts.seed)
+    if opts.dry_run:
+        print(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder)]}, indent=1))
+        return
+    run_comparison.write(comparison, folder)
+    print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
+
+
 def main(argv=None):
     with flags.exit_on_user_error("diff_retrieval.py"):
-        opts = flags.parse(options.RetrievalOptions, argv, description=__doc__)
+        opts = flags.parse(retrieval_options.RetrievalOptions, argv, description=__doc__)
+        if opts.compare_runs:
+            compare_runs(opts)
+            return
         from utils import devices
+        from utils.evaluation import feature_cache
+        from utils.evaluation.features import Reading
         from utils.reports import tracking
         from utils.reports.progress import progress
-        from utils.stages import retrieval
+        from utils.stages import evaluation_files, measurement, retrieval_sets
 
-        devices.one_process(opts.script)
-        sets = retrieval.read_sets(opts, say=print)
-        folder = retrieval.evaluation_folder(opts, sets)
+        if opts.multiprocessing_distributed and devices.start_on_this_node(opts, argv if argv is not None else sys.argv[1:]):
+            return
+        processes = devices.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
+                                      backend=opts.dist_backend, gpu=opts.gpu)  # fmt: skip
+        say = print if processes.main else (lambda line: None)
+        sets = retrieval_sets.read_sets(opts, say=say)
+        folder = evaluation_files.evaluation_folder(opts, sets)
         if opts.dry_run:
-            print(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated),
-                              "training": len(sets.training), "writes": folder.planned()}, indent=1))  # fmt: skip
+            say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated),
+                            "training": len(sets.training), "writes": folder.planned()}, indent=1))  # fmt: skip
             return
         # of what was listed, as the folder's name: what turns out unreadable does not change it
         fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
-        device = devices.default_device()
-        dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if device.type == "cuda" else "no"))
-        built, missing = retrieval.build_extractors(opts, device=device, dtype=dtype)
-        measured, sets = retrieval.measure(
-            opts, sets, built, missing, wrap=lambda batches: progress(batches, total=len(batches), label="reading")
-        )
-        row, left_out = retrieval.compute(opts, measured)
-        for name, why in left_out.items():
-            print(f"left out: {name}: {why}")
-        for key, why in (*sets.generated.bad, *sets.training.bad):
-            print(f"left out: {key}: {why}")
-        settings = settings_of(opts, sets, fingerprints, built, measured, device, dtype)
+        dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"))
+        networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
+        cached = feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say)
+        found, sets = measurement.read_features(opts, sets, networks, Reading(
+            opts.batch_size, opts.num_workers, processes, cached,
+            lambda batches: progress(batches, total=len(batches), label="reading", main_process=processes.main),
+        ))  # fmt: skip
+        if not processes.main:
+            return
+        measured = measurement.measure(opts, sets, networks, found, device=processes.device)
+        row, left_out = measurement.compute(opts, measured)
+        print("\n".join(said(opts, sets, left_out, measured)))
+        settings = settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
         with folder.writing() as part:
-            retrieval.write(part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts)
+            tables = evaluation_files.write(
+                part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts
+            )
         tracker = tracking.open_tracker(
             "none" if opts.noeval else opts.report_to, folder=Path(opts.query_dir) / "evaluations",
             project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
         )  # fmt: skip
-        report(opts, folder, row, tracker)
+        report(opts, folder, row, tables, tracker)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests share: a random pipeline of a few thousand parameters, scenes on disk, tiny-sd, and a script runner."""
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -51,6 +52,12 @@ def _micro_parts(prediction_type="epsilon"):
     from utils.diffusion.models import DiffusionParts
 
     return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """No test finds the features that another one, or the user, kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
 
 
 @pytest.fixture
@@ -153,3 +160,29 @@ def lora(tmp_path_factory, micro_sd):
     layers = convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(pipeline.unet))
     pipeline.save_lora_weights(folder, unet_lora_layers=layers)
     return folder
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory):
+    """A weights file of FID's network, random but scaled so that its features spread: by default they are near 0, and a
+    distance between any two sets 1e-14."""
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *arguments, **options):
+            """Keep what was initialised."""
+
+    buffer = io.BytesIO()
+    torch.save({}, buffer)
+    buffer.seek(0)
+    torch.manual_seed(0)
+    module = Untrained("untrained", ["2048"], feature_extractor_weights_path=buffer)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.bias, std=0.2)
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(module.state_dict(), path)
+    return path

@@ -29,6 +29,7 @@ ALLOWED = {
     "reports": {"records", "manifest", "reports"},
     "stages": {"top", "data", "diffusion", "evaluation", "reports", "stages"},
     "options": {"top", "data", "diffusion", "evaluation", "reports"},
+    "retrieval_options": {"top", "data", "evaluation", "options"},
 }
 EXCEPTIONS = {("data.scenes", "options")}  # the scenes command is a script that lives in its room
 

@@ -1,3 +1,6 @@
+import os
+import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +18,49 @@ def test_dtypes(monkeypatch):
         devices.dtype_of("fp16")
 
 
-def test_a_launcher_that_promised_more_processes_is_an_error(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="WORLD_SIZE=2: diff_x.py works in one process"):
-        devices.one_process("diff_x.py")
+MEASURING = {"world_size": -1, "rank": -1, "dist_url": None, "backend": None, "gpu": None}
+
+
+def test_one_process_that_measures_opens_nothing(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    for given in ({}, {"world_size": 1, "rank": 0, "dist_url": "tcp://localhost:10001"}):  # as published
+        alone = devices.measuring(**(MEASURING | given))
+        assert (alone.index, alone.count, alone.main) == (0, 1, True)
+    assert "MASTER_PORT" not in os.environ
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"gpu": 3}, "--gpu=3: this machine has 0 GPUs"),
+    ({"backend": "nccl"}, "--dist-backend='nccl' needs GPUs; without takes gloo"),
+    ({"world_size": 2, "rank": 0, "dist_url": "tcp://localhost"}, "--dist-url='tcp://localhost' is not accepted; takes tcp://host:port"),
+    ({"world_size": 2, "rank": 0, "dist_url": "tcp://localhost:port"}, "takes tcp://host:port"),
+])  # fmt: skip
+def test_processes_that_cannot_be_are_one_line(monkeypatch, given, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        devices.measuring(**(MEASURING | given))
+
+
+def test_a_node_starts_a_process_a_gpu_unless_a_launcher_did(monkeypatch):
+    from torch.distributed import run
+
+    started = []
+    monkeypatch.setattr(run, "main", started.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(sys, "argv", ["diff_retrieval.py"])
+    opts = SimpleNamespace(world_size=3, rank=1, dist_url="tcp://head:10001")
+    monkeypatch.setenv("RANK", "0")
+    assert devices.start_on_this_node(opts, ["--x"]) is False
+    monkeypatch.delenv("RANK")
+    assert devices.start_on_this_node(opts, ["--x"]) is True
+    ((*command, script, flag),) = started
+    assert (script, flag) == ("diff_retrieval.py", "--x")
+    assert dict(zip(command[::2], command[1::2], strict=True)) == {
+        "--nnodes": "3", "--node_rank": "1", "--nproc_per_node": "4", "--master_addr": "head", "--master_port": "10001",
+    }  # fmt: skip
 
 
 def test_shared_seed_keeps_what_is_given_and_draws_otherwise():
@@ -58,6 +100,11 @@ def test_one_process_agrees_with_itself_and_copies_to_the_host():
     )
     assert (alone.any(True), alone.any(False)) == (True, False)
     assert alone.rows(torch.tensor([1.0, 2.0])).tolist() == [[1, 2]]
+    assert (alone.share({"a": 1}), alone.gather([3]), alone.gather_rows(torch.eye(2)).tolist()) == (
+        {"a": 1},
+        [[3]],
+        [[1, 0], [0, 1]],
+    )
     tensor = torch.ones(2)
     host = devices.to_host(tensor)
     tensor.zero_()

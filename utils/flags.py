@@ -70,6 +70,11 @@ def one_of(names):
     return lambda value: (value if value in names else None, f"one of: {', '.join(names)}")
 
 
+def truth(value):
+    """true or false, as published flags are spelled that take one."""
+    return {"true": True, "1": True, "false": False, "0": False}.get(value.lower()), "true or false"
+
+
 def some_of(names):
     """Names of a registry, separated by commas."""
 
@@ -85,12 +90,14 @@ SWITCH = object()
 REQUIRED = dataclasses.MISSING
 
 
-def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False, free=False, secret=False):
+def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False, several=False, free=False, secret=False):
     """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH.
 
+    repeat: may be given more than once; several: takes one or more values; both make a tuple;
     free: changes nothing that a run computes, so it may differ when the run is resumed; secret: never written anywhere.
     """
-    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat, "required": default is REQUIRED,
+    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat or several, "several": several,
+            "required": default is REQUIRED,
             "free": free, "secret": secret}  # fmt: skip
     return field(default=None if default is REQUIRED else default, metadata=meta)
 
@@ -124,8 +131,10 @@ def build_parser(options, *, description):
             arguments |= {"action": "store_true", "help": meta["help"]}
         else:
             default = "required" if meta["required"] else f"default: {option.default}"
-            shown = f"{meta['help']} ({default})" if option.default not in (None, ()) or meta["required"] else meta["help"]
-            arguments |= {"action": "append" if meta["repeat"] else "store", "help": shown.replace("%", "%%"),
+            has_default = meta["required"] or option.default not in (None, ())
+            shown = f"{meta['help']} ({default})" if has_default else meta["help"]
+            action = {"nargs": "+"} if meta["several"] else {"action": "append"} if meta["repeat"] else {}
+            arguments |= action | {"help": shown.replace("%", "%%"),
                           "metavar": option.name.upper()}  # fmt: skip
         parser.add_argument(*_spellings(option), **arguments)
     return parser

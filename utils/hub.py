@@ -1,7 +1,9 @@
 """The hub: what its client raises, and uploads (--push_to_hub). The token goes from the flag to the library alone."""
 
+import functools
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 
 from utils.errors import TrainingError, UsageError
@@ -14,6 +16,26 @@ def connection_errors():
     # the client has changed its library for HTTP more than once, and does not wrap that library's errors
     found = (importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name))
     return (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, *(library.HTTPError for library in found))
+
+
+@functools.cache
+def offline_if_unreachable():
+    """Ask the hub once, for at most 5 s; when it does not answer, its client reads what this machine already holds and
+    asks no more (it would try five times a file)."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return  # an answer, if not a friendly one
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for processes started later
+        constants.HF_HUB_OFFLINE = True
 
 
 def require_token(token, repo_id):

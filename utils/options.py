@@ -1,4 +1,4 @@
-"""The options of every script: one frozen dataclass each, whose fields declare the flags."""
+"""The options of the scripts, but for retrieval's: one frozen dataclass each, whose fields declare the flags."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,12 +7,8 @@ from typing import ClassVar
 from utils.data.caption_edits import PROMPT_EDITS, TRAIN_EDITS
 from utils.data.captions import PROMPT_STYLES
 from utils.data.duplication import DUPLICATIONS
-from utils.data.transforms import SSCD_PRESETS
 from utils.errors import UsageError
-from utils.evaluation.extractors import EXTRACTORS, SSCD_FILES
-from utils.evaluation.metrics import METRICS
-from utils.evaluation.similarity import SIMILARITIES
-from utils.flags import any_text, flag, number_or, one_of, real, some_of, switch, whole
+from utils.flags import any_text, flag, number_or, one_of, real, switch, whole
 from utils.reports.tracking import TRACKERS
 
 LR_SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
@@ -248,47 +244,6 @@ class MitigationOptions(GenerationOptions):
 
     rand_aug_repeats: int = flag(4, kind=whole(1), help="how many times --rand_augs applies")
     compare: bool = switch(help="generate without the mitigation too, from the same noise; a grid of the first 48 pairs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(Common, Reading, Tracking):
-    """diff_retrieval.py"""
-
-    script: ClassVar[str] = "diff_retrieval.py"
-
-    mixed_precision: str = flag(None, kind=one_of(("no", "fp16", "bf16")), help="of networks; else fp16 on a GPU, or no")
-    query_dir: str = flag(help="generated images: a generation folder or any folder of images")
-    val_dir: str = flag(help="training images: a folder")
-    pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
-    arch: str = flag("resnet50", "-a", help=f"network: for sscd {', '.join(SSCD_FILES)}; for timm a model name")
-    preset: str = flag("dcr", kind=one_of(SSCD_PRESETS), help="transform of sscd's input")
-    weights: str = flag(None, "--pretrained", help="weights file of the descriptor")
-    similarity_metric: str = flag("dotproduct", kind=one_of(SIMILARITIES), help="how descriptors are compared")
-    batch_size: int = flag(128, "-b", "--batch-size", kind=whole(1), help="images through the network at once")
-    metrics: tuple = flag(None, kind=some_of(METRICS), help="what to compute, separated by commas; else all that can")
-    copy_threshold: float = flag(None, kind=real(-1, 1), help="score above which an image counts as a copy")
-    fd_extractor: str = flag("tf_efficientnet_lite0", help="timm model of the Frechet distance")
-    run: str = flag(None, help="training run that names the duplicated images; else the manifest's")
-    num_matches: int = flag(4, kind=whole(1), help="rows a query in matches.csv, columns of the gallery")
-    dontsave: bool = switch(help="do not write similarity.npy")
-    noeval: bool = switch(help="send nothing to a tracker")
-    output_dir: str = flag(None, help="the evaluation's folder")
-    seed: int = flag(0, kind=whole(0), help="seed of bootstrap intervals")
-    world_size: int = flag(-1, "--world-size", kind=whole(-1), help="processes; this version takes -1 (unset) or 1")
-    rank: int = flag(-1, "--rank", kind=whole(-1), help="number of this process; -1 or 0 with one process")
-    dist_url: str = flag(None, "--dist-url", help="where processes meet; with one process nothing is opened there")
-
-    def check(self):
-        if self.world_size not in (-1, 1):
-            raise UsageError(f"--world-size={self.world_size} is not supported yet; takes -1 (unset) or 1")
-        if self.rank not in (-1, 0):
-            raise UsageError(f"--rank={self.rank} is not a rank of one process; takes -1 (unset) or 0")
-        if self.mixed_precision == "bf16":
-            raise UsageError("--mixed_precision='bf16' is too coarse for similarities (error 4e-3); takes one of: fp16, no")
-        if self.pt_style == "pixel" and self.weights:
-            raise UsageError(f"--weights={self.weights!r} is not used by --pt_style pixel; leave it out")
-        if self.pt_style == "sscd" and self.arch not in SSCD_FILES:
-            raise UsageError(f"--arch={self.arch!r} is unknown for --pt_style sscd; takes one of: {', '.join(SSCD_FILES)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,17 @@
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from utils import devices
 from utils.data import image_sets
 from utils.evaluation import features
-from utils.evaluation.extractors import Extractor
+from utils.evaluation.feature_cache import FeatureCache
+from utils.evaluation.network import Extractor
+
+ALONE = devices.Processes(devices.Alone(torch.device("cpu")))
 
 
 def size_of(image):
@@ -15,44 +22,76 @@ def whole(image):
     return torch.from_numpy(np.asarray(image, np.float32))
 
 
-SIZE = Extractor(size_of, lambda x: x * 2)
-MEAN = Extractor(whole, lambda x: x.mean((1, 2)))
+SIZE = Extractor(size_of, lambda x: x * 2, {"what": "size"})
+MEAN = Extractor(whole, lambda x: x.mean((1, 2)), {"what": "mean"})
 
 
-def folder(tmp_path, count=5):
-    for i in range(count):
-        Image.new("RGB", (4 + i % 2, 6), (i, 2 * i, 3 * i)).save(tmp_path / f"{i}.png")
-    return image_sets.list_images("--d", tmp_path)
+def reading(batch_size=2, num_workers=0, folder=None):
+    return features.Reading(batch_size, num_workers, ALONE, FeatureCache(folder, print))
 
 
-def test_rows_follow_the_images_for_every_extractor_whatever_the_batch(tmp_path):
-    images = folder(tmp_path)
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "i").mkdir()
+    for i in range(5):
+        Image.new("RGB", (4 + i % 2, 6), (i, 2 * i, 3 * i)).save(tmp_path / "i" / f"{i}.png")
+    return image_sets.list_images("--d", tmp_path / "i")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths of the images that are opened."""
+    seen, real = [], image_sets.open_image
+    monkeypatch.setattr(image_sets, "open_image", lambda path, **k: seen.append(path.name) or real(path, **k))
+    return seen
+
+
+def test_rows_follow_the_images_for_every_extractor_whatever_the_batch(images):
     for batch, workers in ((1, 0), (2, 0), (5, 2)):
-        found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, batch_size=batch, num_workers=workers)
+        found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, reading(batch, workers))
         assert found["s"].tolist() == [[2.0 * (4 + i % 2), 12.0] for i in range(5)]
         assert found["m"].tolist() == [[i, 2.0 * i, 3.0 * i] for i in range(5)]  # shapes differ within a batch
         assert (kept, bad) == ([0, 1, 2, 3, 4], [])
 
 
-def test_each_image_is_opened_once_for_all_extractors(tmp_path, monkeypatch):
-    images, opened = folder(tmp_path), []
-    monkeypatch.setattr(features, "open_image", lambda path: opened.append(path) or image_sets.open_image(path))
-    features.extract(images, {"s": SIZE, "m": MEAN}, batch_size=2, num_workers=0)
-    assert len(opened) == 5
+def test_each_image_is_opened_once_for_all_extractors(images, opened):
+    features.extract(images, {"s": SIZE, "m": MEAN, "n": SIZE}, reading())
+    assert opened == [f"{i}.png" for i in range(5)]
 
 
-def test_a_broken_image_is_left_out_and_named(tmp_path):
-    images = folder(tmp_path)
-    (tmp_path / "2.png").write_text("")
-    found, kept, bad = features.extract(images, {"s": SIZE}, batch_size=2, num_workers=0)
+def test_a_broken_image_is_left_out_and_named(images):
+    images.path(2).write_text("")
+    found, kept, bad = features.extract(images, {"s": SIZE}, reading())
     assert kept == [0, 1, 3, 4]
     assert found["s"][2].tolist() == [10.0, 12.0]
     assert bad[0][0] == "2.png"
 
 
-def test_prepare_comes_before_the_transform_of_its_extractor_alone(tmp_path):
-    found, _, _ = features.extract(
-        folder(tmp_path), {"s": SIZE, "t": SIZE}, prepare={"t": lambda i: i.resize((1, 1))}, batch_size=8, num_workers=0
-    )
-    assert found["t"].tolist() == [[2.0, 2.0]] * 5
+def test_training_images_are_cut_for_the_extractors_that_want_it_alone(images):
+    cut = dataclasses.replace(SIZE, as_generated=True)
+    found, _, _ = features.extract(images, {"s": SIZE, "t": cut}, reading(), side=3)
+    assert found["t"].tolist() == [[6.0, 6.0]] * 5
     assert found["s"][0].tolist() == [8.0, 12.0]
+    found, _, _ = features.extract(images, {"t": cut}, reading())  # generations are as they are
+    assert found["t"][0].tolist() == [8.0, 12.0]
+
+
+def test_what_was_kept_is_not_computed_again_and_gives_the_same(images, opened, tmp_path):
+    images.path(2).write_text("")
+    kept_in = reading(folder=tmp_path / "c")
+    first = features.extract(images, {"s": SIZE}, kept_in)
+    opened.clear()
+    second = features.extract(images, {"s": SIZE}, kept_in)
+    assert opened == []
+    assert torch.equal(first[0]["s"], second[0]["s"])
+    assert first[1:] == second[1:]
+    # another extractor reads the images again, for itself alone
+    both, _, bad = features.extract(images, {"s": SIZE, "m": MEAN}, kept_in)
+    assert len(opened) == 5
+    assert (len(both["m"]), bad[0][0]) == (4, "2.png")
+    changed = Image.new("RGB", (9, 9))
+    changed.save(images.path(0))
+    opened.clear()
+    found, _, _ = features.extract(image_sets.list_images("--d", images.root), {"s": SIZE}, kept_in)
+    assert len(opened) == 5
+    assert found["s"][0].tolist() == [18.0, 18.0]

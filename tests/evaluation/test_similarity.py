@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.errors import UsageError
 from utils.evaluation import similarity as sim
 
 
@@ -17,23 +18,23 @@ def naive(query, train, k, exclude_self=False):
     return np.take_along_axis(scores, order, 1), order
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 7, 17, 100])
+@pytest.mark.parametrize("block_rows", [1, 4, 7, 17, 100])
 @pytest.mark.parametrize("exclude_self", [False, True])
-def test_blocks_agree_with_the_full_matrix(chunk_size, exclude_self):
+def test_blocks_agree_with_the_full_matrix(block_rows, exclude_self):
     train = unit(17, 8, 0)
     query = train if exclude_self else unit(11, 8, 1)
-    scores, indices = sim.top_matches(query, train, k=5, chunk_size=chunk_size, exclude_self=exclude_self)
+    scores, indices = sim.top_matches(query, train, k=5, block_rows=block_rows, exclude_self=exclude_self)
     expected, order = naive(query, train, 5, exclude_self)
     assert np.array_equal(indices, order)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk_size", [3, 8, 64])
-def test_ties_go_to_the_lower_index_whatever_the_blocks(chunk_size):
+@pytest.mark.parametrize("block_rows", [3, 8, 64])
+def test_ties_go_to_the_lower_index_whatever_the_blocks(block_rows):
     # dot products of small whole numbers: many exact ties, zeros and negative scores among them
     generator = torch.Generator().manual_seed(0)
     query, train = (torch.randint(-2, 3, (n, 3), generator=generator).float() for n in (20, 60))
-    scores, indices = sim.top_matches(query, train, k=9, chunk_size=chunk_size)
+    scores, indices = sim.top_matches(query, train, k=9, block_rows=block_rows)
     expected, order = naive(query, train, 9)
     assert np.array_equal(indices, order)
     assert np.array_equal(scores, expected)
@@ -67,23 +68,56 @@ def test_summary_by_hand():
     assert row == pytest.approx({"sim_mean": 2, "sim_std": 2**0.5, "sim_75pc": 3, "sim_90pc": 3.6, "sim_95pc": 3.8})
 
 
-def test_the_bootstrap_resamples_prompts_not_images():
-    # 10 prompts of 20 identical images each: 200 images tell no more than 10
-    hits = np.repeat(np.arange(10) < 5, 20)
-    low, high = sim.bootstrap_share(hits, np.repeat(np.arange(10), 20), seed=0)
-    assert (low, high) == (pytest.approx(0.2, abs=0.1), pytest.approx(0.8, abs=0.1))
-    narrow = sim.bootstrap_share(hits, np.arange(200), seed=0)
-    assert narrow[1] - narrow[0] < 0.2
-    assert sim.bootstrap_share(hits, np.arange(200), seed=0) == narrow
-    assert sim.bootstrap_share(np.ones(8, bool), np.arange(8), seed=0) == (1.0, 1.0)
+@pytest.mark.parametrize("chunks", [1, 2, 4, 8])
+def test_split_products_agree_with_naive_einsums(chunks):
+    query, train = unit(7, 16, 0), unit(13, 16, 1)
+    q, t = (x.reshape(len(x), chunks, -1) for x in (query, train))
+    split = torch.einsum("qcd,tcd->qtc", q, t).amax(2)
+    cross = torch.einsum("qcd,ted->qtce", q, t).flatten(2).amax(2)
+    for name, expected in (("splitloss", split), ("splitlosscross", cross)):
+        scores = sim.SIMILARITIES[name](chunks)
+        torch.testing.assert_close(scores(query, train), expected)
+        found, indices = sim.top_matches(query, train, k=1, scores=scores, block_rows=4)
+        torch.testing.assert_close(found[:, 0], expected.amax(1))
+        assert torch.equal(indices[:, 0], expected.argmax(1))
+        torch.testing.assert_close(sim.paired(query, train[:7], scores=scores, block_rows=3), expected[:, :7].diagonal())
+    if chunks == 1:
+        torch.testing.assert_close(split, query @ train.T)
+    else:
+        assert (cross >= split - 1e-6).all()
+        assert (cross > split + 0.01).any()
 
 
-def test_the_bootstrap_agrees_with_a_naive_one():
-    rng = np.random.default_rng(0)
-    clusters = np.repeat(np.arange(12), rng.integers(1, 6, 12))
-    hits = rng.random(len(clusters)) < 0.4
-    shares = []
-    for _ in range(4000):
-        drawn = rng.integers(0, 12, 12)
-        shares.append(np.concatenate([hits[clusters == c] for c in drawn]).mean())
-    assert sim.bootstrap_share(hits, clusters, seed=1) == pytest.approx(np.percentile(shares, (2.5, 97.5)), abs=0.03)
+def test_chunks_are_not_normalised_again():
+    # the second half carries all the length: the product of the first halves stays small although they are equal
+    a = sim.normalised(torch.tensor([[0.1, 0.0, 3.0, 0.0]]))
+    b = sim.normalised(torch.tensor([[0.1, 0.0, 0.0, 3.0]]))
+    assert sim.SIMILARITIES["splitloss"](2)(a, b).item() == pytest.approx(0.01 / 9.01, abs=1e-6)
+
+
+def test_chunks_must_divide_the_descriptor():
+    with pytest.raises(
+        UsageError, match="--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; takes a divisor"
+    ):
+        sim.SIMILARITIES["splitloss"](3)(unit(2, 8, 0), unit(2, 8, 1))
+
+
+def test_the_whole_matrix_is_written_in_blocks(tmp_path):
+    query, train = unit(7, 8, 0), unit(9, 8, 1)
+    sim.write_matrix(tmp_path / "m" / "all.npy", query, train, block_rows=4)
+    found = np.load(tmp_path / "m" / "all.npy")
+    assert (found.dtype, found.shape) == (np.float16, (7, 9))
+    np.testing.assert_allclose(found, (query @ train.T).numpy(), atol=1e-3)
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["all.npy"]
+
+
+def test_never_more_than_a_block_of_scores_is_held(monkeypatch):
+    held = []
+
+    def scores(query, train):
+        held.append((len(query), len(train)))
+        return sim.dot_product(query, train)
+
+    sim.top_matches(unit(23, 4, 0), unit(31, 4, 1), k=2, scores=scores, block_rows=8)
+    assert max(held) == (8, 8)
+    assert len(held) == 12

@@ -1,3 +1,5 @@
+import base64
+import json
 import re
 
 import pytest
@@ -5,37 +7,182 @@ from PIL import Image
 
 from utils.reports import page
 
-SETTINGS = {"query_dir": "<script>alert(1)</script>", "val_dir": "b", "pt_style": "pixel", "copy_threshold": 0.95}
+ATTACK = "</script><script>alert(1)</script>&\u2028\u2029"
+SETTINGS = {
+    "query_dir": "<script>alert(1)</script>", "val_dir": "b", "pt_style": "pixel", "copy_threshold": 0.95,
+    "environment": {"torch": "2.11", "gpus": ["a", "<b>"]}, "preset": None,
+}  # fmt: skip
 METRICS = {"sim_95pc": 0.98765, "copy_share": 0.25, "copy_share_lo": 0.1, "copy_share_hi": 0.4, "copy_share_n": 128}
+ROW = {
+    "query": "q.png", "match": "m.png", "score": 0.99, "prompt": ATTACK, "caption": None, "source_image": "m.png",
+    "source_score": float("nan"), "seed": 1, "duplicated": None, "clipscore": None, "query_picture": "q", "match_picture": "m",
+}  # fmt: skip
+PICTURES = {"q": b"\xff\xd8 generated \xff\xd9", "m": b"\xff\xd8 training \xff\xd9"}
 
 
 @pytest.fixture
-def report(tmp_path):
+def write(tmp_path):
+    """Write a report with what a call changes; returns its text."""
     image = tmp_path / "i.png"
     Image.new("RGB", (4, 4)).save(image)
     path = tmp_path / "report.html"
-    page.write_report(
-        path, metrics=METRICS, settings=SETTINGS, counts={"generated": 128}, histogram=image, pages=[image] * 2
-    )
-    return path.read_text()
+
+    def write(**changed):
+        given = {
+            "metrics": METRICS, "settings": SETTINGS, "counts": {"generated": 128}, "left_out": {},
+            "plots": [(image, "histogram"), (image, "scatter")], "pages": [image] * 2,
+            "rows": [ROW] * 3, "pictures": PICTURES, "total": 3,
+        }  # fmt: skip
+        page.write_report(path, **given | changed)
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+    return write
 
 
-def test_the_page_needs_nothing_outside_itself(report):
-    assert report.count("data:image/png;base64,") == 3
-    assert not re.findall(r'(?:src|href)="(?!data:)', report)
-    assert "http" not in report
+def table_data(report):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', report, re.DOTALL)[1])
 
 
-def test_text_of_users_is_escaped(report):
-    assert "<script>" not in report
+def test_the_page_needs_nothing_outside_itself(write):
+    report = write()
+    assert report.count("data:image/png;base64,") == 4
+    assert not re.findall(r'\b(?:src|href)\s*=\s*"(?!data:|#)', report)
+    assert not re.findall(r"url\(|@import|\bfetch\(|XMLHttpRequest|https?:", report)
+    assert "default-src 'none'" in report
+
+
+def test_only_the_scripts_of_the_page_may_run(write):
+    report = write()
+    script = re.search(r"<script>(.*?)</script>", report, re.DOTALL)[1]
+    assert f"script-src 'sha256-{page._sha256(script)}'" in report
+    assert "'unsafe-inline'" not in report
+    assert len(re.findall("<script", report)) == 2
+    assert "innerHTML" not in script
+
+
+def test_text_of_users_is_escaped(write):
+    report = write(left_out={"clip": "<i>why</i>"}, counts={"<u>": 1}, metrics={"<b>": 0.5})
+    assert "<script>alert" not in report
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in report
+    for tag in ("<i>", "<u>", "<b>"):
+        assert tag not in report
+        assert tag.replace("<", "&lt;").replace(">", "&gt;") in report
 
 
-def test_numbers_can_be_read(report):
+def test_prompts_enter_the_script_element_without_markup(write):
+    report = write()
+    assert table_data(report)["rows"][0]["prompt"] == ATTACK
+    between = report.split('id="data">')[1].split("</script>")[0]
+    assert not set("<>&\u2028\u2029") & set(between)
+    assert page.script_json(ATTACK + "\udc80").isascii()
+
+
+def test_a_name_that_is_not_utf8_is_written(write):
+    report = write(rows=[ROW | {"query": "\udcff.png"}], settings=SETTINGS | {"val_dir": "\udcff"})
+    assert "against \udcff" in report
+    assert "\\udcff.png" in report
+
+
+def test_each_picture_is_embedded_once_however_many_rows_show_it(write):
+    report = write()
+    assert len(table_data(report)["rows"]) == 3
+    for data in PICTURES.values():
+        assert report.count(base64.b64encode(data).decode()) == 1
+
+
+def test_the_threshold_and_the_missing_values_reach_the_table(write):
+    data = table_data(write())
+    assert data["threshold"] == 0.95
+    assert data["rows"][0]["source_score"] is None  # NaN is not JSON
+    assert "A marked score" in write()
+    report = write(settings={})
+    assert table_data(report)["threshold"] is None
+    assert "A marked score" not in report
+
+
+def test_what_was_left_out_is_named_with_its_reason(write):
+    report = write(left_out={"clip": "no weights"})
+    assert re.search(r"<h2>Left out</h2>.*clip.*no weights", report)
+    assert "Left out" not in write()
+
+
+def test_rows_that_are_not_all_queries_are_said_to_be_so(write):
+    assert "All 3 generated images" in write()
+    assert "The 3 most similar of 10,000 generated images" in write(total=10_000)
+
+
+def test_a_section_without_content_is_left_out(write):
+    report = write(rows=[], pages=[], plots=[], metrics={})
+    assert re.findall("<h2>(.*?)</h2>", report) == ["Counts", "Settings"]
+    assert "<dialog" not in report
+
+
+def test_sections_are_in_the_order_of_reading_and_can_be_jumped_to(write):
+    report = write(left_out={"clip": "no weights"})
+    titles = ["Similarity", "Plots", "Matches", "Gallery", "Numbers", "Left out", "Counts", "Settings"]
+    assert re.findall("<section.*?<h2>(.*?)</h2>", report) == titles
+    assert re.findall('href="#(.*?)"', report) == re.findall('<section id="(.*?)"', report)
+    names = re.findall(r'\bid="(.*?)"', report)
+    assert len(set(names)) == len(names)
+    assert 'alt="histogram"' in report.split("Plots</h2>")[0]
+
+
+def test_numbers_can_be_read(write):
+    report = write()
     assert "25.0 % of 128 images count as copies of a training image (95 % interval 10.0 to 40.0 %)" in report
     assert "0.9877" in report
     assert page.number(128) == "128"
+    assert page.number(True) == "True"
+
+
+def test_settings_within_settings_are_rows_of_their_own():
+    assert dict(page.flat(SETTINGS))["environment.torch"] == "2.11"
+    assert dict(page.flat(SETTINGS))["environment.gpus"] == '["a", "<b>"]'
+    assert "preset" not in dict(page.flat(SETTINGS))
 
 
 def test_without_a_threshold_the_headline_is_the_percentile():
     assert page.headline({"sim_95pc": 0.5}, SETTINGS) == "The 95th percentile of similarity is 0.500."
+    assert page.headline({}, SETTINGS) == ""
+
+
+def test_a_headline_stands_without_settings():
+    assert page.headline(METRICS, {}).endswith("of a training image (95 % interval 10.0 to 40.0 %).")
+
+
+def test_tiles_hold_what_was_measured_and_nothing_else():
+    assert page.tiles({"sim_mean": 0.5}) == []
+    interval = {f"copy_share_dup_{end}": value for end, value in (("lo", 0.3), ("hi", 0.5), ("n", 9))}
+    found = page.tiles(
+        METRICS | interval | {"copy_share_dup": 0.4, "copy_share_nodup_n": 0, "bg_95pc": 0.7, "fd_net": 12.345}
+    )
+    assert found == [
+        ("Copies", [("25.0 %", "95 % interval 10.0 to 40.0 %, 128 images")], True),
+        ("Copies by the prompt's own image", [("40.0 %", "where it was duplicated (30.0 to 50.0 %)")], False),
+        ("Similarity, 95th percentile", [("0.988", "generated images"), ("0.700", "training images among themselves")], False),
+        ("Frechet distance", [("12.35", "fd_net")], False),
+    ]  # fmt: skip
+
+
+def test_no_copies_are_no_alarm(write):
+    assert page.tiles(METRICS | {"copy_share": 0.0})[0][2] is False
+    assert 'class="tile accent"' in write()
+    assert 'class="tile accent"' not in write(metrics=METRICS | {"copy_share": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("sim_dup", "confounded by selection"), ("copy_share_dup_lo", "low end of the 95 % interval of copy_share_dup"),
+        ("copy_share_n", "number of images behind copy_share"), ("fid_dcr", "published scale"),
+        ("clipscore_bg_dcr", "clipscore_bg with the published crop"), ("fd_tf_efficientnet_lite0", "this network's features"),
+        ("mq_015", "number of generations"), ("mq_rate_09", "below 0.9"), ("mq_rate_025", "below 0.25"),
+        ("pval_mixed", "p value of cc_mixed"), ("kid_std", "standard deviation"),
+    ],
+)  # fmt: skip
+def test_every_key_is_explained(key, words):
+    assert words in page.words_of(key)
+
+
+def test_a_key_that_is_not_known_has_no_words():
+    assert [page.words_of(k) for k in ("weights", "other_n", "other_thing_lo")] == [""] * 3

@@ -1,72 +1,109 @@
-"""Image sets to features: every image is read once, for all extractors together."""
+"""Image sets to features: every image is read and decoded once, for all extractors together, by all processes."""
+
+from dataclasses import dataclass
 
 import torch
 
-from utils.data.image_sets import open_image
+from utils.data import transforms
 from utils.errors import DataError
 
 
 class _Inputs(torch.utils.data.Dataset):
-    """Item i: (i, {extractor: tensor}) of image i, or (i, the reason why it cannot be read)."""
+    """Item i: (index of the image, {extractor: tensor}), or (index, the reason why it cannot be read)."""
 
-    def __init__(self, images, transforms):
-        self.images, self.transforms = images, transforms
+    def __init__(self, images, indices, steps, side):
+        self.images, self.indices, self.steps, self.side = images, indices, steps, side
 
     def __len__(self):
-        return len(self.images)
+        return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, item):
+        index = self.indices[item]
         try:
-            image = open_image(self.images.path(index))
+            image = self.images.open(index)
         except DataError as error:
             return index, str(error)
-        return index, {name: transform(image) for name, transform in self.transforms.items()}
+        cut = transforms.as_generated(image, self.side) if self.side else None
+        return index, {name: step(cut if as_generated else image) for name, (step, as_generated) in self.steps.items()}
 
 
-def _as_list(items):
-    return items
+def _batch(items):
+    """Items of a batch, stacked in the worker by shape: a tensor sent costs what a file descriptor does.
+
+    Returns: (indices of readable images, [(index, reason)], {extractor: [(their places in the batch, tensor)]}).
+    """
+    good = [(i, found) for i, found in items if not isinstance(found, str)]
+    stacks = {}
+    for key in good[0][1] if good else ():
+        shapes = {}
+        for place, (_, found) in enumerate(good):
+            shapes.setdefault(found[key].shape, []).append(place)
+        stacks[key] = [(places, torch.stack([good[p][1][key] for p in places])) for places in shapes.values()]
+    return [i for i, _ in good], [(i, found) for i, found in items if isinstance(found, str)], stacks
 
 
-def _in_groups(tensors, network):
-    """Run a network over tensors whose shapes may differ, one shape at a time. Returns: [B, D] in the given order."""
-    rows = [None] * len(tensors)
-    for shape in dict.fromkeys(t.shape for t in tensors):
-        members = [i for i, t in enumerate(tensors) if t.shape == shape]
-        out = network(torch.stack([tensors[i] for i in members])).cpu()
-        for i, row in zip(members, out, strict=True):
-            rows[i] = row
-    return torch.stack(rows)
+@dataclass(frozen=True)
+class Reading:
+    """How images are read. processes: devices.Processes; cache: FeatureCache; wrap: takes the batches, for a bar."""
+
+    batch_size: int
+    num_workers: int
+    processes: object
+    cache: object
+    wrap: object = iter
+
+
+def _rows(stacks, network):
+    """A network over stacks of images of one shape each. Returns: [B, D] on the CPU, in the order of the batch."""
+    places = torch.tensor([p for group, _ in stacks for p in group])
+    return torch.cat([network(stack).cpu() for _, stack in stacks])[places.argsort()]
 
 
 @torch.no_grad()
-def extract(images, extractors, *, prepare=None, batch_size, num_workers, wrap=iter):
-    """Features of every readable image by every extractor, in one pass.
-
-    images: ImageSet; extractors: {key: Extractor}; prepare: {key: PIL -> PIL} applied before that extractor's transform;
-    wrap: takes the iterable of batches, for a progress bar. Returns: ({key: [N, D] float32 on the CPU}, indices of the N
-    readable images, [(key, reason)] of the others).
-    """
-    prepare = prepare or {}
-    steps = {k: _Chain(prepare[k], e.transform) if k in prepare else e.transform for k, e in extractors.items()}
+def _pass(images, indices, extractors, side, reading):
+    """Features of the readable ones of `indices`. Returns: ({key: [n, D]}, their indices, [(key, reason)] of others)."""
+    steps = {k: (e.transform, bool(side and e.as_generated)) for k, e in extractors.items()}
+    cut = side if any(as_generated for _, as_generated in steps.values()) else None
     loader = torch.utils.data.DataLoader(
-        _Inputs(images, steps), batch_size=batch_size, num_workers=num_workers, collate_fn=_as_list
-    )
+        _Inputs(images, indices, steps, cut), batch_size=reading.batch_size, collate_fn=_batch,
+        num_workers=min(reading.num_workers, -(-len(indices) // reading.batch_size)),
+    )  # fmt: skip
     kept, bad, parts = [], [], {k: [] for k in extractors}
-    for batch in wrap(loader):
-        bad += [(images.keys[i], found) for i, found in batch if isinstance(found, str)]
-        good = [(i, found) for i, found in batch if not isinstance(found, str)]
-        kept += [i for i, _ in good]
-        for key, extractor in extractors.items():
-            if good:
-                parts[key].append(_in_groups([found[key] for _, found in good], extractor.network))
+    for good, unreadable, stacks in reading.wrap(loader):
+        kept += good
+        bad += [(images.keys[i], reason) for i, reason in unreadable]
+        for key, stack in stacks.items():
+            parts[key].append(_rows(stack, extractors[key].network))
     return {k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}, kept, bad
 
 
-class _Chain:
-    """Two transforms in a row; a class, so that spawned workers can unpickle it."""
+def extract(images, extractors, reading, *, side=None):
+    """Features of every readable image by every extractor; what an earlier run kept is not computed again.
 
-    def __init__(self, first, second):
-        self.first, self.second = first, second
-
-    def __call__(self, image):
-        return self.second(self.first(image))
+    images: ImageSet; extractors: {key: Extractor}; side: of the generations, to which training images are cut for the
+    extractors that want it. Every process reads a consecutive share. Returns: ({key: [N, D] float32 on the CPU, in the
+    order of the images}, indices of the N readable images, [(key, reason)] of the others); on other processes than the
+    main one ({}, indices, bad).
+    """
+    processes, cache = reading.processes, reading.cache
+    paths, found = {}, {}
+    if cache.folder is not None and processes.main:
+        for key, extractor in extractors.items():
+            paths[key] = cache.path(images, extractor, {"side": side if extractor.as_generated else None})
+            found[key] = cache.read(paths[key])
+    # the main process says what is missing: another may see the folder later than it does, or not at all
+    kept_before = processes.share({k: (f[1], f[2]) for k, f in found.items() if f is not None})
+    missing = {k: e for k, e in extractors.items() if k not in kept_before}
+    features = {k: f[0] for k, f in found.items() if f is not None}
+    indices, bad = next(iter(kept_before.values()), (None, None))
+    if missing:
+        first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
+        own, kept, own_bad = _pass(images, range(first, last), missing, side, reading)
+        indices = [i for part in processes.gather(kept) for i in part]
+        bad = [b for part in processes.gather(own_bad) for b in part]
+        for key in missing:
+            rows = processes.gather_rows(own[key])
+            if processes.main:
+                features[key] = rows
+                cache.write(paths.get(key), rows, indices, bad)
+    return features, indices, bad

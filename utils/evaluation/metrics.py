@@ -1,13 +1,19 @@
 """The metrics by name. Each maps what was measured to rows of metrics.json, or says why it cannot."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.evaluation import bootstrap, memorized
+from utils.evaluation import complexity as complexities
 from utils.evaluation import similarity as sim
+from utils.evaluation.coverage import MIN_IMAGES, prdc
 from utils.evaluation.frechet import frechet_distance
+from utils.evaluation.kernel import kernel_distance
 
 NO_RUN = "which training images are duplicated is not known; name the training run with --run"
+NO_PROMPTS = "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
 
 
 class CannotMeasureError(Exception):
@@ -18,24 +24,27 @@ class CannotMeasureError(Exception):
 class Measured:
     """What the metrics read. Q generations, M training images, k matches a generation.
 
-    scores, matches: [Q, k]; train: [M, D] normalised descriptors; fd: (generated, reference) features or None;
-    prompts: [Q], what tells prompts apart for the bootstrap; sources: [Q] index of the prompt's own training image, -1
-    where there is none; source_scores: [Q], nan where there is none; duplicated: [M] bool or None when not known;
-    threshold: of a copy, or None.
+    scores, matches: [Q, k]; find_background: () -> [M], best match of every training image other than itself; prompts: [Q],
+    what tells prompts apart for the bootstrap; sources: [Q] index of the prompt's own training image, -1 where there is
+    none; source_scores: [Q], nan where there is none; duplicated: [M] bool or None when not known; threshold: of a copy,
+    or None; features: {name: ([Q, D], [M, D])} of the further networks; alignment: {key: [Q] or [M] cosines, nan without a
+    prompt}; find_complexity: () -> Complexity of every best match; fd_key: name of the Frechet distance that is not FID.
     """
 
     scores: np.ndarray
     matches: np.ndarray
-    train: object
-    similarity: object
+    find_background: Callable
     prompts: list
     sources: np.ndarray
     source_scores: np.ndarray
     duplicated: np.ndarray | None
     threshold: float | None
     seed: int
-    fd: tuple | None = None
+    features: dict = field(default_factory=dict)
+    alignment: dict = field(default_factory=dict)
+    find_complexity: Callable | None = None
     fd_key: str = "fd"
+    mq_flip: bool = False
     missing: dict = field(default_factory=dict)  # metric -> why its input could not be had
     _cache: dict = field(default_factory=dict)
 
@@ -47,12 +56,31 @@ class Measured:
     @property
     def background(self):
         """[M], the similarity of every training image to its best match other than itself."""
-        if "background" not in self._cache:
-            if len(self.train) < 2:
-                raise CannotMeasureError("background compares training images with each other; there is only 1")
-            scores, _ = self.similarity(self.train, self.train, k=1, exclude_self=True)
-            self._cache["background"] = scores[:, 0].numpy()
-        return self._cache["background"]
+        return self._once("background", self.find_background)
+
+    @property
+    def complexity(self):
+        """Complexity of every generation's best match, [Q] each."""
+        return self._once("complexity", self.find_complexity)
+
+    def _once(self, name, compute):
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]
+
+    def pair(self, name, metric, at_least):
+        """Features of both sets; CannotMeasureError when they are not there or there are fewer images than `at_least`."""
+        if name not in self.features:
+            raise CannotMeasureError(self.missing.get(metric, "its features were not computed"))
+        generated, reference = self.features[name]
+        if min(len(generated), len(reference)) < at_least:
+            raise CannotMeasureError(f"takes {at_least} images a side; there are {len(generated)} and {len(reference)}")
+        return generated, reference
+
+    @property
+    def distance_network(self):
+        """Whose features KID, precision and coverage use: Inception's as published, else those of --fd_extractor."""
+        return "fid" if "fid" in self.features else "fd"
 
 
 def copy_share(measured, chosen, name):
@@ -63,7 +91,7 @@ def copy_share(measured, chosen, name):
     if not len(hits):
         return {f"{name}_n": 0}
     prompts = [p for p, c in zip(measured.prompts, chosen, strict=True) if c]
-    low, high = sim.bootstrap_share(hits, prompts, seed=measured.seed)
+    low, high = bootstrap.bootstrap_statistic(hits, prompts, bootstrap.mean, seed=measured.seed)
     return {name: float(hits.mean()), f"{name}_lo": low, f"{name}_hi": high, f"{name}_n": len(hits)}
 
 
@@ -99,16 +127,79 @@ def duplication(measured):
     return row
 
 
-def fd(measured):
-    """fd_<extractor>: Frechet distance between generations and training images."""
-    if measured.fd is None:
-        raise CannotMeasureError(measured.missing.get("fd", "its features were not computed"))
-    generated, reference = measured.fd
-    if min(len(generated), len(reference)) < 2:
+CORRELATED = {"ent": "entropy", "comp": "jpeg_kib", "tvl": "total_variation", "mixed": "mixed"}
+
+
+def complexity(measured):
+    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it."""
+    row = {}
+    for name, attribute in CORRELATED.items():
+        found = complexities.correlation(getattr(measured.complexity, attribute), measured.best)
+        if found is not None:
+            row |= {f"cc_{name}": found[0], f"pval_{name}": found[1]}
+    if not row:
         raise CannotMeasureError(
-            f"a Frechet distance takes 2 images a side; there are {len(generated)} and {len(reference)}"
+            "a correlation takes 3 generations of different similarity and matches of different complexity"
         )
-    return {measured.fd_key: frechet_distance(generated, reference)}
+    return row
 
 
-METRICS = {"similarity": similarity, "background": background, "duplication": duplication, "fd": fd}
+def fid(measured):
+    """fid: Frechet distance on Inception's features; fid_dcr: on the published scale, when that was asked for."""
+    row = {}
+    for name in ("fid", "fid_dcr"):
+        if name == "fid" or name in measured.features:
+            generated, reference = measured.pair(name, "fid", 2)
+            row |= {name: frechet_distance(generated, reference), f"{name}_n": len(generated)}
+    return row | {"fid_reference_n": len(reference)}
+
+
+def fd(measured):
+    """fd_<extractor>: Frechet distance between generations and training images on another network's features."""
+    generated, reference = measured.pair("fd", "fd", 2)
+    return {measured.fd_key: frechet_distance(generated, reference), f"{measured.fd_key}_n": len(generated)}
+
+
+def kid(measured):
+    """kid_mean, kid_std over subsets."""
+    mean, std = kernel_distance(*measured.pair(measured.distance_network, "kid", 2), seed=measured.seed)
+    return {"kid_mean": mean, "kid_std": std}
+
+
+def coverage(measured):
+    """precision, recall, density, coverage."""
+    return prdc(*measured.pair(measured.distance_network, "prdc", MIN_IMAGES))
+
+
+def clip(measured):
+    """clipscore of the source prompt, clipscore_edited of the edited one, clipscore_bg of training images; *_dcr beside."""
+    if not measured.alignment:
+        raise CannotMeasureError(measured.missing.get("clip", NO_PROMPTS))
+    row = {}
+    for key, cosines in measured.alignment.items():
+        known = ~np.isnan(cosines)
+        row |= {key: float(cosines[known].mean()), f"{key}_n": int(known.sum())} if known.any() else {}
+    return row
+
+
+def mq(measured):
+    """mq_*: how many generations are memorized by the ratio of pixel distances, at nine thresholds."""
+    generated, training = measured.pair("mq", "mq", 1)
+    if len(training) < memorized.NEIGHBOURS:
+        raise CannotMeasureError(f"takes {memorized.NEIGHBOURS} training images; there are {len(training)}")
+    return memorized.quantities(memorized.ratios(generated, training, flip=measured.mq_flip))
+
+
+# --metrics; a new one is a function, a line here and a test
+METRICS = {
+    "similarity": similarity,
+    "background": background,
+    "duplication": duplication,
+    "complexity": complexity,
+    "fid": fid,
+    "fd": fd,
+    "kid": kid,
+    "prdc": coverage,
+    "clip": clip,
+    "mq": mq,
+}

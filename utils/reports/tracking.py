@@ -1,10 +1,12 @@
-"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step), finish().
+"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step), table(...), finish().
 
 With `group` a row goes under <group>/ against an axis of its own, as the shards of an ensemble need: each has its steps.
 """
 
 import os
 from pathlib import Path
+
+from utils.reports.tables import markdown
 
 
 class NoTracker:
@@ -18,6 +20,9 @@ class NoTracker:
 
     def image(self, name, path, step):
         """path: a PNG."""
+
+    def table(self, name, rows, pictures, step):
+        """rows: dicts of the same keys; in columns named *_picture a name stands for that image of pictures (JPEG bytes)."""
 
     def finish(self):
         """Flush and close."""
@@ -57,6 +62,17 @@ class WandbTracker(NoTracker):
         else:
             self._run.log(shown, step=step)
 
+    def table(self, name, rows, pictures, step):
+        import io
+
+        from PIL import Image
+
+        if not rows:
+            return
+        shown = {key: self._wandb.Image(Image.open(io.BytesIO(data))) for key, data in pictures.items()}
+        data = [[shown.get(v, v) if k.endswith("_picture") else v for k, v in row.items()] for row in rows]
+        self._run.log({name: self._wandb.Table(columns=list(rows[0]), data=data)}, step=step)
+
     def finish(self):
         self._run.finish()
 
@@ -80,6 +96,13 @@ class TensorboardTracker(NoTracker):
 
         with Image.open(path) as image:
             self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def table(self, name, rows, pictures, step):
+        if rows:
+            columns = [c for c in rows[0] if not c.endswith("_picture")]
+            self._writer.add_text(
+                name, markdown(columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
+            )
 
     def finish(self):
         self._writer.close()

@@ -5,7 +5,7 @@ from PIL import Image
 from utils import manifest
 from utils.data import image_sets
 from utils.records import Query
-from utils.stages import retrieval
+from utils.stages import retrieval_sets as retrieval
 
 
 @pytest.fixture

@@ -1,0 +1,416 @@
+"""The published retrieval procedure against diff_retrieval.py in one run: from start to finished report, every process.
+
+    python benchmarks/retrieval.py                       600 queries, 1,500 training images, a descriptor that costs nothing
+    python benchmarks/retrieval.py --network resnet50    the same, a ResNet-50 with random weights
+    python benchmarks/retrieval.py --decoding            reading alone, against bare decoding
+
+Three sides take turns, each turn a process of its own; a first turn of each warms up. Memory is that of a process and its
+workers together, what they share counted once.
+- published: a pass over each folder for descriptors, whole matrices of similarities (queries with training images, training
+  images with each other), all of the first one sorted; the complexity of matched images in a pass that decodes them again;
+  histogram, four scatter plots; galleries that search their ten queries again and open the images again. Batches of 64.
+- ours: diff_retrieval.py on the same folders with an empty cache.
+- ours, cached: another folder of queries, with what the turn before kept of the training images.
+All take the same TorchScript file, transform, workers and threads, compute in float32, show four matches a query and write
+20 gallery pages at most. Both of our sides' best scores must be the published ones, else the status is 1. Inception and CLIP
+run on no side. The published script draws ten matches a query with matplotlib and imports pandas, seaborn and OpenCV: this
+side does without.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# carried by scikit-image: portraits, things, the sky, tissue; in colour
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
+               "motorcycle_right.png", "retina.jpg", "rocket.jpg")  # fmt: skip
+SIDES = ("published", "ours", "ours, cached")
+TOLERANCE = 1e-4  # of a score: what another order of sums in float32 may change
+PAGES, PAGE_ROWS, MATCHES = 20, 10, 4
+
+
+# The images and the networks -----------------------------------------------------------------------------------------
+
+
+def photographs():
+    """The photographs as PIL RGB; scikit-image itself is not imported."""
+    from PIL import Image
+
+    folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
+    return [Image.open(folder / name).convert("RGB") for name in PHOTOGRAPHS]
+
+
+def view(photograph, rng, side=256):
+    """A random square of a photograph, half of them mirrored, scaled to `side` pixels."""
+    from PIL import Image
+
+    size = int(min(photograph.size) * rng.uniform(0.3, 1.0))
+    left, top = (int(rng.integers(v - size + 1)) for v in photograph.size)
+    box = (left, top, left + size, top + size)
+    shown = photograph.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else shown
+
+
+def with_noise(image, rng, scale=8):
+    """The image with Gaussian noise of `scale` of 255."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image, float) + rng.normal(0, scale, (image.height, image.width, 3))
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+def write_images(out, *, queries, training, seed=0):
+    """`training` views in out/train; in out/queries0 and out/queries1 `queries` each, every other a noisy copy of one."""
+    import numpy as np
+    from PIL import Image
+
+    rng, sources = np.random.default_rng(seed), photographs()
+    for name, count in (("train", training), ("queries0", queries), ("queries1", queries)):
+        (out / name).mkdir()
+        for i in range(count):
+            if name == "train" or i % 2:
+                image = view(sources[rng.integers(len(sources))], rng)
+            else:
+                image = with_noise(Image.open(out / "train" / f"{rng.integers(training):05}.jpg"), rng)
+            image.save(out / name / f"{i:05}.jpg", quality=90)
+
+
+def write_network(name, path):
+    """A TorchScript file of [B, 3, H, W] -> [B, D]: `free`, cells of an 8 x 8 grid, or `resnet50`, random, 512-d."""
+    import torch
+
+    torch.manual_seed(0)
+    if name == "free":
+        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten())
+    else:
+        from torchvision.models import resnet50
+
+        network = resnet50(weights=None, num_classes=512)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, the form that SSCD has
+        torch.jit.trace(network.eval(), torch.rand(2, 3, 224, 224)).save(str(path))
+
+
+# The published procedure ---------------------------------------------------------------------------------------------
+
+
+class Folder:
+    """Item i: image i of a folder by name, transformed."""
+
+    def __init__(self, root, transform):
+        self.paths, self.transform = sorted(Path(root).iterdir()), transform
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        return self.transform(Image.open(self.paths[index]).convert("RGB"))
+
+
+def descriptors(folder, network, device, workers):
+    """One pass. Returns: [N, D], normalised, on the CPU."""
+    import torch
+
+    loader = torch.utils.data.DataLoader(folder, batch_size=64, num_workers=workers, pin_memory=device.type == "cuda")
+    with torch.no_grad():
+        found = torch.cat([network(pixels.to(device)).float().cpu() for pixels in loader])
+    return torch.nn.functional.normalize(found, dim=1)
+
+
+def complexity(image):
+    """Entropy in nats, KiB as JPEG, and total variation of a PIL RGB image."""
+    import numpy as np
+    from skimage.color import rgb2gray
+    from skimage.measure import shannon_entropy
+
+    pixels, encoded = np.asarray(image), io.BytesIO()
+    image.save(encoded, "JPEG", quality=90)
+    grey = (rgb2gray(pixels) * 255).round().astype(np.uint8)
+    steps = sum(np.abs(np.diff(pixels.astype(np.int16), axis=axis)).sum() for axis in (0, 1))
+    return shannon_entropy(grey, base=np.e), len(encoded.getvalue()) / 1024, steps * 1e-4
+
+
+def draw_plots(out, best, background, measures):
+    """A histogram, and a scatter plot of each measure with its correlation. Returns: {measure: (r, p)}."""
+    import matplotlib
+    from scipy.stats import pearsonr
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.hist(best, 200, range=(0, 1), alpha=0.5, density=True, label="generated, training")
+    pyplot.hist(background, 200, range=(0, 1), alpha=0.5, density=True, label="training, training")
+    pyplot.legend()
+    pyplot.savefig(out / "histogram.png")
+    pyplot.close()
+    found = {}
+    for name, values in measures.items():
+        found[name] = tuple(float(v) for v in pearsonr(values, best))
+        pyplot.scatter(values, best)
+        pyplot.title("r = {:.3f}, p = {:.3g}".format(*found[name]))
+        pyplot.savefig(out / f"{name}.png")
+        pyplot.close()
+    return found
+
+
+def draw_page(rows, side=128):
+    """A gallery page. rows: [(file of a query, [(file of a match, score)])]. Returns: PIL RGB."""
+    from PIL import Image, ImageDraw
+
+    page = Image.new("RGB", (side * (MATCHES + 1), (side + 16) * len(rows)), "white")
+    pen = ImageDraw.Draw(page)
+    for row, (query, matches) in enumerate(rows):
+        top = row * (side + 16)
+        for column, (path, score) in enumerate([(query, None), *matches]):
+            page.paste(Image.open(path).convert("RGB").resize((side, side)), (column * side, top))
+            pen.text((column * side, top + side), path.name if score is None else f"{score:.3f} {path.name}", "black")
+    return page
+
+
+def published(args):
+    """The published side, to files in args.out."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = torch.jit.load(args.weights, map_location=device).eval()
+    transform = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
+                                    transforms.Normalize([0.5] * 3, [0.5] * 3)])  # fmt: skip
+    queries, training = Folder(args.query_dir, transform), Folder(args.val_dir, transform)
+    generated, known = (descriptors(folder, network, device, args.workers) for folder in (queries, training))
+
+    similarity, among = generated @ known.T, known @ known.T
+    nearest = similarity.argsort(dim=1, descending=True)[:, 0]
+    best = similarity.gather(1, nearest[:, None])[:, 0]
+    background = among.topk(2).values[:, 1]  # the first one is the image itself
+
+    small = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224)])
+    matched = [complexity(small(Image.open(training.paths[i]).convert("RGB"))) for i in nearest]
+    entropy, size, variation = np.array(matched).T
+    measures = {"entropy": entropy, "size": size, "variation": variation, "mixed": entropy * size**0.5}
+    out = Path(args.out)
+    out.mkdir()
+    correlations = draw_plots(out, best.numpy(), background.numpy(), measures)
+
+    order = best.argsort(descending=True)[: PAGES * PAGE_ROWS]
+    for number, rows in enumerate(order.split(PAGE_ROWS)):
+        found = similarity[rows].topk(MATCHES)
+        page = draw_page([
+            (queries.paths[query], [(training.paths[i], s) for i, s in zip(*row, strict=True)])
+            for query, *row in zip(rows, found.indices.tolist(), found.values.tolist(), strict=True)
+        ])  # fmt: skip
+        page.save(out / f"page{number}.png")
+
+    np.save(out / "similarity.npy", best.numpy())
+    row = {f"{name}_{what}": value for name, pair in correlations.items() for what, value in zip("rp", pair, strict=True)}
+    for name, scores in (("sim", best.numpy()), ("bg", background.numpy())):
+        row |= {f"{name}_mean": float(scores.mean()), f"{name}_std": float(scores.std())}
+        row |= {f"{name}_{p}pc": float(np.percentile(scores, p)) for p in (75, 90, 95)}
+    (out / "metrics.json").write_text(json.dumps(row, indent=1))
+
+
+# Measuring -----------------------------------------------------------------------------------------------------------
+
+
+def held(pid):
+    """Bytes that a process and its workers hold; what they share is counted once."""
+    import psutil
+
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                info = member.memory_full_info()
+                total += getattr(info, "pss", info.uss)  # only Linux tells shares of shared pages
+    return total
+
+
+def measured(command, *, threads, log):
+    """Run a command to its end. Returns: (seconds, peak bytes); SystemExit with what it said when it fails."""
+    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    peak, started = 0, time.perf_counter()
+    with open(log, "w") as out:
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                peak = max(peak, held(process.pid))
+        finally:
+            process.kill()
+    seconds = time.perf_counter() - started
+    if process.wait():
+        sys.exit(f"{' '.join(command)}\nended with status {process.returncode}:\n{log.read_text()[-3000:]}")
+    return seconds, peak
+
+
+def command_of(side, *, queries, out, cache, args, data):
+    """The command line of a turn. queries: the folder; out: a new one; cache: of our sides."""
+    folders = ["--query_dir", str(queries), "--val_dir", str(data / "train"), "--weights", str(data / "network.pt"),
+               "-j", str(args.workers)]  # fmt: skip
+    if side == "published":
+        return [sys.executable, __file__, "--work", *folders, "--out", str(out)]
+    return [
+        sys.executable, str(ROOT / "diff_retrieval.py"), "--pt_style", "sscd", *folders, "--metrics",
+        "similarity,background,complexity", "--num_matches", str(MATCHES), "--mixed_precision", "no", "--report_to", "none",
+        "--cache_dir", str(cache), "--output_dir", str(out),
+    ]  # fmt: skip
+
+
+def take_turns(args, data):
+    """All rounds. Returns: {side: [(seconds, bytes)]} without the warm-up, and the largest difference of a best score.
+
+    The two folders of queries change places every round, so that scores found with a cache have published ones to equal.
+    """
+    import numpy as np
+
+    found, scores = {side: [] for side in SIDES}, []
+    for number in range(args.rounds + 1):
+        for side in SIDES:
+            folder, out = (number + (side == "ours, cached")) % 2, data / f"{side}-{number}"
+            command = command_of(side, queries=data / f"queries{folder}", out=out, cache=data / f"cache{number}", args=args,
+                                 data=data)  # fmt: skip
+            found[side].append(measured(command, threads=args.threads, log=data / "log.txt"))
+            scores.append((side, folder, np.load(out / "similarity.npy")))
+    expected = {folder: values for side, folder, values in scores if side == "published"}
+    difference = max(float(np.abs(values - expected[folder]).max()) for _, folder, values in scores)
+    return {side: turns[1:] for side, turns in found.items()}, difference
+
+
+def compare(args, data):
+    """The table of all sides, ratios and the agreement of scores; SystemExit when they differ."""
+    from utils.reports.tables import markdown
+
+    found, difference = take_turns(args, data)
+    rows, median = [], {}
+    for side, turns in found.items():
+        seconds = [s for s, _ in turns]
+        median[side] = statistics.median(seconds)
+        memory = statistics.median(m for _, m in turns)
+        rows.append([side, f"{median[side]:.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}", f"{memory / 2**20:.0f}"])
+    print(f"\n{args.network}, {args.queries} queries, {args.training} training images of 256 px, -j {args.workers}, "
+          f"{args.threads} threads, {args.rounds} rounds\n")  # fmt: skip
+    print(markdown(("side", "seconds (median)", "range", "peak MiB (median)"), rows))
+    print(f"\npublished / ours: {median['published'] / median['ours']:.2f}")
+    print(f"ours / ours, cached: {median['ours'] / median['ours, cached']:.2f}")
+    print(f"largest difference of a best score: {difference:.1e}")
+    if not difference <= TOLERANCE:
+        sys.exit(f"the sides' best scores differ by {difference}; at most {TOLERANCE} was expected")
+
+
+# Reading alone -------------------------------------------------------------------------------------------------------
+
+READ_BATCH = 128
+
+
+class Decoded:
+    """Item i: image i is decoded and dropped."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        from utils.data.image_sets import open_image
+
+        open_image(self.images.path(index))
+        return index
+
+
+def bare_pass(images, workers):
+    """Decode every image in a loader's workers, and nothing else."""
+    import torch
+
+    for _ in torch.utils.data.DataLoader(Decoded(images), batch_size=READ_BATCH, num_workers=workers):
+        pass
+
+
+def our_pass(network):
+    """What diff_retrieval.py does to a folder, nothing kept. network: a TorchScript file. Returns: a pass as bare_pass."""
+    import torch
+
+    from utils import devices
+    from utils.evaluation import feature_cache, features, sscd
+    from utils.evaluation.network import Wanted
+
+    processes = devices.Processes(devices.accelerator(mixed_precision="no"))
+    wanted = Wanted(device=processes.device, dtype=torch.float32, arch="resnet50", preset="dcr", weights=str(network))
+    extractors = {"descriptor": sscd.build(wanted)}
+
+    def read(images, workers):
+        nothing_kept = feature_cache.FeatureCache(None, print)
+        features.extract(images, extractors, features.Reading(READ_BATCH, workers, processes, nothing_kept))
+
+    return read
+
+
+def decoding(args, data):
+    """Images a second of both passes over the training images, in turns in this process; the ratio."""
+    import torch
+
+    from utils.data import image_sets
+    from utils.reports.tables import markdown
+
+    torch.set_num_threads(args.threads)
+    images = image_sets.list_images("--val_dir", data / "train")
+    passes = {"bare decoding": bare_pass, "ours": our_pass(data / "network.pt")}
+    found = {name: [] for name in passes}
+    for _ in range(args.rounds + 1):
+        for name, read in passes.items():
+            started = time.perf_counter()
+            read(images, args.workers)
+            found[name].append(len(images) / (time.perf_counter() - started))
+    rates = {name: sorted(turns[1:]) for name, turns in found.items()}
+    rows = [[name, f"{statistics.median(r):.0f}", f"{r[0]:.0f} to {r[-1]:.0f}"] for name, r in rates.items()]
+    print(f"\n{len(images)} images of 256 px, -j {args.workers}, {args.threads} threads, {args.rounds} rounds\n")
+    print(markdown(("pass", "images/s (median)", "range"), rows))
+    ours, bare = (statistics.median(rates[name]) for name in ("ours", "bare decoding"))
+    print(f"\nours / bare decoding: {ours / bare:.2f}")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=("free", "resnet50"), default="free")
+    parser.add_argument("--queries", type=int, default=600)
+    parser.add_argument("--training", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
+    parser.add_argument("-j", "--workers", type=int, default=2, help="of every side")
+    parser.add_argument("--threads", type=int, default=2, help="OMP_NUM_THREADS of every side")
+    parser.add_argument("--decoding", action="store_true", help="measure reading alone")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)  # a turn of the published side
+    for name in ("query_dir", "val_dir", "weights", "out"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.work:
+        published(args)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch)
+        write_images(data, queries=args.queries, training=args.training)
+        write_network(args.network, data / "network.pt")
+        (decoding if args.decoding else compare)(args, data)
+
+
+if __name__ == "__main__":
+    main()

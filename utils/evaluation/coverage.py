@@ -1,0 +1,44 @@
+"""Precision, recall, density and coverage of generated features, by balls around the k-th nearest neighbour."""
+
+NEIGHBOURS = {"precision": 3, "density": 5}
+MIN_IMAGES = max(NEIGHBOURS.values()) + 1
+BLOCK_ROWS = 1024
+
+
+def _blocks(rows):
+    return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
+
+
+def radii(features, k):
+    """Distance of every row to its k-th nearest other row. [N, D] -> [N]. Holds BLOCK_ROWS x N distances."""
+    import torch
+
+    # the row itself is the first of the k + 1 nearest; another that is equal has its distance 0 too
+    return torch.cat([torch.cdist(block, features).kthvalue(k + 1, dim=1).values for block in _blocks(features)])
+
+
+def prdc(generated, reference):
+    """Precision and recall (Kynkaanniemi et al. 2019, k = 3), density and coverage (Naeem et al. 2020, k = 5).
+
+    generated: [N, D], reference: [M, D], both at least MIN_IMAGES. A ball includes its surface, as in Kynkaanniemi et al.,
+    equation 1: around an image that has k duplicates it is a point, and a copy of it lies within. Returns: flat dict.
+    """
+    import torch
+
+    generated, reference = generated.double(), reference.double()
+    wide, narrow = (radii(reference, NEIGHBOURS[n]) for n in ("density", "precision"))
+    around_generated = radii(generated, NEIGHBOURS["precision"])
+    precise, balls = 0, 0
+    nearest, recalled = torch.full((len(reference),), torch.inf).double(), torch.zeros(len(reference), dtype=torch.bool)
+    for block, own in zip(_blocks(generated), _blocks(around_generated), strict=True):
+        distances = torch.cdist(block, reference)  # [B, M]
+        precise += (distances <= narrow).any(1).sum().item()
+        balls += (distances <= wide).sum().item()
+        nearest = nearest.minimum(distances.amin(0))
+        recalled |= (distances <= own[:, None]).any(0)
+    return {
+        "precision": precise / len(generated),
+        "recall": recalled.double().mean().item(),
+        "density": balls / (NEIGHBOURS["density"] * len(generated)),
+        "coverage": (nearest <= wide).double().mean().item(),
+    }

@@ -1,0 +1,167 @@
+"""What diff_retrieval.py leaves on disk: numbers, matches, plots, gallery and page, of what was measured."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from utils import evaluations, manifest
+from utils.evaluation import extractors
+from utils.evaluation.metrics import CORRELATED
+from utils.reports import galleries, page, plots, tables
+
+COLUMNS = ("query", "rank", "match", "score", "prompt", "source_image", "source_score", "seed", "duplicated", "clipscore",
+           "entropy", "jpeg_kib", "total_variation")  # fmt: skip
+GALLERY_ROWS, GALLERY_PAGES = 10, 20
+# of the page's table: pictures of that many queries and their matches are some 10 MB
+PAGE_ROWS, PICTURE_SIDE = 500, 192
+AXES = {"ent": "entropy of the matched image (nats)", "comp": "its size as JPEG (KiB)",
+        "tvl": "its total variation (sum of differences × 1e-4)", "mixed": "entropy × √JPEG size"}  # fmt: skip
+
+
+def evaluation_folder(opts, sets):
+    """Where the evaluation goes: --output_dir, or below the generations under a name that says what was measured."""
+    if opts.output_dir:
+        return evaluations.Evaluation(opts.output_dir).require_ours()
+    name = evaluations.evaluation_name(
+        pt_style=opts.pt_style, arch=opts.arch if opts.pt_style in extractors.USES_ARCH else None,
+        preset=opts.preset if opts.pt_style in extractors.USES_PRESET else None,
+        similarity_metric=opts.chunked, fingerprint=sets.training.fingerprint,
+    )  # fmt: skip
+    return evaluations.Evaluation(Path(opts.query_dir) / "evaluations" / name).require_ours()
+
+
+def counts_of(measured, sets):
+    """How many images, and of what kind. Returns: flat dict."""
+    return {
+        "generated": len(sets.generated), "generated_unreadable": len(sets.generated.bad),
+        "training": len(sets.training), "training_unreadable": len(sets.training.bad),
+        "duplicated": None if measured.duplicated is None else int(measured.duplicated.sum()),
+        "with_source_image": int((measured.sources >= 0).sum()), "images_per_prompt": sets.images_per_prompt,
+        "with_equal_best_matches": equal_best(measured),
+    }  # fmt: skip
+
+
+def equal_best(measured):
+    """Generations whose two best matches have the same score, as identical training images give: the first in order is
+    named."""
+    if measured.scores.shape[1] < 2:
+        return None
+    return int((measured.scores[:, 0] == measured.scores[:, 1]).sum())
+
+
+def match_rows(measured, sets, row):
+    """Rows of matches.csv: every generation's k best training images. `duplicated` and the complexity, of the best alone,
+    speak of the match; clipscore of the generation."""
+    clipscores = measured.alignment.get("clipscore") if "clipscore" in row else None
+    with_complexity = any(f"cc_{name}" in row for name in CORRELATED)
+    for q, query in enumerate(sets.queries):
+        for rank, (score, match) in enumerate(zip(measured.scores[q], measured.matches[q], strict=True), 1):
+            known = measured.sources[q] >= 0
+            found = {
+                "query": query.key, "rank": rank, "match": sets.training.keys[match], "score": f"{score:.6f}",
+                "prompt": query.source_prompt, "source_image": query.source_image,
+                "source_score": f"{measured.source_scores[q]:.6f}" if known else None, "seed": query.seed,
+                "duplicated": None if measured.duplicated is None else int(measured.duplicated[match]),
+                "clipscore": f"{clipscores[q]:.6f}" if clipscores is not None and not np.isnan(clipscores[q]) else None,
+            }  # fmt: skip
+            if with_complexity and rank == 1:
+                of = measured.complexity
+                found |= {n: f"{getattr(of, n)[q]:.6f}" for n in ("entropy", "jpeg_kib", "total_variation")}
+            yield found
+
+
+def write_gallery(folder, measured, sets, *, workers):
+    """Pages of ten queries and their matches, the most similar queries first, 20 pages at most. Returns: PNG paths."""
+    order = np.argsort(-measured.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
+    folder.mkdir(parents=True)
+    pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
+
+    def write_page(item):
+        number, queries = item
+        rows = []
+        for q in queries:
+            found = zip(measured.matches[q], measured.scores[q], strict=True)
+            shown = [(sets.training.open(m), s, sets.training.keys[m]) for m, s in found]
+            rows.append((sets.generated.open(q), sets.queries[q].key.rpartition("/")[2], shown))
+        picture = galleries.match_page(rows, threshold=measured.threshold, columns=measured.scores.shape[1])
+        path = folder / f"page_{number:02d}.png"
+        picture.save(path)
+        return path
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and compresses outside Python's lock
+        return list(pool.map(write_page, enumerate(pages, 1)))
+
+
+def write_plots(folder, *, measured, row, settings):
+    """The histogram, the scatter plots and the bars that there are numbers for. Returns: [(PNG path, words)]."""
+    made = [(folder / "similarity.png", "histogram of similarities to the nearest training image")]
+    plots.similarity_histogram(
+        made[0][0], measured.best, measured.background if "bg_mean" in row else None, threshold=measured.threshold,
+        descriptor=settings["pt_style"],
+    )  # fmt: skip
+    shares = [(f"copy_share{end}", words) for end, words in
+              (("", "all"), ("_dup", "prompts of\nduplicated images"), ("_nodup", "other prompts"))]  # fmt: skip
+    bars = [(words, *(100 * row[k + end] for end in ("", "_lo", "_hi"))) for k, words in shares if k in row]
+    if bars:
+        path = folder / "copy_share.png"
+        plots.bars(path, bars, ylabel="images that count as copies, %", limit=100)
+        made.append((path, "share of copies with 95 % intervals"))
+    for name, attribute in CORRELATED.items():
+        if f"cc_{name}" in row:
+            path = folder / f"complexity_{name}.png"
+            plots.scatter(path, getattr(measured.complexity, attribute), measured.best, xlabel=AXES[name],
+                          ylabel="similarity", r=row[f"cc_{name}"], p=row[f"pval_{name}"])  # fmt: skip
+            made.append((path, f"similarity against {AXES[name]}"))
+    return made
+
+
+def _picture(image):
+    """A small JPEG of a PIL image, in bytes."""
+    image = image.copy()
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def page_rows(measured, sets, *, workers):
+    """Rows of the page's table, the most similar first, and the pictures that they name. Returns: ([dict], {name: JPEG})."""
+    order = np.argsort(-measured.best, kind="stable")[:PAGE_ROWS]
+    clipscores = measured.alignment.get("clipscore", np.full(len(measured.best), np.nan))
+    rows = []
+    for q in order:
+        match = int(measured.matches[q, 0])
+        key, query = sets.training.keys[match], sets.queries[q]
+        rows.append({
+            "query": query.key, "match": key, "score": round(float(measured.best[q]), 6), "prompt": query.source_prompt,
+            "caption": sets.captions.get(key), "source_image": query.source_image, "seed": query.seed,
+            "source_score": round(float(measured.source_scores[q]), 6) if measured.sources[q] >= 0 else None,
+            "duplicated": None if measured.duplicated is None else bool(measured.duplicated[match]),
+            "clipscore": None if np.isnan(clipscores[q]) else round(float(clipscores[q]), 6),
+            "query_picture": f"generated/{query.key}", "match_picture": f"training/{key}",
+        })  # fmt: skip
+    opened = {r["query_picture"]: (sets.generated, int(q)) for r, q in zip(rows, order, strict=True)}
+    opened |= {r["match_picture"]: (sets.training, int(measured.matches[q, 0])) for r, q in zip(rows, order, strict=True)}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        pictures = pool.map(lambda item: _picture(item[0].open(item[1])), opened.values())
+        return rows, dict(zip(opened, pictures, strict=True))
+
+
+def write(folder, *, measured, sets, row, left_out, settings, opts):
+    """Everything an evaluation leaves; `folder` is taken whole into place by its caller."""
+    counts = counts_of(measured, sets)
+    extras = {"unreadable": [list(b) for b in (*sets.generated.bad, *sets.training.bad)], "left_out": left_out}
+    manifest.write_manifest(folder / "metrics.json", "evaluation", **row, settings=settings, counts=counts, **extras)
+    tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
+    if not opts.dontsave:
+        np.save(folder / "similarity.npy", measured.best.astype(np.float32))
+    figures = write_plots(folder / "plots", measured=measured, row=row, settings=settings)
+    pages = write_gallery(folder / "gallery", measured, sets, workers=opts.num_workers)
+    rows, pictures = page_rows(measured, sets, workers=opts.num_workers)
+    page.write_report(
+        folder / "report.html", metrics=row, settings=settings, counts=counts, left_out=left_out, plots=figures, pages=pages,
+        rows=rows, pictures=pictures, total=len(sets.queries),
+    )  # fmt: skip
+    return rows, pictures

@@ -1,0 +1,187 @@
+"""diff_retrieval.py between the sets and the files: networks, one pass over each set, and the metrics of what came out."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from utils.data import image_sets
+from utils.errors import DataError, UsageError
+from utils.evaluation import alignment, clip, complexity, extractors, features, inception, memorized, metrics, timm_models
+from utils.evaluation import similarity as sim
+from utils.evaluation.network import Wanted
+from utils.evaluation.weights import WeightsMissingError
+from utils.stages.retrieval_sets import source_indices
+
+# Networks ------------------------------------------------------------------------------------------------------------
+
+
+class Networks:
+    """What images go through. extractors: {name: Extractor}; clip: Clip or None; missing: {metric: why it cannot run}."""
+
+    def __init__(self):
+        self.extractors, self.clip, self.missing = {}, None, {}
+
+    def record(self, name):
+        return self.extractors[name].record if name in self.extractors else None
+
+
+def build_networks(opts, sets, *, device, dtype):
+    """The descriptor, and what the metrics need that were asked for or can run.
+
+    Weights that cannot be had leave a metric out, or are an error where it was asked for by name. Returns: Networks.
+    """
+    common = {"device": device, "dtype": dtype}
+    networks = Networks()
+    networks.extractors["descriptor"] = extractors.EXTRACTORS[opts.pt_style](Wanted(
+        arch=opts.arch, preset=opts.preset, weights=opts.weights, imsize=opts.imsize, multiscale=opts.multiscale,
+        layer=opts.layer, patch_tokens=opts.patch_tokens, isvit=opts.isvit, **common
+    ))  # fmt: skip
+    asked = opts.metrics or tuple(metrics.METRICS)
+    if {"fid", "kid", "prdc"} & set(asked):
+        _try(networks, opts, "fid", lambda: _inception(opts, networks, device))
+    # kernel distance and coverage are published on Inception's features; without, on those of the other network
+    if "fd" in asked or ({"kid", "prdc"} & set(asked) and "fid" not in networks.extractors):
+        _try(networks, opts, "fd", lambda: _fd_network(opts, networks, common))
+    for name in ("kid", "prdc"):
+        if "fid" not in networks.extractors and "fd" in networks.missing:
+            networks.missing[name] = networks.missing["fd"]
+            if opts.metrics and name in opts.metrics:
+                raise UsageError(f"--metrics={name!r} cannot be computed: {networks.missing['fd']}")
+    if "clip" in asked:
+        _try(networks, opts, "clip", lambda: _clip(opts, sets, networks, common))
+    if "mq" in asked:
+        _try(networks, opts, "mq", lambda: _memorized(opts, sets, networks))
+    return networks
+
+
+def _try(networks, opts, metric, build):
+    try:
+        build()
+    except (WeightsMissingError, metrics.CannotMeasureError) as error:
+        if opts.metrics and metric in opts.metrics:
+            raise UsageError(f"--metrics={metric!r} cannot be computed: {error}") from None
+        networks.missing[metric] = str(error)
+
+
+def _inception(opts, networks, device):
+    networks.extractors["fid"], module = inception.build(opts.fid_weights, device=device)
+    if opts.fid_protocol == "dcr":
+        networks.extractors["fid_dcr"] = inception.published(networks.extractors["fid"], module, device=device)
+
+
+def _fd_network(opts, networks, common):
+    built = timm_models.build(Wanted(flag="--fd_extractor", arch=opts.fd_extractor, **common))
+    networks.extractors["fd"] = replace(built, as_generated=True)
+
+
+def _clip(opts, sets, networks, common):
+    if all(q.source_prompt is None for q in sets.queries) and not sets.captions:
+        raise metrics.CannotMeasureError(metrics.NO_PROMPTS)
+    networks.clip = clip.load(
+        opts.clip_model, opts.clip_pretrained, Wanted(**common), flag="--clip_model", weights_flag="--clip_pretrained"
+    )
+    networks.extractors["clip"] = networks.clip.images()
+    if opts.clip_protocol == "dcr":
+        networks.extractors["clip_dcr"] = networks.clip.images("dcr")
+
+
+def _memorized(opts, sets, networks):
+    pairs = len(sets.generated) * len(sets.training)
+    if not (opts.metrics and "mq" in opts.metrics) and pairs > memorized.MOST_PAIRS:
+        raise metrics.CannotMeasureError(f"{pairs} pairs of images take a while; ask for it with --metrics mq")
+    if len(sets.training) < memorized.NEIGHBOURS:
+        raise metrics.CannotMeasureError(f"takes {memorized.NEIGHBOURS} training images; there are {len(sets.training)}")
+    networks.extractors["mq"] = memorized.pixels(opts.mq_size)
+
+
+# One pass over each set -----------------------------------------------------------------------------------------------
+
+
+def _first_side(images):
+    """Short side of the first readable image: the size that generations have. DataError with a reason if there is none."""
+    for i in range(len(images)):
+        try:
+            return min(images.open(i).size)
+        except DataError as error:
+            last = error
+    raise last
+
+
+def read_features(opts, sets, networks, reading):
+    """Features of both sets, each image read once. Returns: ({name: (generated, training)}, Sets of what could be read).
+
+    UsageError when too many images cannot be read. On other processes than the main one the features are empty.
+    """
+    generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
+    image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=opts.max_bad_images)
+    # the distances compare like with like: a training image as a generation of this size would show it
+    side = _first_side(sets.generated)
+    training, kept_training, bad_training = features.extract(sets.training, networks.extractors, reading, side=side)
+    image_sets.require_readable("--val_dir", sets.training, bad_training, max_bad=opts.max_bad_images)
+    read = replace(
+        sets, queries=[sets.queries[i] for i in kept], generated=replace(sets.generated.take(kept), bad=tuple(bad)),
+        training=replace(sets.training.take(kept_training), bad=tuple(bad_training)),
+    )  # fmt: skip
+    return {k: (generated[k], training[k]) for k in generated}, read
+
+
+def measure(opts, sets, networks, found, *, device):
+    """What the metrics read, from the features of both sets. sets: of what could be read. Returns: Measured."""
+    query, train = (sim.normalised(f) for f in found["descriptor"])
+    descriptor = networks.extractors["descriptor"]
+    scores = sim.SIMILARITIES[opts.chunked](opts.num_loss_chunks or descriptor.chunks)
+    options = {"scores": scores, "block_rows": opts.einsum_chunks}
+    best, matches = sim.top_matches(query, train, k=opts.num_matches, device=device, **options)
+    sources = source_indices(sets)
+    source_scores = np.full(len(sets.queries), np.nan)
+    known = sources >= 0
+    source_scores[known] = sim.paired(query[known], train[sources[known]], scores=scores).numpy()
+
+    def background():
+        if len(train) < 2:
+            raise metrics.CannotMeasureError("background compares training images with each other; there is only 1")
+        return sim.top_matches(train, train, k=1, exclude_self=True, device=device, **options)[0][:, 0].numpy()
+
+    if opts.matrix_path:
+        sim.write_matrix(opts.matrix_path, query, train, **options)
+    return metrics.Measured(
+        scores=best.numpy(), matches=matches.numpy(), find_background=background, sources=sources,
+        source_scores=source_scores,
+        duplicated=None if sets.duplicated is None else np.isin(sets.training.keys, sets.duplicated),
+        threshold=opts.copy_threshold if opts.copy_threshold is not None else descriptor.copy_threshold,
+        seed=opts.seed, missing=networks.missing, mq_flip=opts.mq_flip, fd_key=f"fd_{opts.fd_extractor}",
+        prompts=[q.source_prompt if q.source_prompt is not None else q.key for q in sets.queries],
+        features={k: f for k, f in found.items() if k != "descriptor"}, alignment=_alignment(sets, networks, found),
+        find_complexity=lambda: complexity.of_images(sets.training, matches[:, 0].numpy(), workers=opts.num_workers),
+    )  # fmt: skip
+
+
+def _alignment(sets, networks, found):
+    """Cosines of images with prompts. Returns: {key of metrics.json: [Q] or [M]}."""
+    rows = {}
+    sides = (("clipscore", 0, [q.source_prompt for q in sets.queries]), ("clipscore_edited", 0, _edited(sets.queries)),
+             ("clipscore_bg", 1, [sets.captions.get(k) for k in sets.training.keys]))  # fmt: skip
+    for name, ending in (("clip", ""), ("clip_dcr", "_dcr")):
+        for key, side, prompts in sides if name in found else ():
+            rows[key + ending] = alignment.cosines(found[name][side], prompts, networks.clip.texts)
+    return rows
+
+
+def _edited(queries):
+    """Prompts as they were given to the model, when some were edited; else none: they would score as the source does."""
+    if all(q.prompt == q.source_prompt for q in queries):
+        return [None] * len(queries)
+    return [q.prompt for q in queries]
+
+
+def compute(opts, measured):
+    """Every metric that was asked for or can run. Returns: (flat dict, {metric: why it was left out})."""
+    row, left_out = {}, {}
+    for name in opts.metrics or metrics.METRICS:
+        try:
+            row |= metrics.METRICS[name](measured)
+        except metrics.CannotMeasureError as error:
+            if opts.metrics is not None:
+                raise UsageError(f"--metrics={name!r} cannot be computed: {error}") from None
+            left_out[name] = str(error)
+    return row, left_out

@@ -1,0 +1,153 @@
+"""The two sets of images that diff_retrieval.py compares, and what is known of each image: prompts, sources, duplicates."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from utils import generations, manifest, runs
+from utils.data import captions, image_sets
+from utils.errors import DataError, UsageError, require_file
+from utils.evaluation import metrics
+from utils.records import Query
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is compared. queries: [Query] as `generated` lists them; duplicated: keys of training images, or None.
+
+    sources: source_image as the manifest names it -> key of a training image; captions: key of a training image -> its
+    first caption, where known; images_per_prompt: of a published folder, else None.
+    """
+
+    generated: image_sets.ImageSet
+    queries: list
+    training: image_sets.ImageSet
+    duplicated: list | None
+    manifest: dict | None
+    sources: dict
+    captions: dict = field(default_factory=dict)
+    images_per_prompt: int | None = None
+
+
+def _prompt_lines(folder):
+    """Lines of a folder's prompts.txt, or None."""
+    path = Path(folder) / "prompts.txt"
+    if not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+
+
+def _published_prompts(folder, count, say):
+    """Prompts of a folder as the published script wrote it: a line of prompts.txt a *prompt*, k images of each."""
+    lines = _prompt_lines(folder)
+    if lines is None:
+        return None
+    if count % len(lines):
+        say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are left out")
+        return None
+    return [lines[i // (count // len(lines))] for i in range(count)]
+
+
+def read_queries(folder, *, say):
+    """The images to measure and what is known of them. Returns: (ImageSet, [Query], manifest or None)."""
+    images = image_sets.list_images("--query_dir", folder, measured=True)
+    data = generations.read_queries_manifest(folder)
+    if data is None:
+        prompts = _published_prompts(folder, len(images), say) or [None] * len(images)
+        queries = [Query(key, prompt, prompt) for key, prompt in zip(images.keys, prompts, strict=True)]
+        return images, queries, None
+    rows = {row["file"]: row for row in data["images"]}
+    there = frozenset(images.keys)
+    absent = [f for f in rows if f not in there]
+    if absent:
+        raise DataError(
+            f"--query_dir={str(folder)!r}: its manifest lists {len(absent)} images that are absent, first {absent[0]!r}"
+        )
+    listed = images.take([i for i, k in enumerate(images.keys) if k in rows])
+    queries = [
+        Query(k, r["prompt"], r["source_prompt"], r.get("source_image"), r["seed"], r["index"])
+        for k, r in ((k, rows[k]) for k in listed.keys)
+    ]
+    return listed, queries, data
+
+
+def _training_run(opts, data, say):
+    """The run of --run, or the one that the manifest names and that made the images; None if neither is."""
+    if opts.run:
+        run = runs.open_run("--run", opts.run)
+        if run is None:
+            raise UsageError(f"--run={opts.run!r} holds no run.json; takes a folder that diff_train.py wrote")
+        return run
+    run = None
+    if data and data.get("run"):
+        folder = Path(opts.query_dir) / data["run"]
+        run = runs.open_run("--query_dir", folder) if folder.is_dir() else None
+        if run is not None and data["settings"].get("modelpath") != run.record.get("id"):
+            say(f"{folder} is not the run that the images were made with; name that one with --run")
+            run = None
+    return run
+
+
+def _duplicated_keys(run, training, say):
+    """Keys of the training images that a run drew more often; None without a run, or when they are not in --val_dir."""
+    if run is None:
+        return None
+    record = run.path / "run.json"
+    found, _ = captions.match_keys(record, run.record["duplicated"], training.root, training.keys, anywhere=True)
+    if len(found) < len(run.record["duplicated"]):
+        absent = len(run.record["duplicated"]) - len(found)
+        say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is left out")
+        return None
+    return list(found)
+
+
+def _captions(opts, run, training):
+    """First caption of every training image: of --val_captions, else of the run, whose captions may be of another folder
+    that holds these images too. Returns: {key: str}."""
+    if opts.val_captions:
+        found, _ = captions.read_captions(require_file("--val_captions", opts.val_captions), training)
+        return {key: texts[0] for key, texts in found.items()}
+    path = run.path / "captions.json" if run else None
+    if path is None or not path.is_file():
+        return {}
+    data = manifest.read_json(path)
+    found, _ = captions.match_keys(path, data, training.root, training.keys, anywhere=True)
+    return {key: data[given][0] for key, given in found.items()}
+
+
+def _warn_of_overlap(opts, generated, training, say):
+    """Say it when generated images are among the training images: each is then its own best match."""
+    own = {generated.root.resolve() / k for k in generated.keys}
+    shared = sum((training.root.resolve() / k) in own for k in training.keys)
+    if shared:
+        say(f"--val_dir={opts.val_dir!r} contains {shared} images of --query_dir, each of which will match itself")
+
+
+def read_sets(opts, *, say):
+    """Both folders, checked before any network loads. say: takes a line for the user."""
+    generated, queries, data = read_queries(opts.query_dir, say=say)
+    training = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
+    _warn_of_overlap(opts, generated, training, say)
+    run = _training_run(opts, data, say)
+    duplicated = _duplicated_keys(run, training, say)
+    if duplicated is None and "duplication" in (opts.metrics or ()):
+        raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
+    return Sets(
+        generated, queries, training, duplicated, data, source_keys(opts.query_dir, queries, training),
+        _captions(opts, run, training),
+        len(queries) // len(_prompt_lines(opts.query_dir)) if data is None and queries[0].prompt is not None else None,
+    )  # fmt: skip
+
+
+def source_keys(folder, queries, training):
+    """Training images that the prompts belong to. Returns: {source_image as named in the manifest: training key}."""
+    named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
+    found, _ = captions.match_keys(Path(folder) / "manifest.json", named, training.root, training.keys, anywhere=True)
+    return {given: key for key, given in found.items()}
+
+
+def source_indices(sets):
+    """Index of every generation's own training image; -1 where it has none. Returns: [Q] int64."""
+    index = {key: i for i, key in enumerate(sets.training.keys)}
+    return np.array([index.get(sets.sources.get(q.source_image), -1) for q in sets.queries], np.int64)
