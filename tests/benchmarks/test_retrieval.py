@@ -93,6 +93,8 @@ def test_reading_is_compared_with_bare_decoding(capsys):
     retrieval.main(["--decoding", "--queries", "1", "--training", "12", "--rounds", "1", "-j", "0", "--threads", "1"])
     out = capsys.readouterr().out
     rows = rows_of(out)
-    assert set(rows) == {"bare decoding", "ours"}
+    assert set(rows) == {"bare decoding", "ours, to the network", "ours, through it"}
     assert all(float(rate) > 0 for rate, _ in rows.values())
-    assert float(re.search(r"^ours / bare decoding: (.+)$", out, re.M)[1]) > 0
+    ratios = re.search(r"^ours / bare decoding: (.+) to the network, (.+) through it$", out, re.M)
+    assert float(ratios[1]) > 0
+    assert float(ratios[2]) > 0

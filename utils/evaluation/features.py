@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import default_collate
 
 from utils.data import transforms
 from utils.errors import DataError
@@ -38,7 +39,8 @@ def _batch(items):
         shapes = {}
         for place, (_, found) in enumerate(good):
             shapes.setdefault(found[key].shape, []).append(place)
-        stacks[key] = [(places, torch.stack([good[p][1][key] for p in places])) for places in shapes.values()]
+        # torch's own stacking writes into memory that the main process shares
+        stacks[key] = [(places, default_collate([good[p][1][key] for p in places])) for places in shapes.values()]
     return [i for i, _ in good], [(i, found) for i, found in items if isinstance(found, str)], stacks
 
 
@@ -59,17 +61,21 @@ def _rows(stacks, network):
     return torch.cat([network(stack).cpu() for _, stack in stacks])[places.argsort()]
 
 
-@torch.no_grad()
-def _pass(images, indices, extractors, side, reading):
-    """Features of the readable ones of `indices`. Returns: ({key: [n, D]}, their indices, [(key, reason)] of others)."""
+def batches(images, indices, extractors, reading, side=None):
+    """A loader of `indices`, whose workers read, decode and transform. Yields: as `_batch`."""
     steps = {k: (e.transform, bool(side and e.as_generated)) for k, e in extractors.items()}
     cut = side if any(as_generated for _, as_generated in steps.values()) else None
-    loader = torch.utils.data.DataLoader(
+    return torch.utils.data.DataLoader(
         _Inputs(images, indices, steps, cut), batch_size=reading.batch_size, collate_fn=_batch,
         num_workers=min(reading.num_workers, -(-len(indices) // reading.batch_size)),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _pass(images, indices, extractors, reading, side):
+    """Features of the readable ones of `indices`. Returns: ({key: [n, D]}, their indices, [(key, reason)] of others)."""
     kept, bad, parts = [], [], {k: [] for k in extractors}
-    for good, unreadable, stacks in reading.wrap(loader):
+    for good, unreadable, stacks in reading.wrap(batches(images, indices, extractors, reading, side)):
         kept += good
         bad += [(images.keys[i], reason) for i, reason in unreadable]
         for key, stack in stacks.items():
@@ -98,7 +104,7 @@ def extract(images, extractors, reading, *, side=None):
     indices, bad = next(iter(kept_before.values()), (None, None))
     if missing:
         first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
-        own, kept, own_bad = _pass(images, range(first, last), missing, side, reading)
+        own, kept, own_bad = _pass(images, range(first, last), missing, reading, side)
         indices = [i for part in processes.gather(kept) for i in part]
         bad = [b for part in processes.gather(own_bad) for b in part]
         for key in missing:

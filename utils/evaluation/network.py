@@ -7,6 +7,7 @@ from utils.data import transforms
 from utils.errors import UsageError
 
 SCALES = (1, 2**-0.5, 0.5)
+CPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,18 @@ def on_scaled_input(forward, mean, std, wanted):
     def network(pixels):
         return forward(transforms.scaled(pixels.to(wanted.device), mean, std).to(wanted.dtype)).float()
 
-    return network
+    return network if wanted.device.type != "cpu" else in_small_batches(network)
+
+
+def in_small_batches(network):
+    """A network a few images at a time: on a CPU scaled pixels of 16 images of 224 px still lie in its cache, of 128 not
+    (scaling alone 8.6 ms against 35 for 128 images)."""
+    import torch
+
+    def split(pixels):
+        return torch.cat([network(part) for part in pixels.split(CPU_BATCH)])
+
+    return split
 
 
 def at_several_scales(forward):

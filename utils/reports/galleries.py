@@ -4,6 +4,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, FRAME = (255, 255, 255), (40, 40, 40), (0xD5, 0x5E, 0x00)  # vermillion: told from grey by any eye
 GAP = 6
+SIDE = 128  # of a picture on a page
 
 
 def contact_sheet(images, columns):
@@ -35,7 +36,7 @@ def shortened(text, pen, font, width):
     return text + "…"
 
 
-def pair_grid(rows, *, titles, side=128, columns=3):
+def pair_grid(rows, *, titles, side=SIDE, columns=3):
     """Pairs of images, each with two lines of text below, `columns` pairs a row.
 
     rows: [((left image, right image), line, line)]; titles: of the left and the right ones. Returns: PIL RGB.
@@ -56,7 +57,7 @@ def pair_grid(rows, *, titles, side=128, columns=3):
     return page
 
 
-def match_page(rows, *, threshold, side=128, columns=4):
+def match_page(rows, *, threshold, side=SIDE, columns=4):
     """A gallery page: each row a query, then its matches with scores, framed when the score is over the threshold.
 
     rows: [(query image, query label, [(match image, score, label)])]; threshold: or None. Returns: PIL RGB.

@@ -169,17 +169,21 @@ def _table_data(rows, pictures, threshold):
     return script_json({"threshold": threshold, "rows": finite, "pictures": encoded})
 
 
-def _image(path, words):
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(words)}"></p>'
+def _image(data, kind, words):
+    return f'<p><img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(words)}"></p>'
+
+
+def _plot(path, words):
+    return _image(path.read_bytes(), "png", words)
 
 
 def _gallery(pages):
-    images = [_image(path, f"gallery page {i}: queries and their matches") for i, path in enumerate(pages, 1)]
+    images = [_image(page, "jpeg", f"gallery page {i}: queries and their matches") for i, page in enumerate(pages, 1)]
     rest = f"<details><summary>{len(images) - 1} more</summary>{''.join(images[1:])}</details>" if images[1:] else ""
     return images and (
         '<p class="faint">Left a generated image, then the training images most similar to it, with scores; in a vermilion '
-        f"frame where the score is above the threshold. The most similar queries come first.</p>{images[0]}{rest}"
+        "frame where the score is above the threshold. The most similar queries come first; further pages lie in gallery/ "
+        f"beside this page.</p>{images[0]}{rest}"
     )
 
 
@@ -206,7 +210,7 @@ def write_report(path, *, metrics, settings, counts, left_out, plots, pages, row
     """Write the page, whole.
 
     metrics, counts: flat dicts of numbers; settings: a dict, nested ones within; left_out: {metric: reason}; plots:
-    [(PNG path, words for who cannot see it)], first the histogram of similarity; pages: PNG paths of the gallery;
+    [(PNG path, words for who cannot see it)], first the histogram of similarity; pages: of the gallery, JPEG bytes;
     rows: a dict a query with its best match, most similar first: query, match, score, query_picture, match_picture, and
     prompt, caption, source_image, source_score, seed, duplicated, clipscore, each or None; pictures: {name: JPEG bytes};
     total: how many queries there are in all.
@@ -214,8 +218,8 @@ def write_report(path, *, metrics, settings, counts, left_out, plots, pages, row
     threshold = settings.get("copy_threshold")
     which = f"The {len(rows):,} most similar of {total:,}" if total > len(rows) else f"All {total:,}"
     sections = {
-        "Similarity": "".join(_image(*plot) for plot in plots[:1]),
-        "Plots": "".join(_image(*plot) for plot in plots[1:]),
+        "Similarity": "".join(_plot(*plot) for plot in plots[:1]),
+        "Plots": "".join(_plot(*plot) for plot in plots[1:]),
         "Matches": rows and MATCHES.format(which=f"{which} generated images", marks="" if threshold is None else MARKS),
         "Gallery": _gallery(pages),
         "Numbers": _list([(k, words_of(k), number(v)) for k, v in metrics.items()], kind="number"),

@@ -1,6 +1,8 @@
 """What diff_retrieval.py leaves on disk: numbers, matches, plots, gallery and page, of what was measured."""
 
+import functools
 import io
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +17,8 @@ COLUMNS = ("query", "rank", "match", "score", "prompt", "source_image", "source_
            "entropy", "jpeg_kib", "total_variation")  # fmt: skip
 GALLERY_ROWS, GALLERY_PAGES = 10, 20
 # of the page's table: pictures of that many queries and their matches are some 10 MB
-PAGE_ROWS, PICTURE_SIDE = 500, 192
+PAGE_ROWS, PICTURE_SIDE = 500, 160
+PAGE_GALLERY = 5  # pages of the gallery that the page carries; the others lie beside it
 AXES = {"ent": "entropy of the matched image (nats)", "comp": "its size as JPEG (KiB)",
         "tvl": "its total variation (sum of differences × 1e-4)", "mixed": "entropy × √JPEG size"}  # fmt: skip
 
@@ -73,25 +76,33 @@ def match_rows(measured, sets, row):
 
 
 def write_gallery(folder, measured, sets, *, workers):
-    """Pages of ten queries and their matches, the most similar queries first, 20 pages at most. Returns: PNG paths."""
+    """Pages of ten queries and their matches, the most similar queries first, 20 pages at most, as PNG.
+
+    Returns: the first PAGE_GALLERY of them as JPEG, in bytes: what report.html can carry.
+    """
     order = np.argsort(-measured.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
     folder.mkdir(parents=True)
     pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
+
+    @functools.lru_cache(2000)  # a training image is the match of many; 50 KB each
+    def picture_of(of_training, index):
+        images = sets.training if of_training else sets.generated
+        return galleries.fitted(images.open(index, at_least=galleries.SIDE), galleries.SIDE)
 
     def write_page(item):
         number, queries = item
         rows = []
         for q in queries:
             found = zip(measured.matches[q], measured.scores[q], strict=True)
-            shown = [(sets.training.open(m), s, sets.training.keys[m]) for m, s in found]
-            rows.append((sets.generated.open(q), sets.queries[q].key.rpartition("/")[2], shown))
+            shown = [(picture_of(True, int(m)), s, sets.training.keys[m]) for m, s in found]
+            rows.append((picture_of(False, int(q)), sets.queries[q].key.rpartition("/")[2], shown))
         picture = galleries.match_page(rows, threshold=measured.threshold, columns=measured.scores.shape[1])
-        path = folder / f"page_{number:02d}.png"
-        picture.save(path)
-        return path
+        # runs alone: a quarter of the default's time, a tenth larger
+        picture.save(folder / f"page_{number:02d}.png", compress_type=zlib.Z_RLE)
+        return _jpeg(picture) if number <= PAGE_GALLERY else None
 
     with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and compresses outside Python's lock
-        return list(pool.map(write_page, enumerate(pages, 1)))
+        return list(filter(None, pool.map(write_page, enumerate(pages, 1))))
 
 
 def write_plots(folder, *, measured, row, settings):
@@ -117,13 +128,18 @@ def write_plots(folder, *, measured, row, settings):
     return made
 
 
-def _picture(image):
-    """A small JPEG of a PIL image, in bytes."""
-    image = image.copy()
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+def _jpeg(image):
+    """A PIL RGB image as JPEG, in bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def _picture(images, index):
+    """A small JPEG of an image, in bytes."""
+    image = images.open(index, at_least=PICTURE_SIDE)
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return _jpeg(image)
 
 
 def page_rows(measured, sets, *, workers):
@@ -145,7 +161,7 @@ def page_rows(measured, sets, *, workers):
     opened = {r["query_picture"]: (sets.generated, int(q)) for r, q in zip(rows, order, strict=True)}
     opened |= {r["match_picture"]: (sets.training, int(measured.matches[q, 0])) for r, q in zip(rows, order, strict=True)}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(lambda item: _picture(item[0].open(item[1])), opened.values())
+        pictures = pool.map(lambda item: _picture(*item), opened.values())
         return rows, dict(zip(opened, pictures, strict=True))
 
 
