@@ -66,7 +66,7 @@ def test_the_published_crop_is_sscds(tiny, wanted, noise):
 def test_the_descriptor_takes_a_model_a_tag_or_a_file(tiny, wanted):
     name, path = tiny
     built = clip.build(wanted(arch=name, weights=path))
-    assert built.network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 16)
+    assert built.network(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 16)
     assert (built.record["arch"], built.record["model"]) == (name, name)
     for arch, model in clip.ARCHS.items():  # published names lead to OpenAI's weights with their activation
         assert model in open_clip.list_models()

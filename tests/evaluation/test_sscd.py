@@ -26,7 +26,7 @@ def torchscript(tmp_path_factory):
 def test_a_torchscript_file_gets_its_presets_input(wanted, torchscript, preset, mean, std, shape):
     built = sscd.build(wanted(arch="resnet50_disc", preset=preset, weights=str(torchscript)))
     pixels = built.transform(Image.new("RGB", (800, 400), (51, 51, 51)))
-    assert tuple(pixels.shape) == (3, *shape)
+    assert tuple(pixels.shape) == (*shape, 3)
     found = built.network(pixels[None])
     assert found[0, 0].item() == pytest.approx((0.2 - mean) / std, abs=1e-4)  # normalised once
     assert built.copy_threshold == 0.5

@@ -67,7 +67,7 @@ def test_a_layer_is_the_cls_token_of_that_block_from_the_end_or_its_patches(want
         block.register_forward_hook(lambda module, inputs, output: blocks.append(output))
     with torch.no_grad():
         pixels = timm_models.build(wanted(arch=TINY_VIT, weights=str(vit))).transform(noise(1, 224))[None]
-        model((pixels.float() / 255 - 0.5) / 0.5)
+        model((pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
         expected = model.norm(blocks[-layer])
         cls = timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), layer=layer))
         tokens = timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), layer=layer, patch_tokens=True))
@@ -79,7 +79,7 @@ def test_a_layer_is_the_cls_token_of_that_block_from_the_end_or_its_patches(want
 
 def test_another_side_and_several_scales_reach_a_vit(wanted, vit, noise):
     small = timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), imsize=96))
-    assert tuple(small.transform(noise(0, 300)).shape) == (3, 96, 96)
+    assert tuple(small.transform(noise(0, 300)).shape) == (96, 96, 3)
     both = timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), imsize=96, multiscale=True))
     pixels = small.transform(noise(0, 300))[None]
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_dino_names_lead_to_timms_models(wanted, tmp_path, monkeypatch):
     torch.save({k: v for k, v in model.state_dict().items()}, tmp_path / "r.pth")  # noqa: C416
     built = timm_models.build_dino(wanted(arch="resnet50", weights=str(tmp_path / "r.pth")))
     with torch.no_grad():
-        assert built.network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 2048)
+        assert built.network(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape == (1, 2048)
     with pytest.raises(UsageError, match="--arch='vit_huge' is unknown; choose one of: dinov2_base"):
         timm_models.build_dino(wanted(arch="vit_huge"))
 

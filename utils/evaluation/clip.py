@@ -116,13 +116,13 @@ def _require_tag(name, tag, flag, weights_flag):
 
 
 def _split(preprocess):
-    """open_clip's preprocessing as (PIL -> uint8 [3, H, W], mean, std): scaling, the end of it, is done on the device."""
+    """open_clip's preprocessing as (PIL -> uint8 [H, W, 3], mean, std): scaling, the end of it, is done on the device."""
     from torchvision import transforms as theirs
 
     *steps, to_tensor, normalize = preprocess.transforms
     if not (isinstance(to_tensor, theirs.ToTensor) and isinstance(normalize, theirs.Normalize)):
         raise DataError(f"open_clip's preprocessing ends in {preprocess.transforms[-2:]}; takes a version that scales last")
-    return theirs.Compose([*steps, theirs.PILToTensor()]), tuple(normalize.mean), tuple(normalize.std)
+    return theirs.Compose([*steps, transforms.to_bytes]), tuple(normalize.mean), tuple(normalize.std)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def build(given, *, device):
     module = _module(path).to(device)
 
     def network(pixels):
-        return module(pixels.to(device))[0]
+        return module(transforms.channels_first(pixels.to(device)))[0]
 
     record = {"weights": path.name, "weights_sha256": manifest.file_sha256(path), "protocol": "standard"}
     return Extractor(transforms.to_bytes, network, record, as_generated=True), module

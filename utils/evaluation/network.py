@@ -59,7 +59,7 @@ class Wanted:
 def on_scaled_input(forward, mean, std, wanted):
     """A network that takes 8 bits: scaled on the device, in the dtype wanted, at several sizes when that is wanted.
 
-    forward: [B, 3, H, W] in that dtype -> [B, D]. Returns: uint8 [B, 3, H, W] -> [B, D] float32.
+    forward: [B, 3, H, W] in that dtype -> [B, D]. Returns: uint8 [B, H, W, 3] -> [B, D] float32.
     """
     if wanted.multiscale:
         forward = at_several_scales(forward)

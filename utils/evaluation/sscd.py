@@ -49,7 +49,7 @@ def _require_descriptor(path, network, side):
 
     try:
         with torch.no_grad():
-            found = network(torch.zeros(2, 3, side, side, dtype=torch.uint8))
+            found = network(torch.zeros(2, side, side, 3, dtype=torch.uint8))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(
             f"--weights={str(path)!r} takes no images ({first_line(error, 120)}); takes an SSCD model"

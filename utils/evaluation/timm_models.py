@@ -84,7 +84,7 @@ class _Bytes:
     def __call__(self, image):
         import torch
 
-        return torch.as_tensor(self.transform(image))  # an array or a tensor, by version
+        return torch.as_tensor(self.transform(image)).permute(1, 2, 0)  # an array or a tensor, by version
 
 
 def _model(wanted, name, path):

@@ -65,7 +65,7 @@ def _try(networks, opts, metric, build):
 
 def _inception(opts, networks, device):
     networks.extractors["fid"], module = inception.build(opts.fid_weights, device=device)
-    if opts.fid_protocol == "dcr":
+    if opts.fid_protocol == "dcr" and "fid" in (opts.metrics or metrics.METRICS):
         networks.extractors["fid_dcr"] = inception.published(networks.extractors["fid"], module, device=device)
 
 
