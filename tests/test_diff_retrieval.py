@@ -225,7 +225,9 @@ def test_trackers_get_the_published_keys_unless_noeval(measure, copies, monkeypa
     assert seen == []
     measure(copies, *NO_FD, "--report_to", "tensorboard")
     assert seen[0] == "imsimv2_retrieval"
-    assert {"sim_mean", "sim_std", "sim_75pc", "sim_90pc", "sim_95pc", "sim_gt_05pc", "bg_mean", "similarity"} <= set(seen)
+    assert {"sim_mean", "sim_std", "sim_75pc", "sim_90pc", "sim_95pc", "sim_gt_05pc", "bg_mean", "plots/similarity"} <= set(
+        seen
+    )
 
 
 def test_dry_run_writes_nothing(script, copies, scenes_dir):

@@ -48,17 +48,24 @@ def words_of(command):
 def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
     """A folder with what the README's placeholders stand for."""
     import diff_inference
+    import diff_retrieval
 
     folder = tmp_path_factory.mktemp("readme")
     run = shutil.copytree(micro_run, folder / "run")
     diff_inference.main(
         ["--modelpath", str(run), "-nb", "3", "--num_inference_steps", "1", "--savepath", str(folder / "made")]
     )
+    for name in ("evaluated", "evaluated-too"):
+        diff_retrieval.main(
+            ["--query_dir", str(folder / "made"), "--val_dir", str(scenes_dir / "train"), "--pt_style", "pixel", "--report_to", "none",
+             "--num_workers", "0", "--metrics", "similarity", "--cache_dir", "none", "--output_dir", str(folder / name)]
+        )  # fmt: skip
     return {
         "<training_data_path>": scenes_dir / "train", "<path_to_training_data>": scenes_dir / "train",
         "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
         "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd, "TINY": ROOT / "assets" / "tiny-sd",
-        "folder": folder, "<path_to_lora>": lora,
+        "folder": folder, "<path_to_lora>": lora, "<path_to_evaluation>": folder / "evaluated",
+        "<path_to_another_evaluation>": folder / "evaluated-too",
     }  # fmt: skip
 
 
@@ -113,8 +120,13 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         return
     if words[0] == "torchrun":
         arguments = scaled(words[4:], words[3], place)
-        torchrun(int(words[2]), words[3], *arguments, "--savepath", tmp_path / "g")
-        assert json.loads((tmp_path / "g" / "manifest.json").read_text())["processes"] == int(words[2])
+        if words[3] == "diff_retrieval.py":
+            torchrun(int(words[2]), words[3], *arguments, "--output_dir", tmp_path / "e")
+            record = json.loads((tmp_path / "e" / "metrics.json").read_text())["settings"]
+        else:
+            torchrun(int(words[2]), words[3], *arguments, "--savepath", tmp_path / "g")
+            record = json.loads((tmp_path / "g" / "manifest.json").read_text())
+        assert record["processes"] == int(words[2])
         return
     assert words[0] == "python"
     name = " ".join(words[1:3]) if words[1] == "-m" else words[1]
@@ -122,6 +134,10 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     if name == "diff_retrieval.py" and "sscd" in arguments:
         arguments += ["--weights", str(torchscript(tmp_path))]
     out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
+    if "--compare_runs" in arguments:
+        assert "| evaluated-too | 3 " in out
+        assert (tmp_path / "comparisons").is_dir()
+        return
     assert {"diff_train.py": "the model is in", "diff_retrieval.py": "report: ", "-m utils.data.scenes": "3 scenes"}.get(
         name, "new) in "
     ) in out
@@ -146,9 +162,10 @@ def test_every_flag_of_the_readme_exists():
     from dataclasses import fields
 
     from utils import options
+    from utils.retrieval_options import RetrievalOptions
 
     known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}  # the last two are the launchers'
-    for cls in (options.TrainOptions, options.MitigationOptions, options.RetrievalOptions, options.ScenesOptions):
+    for cls in (options.TrainOptions, options.MitigationOptions, RetrievalOptions, options.ScenesOptions):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}
     text = (ROOT / "README.md").read_text()

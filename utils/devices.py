@@ -1,5 +1,6 @@
 """Devices, precision and processes: the one place that makes an Accelerator and names a device or a dtype."""
 
+import contextlib
 import os
 import resource
 import secrets
@@ -10,7 +11,10 @@ from urllib.parse import urlsplit
 
 import torch
 
-from utils.errors import UsageError
+from utils.errors import UsageError, first_line
+
+# others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
+PATIENCE = timedelta(hours=6)
 
 
 def accelerator(*, mixed_precision, backend=None):
@@ -25,8 +29,7 @@ def accelerator(*, mixed_precision, backend=None):
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
     # accelerate keeps the precision of the first Accelerator of a process; a script may run more than once in one
     AcceleratorState._reset_state()
-    # others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6), **({"backend": backend} if backend else {}))
+    patience = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": backend} if backend else {}))
     made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, kwargs_handlers=[patience])
     promised = int(os.environ.get("WORLD_SIZE", 1))
     if promised != made.num_processes:
@@ -39,6 +42,9 @@ def first_process():
     return int(os.environ.get("RANK", 0)) == 0
 
 
+MEETING_MINUTES = 10  # the slowest start of an image from a network disk that we would wait for
+
+
 class Alone:
     """What `Processes` asks of an accelerator, of a script that runs in one process without one."""
 
@@ -48,9 +54,10 @@ class Alone:
         self.device = device
 
 
+@contextlib.contextmanager
 def measuring(*, world_size, rank, dist_url, backend, gpu):
     """The processes of a measurement: those of a launcher, or those that start themselves as published (--world-size W
-    --rank R --dist-url tcp://host:port); with one, nothing is opened. Returns: Processes.
+    --rank R --dist-url tcp://host:port); with one, nothing is opened. Yields: Processes; what was opened is closed after.
     """
     if gpu is not None and gpu >= torch.cuda.device_count():
         raise UsageError(f"--gpu={gpu}: this machine has {torch.cuda.device_count()} GPUs; takes a number from 0 below that")
@@ -58,10 +65,16 @@ def measuring(*, world_size, rank, dist_url, backend, gpu):
         raise UsageError("--dist-backend='nccl' needs GPUs; without takes gloo")
     launched = "RANK" in os.environ
     if not launched and world_size > 1:
-        _meet_at(world_size, rank, dist_url)
+        _meet_at(world_size, rank, dist_url, backend)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Processes(Alone(default_device() if gpu is None else torch.device("cuda", gpu)))
-    return Processes(accelerator(mixed_precision="no", backend=backend))
+        yield Processes(Alone(default_device() if gpu is None else torch.device("cuda", gpu)))
+        return
+    try:
+        yield Processes(accelerator(mixed_precision="no", backend=backend))
+    finally:
+        # left open, its threads abort a process that ends before the others
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def start_on_this_node(opts, argv):
@@ -83,8 +96,9 @@ def start_on_this_node(opts, argv):
     return True
 
 
-def _meet_at(world_size, rank, dist_url):
-    """Say to torch's start-up what torchrun would: who this is, and where all meet. UsageError for what is no address."""
+def _meet_at(world_size, rank, dist_url, backend):
+    """Meet the other processes, and say to accelerate what torchrun would. UsageError for what is no address, or when not
+    all have come after MEETING_MINUTES: one that was given a wrong flag never does."""
     try:
         address = urlsplit(dist_url)
         host, port = address.hostname, address.port
@@ -95,6 +109,15 @@ def _meet_at(world_size, rank, dist_url):
     local = rank % max(1, torch.cuda.device_count())
     os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(local), "MASTER_ADDR": host,
                    "MASTER_PORT": str(port)}  # fmt: skip
+    try:
+        store = torch.distributed.TCPStore(host, port, world_size, rank == 0, timedelta(minutes=MEETING_MINUTES))
+    except (RuntimeError, torch.distributed.DistError) as error:
+        raise UsageError(
+            f"--dist-url={dist_url!r}: {world_size} processes did not meet there within {MEETING_MINUTES} minutes "
+            f"({first_line(error)})"
+        ) from None
+    backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
 
 
 def shared_seed(given):

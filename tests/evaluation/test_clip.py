@@ -61,6 +61,10 @@ def test_the_published_crop_is_sscds(tiny, wanted, noise):
         own = found.images()
         assert (own.network(own.transform(image)[None]) - expected).abs().max() > 1e-3
     assert (extractor.record["protocol"], own.record["protocol"]) == ("dcr", "standard")
+    other = clip.load(*tiny, wanted(), **FLAGS)
+    assert other.record != found.record  # another side, other features
+    with pytest.raises(UsageError, match="--clip_protocol='dcr' feeds 224 pixels; --clip_model='tiny-clip-quickgelu' takes"):
+        other.images("dcr")
 
 
 def test_the_descriptor_takes_a_model_a_tag_or_a_file(tiny, wanted):

@@ -28,7 +28,7 @@ def test_pixel_is_the_normalised_cross_correlation(wanted):
     found = described(pixel, a, brighter, red)
     assert (found[0] @ found[1]).item() > 0.99
     assert (found[0] @ found[2]).item() < 0.6
-    assert (pixel.copy_threshold, pixel.record) == (0.95, {})
+    assert (pixel.copy_threshold, pixel.record) == (0.95, {"cells": 16})
 
 
 def test_a_flat_image_has_descriptor_zero(wanted):

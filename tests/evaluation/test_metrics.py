@@ -23,6 +23,9 @@ def test_similarity_by_hand():
     assert row["sim_mean"] == pytest.approx((0.99 + 0.97 + 0.4 + 0.96) / 4)
     assert row["sim_gt_05pc"] == 0.75
     assert (row["copy_share"], row["copy_share_n"]) == (0.75, 4)
+    assert row["source_matched"] == 0.75  # all but generation 1
+    assert row["source_score_mean"] == pytest.approx((0.99 + 0.1 + 0.4 + 0.5) / 4)
+    assert "source_matched" not in metrics.similarity(measured(sources=np.full(4, -1)))
     # two prompts of shares 1 (a) and 1/2 (b): every resampling has 1/2, 3/4 or 1
     assert (row["copy_share_lo"], row["copy_share_hi"]) == (0.5, 1.0)
 
@@ -39,8 +42,6 @@ def test_duplication_by_match_and_by_source():
     # prompt a, whose image is duplicated: generations 0 and 3; generation 1 matched it too, but its prompt is b
     assert (row["copy_share_dup"], row["copy_share_dup_n"]) == (1.0, 2)
     assert (row["copy_share_nodup"], row["copy_share_nodup_n"]) == (0.5, 2)
-    assert row["source_matched"] == 0.75  # all but generation 1
-    assert row["source_score_mean"] == pytest.approx((0.99 + 0.1 + 0.4 + 0.5) / 4)
 
 
 def test_images_without_a_source_do_not_count_by_source():
@@ -65,6 +66,13 @@ def test_complexity_correlates_that_of_the_match_with_the_similarity():
     assert "cc_tvl" not in row  # constant: Pearson's r is not defined
     assert row["pval_comp"] < 1e-6
     assert set(row) == {f"{a}_{b}" for a in ("cc", "pval") for b in ("ent", "comp", "mixed")}
+
+
+def test_correlations_that_are_not_defined_are_left_out():
+    found = measured(find_complexity=lambda: Complexity(*np.ones((3, 4))))
+    assert not found.has_complexity
+    assert metrics.complexity(found) == {}
+    assert found.has_complexity
 
 
 def test_frechet_distances_are_named_by_their_network():
@@ -120,7 +128,6 @@ def test_mirrored_images_count_when_asked():
     (metrics.coverage, {"features": {"fd": (torch.eye(5), torch.eye(5))}}, "6 images a side; there are 5 and 5"),
     (metrics.clip, {}, "no image has a prompt"),
     (metrics.mq, {"features": {"mq": (torch.rand(2, 12), torch.rand(49, 12))}}, "50 training images; there are 49"),
-    (metrics.complexity, {"find_complexity": lambda: Complexity(*np.ones((3, 4)))}, "takes 3 generations of different"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_says_why(metric, changes, why):
     with pytest.raises(metrics.CannotMeasureError, match=why):

@@ -104,11 +104,24 @@ def test_dino_names_lead_to_timms_models(wanted, tmp_path, monkeypatch):
         timm_models.build_dino(wanted(arch="vit_huge"))
 
 
+def test_the_record_tells_apart_whatever_changes_the_features(wanted, vit):
+    """Features are kept under it: two ways of computing that share a record would share a file."""
+    import dataclasses
+
+    ways = [{}, {"imsize": 96}, {"multiscale": True}, {"layer": 1}, {"layer": 2}, {"layer": 1, "patch_tokens": True}]
+    made = [timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), **way)).record for way in ways]
+    half = dataclasses.replace(wanted(arch=TINY_VIT, weights=str(vit)), dtype=torch.float16)
+    made.append(timm_models.build(half).record)
+    assert all(a != b for i, a in enumerate(made) for b in made[:i])
+
+
 def test_errors_name_the_model_and_the_way_out(wanted, tmp_path, vit):
     with pytest.raises(UsageError, match="--arch='resnet5000' is not a model of timm"):
         timm_models.build(wanted(arch="resnet5000"))
-    with pytest.raises(WeightsMissingError, match="--fd_extractor='resnet18': its weights could not be had .* --weights"):
+    with pytest.raises(WeightsMissingError, match="--fd_extractor='resnet18': its weights could not be had .*; use tf_eff"):
         timm_models.build(wanted(arch="resnet18", flag="--fd_extractor"))
+    with pytest.raises(WeightsMissingError, match="--arch='resnet18': .*; pass a file with --weights, or use tf_eff"):
+        timm_models.build(wanted(arch="resnet18"))
     with pytest.raises(DataError, match="do not fit the 122 of the model"):
         timm_models.build(wanted(arch="resnet18", weights=str(vit)))
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "r.pt")

@@ -29,7 +29,12 @@ class Clip:
     def images(self, protocol="standard"):
         """The image tower as an Extractor, under CLIP's own preprocessing; protocol dcr: under SSCD's, as published."""
         if protocol == "dcr":
-            _short, _side, _crop, mean, std = transforms.SSCD_PRESETS["dcr"]
+            _short, side, _crop, mean, std = transforms.SSCD_PRESETS["dcr"]
+            if self.record["imsize"] not in (side, (side, side)):
+                raise UsageError(
+                    f"--clip_protocol='dcr' feeds {side} pixels; --clip_model={self.record['model']!r} takes "
+                    f"{self.record['imsize']}, choose another"
+                )
             transform = transforms.sscd_input("dcr")
         else:
             transform, mean, std = _split(self.preprocess)
@@ -88,7 +93,8 @@ def load(name, pretrained, wanted, *, flag, weights_flag):
             f"there with {weights_flag}"
         ) from None
     model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
-    record = {"model": name, "pretrained": Path(pretrained).name if is_file else pretrained}
+    record = {"model": name, "pretrained": Path(pretrained).name if is_file else pretrained, "dtype": str(wanted.dtype),
+              "imsize": model.visual.image_size}  # fmt: skip
     record |= (
         {"weights_sha256": manifest.file_sha256(pretrained)} if is_file else {"state_sha256": weights.state_sha256(model)}
     )

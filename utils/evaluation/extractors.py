@@ -20,7 +20,7 @@ def pixel_network(pixels):
 def build_pixel(wanted):
     """Extractor of the `pixel` descriptor, which has no weights."""
     wanted.refuse("pixel", "weights", "layer", "isvit", "imsize", "multiscale")
-    return Extractor(transforms.pixel_input, pixel_network, {}, copy_threshold=0.95)
+    return Extractor(transforms.pixel_input, pixel_network, {"cells": transforms.PIXEL_SIDE}, copy_threshold=0.95)
 
 
 # --pt_style -> builder(Wanted) -> Extractor

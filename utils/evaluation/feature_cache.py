@@ -38,7 +38,7 @@ class FeatureCache:
         for i in range(len(images)):
             stamps.update(f"{_stamp(images, i)}\n".encode())
         what = {"version": VERSION, "images": images.fingerprint, "stamps": stamps.hexdigest(),
-                "root": str(images.root.resolve()), "extractor": extractor.record} | facts  # fmt: skip
+                "extractor": extractor.record} | facts  # fmt: skip
         return self.folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
 
     def read(self, path):

@@ -59,6 +59,11 @@ class Measured:
         return self._once("background", self.find_background)
 
     @property
+    def has_complexity(self):
+        """Whether the complexity of matches was looked at."""
+        return "complexity" in self._cache
+
+    @property
     def complexity(self):
         """Complexity of every generation's best match, [Q] each."""
         return self._once("complexity", self.find_complexity)
@@ -79,8 +84,9 @@ class Measured:
 
     @property
     def distance_network(self):
-        """Whose features KID, precision and coverage use: Inception's as published, else those of --fd_extractor."""
-        return "fid" if "fid" in self.features else "fd"
+        """Whose features KID, precision and coverage use: Inception's as published, else those of --fd_extractor, else
+        None."""
+        return next((name for name in ("fid", "fd") if name in self.features), None)
 
 
 def copy_share(measured, chosen, name):
@@ -96,13 +102,15 @@ def copy_share(measured, chosen, name):
 
 
 def similarity(measured):
-    """sim_*: best-match similarity of generations, and how many of them are copies."""
-    everything = np.ones(len(measured.best), bool)
-    return (
-        sim.summary(measured.best, "sim")
-        | {"sim_gt_05pc": float((measured.best > 0.5).mean())}
-        | copy_share(measured, everything, "copy_share")
-    )
+    """sim_*: best-match similarity of generations, and how many of them are copies; source_*: of the prompt's own image,
+    where prompts have one."""
+    row = sim.summary(measured.best, "sim") | {"sim_gt_05pc": float((measured.best > 0.5).mean())}
+    row |= copy_share(measured, np.ones(len(measured.best), bool), "copy_share")
+    known = measured.sources >= 0
+    if known.any():
+        row["source_matched"] = float((measured.matches[known, 0] == measured.sources[known]).mean())
+        row["source_score_mean"] = float(measured.source_scores[known].mean())
+    return row
 
 
 def background(measured):
@@ -122,8 +130,6 @@ def duplication(measured):
         from_duplicated = known & measured.duplicated[np.maximum(measured.sources, 0)]
         row |= copy_share(measured, from_duplicated, "copy_share_dup")
         row |= copy_share(measured, known & ~from_duplicated, "copy_share_nodup")
-        row["source_matched"] = float((measured.matches[known, 0] == measured.sources[known]).mean())
-        row["source_score_mean"] = float(measured.source_scores[known].mean())
     return row
 
 
@@ -131,16 +137,13 @@ CORRELATED = {"ent": "entropy", "comp": "jpeg_kib", "tvl": "total_variation", "m
 
 
 def complexity(measured):
-    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it."""
+    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it; none that is not defined,
+    of fewer than 3 generations or of constant values."""
     row = {}
     for name, attribute in CORRELATED.items():
         found = complexities.correlation(getattr(measured.complexity, attribute), measured.best)
         if found is not None:
             row |= {f"cc_{name}": found[0], f"pval_{name}": found[1]}
-    if not row:
-        raise CannotMeasureError(
-            "a correlation takes 3 generations of different similarity and matches of different complexity"
-        )
     return row
 
 

@@ -26,8 +26,8 @@ def build(wanted):
     _short, side, _crop, mean, std = transforms.SSCD_PRESETS[wanted.preset]
     network = on_scaled_input(model, mean, std, wanted)
     _require_descriptor(path, network, side)
-    record = {"arch": wanted.arch, "preset": wanted.preset, "multiscale": wanted.multiscale, "weights": path.name,
-              "weights_sha256": manifest.file_sha256(path)}  # fmt: skip
+    record = {"arch": wanted.arch, "preset": wanted.preset, "multiscale": wanted.multiscale, "dtype": str(wanted.dtype),
+              "weights": path.name, "weights_sha256": manifest.file_sha256(path)}  # fmt: skip
     return Extractor(transforms.sscd_input(wanted.preset), network, record, copy_threshold=COPY_THRESHOLD)
 
 

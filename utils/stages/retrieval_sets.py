@@ -33,7 +33,7 @@ class Sets:
 def _prompt_lines(folder):
     """Lines of a folder's prompts.txt, or None."""
     path = Path(folder) / "prompts.txt"
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return None
     return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
 

@@ -76,10 +76,7 @@ class Comparison:
 
     def table(self):
         """A row a run, a column a metric, with 95 % intervals where there are any. Returns: Markdown."""
-        rows = [
-            [run.label.replace("|", "\\|"), _count(run), *(_cell(run.metrics, metric) for metric in self.metrics)]
-            for run in self.runs
-        ]
+        rows = [[run.label, _count(run), *(_cell(run.metrics, metric) for metric in self.metrics)] for run in self.runs]
         return tables.markdown(["run", "images", *map(self.title, self.metrics)], rows)
 
 
