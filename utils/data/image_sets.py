@@ -15,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import DataError, UsageError, require_dir
 
+# where Pillow finds an orientation
+TELL_ORIENTATION = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
@@ -111,8 +113,9 @@ def to_rgb(image):
 
     EXIF orientation is applied, transparency laid over white, 16-bit greys scaled to 8 bits.
     """
-    with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
-        image = ImageOps.exif_transpose(image)
+    if not TELL_ORIENTATION.isdisjoint(image.info):  # else Pillow would copy the pixels to find none
+        with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
+            image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # Pillow's own conversion clips at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64) / 257.0
@@ -122,7 +125,8 @@ def to_rgb(image):
     if image.mode == "RGBA":
         page = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
+    # Pillow copies the pixels of an image that needs no conversion, which costs a third of decoding it
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_image(source, *, name=None, at_least=None):
