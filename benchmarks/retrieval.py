@@ -275,12 +275,13 @@ def command_of(side, *, queries, out, cache, args, data):
 def take_turns(args, data):
     """All rounds. Returns: {side: [(seconds, bytes)]} without the warm-up, and the largest difference of a best score.
 
-    The two folders of queries change places every round, so that scores found with a cache have published ones to equal.
+    The two folders of queries change places every round, so that scores found with a cache have published ones to equal,
+    from two rounds on.
     """
     import numpy as np
 
     found, scores = {side: [] for side in SIDES}, []
-    for number in range(args.rounds + 1):
+    for number in range(args.rounds + args.warm_ups):
         for side in SIDES:
             folder, out = (number + (side == "ours, cached")) % 2, data / f"{side}-{number}"
             command = command_of(side, queries=data / f"queries{folder}", out=out, cache=data / f"cache{number}", args=args,
@@ -288,8 +289,9 @@ def take_turns(args, data):
             found[side].append(measured(command, threads=args.threads, log=data / "log.txt"))
             scores.append((side, folder, np.load(out / "similarity.npy")))
     expected = {folder: values for side, folder, values in scores if side == "published"}
-    difference = max(float(np.abs(values - expected[folder]).max()) for _, folder, values in scores)
-    return {side: turns[1:] for side, turns in found.items()}, difference
+    comparable = [(values, expected[folder]) for _, folder, values in scores if folder in expected]
+    difference = max(float(np.abs(values - wanted).max()) for values, wanted in comparable)
+    return {side: turns[args.warm_ups :] for side, turns in found.items()}, difference
 
 
 def compare(args, data):
@@ -401,7 +403,8 @@ def main(argv=None):
     parser.add_argument("--network", choices=("free", "resnet50"), default="free")
     parser.add_argument("--queries", type=int, default=600)
     parser.add_argument("--training", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--rounds", type=int, default=3, help="that count")
+    parser.add_argument("--warm_ups", type=int, default=1, help="rounds before them")
     parser.add_argument("-j", "--workers", type=int, default=2, help="of every side")
     parser.add_argument("--threads", type=int, default=2, help="OMP_NUM_THREADS of every side")
     parser.add_argument("--decoding", action="store_true", help="measure reading alone")

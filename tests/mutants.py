@@ -4,15 +4,21 @@ A row is (file, text, replacement, test). A row whose text is no longer there, o
 proves nothing, or the row is out of date. First all named tests must pass on an unbroken copy.
 """
 
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIBRARIES = [
+    "torch", "torch.utils.data", "torchvision.transforms", "pytest", "xdist", "numpy", "PIL.Image", "safetensors.torch", "timm",
+    "transformers.models.clip", "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_ddim", "accelerate",
+    "matplotlib.pyplot", "tqdm",
+]  # fmt: skip
 
 MUTANTS = [
     # a flag ignored
@@ -251,13 +257,36 @@ def copied(folder):
     return Path(shutil.copytree(ROOT, folder, ignore=ignore))
 
 
-def pytest_in(folder, tests):
-    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def _in_child(folder, arguments, log):
+    """pytest in a process that has imported nothing of the toolkit yet; what it says goes to the file `log`."""
+    os.chdir(folder)
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
+    with open(log, "w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    import pytest
+
+    sys.exit(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", *arguments]))
 
 
-def try_mutant(row):
+def pytest_in(folder, arguments, prepared):
+    """Run pytest in a copy of the tree. Returns: (exit status, what it said)."""
+    log = folder.with_name("log.txt")
+    child = prepared.Process(target=_in_child, args=(folder, arguments, log))
+    child.start()
+    child.join()
+    return child.exitcode, log.read_text()
+
+
+def prepared_processes():
+    """A context whose processes are forked from one that has imported the libraries: that takes longer than most tests."""
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
+
+
+def try_mutant(row, prepared):
     """Returns: None if the named test fails as it must, else what is wrong."""
     file, text, replacement, test = row
     with tempfile.TemporaryDirectory() as scratch:
@@ -266,23 +295,23 @@ def try_mutant(row):
         if source.count(text) != 1:
             return f"the text stands {source.count(text)} times in the file, not once"
         (tree / file).write_text(source.replace(text, replacement))
-        result = pytest_in(tree, [test.split("::")[0], "-k", test.split("::")[1]])
-    if result.returncode == 1 and "FAILED " in result.stdout:
+        status, said = pytest_in(tree, [test], prepared)
+    if status == 1 and "FAILED " in said:
         return None
-    return "the test passes" if result.returncode == 0 else f"pytest ended with {result.returncode}: {result.stdout[-400:]}"
+    return "the test passes" if status == 0 else f"pytest ended with {status}: {said[-400:]}"
 
 
 def main():
-    tests = sorted({row[3] for row in MUTANTS})
-    with tempfile.TemporaryDirectory() as scratch:
+    tests, prepared = sorted({row[3] for row in MUTANTS}), prepared_processes()
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
+        # halves by file, so that what a file sets up is set up once
         files = sorted({t.split("::")[0] for t in tests})
-        names = " or ".join(t.split("::")[1] for t in tests)
-        clean = pytest_in(copied(Path(scratch) / "tree"), [*files, "-k", names])
-    if clean.returncode:
-        print(clean.stdout[-3000:])
-        sys.exit("the named tests must pass before anything is broken")
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(try_mutant, MUTANTS))
+        halves = [[t for t in tests if t.split("::")[0] in files[i::2]] for i in range(2)]
+        trees = [copied(Path(scratch) / str(i) / "tree") for i in range(2)]
+        for status, said in pool.map(lambda tree, half: pytest_in(tree, half, prepared), trees, halves):
+            if status:
+                sys.exit(f"{said[-3000:]}\nthe named tests must pass before anything is broken")
+        results = list(pool.map(lambda row: try_mutant(row, prepared), MUTANTS))
     for (file, text, _replacement, test), wrong in zip(MUTANTS, results, strict=True):
         print(f"{'caught' if wrong is None else 'MISSED'}  {file}: {text[:60]!r}  by {test.split('::')[1]}  {wrong or ''}")
     missed = sum(r is not None for r in results)

@@ -22,7 +22,7 @@ def rows_of(printed):
 
 def test_every_side_is_measured_and_their_scores_agree():
     command = [sys.executable, str(ROOT / "benchmarks" / "retrieval.py"), "--queries", "12", "--training", "30", "--rounds",
-               "1", "-j", "0", "--threads", "1"]  # fmt: skip
+               "1", "--warm_ups", "0", "-j", "0", "--threads", "1"]  # fmt: skip
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr[-2000:]
     rows = rows_of(told.stdout)
@@ -55,7 +55,7 @@ def test_cached_scores_are_compared_with_published_ones_of_the_same_folder(monke
         return 1.0 + len(list(tmp_path.iterdir())), 0
 
     monkeypatch.setattr(retrieval, "measured", fake)
-    args = retrieval.argparse.Namespace(rounds=2, workers=0, threads=1)
+    args = retrieval.argparse.Namespace(rounds=2, warm_ups=1, workers=0, threads=1)
     found, difference = retrieval.take_turns(args, tmp_path)
     assert difference == 0.25
     assert found["published"] == [(5.0, 0), (8.0, 0)]  # the first turns, 2 to 4, only warmed up
