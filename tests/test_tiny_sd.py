@@ -9,6 +9,7 @@ import torch
 from utils import seeding
 from utils.data import scenes
 from utils.evaluation.extractors import EXTRACTORS
+from utils.evaluation.network import Wanted
 from utils.evaluation.similarity import normalised, top_matches
 
 
@@ -81,9 +82,7 @@ def test_it_obeys_captions_and_does_not_copy(pipeline):
     ).images  # fmt: skip
     right = np.mean([scenes.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
     assert right >= 0.8
-    pixel = EXTRACTORS["pixel"](
-        flag=None, arch=None, preset=None, weights=None, device=torch.device("cpu"), dtype=torch.float32
-    )
+    pixel = EXTRACTORS["pixel"](Wanted(device=torch.device("cpu"), dtype=torch.float32))
 
     def described(pictures):
         return normalised(pixel.network(torch.stack([pixel.transform(p) for p in pictures])))
