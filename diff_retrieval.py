@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 from utils import flags, retrieval_options
 
@@ -13,16 +12,17 @@ def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
 
     records = {name: networks.record(name) for name in ("fd", "fid", "fid_dcr", "clip", "clip_dcr", "mq")}
     return {
-        "query_dir": opts.query_dir, "val_dir": opts.val_dir, "pt_style": opts.pt_style, "similarity_metric": opts.chunked,
-        "num_loss_chunks": opts.num_loss_chunks, "copy_threshold": measured.threshold, **networks.record("descriptor"),
+        "query_dir": opts.query_dir, "val_dir": opts.val_dir, "metrics": opts.metrics,
+        "num_matches": opts.num_matches, "pt_style": opts.pt_style, "similarity_metric": opts.chunked,
+        "num_loss_chunks": measured.chunks, "copy_threshold": measured.threshold, **networks.record("descriptor"),
         **records, "kid_prdc_network": measured.distance_network, "mq_flip": opts.mq_flip, **fingerprints,
         "seed": opts.seed, "device": processes.device.type, "processes": processes.count, "dtype": str(dtype),
         "run": opts.run or (sets.manifest or {}).get("run"), "environment": runs.environment(),
     }  # fmt: skip
 
 
-def said(opts, sets, left_out, measured):
-    """Lines on what a reader of the numbers should know."""
+def said(opts, sets, left_out, measured, settings, path):
+    """Lines on what a reader of the numbers should know. path: of the evaluation."""
     from utils.stages import evaluation_files
 
     for flag in ("keephead", "keeppredictor"):
@@ -30,6 +30,10 @@ def said(opts, sets, left_out, measured):
             yield f"--{flag} is accepted as published, where it never had an effect"
     yield from (f"left out: {name}: {why}" for name, why in left_out.items())
     yield from (f"left out: {key}: {why}" for key, why in (*sets.generated.bad, *sets.training.bad))
+    if opts.chunked != "dotproduct" and settings["num_loss_chunks"] == 1:
+        yield f"{opts.chunked} of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors"
+    if (path / "metrics.json").exists():
+        yield f"the evaluation in {path} is replaced; --output_dir would keep both"
     if measured.threshold is None:
         yield f"left out: copy_share: the field has no threshold for {opts.pt_style}; give one with --copy_threshold"
     if equal := evaluation_files.equal_best(measured):
@@ -38,6 +42,9 @@ def said(opts, sets, left_out, measured):
 
 def report(opts, folder, row, table, tracker):
     """Say where the results are, and send them to the tracker. table: rows of the matches and their pictures."""
+    keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
+    print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
+    print(f"report: {folder.path / 'report.html'}")
     tracker.log(row, 0)
     for path in sorted((folder.path / "plots").glob("*.png")):
         tracker.image(f"plots/{path.stem}", path, 0)  # apart from the number of the same name
@@ -45,9 +52,6 @@ def report(opts, folder, row, table, tracker):
         tracker.image(f"gallery/{page.stem}", page, 0)
     tracker.table("matches", *table, 0)
     tracker.finish()
-    keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
-    print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
-    print(f"report: {folder.path / 'report.html'}")
     if tracker.hint:
         print(tracker.hint)
 
@@ -76,14 +80,15 @@ def evaluate(opts, processes):
 
     say = print if processes.main else (lambda line: None)
     sets = retrieval_sets.read_sets(opts, say=say)
+    measurement.require_enough(opts, sets)
     folder = evaluation_files.evaluation_folder(opts, sets)
     if opts.dry_run:
         say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated), "training": len(sets.training),
-                        "writes": folder.planned()}, indent=1))  # fmt: skip
+                        "writes": folder.planned() + [str(p) for p in (opts.matrix_path,) if p]}, indent=1))  # fmt: skip
         return
     # of what was listed, as the folder's name: what turns out unreadable does not change it
     fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
-    dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"))
+    dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"), without_gpu="no")
     networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
     found, sets = measurement.read_features(opts, sets, networks, Reading(
         opts.batch_size, opts.num_workers, processes,
@@ -94,15 +99,17 @@ def evaluate(opts, processes):
         return
     measured = measurement.measure(opts, sets, networks, found, device=processes.device)
     row, left_out = measurement.compute(opts, measured)
-    for line in said(opts, sets, left_out, measured):
-        print(line)
     settings = settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
+    for line in said(opts, sets, left_out, measured, settings, folder.path):
+        print(line)
     with folder.writing() as part:
         table = evaluation_files.write(
             part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts
         )
+    if opts.matrix_path:
+        measured.write_matrix(opts.matrix_path)
     tracker = tracking.open_tracker(
-        "none" if opts.noeval else opts.report_to, folder=Path(opts.query_dir) / "evaluations",
+        "none" if opts.noeval else opts.report_to, folder=folder.path.parent,
         project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
     )  # fmt: skip
     report(opts, folder, row, table, tracker)

@@ -248,12 +248,18 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (["--metrics", "fid", "--fid_weights", "PAGE"], "PAGE: is a web page saved as weights"),
         (["--metrics", "fid"], "--metrics='fid' cannot be computed: FID needs pretrainedmodels/weights-inception"),
         (["--metrics", "clip"], "--metrics='clip' cannot be computed: no image has a prompt"),
-        (["--metrics", "mq"], "--metrics='mq' cannot be computed: takes 50 training images; there are 12"),
+        (
+            ["--metrics", "mq"],
+            "--metrics='mq' cannot be computed: takes 1 generated and 50 training images; there are 4 and 12",
+        ),
         (
             ["--metrics", "fd", "--query_dir", "LONE"],
-            "--metrics='fd' cannot be computed: takes 2 images a side; there are 1 and 12",
+            "--metrics='fd' cannot be computed: takes 2 generated and 2 training images; there are 1 and 12",
         ),
-        (["--metrics", "background", "--val_dir", "LONE"], "--metrics='background' cannot be computed: background compares"),
+        (
+            ["--metrics", "background", "--val_dir", "LONE"],
+            "--metrics='background' cannot be computed: takes 1 generated and 2 training images; there are 4 and 1",
+        ),
         (["--val_captions", "/no/c.json"], "--val_captions='/no/c.json' does not exist; give an existing file"),
         (["--gpu", 7], "--gpu=7: this machine has 0 GPUs"),
         (

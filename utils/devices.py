@@ -66,6 +66,8 @@ def measuring(*, world_size, rank, dist_url, backend, gpu):
     launched = "RANK" in os.environ
     if not launched and world_size > 1:
         _meet_at(world_size, rank, dist_url, backend)
+    if gpu is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"--gpu={gpu} is of one process; several take a GPU each, CUDA_VISIBLE_DEVICES says which")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield Processes(Alone(default_device() if gpu is None else torch.device("cuda", gpu)))
         return
@@ -137,10 +139,13 @@ def default_device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def dtype_of(mixed_precision):
-    """The dtype of frozen networks under --mixed_precision; UsageError for fp16 without a GPU, which cannot train in it."""
+def dtype_of(mixed_precision, *, without_gpu="no, bf16"):
+    """The dtype of frozen networks under --mixed_precision; UsageError for fp16 without a GPU, which cannot train in it.
+
+    without_gpu: what else the script takes there.
+    """
     if mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError("--mixed_precision='fp16' needs a GPU; without one it takes one of: no, bf16")
+        raise UsageError(f"--mixed_precision='fp16' needs a GPU; without one it takes one of: {without_gpu}")
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
 
 
@@ -249,19 +254,18 @@ class Processes:
         processes; None on others than the main one. Sent in blocks of ROWS rows, so that no device holds them all."""
         if self.count == 1:
             return values
-        sizes = self.rows(torch.tensor([len(values), values.shape[1]]))
-        width = int(sizes[:, 1].max())
+        told = self.gather((len(values), values.shape[1], values.dtype))
+        # of a process that has no rows, width and type say nothing
+        sizes, (most, width, dtype) = [size for size, *_ in told], max(told, key=lambda one: one[0])
         parts = [[] for _ in range(self.count)]
-        for start in range(0, int(sizes[:, 0].max()), self.ROWS):
-            block = torch.zeros(
-                min(self.ROWS, int(sizes[:, 0].max()) - start), width, dtype=values.dtype, device=self.device
-            )
+        for start in range(0, most, self.ROWS):
+            block = torch.zeros(min(self.ROWS, most - start), width, dtype=dtype, device=self.device)
             own = values[start : start + self.ROWS]
             if len(own):
                 block[: len(own)] = own.to(self.device)
             received = [torch.empty_like(block) for _ in range(self.count)]
             torch.distributed.all_gather(received, block)
-            for part, rows, size in zip(parts, received, sizes[:, 0].tolist(), strict=True):
+            for part, rows, size in zip(parts, received, sizes, strict=True):
                 part.append(rows[: max(0, size - start)].cpu() if self.main else None)
         if not self.main:
             return None

@@ -207,6 +207,9 @@ def _is_disk_full(error):
 def exit_on_user_error(script):
     """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1; a signal:
     128 and its number)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except Stopped as stopped:

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import DataError
 
 VERSION = 1
+# a surrogate that stands for no byte of a file name: what is left of an emoji that was cut in two
+HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 @contextmanager
@@ -27,9 +30,9 @@ def whole_file(path):
 
 
 def write_text(path, text):
-    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are."""
+    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are, half a character becomes U+FFFD."""
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.write_text(HALF_CHARACTER.sub("\ufffd", text), encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path, data):

@@ -11,6 +11,7 @@ from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
 from utils.flags import flag, one_of, real, some_of, switch, truth, whole
 from utils.options import Common, Reading, Tracking
+from utils.runs import require_writable
 
 PROTOCOLS = ("standard", "dcr")
 
@@ -124,6 +125,10 @@ class RetrievalOptions(Common, Reading, Tracking):
             raise UsageError("--stype='cross' is a kind of --similarity_metric splitloss; give that too")
         if self.matrix_path and self.matrix_path.exists():
             raise UsageError(f"--sim_save_path={self.sim_save_path!r}: {str(self.matrix_path)!r} exists; takes a new file")
+        if self.matrix_path:
+            if self.matrix_path.parent.suffix in (".txt", ".csv", ".pt", ".pth", ".npz"):
+                raise UsageError(f"--sim_save_path={self.sim_save_path!r} is not accepted; takes a folder or a .npy file")
+            require_writable("--sim_save_path", self.matrix_path.parent)
         self._check_processes()
 
     def _check_processes(self):

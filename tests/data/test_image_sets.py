@@ -138,3 +138,14 @@ def test_a_set_without_a_readable_image_is_an_error(tmp_path):
     (tmp_path / "0.png").write_text("")
     with pytest.raises(UsageError, match="1 of 1 images"):
         image_sets.readable("--d", image_sets.list_images("--d", tmp_path), max_bad=1.0, workers=1)
+
+
+def test_an_evaluation_that_lies_among_the_images_is_not_measured(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    (tmp_path / "mine" / "gallery").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "mine" / "gallery" / "page_01.png")
+    assert len(image_sets.list_images("--d", tmp_path, measured=True)) == 2
+    for name in ("metrics.json", "report.html"):
+        (tmp_path / "mine" / name).write_text("{}")
+    assert image_sets.list_images("--d", tmp_path, measured=True).keys == ("0.png",)
+    assert len(image_sets.list_images("--d", tmp_path)) == 2  # the trainer reads what it is given

@@ -73,6 +73,17 @@ def test_the_interval_of_a_share_agrees_with_resampled_prompts():
     assert bootstrap.bootstrap_statistic(np.ones(8, bool), range(8), bootstrap.mean, seed=0) == (1.0, 1.0)
 
 
+def test_a_share_of_none_or_all_has_an_interval_too():
+    # none of 16 prompts: up to 1 - 0.025^(1/16) = 20.6 % would show none once in forty times
+    low, high = bootstrap.share(np.zeros(32, bool), np.repeat(np.arange(16), 2), seed=0)
+    assert (low, high) == (0, pytest.approx(0.2059, abs=1e-4))
+    assert (1 - high) ** 16 == pytest.approx(0.025)
+    low, high = bootstrap.share(np.ones(4, bool), ["a", "b", "c", "c"], seed=0)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 3)), 1)
+    hits = np.array([True, False, True, False])
+    assert bootstrap.share(hits, range(4), seed=0) == bootstrap.bootstrap_statistic(hits, range(4), bootstrap.mean, seed=0)
+
+
 def test_prompts_are_resampled_not_images():
     # 10 prompts of 20 equal images tell no more than 10 images
     values = np.repeat(np.arange(10.0), 20)

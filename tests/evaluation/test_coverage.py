@@ -44,5 +44,5 @@ def test_equal_sets_cover_each_other_and_far_ones_do_not():
 def test_a_copy_of_an_image_that_is_there_many_times_lies_within_its_ball():
     x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     x[:6] = x[0]
-    assert coverage.radii(x.double(), 3)[0] == 0
+    assert coverage.radii(x.double(), 3)[0][0] == 0
     assert coverage.prdc(x[[0] * 6], x)["precision"] == 1

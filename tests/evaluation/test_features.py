@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from utils import devices
 from utils.data import image_sets
+from utils.errors import DataError
 from utils.evaluation import features
 from utils.evaluation.feature_cache import FeatureCache
 from utils.evaluation.network import Extractor
@@ -95,3 +97,24 @@ def test_what_was_kept_is_not_computed_again_and_gives_the_same(images, opened, 
     found, _, _ = features.extract(image_sets.list_images("--d", images.root), {"s": SIZE}, kept_in)
     assert len(opened) == 5
     assert found["s"][0].tolist() == [18.0, 18.0]
+
+
+def test_features_that_are_not_finite_are_an_error_that_names_an_image(images, tmp_path):
+    overflowing = Extractor(size_of, lambda x: x / (x[:, :1] - 5), {"what": "overflow"})  # 5 pixels wide: divided by 0
+    with pytest.raises(
+        DataError, match=r"not finite for 2 images, first '1\.png'; in half precision they overflow, give --mixed"
+    ):
+        features.extract(images, {"o": overflowing}, reading(folder=tmp_path / "c"))
+    assert not (tmp_path / "c").exists()  # and are not kept
+
+
+def test_an_image_that_became_unreadable_does_not_shift_rows_that_were_kept(images, tmp_path):
+    kept_in = reading(folder=tmp_path / "c")
+    features.extract(images, {"s": SIZE}, kept_in)
+    stamp, size = images.stamp(1), images.sizes[1]
+    images.path(1).write_bytes(b"x" * size)  # of the same size and time
+    os.utime(images.path(1), ns=(stamp, stamp))
+    found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, kept_in)
+    assert (kept, bad[0][0]) == ([0, 2, 3, 4], "1.png")
+    assert found["s"].tolist() == [[2.0 * (4 + i % 2), 12.0] for i in kept]
+    assert found["m"][:, 0].tolist() == kept

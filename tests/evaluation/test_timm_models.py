@@ -120,7 +120,9 @@ def test_errors_name_the_model_and_the_way_out(wanted, tmp_path, vit):
         timm_models.build(wanted(arch="resnet5000"))
     with pytest.raises(WeightsMissingError, match="--fd_extractor='resnet18': its weights could not be had .*; use tf_eff"):
         timm_models.build(wanted(arch="resnet18", flag="--fd_extractor"))
-    with pytest.raises(WeightsMissingError, match="--arch='resnet18': .*; pass a file with --weights, or use tf_eff"):
+    with pytest.raises(
+        WeightsMissingError, match="--arch='resnet18': .* from timm/resnet18.*; pass a file of them with --weights"
+    ):
         timm_models.build(wanted(arch="resnet18"))
     with pytest.raises(DataError, match="do not fit the 122 of the model"):
         timm_models.build(wanted(arch="resnet18", weights=str(vit)))

@@ -238,7 +238,7 @@ def test_counts_of_images_of_each_kind(sets):
                                  images_per_prompt=3)  # fmt: skip
     assert evaluation_files.counts_of(measured(), unread) == {
         "generated": 3, "generated_unreadable": 0, "training": 4, "training_unreadable": 1, "duplicated": 1,
-        "with_source_image": 2, "images_per_prompt": 3, "with_equal_best_matches": 1,
+        "with_source_image": 2, "images_per_prompt": 3, "prompts": 3, "with_equal_best_matches": 1,
     }  # fmt: skip
     alone = measured(scores=np.ones((3, 1)), matches=np.zeros((3, 1), int), duplicated=None)
     counts = evaluation_files.counts_of(alone, sets)

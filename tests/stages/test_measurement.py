@@ -357,7 +357,7 @@ def test_complexity_is_that_of_each_generations_best_match(sets):
 
 def test_the_whole_matrix_is_kept_where_asked(sets, tmp_path):
     generated, training = random_features(sets)
-    measured_of(sets, (generated, training), sim_save_path=str(tmp_path / "m.npy"))
+    measured_of(sets, (generated, training)).write_matrix(tmp_path / "m.npy")
     np.testing.assert_allclose(np.load(tmp_path / "m.npy"), unit_rows(generated) @ unit_rows(training).T, atol=1e-3)
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,3 +148,20 @@ def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
     sets, _ = read()
     assert sets.images_per_prompt is None
     assert {q.source_prompt for q in sets.queries} == {"s"}
+
+
+def test_names_that_fit_several_training_images_or_none_are_said(tmp_path):
+    train, told = tmp_path / "train", []
+    for key in ("a/1.png", "b/1.png"):
+        (train / key).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(train / key)
+    training = image_sets.list_images("--val_dir", train)
+    opts = SimpleNamespace(query_dir=str(tmp_path), val_dir=str(train))
+    assert retrieval._sources(opts, [Query("0.png", source_image="1.png")], training, told.append) == {}
+    assert told[0].startswith("training images of prompts are left out: ")
+    assert retrieval._sources(opts, [Query("0.png", source_image="9.png")], training, told.append) == {}
+    assert told[1].startswith("none of the 1 training images that the manifest names is in --val_dir=")
+    assert retrieval._sources(opts, [Query("0.png", source_image="b/1.png")], training, told.append) == {
+        "b/1.png": "b/1.png"
+    }
+    assert len(told) == 2

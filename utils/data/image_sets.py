@@ -22,7 +22,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
 # What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
 BROKEN_EXIF = (struct.error, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OSError, SyntaxError)
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 def natural_key(path):
@@ -77,11 +77,17 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def _is_output(entry):
+    """Whether a stage wrote this folder: by its name, or an evaluation that --output_dir put there."""
+    evaluation = all(os.path.exists(os.path.join(entry.path, name)) for name in ("metrics.json", "report.html"))
+    return evaluation or OUTPUT_FOLDERS.fullmatch(entry.name) is not None
+
+
 def _walk(folder, root, skip):
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                if not (entry.name.startswith(".") or skip and OUTPUT_FOLDERS.fullmatch(entry.name)):
+                if not (entry.name.startswith(".") or skip and _is_output(entry)):
                     yield from _walk(entry.path, root, skip)
             elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
                 size = entry.stat().st_size if os.path.exists(entry.path) else 0  # a dangling link is a bad image

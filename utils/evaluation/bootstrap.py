@@ -39,6 +39,19 @@ def resamplings(clusters, *, seed, rounds):
         yield rng.multinomial(count, np.full(count, 1 / count), size=min(step, rounds - start))[:, number]
 
 
+def share(hits, clusters, *, seed):
+    """95 % interval of a share, resampling prompts. hits: [Q] bool; clusters: [Q], the prompt of each.
+
+    Where all or none are hits every resampling is the same, which says nothing: then the interval is Clopper and Pearson's
+    of the number of *prompts*, as if the images of a prompt were one. Returns: (low, high).
+    """
+    hits = np.asarray(hits, bool)
+    if hits.any() and not hits.all():
+        return bootstrap_statistic(hits, clusters, mean, seed=seed)
+    room = 1 - 0.025 ** (1 / len(set(clusters)))
+    return (1 - room, 1.0) if hits.all() else (0.0, room)
+
+
 def bootstrap_statistic(values, clusters, statistic, *, seed, rounds=2000):
     """95 % interval of a statistic of `values`, resampling prompts.
 

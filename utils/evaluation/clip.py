@@ -89,8 +89,8 @@ def load(name, pretrained, wanted, *, flag, weights_flag):
         if is_file:
             raise DataError(f"{weights_flag}={pretrained!r} does not fit {name} ({first_line(error, 120)})") from None
         raise weights.WeightsMissingError(
-            f"{flag}={name!r}: weights {pretrained!r} could not be had ({first_line(error, 120)}); put a file of them "
-            f"there with {weights_flag}"
+            f"{flag}={name!r}: weights {pretrained!r} could not be had ({first_line(error, 300)}); give a file of them "
+            f"with {weights_flag}"
         ) from None
     model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
     record = {"model": name, "pretrained": Path(pretrained).name if is_file else pretrained, "dtype": str(wanted.dtype),

@@ -9,12 +9,13 @@ def _blocks(rows):
     return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
 
 
-def radii(features, k):
-    """Distance of every row to its k-th nearest other row. [N, D] -> [N]. Holds BLOCK_ROWS x N distances."""
+def radii(features, *ks):
+    """Distances of every row to its k-th nearest other rows. [N, D] -> [N] for each k. Holds BLOCK_ROWS x N distances."""
     import torch
 
+    nearest = [torch.cdist(block, features).topk(max(ks) + 1, dim=1, largest=False).values for block in _blocks(features)]
     # the row itself is the first of the k + 1 nearest; another that is equal has its distance 0 too
-    return torch.cat([torch.cdist(block, features).kthvalue(k + 1, dim=1).values for block in _blocks(features)])
+    return [torch.cat(nearest)[:, k] for k in ks]
 
 
 def prdc(generated, reference):
@@ -26,8 +27,8 @@ def prdc(generated, reference):
     import torch
 
     generated, reference = generated.double(), reference.double()
-    wide, narrow = (radii(reference, NEIGHBOURS[n]) for n in ("density", "precision"))
-    around_generated = radii(generated, NEIGHBOURS["precision"])
+    wide, narrow = radii(reference, NEIGHBOURS["density"], NEIGHBOURS["precision"])
+    (around_generated,) = radii(generated, NEIGHBOURS["precision"])
     precise, balls = 0, 0
     nearest, recalled = torch.full((len(reference),), torch.inf).double(), torch.zeros(len(reference), dtype=torch.bool)
     for block, own in zip(_blocks(generated), _blocks(around_generated), strict=True):

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import __version__ as PILLOW
+
 from utils.manifest import whole_file
 
 VERSION = 1  # of what the extractors compute; a change in transforms that no record shows must raise it
@@ -37,7 +39,7 @@ class FeatureCache:
         stamps = hashlib.sha256()
         for i in range(len(images)):
             stamps.update(f"{_stamp(images, i)}\n".encode())
-        what = {"version": VERSION, "images": images.fingerprint, "stamps": stamps.hexdigest(),
+        what = {"version": VERSION, "images": images.fingerprint, "stamps": stamps.hexdigest(), "pillow": PILLOW,
                 "extractor": extractor.record} | facts  # fmt: skip
         return self.folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
 

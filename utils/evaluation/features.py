@@ -99,17 +99,44 @@ def extract(images, extractors, reading, *, side=None):
             found[key] = cache.read(paths[key])
     # the main process says what is missing: another may see the folder later than it does, or not at all
     kept_before = processes.share({k: (f[1], f[2]) for k, f in found.items() if f is not None})
-    missing = {k: e for k, e in extractors.items() if k not in kept_before}
+    missing = [k for k in extractors if k not in kept_before]
     features = {k: f[0] for k, f in found.items() if f is not None}
+    readable = [tuple(indices) for indices, _ in kept_before.values()]
     indices, bad = next(iter(kept_before.values()), (None, None))
     if missing:
-        first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
-        own, kept, own_bad = _pass(images, range(first, last), missing, reading, side)
-        indices = [i for part in processes.gather(kept) for i in part]
-        bad = [b for part in processes.gather(own_bad) for b in part]
+        fresh, indices, bad = _shared_pass(images, {k: extractors[k] for k in missing}, reading, side)
+        features |= fresh
+        readable.append(tuple(indices))
+    if len(set(readable)) > 1:
+        # an image could be read once and not another time: rows of one pass alone belong together
+        missing = list(extractors)
+        features, indices, bad = _shared_pass(images, extractors, reading, side)
+    if processes.main:
         for key in missing:
-            rows = processes.gather_rows(own[key])
-            if processes.main:
-                features[key] = rows
-                cache.write(paths.get(key), rows, indices, bad)
+            cache.write(paths.get(key), features[key], indices, bad)
     return features, indices, bad
+
+
+def _shared_pass(images, extractors, reading, side):
+    """A pass over all images, a share each process. Returns: as `extract`."""
+    processes = reading.processes
+    first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
+    own, kept, own_bad = _pass(images, range(first, last), extractors, reading, side)
+    indices = [i for part in processes.gather(kept) for i in part]
+    bad = [b for part in processes.gather(own_bad) for b in part]
+    features = {key: processes.gather_rows(own[key]) for key in extractors}
+    if not processes.main:
+        return {}, indices, bad
+    for rows in features.values():
+        _require_finite(images, indices, rows)
+    return features, indices, bad
+
+
+def _require_finite(images, indices, rows):
+    """DataError naming the first image whose features are not finite: a nearest neighbour of such has no meaning."""
+    wrong = (~rows.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if wrong:
+        raise DataError(
+            f"{images.root}: the network gives numbers that are not finite for {len(wrong)} images, first "
+            f"{images.keys[indices[wrong[0]]]!r}; in half precision they overflow, give --mixed_precision no"
+        )

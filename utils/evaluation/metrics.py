@@ -45,6 +45,8 @@ class Measured:
     find_complexity: Callable | None = None
     fd_key: str = "fd"
     mq_flip: bool = False
+    chunks: int = 1  # of a descriptor, as they were compared
+    write_matrix: Callable | None = None  # path -> the whole matrix of scores, in that file
     missing: dict = field(default_factory=dict)  # metric -> why its input could not be had
     _cache: dict = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ def copy_share(measured, chosen, name):
     if not len(hits):
         return {f"{name}_n": 0}
     prompts = [p for p, c in zip(measured.prompts, chosen, strict=True) if c]
-    low, high = bootstrap.bootstrap_statistic(hits, prompts, bootstrap.mean, seed=measured.seed)
+    low, high = bootstrap.share(hits, prompts, seed=measured.seed)
     return {name: float(hits.mean()), f"{name}_lo": low, f"{name}_hi": high, f"{name}_n": len(hits)}
 
 
@@ -171,6 +173,8 @@ def kid(measured):
 
 def coverage(measured):
     """precision, recall, density, coverage."""
+    if "prdc" in measured.missing:
+        raise CannotMeasureError(measured.missing["prdc"])
     return prdc(*measured.pair(measured.distance_network, "prdc", MIN_IMAGES))
 
 
@@ -193,6 +197,13 @@ def mq(measured):
     return memorized.quantities(memorized.ratios(generated, training, flip=measured.mq_flip))
 
 
+# beyond that many pairs of images precision and coverage are computed only when asked for: some minutes on a CPU
+MOST_PRDC_PAIRS = 10**9
+# images that a metric takes: (generated, training); 1 and 1 where nothing stands
+LEAST = {
+    "background": (1, 2), "fid": (2, 2), "fd": (2, 2), "kid": (2, 2), "prdc": (MIN_IMAGES, MIN_IMAGES),
+    "mq": (1, memorized.NEIGHBOURS),
+}  # fmt: skip
 # --metrics; a new one is a function, a line here and a test
 METRICS = {
     "similarity": similarity,

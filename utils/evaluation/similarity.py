@@ -1,6 +1,7 @@
 """Similarity of descriptors: best matches in blocks, in a fixed order, and what the field reports of them."""
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -23,14 +24,18 @@ def dot_product(query, train):
     return query @ train.T
 
 
-def _in_chunks(descriptors, chunks):
-    """[N, D] -> [N, chunks, D / chunks]; UsageError when `chunks` does not divide D."""
-    if descriptors.shape[1] % chunks:
+def require_divisor(chunks, length):
+    """UsageError when `chunks` does not divide the length of descriptors."""
+    if length % chunks:
         raise UsageError(
-            f"--num_loss_chunks={chunks} does not divide the {descriptors.shape[1]} dimensions of the descriptor; takes a "
-            "divisor of it"
+            f"--num_loss_chunks={chunks} does not divide the {length} dimensions of the descriptor; takes a divisor of it"
         )
-    return descriptors.unflatten(1, (chunks, -1))
+
+
+def _in_chunks(descriptors, chunks):
+    """[N, D] -> chunks of [N, D / chunks]; UsageError when `chunks` does not divide D."""
+    require_divisor(chunks, descriptors.shape[1])
+    return descriptors.unflatten(1, (chunks, -1)).unbind(1)
 
 
 def split_product(query, train, *, chunks):
@@ -39,18 +44,20 @@ def split_product(query, train, *, chunks):
     [Q, D], [T, D] -> [Q, T]; holds two such matrices, not `chunks`.
     """
     best = None
-    for q, t in zip(_in_chunks(query, chunks).unbind(1), _in_chunks(train, chunks).unbind(1), strict=True):
+    for q, t in zip(_in_chunks(query, chunks), _in_chunks(train, chunks), strict=True):
         scores = q @ t.T
         best = scores if best is None else best.maximum(scores)
     return best
 
 
 def cross_product(query, train, *, chunks):
-    """splitlosscross: the largest product of any chunk of the one and any of the other. [Q, D], [T, D] -> [Q, T]."""
-    every = _in_chunks(train, chunks).flatten(0, 1)  # [T chunks, D / chunks]
+    """splitlosscross: the largest product of any chunk of the one and any of the other.
+
+    [Q, D], [T, D] -> [Q, T]; holds two such matrices, not `chunks`.
+    """
     best = None
-    for q in _in_chunks(query, chunks).unbind(1):
-        scores = (q @ every.T).unflatten(1, (len(train), chunks)).amax(2)
+    for q, t in itertools.product(_in_chunks(query, chunks), _in_chunks(train, chunks)):
+        scores = q @ t.T
         best = scores if best is None else best.maximum(scores)
     return best
 

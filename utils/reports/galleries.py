@@ -72,7 +72,7 @@ def match_page(rows, *, threshold, side=SIDE, columns=4):
     for r, (query, label, matches) in enumerate(rows):
         top = head + r * (cell + line)
         page.paste(fitted(query, side), (GAP, top + GAP))
-        pen.text((GAP, top + side + GAP + 3), label, INK, font)
+        pen.text((GAP, top + side + GAP + 3), shortened(label, pen, font, side), INK, font)
         for c, (image, score, name) in enumerate(matches):
             left = (c + 1) * cell + 3 * GAP
             if threshold is not None and score > threshold:

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils import evaluations, manifest
+from utils.errors import DataError
 from utils.evaluation import extractors
 from utils.evaluation.metrics import CORRELATED
 from utils.reports import galleries, page, plots, tables
@@ -42,6 +44,7 @@ def counts_of(measured, sets):
         "training": len(sets.training), "training_unreadable": len(sets.training.bad),
         "duplicated": None if measured.duplicated is None else int(measured.duplicated.sum()),
         "with_source_image": int((measured.sources >= 0).sum()), "images_per_prompt": sets.images_per_prompt,
+        "prompts": len(set(measured.prompts)),
         "with_equal_best_matches": equal_best(measured),
     }  # fmt: skip
 
@@ -86,7 +89,7 @@ def write_gallery(folder, measured, sets, *, workers):
     @functools.lru_cache(2000)  # a training image is the match of many; 50 KB each
     def picture_of(of_training, index):
         images = sets.training if of_training else sets.generated
-        return galleries.fitted(images.open(index, at_least=galleries.SIDE), galleries.SIDE)
+        return galleries.fitted(_to_look_at(images, index, galleries.SIDE), galleries.SIDE)
 
     def write_page(item):
         number, queries = item
@@ -134,9 +137,17 @@ def _jpeg(image):
     return buffer.getvalue()
 
 
+def _to_look_at(images, index, side):
+    """An image that was read before; grey if it is gone meanwhile: the numbers are worth more than a picture."""
+    try:
+        return images.open(index, at_least=side)
+    except DataError:
+        return Image.new("RGB", (side, side), (200, 200, 200))
+
+
 def _picture(images, index):
     """A small JPEG of an image, in bytes."""
-    image = images.open(index, at_least=PICTURE_SIDE)
+    image = _to_look_at(images, index, PICTURE_SIDE)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return _jpeg(image)
 

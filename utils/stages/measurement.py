@@ -36,6 +36,7 @@ def build_networks(opts, sets, *, device, dtype):
         arch=opts.arch, preset=opts.preset, weights=opts.weights, imsize=opts.imsize, multiscale=opts.multiscale,
         layer=opts.layer, patch_tokens=opts.patch_tokens, isvit=opts.isvit, **common
     ))  # fmt: skip
+    _require_chunks(opts, networks.extractors["descriptor"])
     asked = opts.metrics or tuple(metrics.METRICS)
     if {"fid", "kid", "prdc"} & set(asked):
         _try(networks, opts, "fid", lambda: _inception(opts, networks, device))
@@ -47,11 +48,36 @@ def build_networks(opts, sets, *, device, dtype):
             networks.missing[name] = networks.missing["fd"]
             if opts.metrics and name in opts.metrics:
                 raise UsageError(f"--metrics={name!r} cannot be computed: {networks.missing['fd']}")
+    pairs = len(sets.training) * max(len(sets.generated), len(sets.training))
+    if not opts.metrics and pairs > metrics.MOST_PRDC_PAIRS:
+        networks.missing["prdc"] = f"{pairs} pairs of images take a while; ask for it with --metrics prdc"
     if "clip" in asked:
         _try(networks, opts, "clip", lambda: _clip(opts, sets, networks, common))
     if "mq" in asked:
         _try(networks, opts, "mq", lambda: _memorized(opts, sets, networks))
     return networks
+
+
+def require_enough(opts, sets):
+    """UsageError when a metric was asked for by name that takes more images than there are: said before any is read."""
+    for name in opts.metrics or ():
+        generated, training = metrics.LEAST.get(name, (1, 1))
+        if len(sets.generated) < generated or len(sets.training) < training:
+            raise UsageError(
+                f"--metrics={name!r} cannot be computed: takes {generated} generated and {training} training images; "
+                f"there are {len(sets.generated)} and {len(sets.training)}"
+            )
+
+
+def _require_chunks(opts, descriptor):
+    """UsageError when --num_loss_chunks does not divide the descriptor: one black image tells its length."""
+    import torch
+    from PIL import Image
+
+    if opts.num_loss_chunks and opts.num_loss_chunks > 1:
+        with torch.no_grad():
+            length = descriptor.network(descriptor.transform(Image.new("RGB", (64, 64)))[None]).shape[1]
+        sim.require_divisor(opts.num_loss_chunks, length)
 
 
 def _try(networks, opts, metric, build):
@@ -145,17 +171,21 @@ def measure(opts, sets, networks, found, *, device):
             raise metrics.CannotMeasureError("background compares training images with each other; there is only 1")
         return sim.top_matches(train, train, k=1, exclude_self=True, device=device, **options)[0][:, 0].numpy()
 
-    if opts.matrix_path:
-        sim.write_matrix(opts.matrix_path, query, train, **options)
+    def matched_complexity():
+        try:
+            return complexity.of_images(sets.training, matches[:, 0].numpy(), workers=opts.num_workers)
+        except DataError as error:  # it could be read a minute ago
+            raise metrics.CannotMeasureError(str(error)) from None
+
     return metrics.Measured(
         scores=best.numpy(), matches=matches.numpy(), find_background=background, sources=sources,
         source_scores=source_scores,
         duplicated=None if sets.duplicated is None else np.isin(sets.training.keys, sets.duplicated),
         threshold=opts.copy_threshold if opts.copy_threshold is not None else usual,
-        seed=opts.seed, missing=networks.missing, mq_flip=opts.mq_flip, fd_key=f"fd_{opts.fd_extractor}",
+        seed=opts.seed, missing=networks.missing, mq_flip=opts.mq_flip, chunks=chunks, fd_key=f"fd_{opts.fd_extractor}",
         prompts=[q.source_prompt if q.source_prompt is not None else q.key for q in sets.queries],
         features={k: f for k, f in found.items() if k != "descriptor"}, alignment=_alignment(sets, networks, found),
-        find_complexity=lambda: complexity.of_images(sets.training, matches[:, 0].numpy(), workers=opts.num_workers),
+        find_complexity=matched_complexity, write_matrix=lambda path: sim.write_matrix(path, query, train, **options),
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def read_queries(folder, *, say):
         )
     listed = images.take([i for i, k in enumerate(images.keys) if k in rows])
     queries = [
-        Query(k, r["prompt"], r["source_prompt"], r.get("source_image"), r["seed"], r["index"])
+        Query(k, r["prompt"], r["source_prompt"], r.get("source_image"), r.get("seed"), r.get("index"))
         for k, r in ((k, rows[k]) for k in listed.keys)
     ]
     return listed, queries, data
@@ -133,11 +133,26 @@ def read_sets(opts, *, say):
     duplicated = _duplicated_keys(run, training, say)
     if duplicated is None and "duplication" in (opts.metrics or ()):
         raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
+    sources = _sources(opts, queries, training, say)
     return Sets(
-        generated, queries, training, duplicated, data, source_keys(opts.query_dir, queries, training),
+        generated, queries, training, duplicated, data, sources,
         _captions(opts, run, training),
         len(queries) // len(_prompt_lines(opts.query_dir)) if data is None and queries[0].prompt is not None else None,
     )  # fmt: skip
+
+
+def _sources(opts, queries, training, say):
+    """`source_keys`, none of them if names fit several training images; said, as it is when none is found."""
+    try:
+        found = source_keys(opts.query_dir, queries, training)
+    except DataError as error:
+        say(f"training images of prompts are left out: {error}")
+        return {}
+    named = {q.source_image for q in queries if q.source_image}
+    if named and not found:
+        say(f"none of the {len(named)} training images that the manifest names is in --val_dir={opts.val_dir!r}: is that "
+            "the folder that was trained on?")  # fmt: skip
+    return found
 
 
 def source_keys(folder, queries, training):
