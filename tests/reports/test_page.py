@@ -120,7 +120,7 @@ def test_a_section_without_content_is_left_out(write):
 
 def test_sections_are_in_the_order_of_reading_and_can_be_jumped_to(write):
     report = write(left_out={"clip": "no weights"})
-    titles = ["Similarity", "Plots", "Matches", "Gallery", "Numbers", "Left out", "Counts", "Settings"]
+    titles = ["Similarity", "Matches", "Gallery", "Plots", "Numbers", "Left out", "Counts", "Settings"]
     assert re.findall("<section.*?<h2>(.*?)</h2>", report) == titles
     assert re.findall('href="#(.*?)"', report) == re.findall('<section id="(.*?)"', report)
     names = re.findall(r'\bid="(.*?)"', report)

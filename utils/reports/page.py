@@ -219,9 +219,9 @@ def write_report(path, *, metrics, settings, counts, left_out, plots, pages, row
     which = f"The {len(rows):,} most similar of {total:,}" if total > len(rows) else f"All {total:,}"
     sections = {
         "Similarity": "".join(_plot(*plot) for plot in plots[:1]),
-        "Plots": "".join(_plot(*plot) for plot in plots[1:]),
         "Matches": rows and MATCHES.format(which=f"{which} generated images", marks="" if threshold is None else MARKS),
         "Gallery": _gallery(pages),
+        "Plots": "".join(_plot(*plot) for plot in plots[1:]),
         "Numbers": _list([(k, words_of(k), number(v)) for k, v in metrics.items()], kind="number"),
         "Left out": _list([(k, "", why) for k, why in left_out.items()]),
         "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
