@@ -58,14 +58,14 @@ def report(opts, folder, row, table, tracker):
 
 def compare_runs(opts):
     """--compare_runs: one table and one figure of several evaluations."""
-    from utils.stages import run_comparison
+    from utils.stages import comparison_files, run_comparison
 
-    folder = run_comparison.require_ours(opts.output_dir or run_comparison.default_folder(opts.compare_runs))
+    folder = comparison_files.require_ours(opts.output_dir or comparison_files.default_folder(opts.compare_runs))
     comparison = run_comparison.read(opts.compare_runs, force=opts.force, seed=opts.seed)
     if opts.dry_run:
         print(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder)]}, indent=1))
         return
-    run_comparison.write(comparison, folder)
+    comparison_files.write(comparison, folder)
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
 
 
