@@ -79,9 +79,10 @@ def evaluate(opts, processes):
     from utils.stages import evaluation_files, measurement, retrieval_sets
 
     say = print if processes.main else (lambda line: None)
-    sets = retrieval_sets.read_sets(opts, say=say)
-    measurement.require_enough(opts, sets)
-    folder = evaluation_files.evaluation_folder(opts, sets)
+    with processes.together():
+        sets = retrieval_sets.read_sets(opts, say=say)
+        measurement.require_enough(opts, sets)
+        folder = evaluation_files.evaluation_folder(opts, sets)
     if opts.dry_run:
         say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated), "training": len(sets.training),
                         "writes": folder.planned() + [str(p) for p in (opts.matrix_path,) if p]}, indent=1))  # fmt: skip
@@ -89,7 +90,8 @@ def evaluate(opts, processes):
     # of what was listed, as the folder's name: what turns out unreadable does not change it
     fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
     dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"), without_gpu="no")
-    networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
+    with processes.together():
+        networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
     found, sets = measurement.read_features(opts, sets, networks, Reading(
         opts.batch_size, opts.num_workers, processes,
         feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from utils import devices
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 
 
 def test_dtypes(monkeypatch):
@@ -58,6 +58,18 @@ def test_one_that_waits_in_vain_for_the_others_says_so(monkeypatch):
         pytest.raises(UsageError, match=r"2 processes did not meet there within 0\.01 minutes"),
         devices.measuring(**(MEASURING | given)),
     ):
+        pass
+
+
+def test_an_error_of_another_process_ends_this_one(monkeypatch):
+    several = devices.Processes(devices.Alone(torch.device("cpu")))
+    monkeypatch.setattr(several, "gather", lambda value: [value, "--x=1 is wrong"])
+    with pytest.raises(UsageError, match="--x=1 is wrong"), several.together():
+        pass
+    with pytest.raises(DataError, match="my own"), several.together():
+        raise DataError("my own")
+    monkeypatch.setattr(several, "gather", lambda value: [value, None])
+    with several.together():
         pass
 
 

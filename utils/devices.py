@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from utils.errors import UsageError, first_line
+from utils.errors import ToolkitError, UsageError, first_line
 
 # others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
 PATIENCE = timedelta(hours=6)
@@ -233,6 +233,21 @@ class Processes:
         table[self.index] = values
         return sum_over_processes(table, self.device)
 
+    @contextlib.contextmanager
+    def together(self):
+        """An error of the user's that ends one process in this block ends all of them with its message, at the end of the
+        block: none is left waiting for one that is gone. Nothing in it may wait for the others."""
+        error = None
+        try:
+            yield
+        except ToolkitError as found:
+            error = found
+        told = self.gather(error and str(error))
+        if error is not None:
+            raise error
+        for message in filter(None, told):
+            raise UsageError(message)
+
     def share(self, value):
         """What the main process holds, on every process. value: of picklable types; our own processes alone are heard."""
         if self.count == 1:
@@ -257,12 +272,14 @@ class Processes:
         told = self.gather((len(values), values.shape[1], values.dtype))
         # of a process that has no rows, width and type say nothing
         sizes, (most, width, dtype) = [size for size, *_ in told], max(told, key=lambda one: one[0])
+        # gloo talks from host memory
+        where = self.device if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
         parts = [[] for _ in range(self.count)]
         for start in range(0, most, self.ROWS):
-            block = torch.zeros(min(self.ROWS, most - start), width, dtype=dtype, device=self.device)
+            block = torch.zeros(min(self.ROWS, most - start), width, dtype=dtype, device=where)
             own = values[start : start + self.ROWS]
             if len(own):
-                block[: len(own)] = own.to(self.device)
+                block[: len(own)] = own.to(where)
             received = [torch.empty_like(block) for _ in range(self.count)]
             torch.distributed.all_gather(received, block)
             for part, rows, size in zip(parts, received, sizes, strict=True):
