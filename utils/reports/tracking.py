@@ -3,6 +3,7 @@
 With `group` a row goes under <group>/ against an axis of its own, as the shards of an ensemble need: each has its steps.
 """
 
+import inspect
 import os
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class NoTracker:
         """Flush and close."""
 
 
+def _logged_in(wandb):
+    """Whether wandb has credentials; nobody is asked for any."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return bool(wandb.login(prompt=False, verify=False))
+    return bool(wandb.api.api_key)  # before 0.31
+
+
 class WandbTracker(NoTracker):
     """A wandb run; without a login it is kept offline and `hint` is the command that uploads it."""
 
@@ -35,8 +45,7 @@ class WandbTracker(NoTracker):
         import wandb
 
         self._wandb = wandb
-        logged_in = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(silent=True, console="off")
         self._run = wandb.init(dir=str(folder), project=project, name=name, config=config, mode=mode, settings=settings,
