@@ -4,6 +4,7 @@ import json
 import sys
 
 from utils import flags, retrieval_options
+from utils.errors import first_line
 
 
 def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
@@ -40,11 +41,27 @@ def said(opts, sets, left_out, measured, settings, path):
         yield f"{equal} generations have best matches of equal score: the first in order is named"
 
 
-def report(opts, folder, row, table, tracker):
+def report(opts, folder, row, table, settings):
     """Say where the results are, and send them to the tracker. table: rows of the matches and their pictures."""
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
     print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
     print(f"report: {folder.path / 'report.html'}")
+    try:
+        hint = track(opts, folder, row, table, settings)
+    except Exception as error:  # noqa: BLE001 - a library's or a network's; the evaluation is written, whatever it is
+        hint = f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is whole"
+    if hint:
+        print(hint)
+
+
+def track(opts, folder, row, table, settings):
+    """Send numbers, plots, the first gallery pages and the matches to the tracker. Returns: its hint, or None."""
+    from utils.reports import tracking
+
+    tracker = tracking.open_tracker(
+        "none" if opts.noeval else opts.report_to, folder=folder.path.parent,
+        project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
+    )  # fmt: skip
     tracker.log(row, 0)
     for path in sorted((folder.path / "plots").glob("*.png")):
         tracker.image(f"plots/{path.stem}", path, 0)  # apart from the number of the same name
@@ -52,8 +69,7 @@ def report(opts, folder, row, table, tracker):
         tracker.image(f"gallery/{page.stem}", page, 0)
     tracker.table("matches", *table, 0)
     tracker.finish()
-    if tracker.hint:
-        print(tracker.hint)
+    return tracker.hint
 
 
 def compare_runs(opts):
@@ -74,7 +90,6 @@ def evaluate(opts, processes):
     from utils import devices
     from utils.evaluation import feature_cache
     from utils.evaluation.features import Reading
-    from utils.reports import tracking
     from utils.reports.progress import progress
     from utils.stages import evaluation_files, measurement, retrieval_sets
 
@@ -110,11 +125,7 @@ def evaluate(opts, processes):
         )
     if opts.matrix_path:
         measured.write_matrix(opts.matrix_path)
-    tracker = tracking.open_tracker(
-        "none" if opts.noeval else opts.report_to, folder=folder.path.parent,
-        project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"), name=opts.run_name, config=settings,
-    )  # fmt: skip
-    report(opts, folder, row, table, tracker)
+    report(opts, folder, row, table, settings)
 
 
 def main(argv=None):

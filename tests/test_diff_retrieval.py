@@ -503,3 +503,16 @@ def test_runs_are_compared(script, refused, measure, copies, tmp_path):
         "diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "two", "--force", "--output_dir", tmp_path / "d"
     )
     assert "copy_share*" in out
+
+
+def test_a_tracker_that_fails_costs_a_line_not_the_evaluation(measure, copies, monkeypatch):
+    from utils.reports import tracking
+
+    class Broken(tracking.NoTracker):
+        def __init__(self, **kwargs):
+            raise RuntimeError("no route to the server\nand a long story")
+
+    monkeypatch.setitem(tracking.TRACKERS, "tensorboard", Broken)
+    folder, _ = measure(copies, *NO_FD, "--report_to", "tensorboard")
+    assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
+    assert "--report_to='tensorboard' failed (no route to the server); the evaluation is whole" in measure.printed
