@@ -13,6 +13,6 @@ def kernel_distance(generated, reference, *, seed):
 
     found = kid_features_to_metric(
         generated.double(), reference.double(), kid_subsets=SUBSETS,
-        kid_subset_size=min(SUBSET_SIZE, len(generated), len(reference)), rng_seed=seed, verbose=False,
+        kid_subset_size=min(SUBSET_SIZE, len(generated), len(reference)), rng_seed=seed % 2**32, verbose=False,
     )  # fmt: skip
     return float(found[KEY_METRIC_KID_MEAN]), float(found[KEY_METRIC_KID_STD])
