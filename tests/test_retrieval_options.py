@@ -49,6 +49,8 @@ def test_the_whole_matrix_goes_to_a_file_or_into_a_folder(tmp_path):
     (("--mixed_precision", "bf16"), "too coarse for similarities"),
     (("--force",), "--force goes with --compare_runs"),
     (("--metrics", "beauty"), "--metrics='beauty' is not accepted; takes names separated by commas, of: background, clip"),
+    (("--pt_style", "pixel", "--arch", "vit_base"), "--arch='vit_base' is of --pt_style sscd, clip, dino, timm; --pt_style pixel has none"),
+    (("--pt_style", "timm", "--preset", "sscd"), "--preset='sscd' is of --pt_style sscd; --pt_style timm has none, leave it out"),
     (("--imsize", 4), "--imsize='4' is not accepted; takes a whole number at least 16"),
     (("--fid_protocol", "clean"), "--fid_protocol='clean' is not accepted; takes one of: dcr, standard"),
 ])  # fmt: skip

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from utils.data.transforms import SSCD_PRESETS
 from utils.errors import UsageError
-from utils.evaluation.extractors import EXTRACTORS
+from utils.evaluation.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
 from utils.flags import flag, one_of, real, some_of, switch, truth, whole
@@ -114,6 +114,13 @@ class RetrievalOptions(Common, Reading, Tracking):
                 raise UsageError(f"--{name} is required (except with --compare_runs); give a folder of images")
         if self.force:
             raise UsageError("--force goes with --compare_runs; give evaluations to compare, or leave it out")
+        for name, users in (("arch", USES_ARCH), ("preset", USES_PRESET)):
+            value = getattr(self, name)
+            if self.pt_style not in users and value != type(self).__dataclass_fields__[name].default:
+                raise UsageError(
+                    f"--{name}={value!r} is of --pt_style {', '.join(users)}; --pt_style {self.pt_style} has none, leave it "
+                    "out"
+                )
         if self.mixed_precision == "bf16":
             raise UsageError("--mixed_precision='bf16' is too coarse for similarities (error 4e-3); takes one of: fp16, no")
         if (self.num_loss_chunks or 1) > 1 and self.chunked == "dotproduct":
