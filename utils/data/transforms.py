@@ -133,6 +133,6 @@ def sscd_input(preset):
     return functools.partial(_sscd_input, preset=preset)
 
 
-def centre_square(image, side, size=None):
-    """Short side to `size` (default: `side`), centre crop of `side`, 8 bits. PIL RGB -> uint8 [side, side, 3]."""
-    return to_bytes(crop(resize_short_side(image, size or side), side))
+def centre_square(image, side):
+    """`as_generated` as a tensor: short side to `side`, centre crop, 8 bits. PIL RGB -> uint8 [side, side, 3]."""
+    return to_bytes(as_generated(image, side))

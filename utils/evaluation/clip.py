@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import hub, manifest
@@ -60,7 +60,7 @@ def build(wanted):
     name, _, tag = wanted.arch.partition(":")
     found = load(ARCHS.get(name, name), wanted.weights or tag or "openai", wanted, flag="--arch", weights_flag="--weights")
     extractor = found.images()
-    return Extractor(extractor.transform, extractor.network, extractor.record | {"arch": wanted.arch})
+    return replace(extractor, record=extractor.record | {"arch": wanted.arch})
 
 
 def load(name, pretrained, wanted, *, flag, weights_flag):

@@ -50,7 +50,7 @@ def total_variation(pixels):
 
 def of_image(image):
     """(entropy, jpeg_kib, total_variation) of a PIL RGB image: short side 224, centre 224."""
-    image = transforms.crop(transforms.resize_short_side(image, SIDE), SIDE)
+    image = transforms.as_generated(image, SIDE)
     pixels = np.asarray(image)
     return entropy(pixels), jpeg_kib(image), total_variation(pixels)
 

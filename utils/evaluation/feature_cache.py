@@ -27,6 +27,14 @@ def folder_of(given):
     return None if given == "none" else Path(given) if given else default_folder()
 
 
+def state_of(images):
+    """What tells an ImageSet's files from the same ones changed: paths, sizes and times of change. Returns: dict."""
+    stamps = hashlib.sha256()
+    for i in range(len(images)):
+        stamps.update(f"{_stamp(images, i)}\n".encode())
+    return {"fingerprint": images.fingerprint, "stamps": stamps.hexdigest()}
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """folder: or None, which keeps nothing. say: takes a line for the user."""
@@ -34,13 +42,9 @@ class FeatureCache:
     folder: Path | None
     say: object
 
-    def path(self, images, extractor, facts):
-        """The file of these images' features. facts: what else they depend on, of JSON types."""
-        stamps = hashlib.sha256()
-        for i in range(len(images)):
-            stamps.update(f"{_stamp(images, i)}\n".encode())
-        what = {"version": VERSION, "images": images.fingerprint, "stamps": stamps.hexdigest(), "pillow": PILLOW,
-                "extractor": extractor.record} | facts  # fmt: skip
+    def path(self, state, extractor, facts):
+        """The file of the features of images in a `state_of`. facts: what else they depend on, of JSON types."""
+        what = {"version": VERSION, "images": state, "pillow": PILLOW, "extractor": extractor.record} | facts
         return self.folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
 
     def read(self, path):

@@ -7,6 +7,7 @@ from torch.utils.data import default_collate
 
 from utils.data import transforms
 from utils.errors import DataError
+from utils.evaluation.feature_cache import state_of
 
 
 class _Inputs(torch.utils.data.Dataset):
@@ -94,8 +95,9 @@ def extract(images, extractors, reading, *, side=None):
     processes, cache = reading.processes, reading.cache
     paths, found = {}, {}
     if cache.folder is not None and processes.main:
+        state = state_of(images)  # once for all: it asks the disk for every file
         for key, extractor in extractors.items():
-            paths[key] = cache.path(images, extractor, {"side": side if extractor.as_generated else None})
+            paths[key] = cache.path(state, extractor, {"side": side if extractor.as_generated else None})
             found[key] = cache.read(paths[key])
     # the main process says what is missing: another may see the folder later than it does, or not at all
     kept_before = processes.share({k: (f[1], f[2]) for k, f in found.items() if f is not None})

@@ -1,5 +1,6 @@
 """diff_retrieval.py between the sets and the files: networks, one pass over each set, and the metrics of what came out."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -45,9 +46,7 @@ def build_networks(opts, sets, *, device, dtype):
         _try(networks, opts, "fd", lambda: _fd_network(opts, networks, common))
     for name in ("kid", "prdc"):
         if "fid" not in networks.extractors and "fd" in networks.missing:
-            networks.missing[name] = networks.missing["fd"]
-            if opts.metrics and name in opts.metrics:
-                raise UsageError(f"--metrics={name!r} cannot be computed: {networks.missing['fd']}")
+            _leave_out(networks, opts, name, networks.missing["fd"])
     pairs = len(sets.training) * max(len(sets.generated), len(sets.training))
     if not opts.metrics and pairs > metrics.MOST_PRDC_PAIRS:
         networks.missing["prdc"] = f"{pairs} pairs of images take a while; ask for it with --metrics prdc"
@@ -84,9 +83,14 @@ def _try(networks, opts, metric, build):
     try:
         build()
     except (WeightsMissingError, metrics.CannotMeasureError) as error:
-        if opts.metrics and metric in opts.metrics:
-            raise UsageError(f"--metrics={metric!r} cannot be computed: {error}") from None
-        networks.missing[metric] = str(error)
+        _leave_out(networks, opts, metric, str(error))
+
+
+def _leave_out(networks, opts, metric, why):
+    """Note why a metric cannot run; UsageError if it was asked for by name."""
+    if opts.metrics and metric in opts.metrics:
+        raise UsageError(f"--metrics={metric!r} cannot be computed: {why}") from None
+    networks.missing[metric] = why
 
 
 def _inception(opts, networks, device):
@@ -191,12 +195,12 @@ def measure(opts, sets, networks, found, *, device):
 
 def _alignment(sets, networks, found):
     """Cosines of images with prompts. Returns: {key of metrics.json: [Q] or [M]}."""
-    rows = {}
+    rows, embed_once = {}, functools.cache(lambda prompts: networks.clip.texts(list(prompts)))
     sides = (("clipscore", 0, [q.source_prompt for q in sets.queries]), ("clipscore_edited", 0, _edited(sets.queries)),
              ("clipscore_bg", 1, [sets.captions.get(k) for k in sets.training.keys]))  # fmt: skip
     for name, ending in (("clip", ""), ("clip_dcr", "_dcr")):
         for key, side, prompts in sides if name in found else ():
-            rows[key + ending] = alignment.cosines(found[name][side], prompts, networks.clip.texts)
+            rows[key + ending] = alignment.cosines(found[name][side], prompts, lambda texts: embed_once(tuple(texts)))
     return rows
 
 
