@@ -65,7 +65,7 @@ def test_one_chunk_is_what_dotproduct_does_as_published():
 
 
 def test_folders_are_required_unless_evaluations_are_compared(tmp_path):
-    with pytest.raises(UsageError, match=r"--query_dir is required \(except with --compare_runs\)"):
+    with pytest.raises(UsageError, match=r"--val_dir is required \(except with --compare_runs\)"):
         flags.parse(RetrievalOptions, [], description="")
     with pytest.raises(UsageError, match="--val_dir is required"):
         flags.parse(RetrievalOptions, ["--query_dir", "q"], description="")

@@ -23,7 +23,8 @@ class RetrievalOptions(Common, Reading, Tracking):
     script: ClassVar[str] = "diff_retrieval.py"
 
     query_dir: str = flag(None, help="generated images: a generation folder or any folder of images (required)")
-    val_dir: str = flag(None, help="training images: a folder (required)")
+    val_dir: str = flag(None, help="training images: a folder, tar shards, or an index that --build_index made "
+                        "(required)")  # fmt: skip
     # the descriptor
     pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
     arch: str = flag("resnet50", "-a", help="network: for sscd resnet50, resnet50_disc, resnet50_im; for clip resnet50, "
@@ -72,6 +73,10 @@ class RetrievalOptions(Common, Reading, Tracking):
     noeval: bool = switch(help="send nothing to a tracker")
     output_dir: str = flag(None, help="the evaluation's folder")
     cache_dir: str = flag(None, help="where features are kept for the next run, or none (the user's cache folder)")
+    build_index: str = flag(None, help="folder of an index of --val_dir to make or go on with, instead of an evaluation: "
+                            "descriptors on disk, shard by shard")  # fmt: skip
+    ann: bool = switch(help="search an index approximately (faiss IVF-PQ), then score what is found exactly")
+    dedup: bool = switch(help="find near-duplicates in --val_dir, instead of an evaluation: groups, weights for training")
     compare_runs: tuple = flag((), several=True, help="evaluations to compare, instead of making one")
     force: bool = switch(help="with --compare_runs, compare numbers that different descriptors made")
     # how it is computed
@@ -106,12 +111,34 @@ class RetrievalOptions(Common, Reading, Tracking):
         path = Path(self.sim_save_path) if self.sim_save_path else None
         return path if path is None or path.suffix == ".npy" else path / "similarity_matrix.npy"
 
+    @property
+    def prepares(self):
+        """The flag that says that --val_dir alone is worked on, or None: an evaluation is made."""
+        return "--build_index" if self.build_index else "--dedup" if self.dedup else None
+
+    def _check_folders(self):
+        if not self.val_dir:
+            raise UsageError(
+                "--val_dir is required (except with --compare_runs); give a folder of images, tar shards or an index"
+            )
+        if self.prepares and self.query_dir:
+            raise UsageError(
+                f"--query_dir={self.query_dir!r} does not go with {self.prepares}, which reads --val_dir alone; leave it "
+                "out, then search with --query_dir and --val_dir=INDEX"
+            )
+        if not self.prepares and not self.query_dir:
+            raise UsageError(
+                "--query_dir is required (except with --build_index, --dedup, --compare_runs); give a folder of images"
+            )
+        if self.prepares and self.chunked != "dotproduct":
+            raise UsageError(
+                f"--similarity_metric={self.similarity_metric!r} does not go with {self.prepares}; takes dotproduct"
+            )
+
     def check(self):
         if self.compare_runs:
             return
-        for name in ("query_dir", "val_dir"):
-            if not getattr(self, name):
-                raise UsageError(f"--{name} is required (except with --compare_runs); give a folder of images")
+        self._check_folders()
         if self.force:
             raise UsageError("--force goes with --compare_runs; give evaluations to compare, or leave it out")
         for name, users in (("arch", USES_ARCH), ("preset", USES_PRESET)):

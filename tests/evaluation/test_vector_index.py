@@ -1,0 +1,215 @@
+"""An index on disk: what is written is read back, whole or not at all, and damage is told in a line."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+
+from utils.errors import DataError, UsageError
+from utils.evaluation import vector_index
+
+DESCRIPTOR = {"pt_style": "sscd", "preset": "dcr", "weights_sha256": "ab", "dtype": "torch.float32"}
+
+
+def unit(count, dimensions, seed):
+    x = np.random.default_rng(seed).standard_normal((count, dimensions)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def row(shard, i, **more):
+    return {"key": f"{shard}.tar/{i:03d}.jpg", "bytes": 100 + i, "offset": 512 * (i + 1), "width": 64, "height": 48} | more
+
+
+@pytest.fixture
+def index(tmp_path):
+    """Three shards of 7, 5 and 4 vectors of 8 dimensions, of tar files that lie beside the index. -> (folder, vectors)"""
+    (tmp_path / "data").mkdir()
+    root, parts = tmp_path / "index", [unit(7, 8, 1), unit(5, 8, 2), unit(4, 8, 3)]
+    names = ("00002", "00010", "00100")
+    vector_index.write_index(
+        root, descriptor=DESCRIPTOR, source={"folder": str(tmp_path / "data"), "shards": True}, planned=names
+    )
+    for name, vectors in zip(names, parts, strict=True):
+        rows = [row(name, i, caption=f"{name} {i}", url="https://example.org/x" if i else None) for i in range(len(vectors))]
+        vector_index.write_shard(root, name, vectors, rows, descriptor=DESCRIPTOR, made_of={}, bad=[(f"{name}/x", "broken")])
+    return root, np.concatenate(parts).astype(np.float16).astype(np.float32)
+
+
+def opened(root):
+    return vector_index.open_index("--val_dir", root)
+
+
+def test_rows_count_through_the_shards_in_natural_order(index):
+    root, vectors = index
+    found = opened(root)
+    assert (len(found), found.dimensions, found.complete) == (16, 8, True)
+    assert [s.name for s in found.shards] == ["00002", "00010", "00100"]
+    rows = [15, 0, 7, 7, 11, 12]
+    assert np.array_equal(found.take(rows), vectors[rows])
+    assert [r["caption"] for r in found.table(rows)] == ["00100 3", "00002 0", "00010 0", "00010 0", "00010 4", "00100 0"]
+    assert found.table([0, 1], ["url", "width"]) == [
+        {"url": None, "width": 64}, {"url": "https://example.org/x", "width": 64}
+    ]  # fmt: skip
+    assert found.bad == [("00002/x", "broken"), ("00010/x", "broken"), ("00100/x", "broken")]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 16, 100])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_blocks_are_the_vectors_in_order_whatever_their_size(index, rows, parts):
+    root, vectors = index
+    firsts, found = [], []
+    for part in range(parts):
+        for first, block in opened(root).blocks(rows, part=part, parts=parts):
+            assert len(block) <= rows
+            firsts.append(first)
+            found.append(block.numpy().copy())
+    assert np.array_equal(np.concatenate(found), vectors)
+    assert firsts == np.cumsum([0, *map(len, found)])[:-1].tolist()
+
+
+def test_keys_and_images(index, tmp_path):
+    root, _ = index
+    found = opened(root)
+    assert found.find(["00010.tar/003.jpg", "00002.tar/000.jpg", "00010.tar/999.jpg"]) == {
+        "00002.tar/000.jpg": 0, "00010.tar/003.jpg": 10
+    }  # fmt: skip
+    images = found.images([10, 0])
+    assert images.keys == ("00010.tar/003.jpg", "00002.tar/000.jpg")
+    assert images.places == (("00010.tar", 2048), ("00002.tar", 512))
+    assert images.sizes == (103, 100)
+    assert images.root == tmp_path / "data"
+
+
+def test_an_index_that_is_moved_with_its_images_still_finds_them(index, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("index", "data"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    assert opened(tmp_path / "elsewhere" / "index").image_root.resolve() == tmp_path / "elsewhere" / "data"
+
+
+def test_what_is_there_of_an_index_that_is_still_built_is_opened(index):
+    root, vectors = index
+    vector_index.paths_of(root, "00010")[0].unlink()  # its Parquet alone: a shard in hand
+    found = opened(root)
+    assert (len(found), found.complete, len(found.planned)) == (11, False, 3)
+    assert np.array_equal(found.take([7]), vectors[12:13])
+    for name in ("00002", "00100"):
+        vector_index.paths_of(root, name)[0].unlink()
+    with pytest.raises(UsageError, match=r"--val_dir=.*no shard of this index is finished yet"):
+        opened(root)
+
+
+def broken(root, how):
+    array, table = vector_index.paths_of(root, "00010")
+    content = array.read_bytes()
+    if how == "parquet missing":
+        table.unlink()
+    elif how == "parquet damaged":
+        table.write_bytes(table.read_bytes()[:100])
+    elif how == "npy truncated":
+        array.write_bytes(content[:-3])
+    elif how == "npy of nothing":
+        array.write_bytes(b"")
+    elif how == "npy of float64":
+        np.save(array, np.zeros((5, 8)))
+    elif how == "npy pickled":
+        np.save(array, np.array([{}], dtype=object), allow_pickle=True)
+    elif how == "rows differ":
+        np.save(array, np.zeros((6, 8), np.float16))
+    elif how == "dimensions differ":
+        np.save(array, np.zeros((5, 4), np.float16))
+    else:
+        theirs = DESCRIPTOR | {"preset": "dcr-search"}
+        rows = [row("00010", i) for i in range(5)]
+        vector_index.write_shard(root, "00010", unit(5, 8, 2), rows, descriptor=theirs, made_of={})
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("parquet missing", "its Parquet '00010.parquet' is missing"),
+        ("parquet damaged", "00010.parquet: cannot be read"),
+        ("npy truncated", r"is truncated, \d+ bytes of \d+"),
+        ("npy of nothing", "is not a .npy of vectors"),
+        ("npy of float64", r"holds float64 of shape \(5, 8\)"),
+        ("npy pickled", r"holds object of shape \(1,\)"),
+        ("rows differ", "holds 6 vectors, its Parquet 5 rows"),
+        ("dimensions differ", "another descriptor than the index .4 dimensions, others 8"),
+        ("preset differs", "another descriptor than the index .preset 'dcr-search', not 'dcr'"),
+    ],
+)
+def test_damage_is_told_in_a_line_that_names_the_file_and_what_to_do(index, how, message):
+    root, _ = index
+    broken(root, how)
+    with pytest.raises(DataError, match=rf"00010\.(npy|parquet): .*{message}|00010\.parquet: {message}|{message}") as told:
+        opened(root)
+    assert "00010." in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_descriptors_differ_by_what_moves_their_vectors_alone():
+    other = DESCRIPTOR | {"dtype": "torch.float16", "weights": "copy.pt"}
+    assert vector_index.difference(other, DESCRIPTOR) is None
+    assert vector_index.difference(DESCRIPTOR | {"weights_sha256": "cd"}, DESCRIPTOR) == "weights_sha256 'cd', not 'ab'"
+    assert vector_index.difference({"pt_style": "pixel"}, {"pt_style": "pixel", "cells": 16}) == "cells None, not 16"
+
+
+def test_the_fingerprint_tells_other_images(index):
+    root, _ = index
+    before = opened(root).fingerprint
+    rows = [row("00010", i) for i in range(5)]
+    vector_index.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
+    assert opened(root).fingerprint == before  # of keys and sizes, as a folder's
+    rows[0]["bytes"] += 1
+    vector_index.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
+    assert opened(root).fingerprint != before
+
+
+def test_a_shard_is_whole_or_absent(index, monkeypatch):
+    root, _ = index
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    rows = [row("00010", i) for i in range(5)]
+    with pytest.raises(OSError, match="No space"):
+        vector_index.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
+    assert vector_index.finished(root) == ["00002", "00100"]
+    assert not [p for p in (root / "shards").iterdir() if p.name.endswith(".part")]
+
+
+def test_names_that_are_not_utf8_are_kept_readable(index):
+    root, _ = index
+    key = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    vector_index.write_shard(root, "00100", unit(1, 8, 1), [{"key": key, "bytes": 1}], descriptor=DESCRIPTOR, made_of={})
+    assert opened(root).table([12])[0]["key"] == "caf?.jpg"
+
+
+def test_only_an_index_is_one(index, tmp_path):
+    root, _ = index
+    assert vector_index.is_index(root)
+    assert not vector_index.is_index(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({"kind": "generation"}))
+    assert not vector_index.is_index(tmp_path)
+
+
+def test_vectors_are_not_read_into_memory(tmp_path):
+    """60 MB of vectors are searched through a block of 1 MB: what the process may hold beyond it is asked of the kernel."""
+
+    def anonymous():
+        status = open("/proc/self/status").read()  # noqa: SIM115 - read at once
+        return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"])
+    vectors = np.zeros((60_000, 512), np.float16)
+    vector_index.write_shard(tmp_path, "0", vectors, [{"key": str(i), "bytes": 1} for i in range(60_000)],
+                             descriptor={}, made_of={})  # fmt: skip
+    del vectors
+    found = opened(tmp_path)
+    next(found.blocks(512))
+    before, most = anonymous(), 0
+    for _first, _block in found.blocks(512):
+        most = max(most, anonymous() - before)
+    assert most < 8 << 20, resource.getrusage(resource.RUSAGE_SELF)
