@@ -4,41 +4,7 @@ import json
 import sys
 
 from utils import flags, retrieval_options
-from utils.errors import first_line
-
-
-def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
-    """What made the numbers; stored beside them, because scales of descriptors do not agree."""
-    from utils import runs
-
-    records = {name: networks.record(name) for name in ("fd", "fid", "fid_dcr", "clip", "clip_dcr", "mq")}
-    return {
-        "query_dir": opts.query_dir, "val_dir": opts.val_dir, "metrics": opts.metrics,
-        "num_matches": opts.num_matches, "pt_style": opts.pt_style, "similarity_metric": opts.chunked,
-        "num_loss_chunks": measured.chunks, "copy_threshold": measured.threshold, **networks.record("descriptor"),
-        **records, "kid_prdc_network": measured.distance_network, "mq_flip": opts.mq_flip, **fingerprints,
-        "seed": opts.seed, "device": processes.device.type, "processes": processes.count, "dtype": str(dtype),
-        "run": opts.run or (sets.manifest or {}).get("run"), "environment": runs.environment(),
-    }  # fmt: skip
-
-
-def said(opts, sets, left_out, measured, settings, path):
-    """Lines on what a reader of the numbers should know. path: of the evaluation."""
-    from utils.stages import evaluation_files
-
-    for flag in ("keephead", "keeppredictor"):
-        if getattr(opts, flag):
-            yield f"--{flag} is accepted as published, where it never had an effect"
-    yield from (f"left out: {name}: {why}" for name, why in left_out.items())
-    yield from (f"left out: {key}: {why}" for key, why in (*sets.generated.bad, *sets.training.bad))
-    if opts.chunked != "dotproduct" and settings["num_loss_chunks"] == 1:
-        yield f"{opts.chunked} of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors"
-    if (path / "metrics.json").exists():
-        yield f"the evaluation in {path} is replaced; --output_dir would keep both"
-    if measured.threshold is None:
-        yield f"left out: copy_share: the field has no threshold for {opts.pt_style}; give one with --copy_threshold"
-    if equal := evaluation_files.equal_best(measured):
-        yield f"{equal} generations have best matches of equal score: the first in order is named"
+from utils.errors import UsageError, first_line
 
 
 def report(opts, folder, row, table, settings):
@@ -85,17 +51,42 @@ def compare_runs(opts):
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
 
 
+def prepare(opts, processes):
+    """--build_index and --dedup: what is done with training images alone."""
+    from utils.evaluation import search, vector_index
+    from utils.stages import deduplication, index_build
+
+    say = print if processes.main else (lambda line: None)
+    if not vector_index.is_index(opts.val_dir):
+        if not opts.build_index:
+            raise UsageError(f"--dedup works on an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
+        index_build.build(opts, processes, say)
+    elif opts.build_index:
+        raise UsageError(f"--build_index={opts.build_index!r}: --val_dir={opts.val_dir!r} is an index already; takes images")
+    if (opts.build_index and opts.dry_run) or not (opts.ann or opts.dedup):
+        return
+    with processes.together():
+        index = vector_index.open_index("--val_dir", opts.build_index or opts.val_dir)
+        if processes.main and opts.ann:
+            search.approximate(index, say=say)
+    if opts.dedup:
+        deduplication.deduplicate(opts, index, processes)
+
+
 def evaluate(opts, processes):
     """Read both folders, measure, write the evaluation. Processes share the reading; the main one does the rest."""
     from utils import devices
-    from utils.evaluation import feature_cache
+    from utils.evaluation import feature_cache, vector_index
     from utils.evaluation.features import Reading
     from utils.reports.progress import progress
-    from utils.stages import evaluation_files, measurement, retrieval_sets
+    from utils.stages import evaluation_files, evaluation_record, index_search, measurement, retrieval_sets
 
     say = print if processes.main else (lambda line: None)
+    indexed = vector_index.is_index(opts.val_dir)
+    if opts.ann and not indexed:
+        raise UsageError(f"--ann searches an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
     with processes.together():
-        sets = retrieval_sets.read_sets(opts, say=say)
+        sets = (index_search if indexed else retrieval_sets).read_sets(opts, say=say)
         measurement.require_enough(opts, sets)
         folder = evaluation_files.evaluation_folder(opts, sets)
     if opts.dry_run:
@@ -107,17 +98,17 @@ def evaluate(opts, processes):
     dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"), without_gpu="no")
     with processes.together():
         networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
-    found, sets = measurement.read_features(opts, sets, networks, Reading(
+    reading = Reading(
         opts.batch_size, opts.num_workers, processes,
         feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say),
         lambda batches: progress(batches, total=len(batches), label="reading", main_process=processes.main),
-    ))  # fmt: skip
+    )  # fmt: skip
+    measured, sets = (index_search if indexed else measurement).measure(opts, sets, networks, reading, say)
     if not processes.main:
         return
-    measured = measurement.measure(opts, sets, networks, found, device=processes.device)
     row, left_out = measurement.compute(opts, measured)
-    settings = settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
-    for line in said(opts, sets, left_out, measured, settings, folder.path):
+    settings = evaluation_record.settings_of(opts, sets, fingerprints, networks, measured, processes, dtype)
+    for line in evaluation_record.said(opts, sets, left_out, measured, settings, folder.path):
         print(line)
     with folder.writing() as part:
         table = evaluation_files.write(
@@ -140,7 +131,7 @@ def main(argv=None):
             return
         with devices.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
                                backend=opts.dist_backend, gpu=opts.gpu) as processes:  # fmt: skip
-            evaluate(opts, processes)
+            (prepare if opts.prepares else evaluate)(opts, processes)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def test_an_evaluation_replaces_its_own_kind_only_and_keeps_the_old_one_on_failu
         folder.require_ours()
 
 
+def test_an_evaluation_with_a_long_table_is_ours_too(tmp_path):
+    folder = evaluations.Evaluation(tmp_path / "e")
+    for _ in range(2):
+        with folder.require_ours().writing() as part:
+            manifest.write_manifest(part / "metrics.json", "evaluation")
+            (part / "matches.parquet").write_text("")
+
+
 def test_folders_of_our_names_but_not_of_ours_are_left_alone(tmp_path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "holiday.png").write_text("")

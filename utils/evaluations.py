@@ -21,7 +21,9 @@ class Evaluation:
     """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error."""
 
     OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
-    OUR_FILES = re.compile(r"metrics\.json|matches\.csv|similarity\.npy|report\.html|plots/\w+\.png|gallery/page_\d+\.png")
+    OUR_FILES = re.compile(
+        r"metrics\.json|matches\.(?:csv|parquet)|similarity\.npy|report\.html|plots/\w+\.png|gallery/page_\d+\.png"
+    )
 
     def __init__(self, path):
         self.path = Path(path)
@@ -43,6 +45,7 @@ class Evaluation:
         return self
 
     def planned(self):
+        """Paths that are written; matches.parquet stands beside or for matches.csv for an index, or for many matches."""
         return [str(self.path / n) for n in self.OURS]
 
     @contextlib.contextmanager

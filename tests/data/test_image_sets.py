@@ -87,6 +87,18 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert np.asarray(image_sets.open_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 100, 255]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
+def test_the_size_in_the_file_is_told_beside_the_picture(tmp_path, mode):
+    form = "JPEG" if mode == "CMYK" else "PNG"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new(mode, (40, 24)).save(tmp_path / "0.png", format=form, exif=exif)
+    shown = image_sets.open_image(tmp_path / "0.png")
+    assert (shown.size, shown.info[image_sets.STORED_SIZE]) == ((24, 40), (40, 24))
+    Image.new("RGB", (400, 240)).save(tmp_path / "1.jpg")
+    assert image_sets.open_image(tmp_path / "1.jpg", at_least=30).info[image_sets.STORED_SIZE] == (400, 240)
+
+
 def test_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (6, 3), (255, 0, 0))
     exif = Image.Exif()

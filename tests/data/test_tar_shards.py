@@ -1,27 +1,14 @@
-import io
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from utils.data import tar_shards
+from tests.tars import png, sample, write
+from utils.data import image_sets, tar_shards
 from utils.errors import DataError, UsageError
-
-
-def png(value):
-    out = io.BytesIO()
-    Image.new("RGB", (20, 16), (value, 0, 0)).save(out, format="PNG")
-    return out.getvalue()
-
-
-def write(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
@@ -47,27 +34,167 @@ def test_images_and_captions_in_the_order_of_shards_and_members(shards):
     assert len(images.fingerprint) == 64
 
 
-@pytest.mark.parametrize("pattern", ["{00009..00010}.tar", "0*.tar", "{9..10}.tar"])
-def test_patterns(shards, pattern):
-    if pattern.startswith("{9"):  # digits keep their width
-        with pytest.raises(UsageError, match=r"9.tar' does not exist"):
-            tar_shards.list_shards("--instance_data_dir", str(shards / pattern))
-    else:
-        assert len(tar_shards.list_shards("--instance_data_dir", str(shards / pattern))[0]) == 4
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ["00009", "00010"]),
+        ("{00009..00010}.tar", ["00009", "00010"]),
+        ("{00010..00010}.tar", ["00010"]),
+        ("0*.tar", ["00009", "00010"]),
+        ("0{0009..0010}*.tar", ["00009", "00010"]),
+        ("00010.tar", ["00010"]),
+    ],
+)
+def test_what_a_source_names(shards, pattern, names):
+    paths = tar_shards.shard_paths("--val_dir", str(shards / pattern))
+    assert paths == [shards / f"{name}.tar" for name in names]
 
 
-def test_what_is_not_taken(shards, tmp_path):
-    for source, message in (("pipe:cat x.tar", "is an address"), ("https://example.org/0.tar", "is an address")):
-        with pytest.raises(UsageError, match=message):
-            tar_shards.list_shards("--instance_data_dir", source)
+def test_a_file_is_no_pattern_whatever_is_in_its_name(shards):
+    (shards / "00009.tar").rename(shards / "[1]{0..1}*.tar")
+    assert len(tar_shards.shard_paths("--val_dir", str(shards / "[1]{0..1}*.tar"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{9..10}.tar", r".*'.*/9\.tar' does not exist; takes tar files"),  # digits keep their width
+        ("{00009..00011}.tar", r".*'.*/00011\.tar' does not exist"),
+        ("{00010..00009}.tar", " matches no file; takes tar files"),
+        ("1*.tar", " matches no file; takes tar files"),
+        ("absent.tar", r".*'.*/absent\.tar' does not exist"),
+        ("f*.tar", r".*'.*/folder\.tar' is a folder"),
+        ("empty", " matches no file"),
+        ("*/*.tar", " names shards in 2 folders; takes those of one"),
+    ],
+)
+def test_a_source_that_names_nothing_is_told_in_a_line(shards, source, message):
+    for name in ("folder.tar", "empty", "more"):
+        (shards / name).mkdir()
+    for name in ("more", "folder.tar"):
+        shutil.copy(shards / "00009.tar", shards / name)
+    with pytest.raises(UsageError, match=rf"--val_dir='.*{message}") as told:
+        tar_shards.shard_paths("--val_dir", str(shards / source))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("source", ["pipe:cat x.tar", "https://example.org/{0..9}.tar", "s3://bucket/0.tar"])
+def test_an_address_has_to_be_downloaded_first(source):
+    with pytest.raises(UsageError, match="--val_dir='.*' is an address; .* download them first"):
+        tar_shards.list_shards("--val_dir", source)
+
+
+def test_a_folder_of_tar_files_and_images_is_of_neither_kind(shards):
+    (shards / "000.png").write_bytes(png(1))
+    with pytest.raises(UsageError, match="holds tar files and images; takes a folder of one kind, or 'FOLDER/"):
+        tar_shards.list_shards("--val_dir", str(shards))
+    assert len(tar_shards.list_shards("--val_dir", str(shards / "*.tar"))[0]) == 4
+
+
+def test_what_is_not_a_tar_file_is_an_error(shards):
     (shards / "00009.tar").write_bytes(b"not a tar file at all" * 100)
     with pytest.raises(DataError, match=r"00009.tar: is not a whole tar file"):
         tar_shards.list_shards("--instance_data_dir", str(shards))
 
 
-def test_a_broken_member_is_a_bad_image(shards):
-    from utils.data import image_sets
+def test_captions_and_addresses_as_img2dataset_writes_them(tmp_path):
+    write(tmp_path / "0.tar", sample("000", png(1), caption="a cat", url="https://example.org/1", width=9) | {
+        "001.json": b"[" * 10**5, "001.png": png(2), "002.json": b'{"url": 3, "caption": ["x"]}', "002.png": png(3),
+        "003.json": b'{"text": "later", "url": "u"}', "003.png": png(4), "004.txt": b" \n", "004.png": png(5),
+    })  # fmt: skip
+    found = tar_shards.read_shard(tmp_path / "0.tar")
+    assert [(m.name, m.caption, m.url) for m in found.images] == [
+        ("000.png", "a cat", "https://example.org/1"), ("001.png", None, None), ("002.png", None, None),
+        ("003.png", "later", "u"), ("004.png", None, None),
+    ]  # fmt: skip
+    assert (found.bad, found.damage) == ((), None)
+    content = (tmp_path / "0.tar").read_bytes()
+    assert [content[m.offset : m.offset + m.size] for m in found.images] == [png(i) for i in range(1, 6)]
 
+
+UNSAFE = ("/etc/0.png", "../0.png", "a/../../0.png", "..\\0.png", "\\srv\\0.png", "C:\\0.png", "a/..", "../0.txt")
+
+
+def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
+    safe = ("./000.png", "a..b/001..png", "C:.png", "...png", "a:b/c.png")
+    write(tmp_path / "0.tar", {name: png(7) for name in (*safe, *UNSAFE)} | {"000.txt": b"a"})
+    found = tar_shards.read_shard(tmp_path / "0.tar")
+    assert [m.name for m in found.images] == list(safe)
+    assert [name for name, _ in found.bad] == list(UNSAFE)
+    assert {r for _, r in found.bad} == {"its name is absolute", "its name has .. as a part"}
+    images, captions = tar_shards.list_shards("--d", str(tmp_path / "0.tar"))
+    assert len(images) == 5
+    assert images.bad[0] == ("0.tar//etc/0.png", "its name is absolute")
+    assert captions == {}
+    # and count with what cannot be read
+    with pytest.raises(UsageError, match=r"has 8 of 13 images that cannot be read, first '0.tar//etc/0.png'"):
+        image_sets.readable("--d", images, max_bad=0.5, workers=1)
+    kept = image_sets.readable("--d", images, max_bad=0.9, workers=1)
+    assert (len(kept), kept.bad) == (5, images.bad)
+
+
+def cut(path, where):
+    """Damage a tar of four samples of a PNG and a text. Returns: how many images come before."""
+    with tarfile.open(path) as archive:
+        third, text = (archive.getmember(n) for n in ("002.png", "002.txt"))
+    content = bytearray(path.read_bytes())
+    if where == "in a header":
+        del content[third.offset + 100 :]
+    elif where == "in an image":
+        del content[third.offset_data + 10 :]
+    elif where == "between two members":
+        del content[text.offset :]
+    elif where == "a header is zero":
+        content[third.offset : third.offset + 512] = bytes(512)
+    elif where == "a name is zero":
+        content[third.offset : third.offset + 100] = bytes(100)
+    elif where == "a header is noise":
+        content[third.offset : third.offset + 512] = os.urandom(512)
+    elif where == "a size is huge":
+        info = tarfile.TarInfo("002.png")
+        info.size = 1 << 60
+        content[third.offset : third.offset + 512] = info.tobuf(tarfile.GNU_FORMAT)
+    elif where == "a size is negative":
+        info = tarfile.TarInfo("002.png")
+        info.size = -4096
+        content[third.offset : third.offset + 512] = info.tobuf(tarfile.GNU_FORMAT)
+    else:
+        content[:] = b"<html>not found</html>" * 99
+    path.write_bytes(content)
+    return {"between two members": 3, "nothing of it is a tar": 0}.get(where, 2)
+
+
+@pytest.mark.parametrize("where", [
+    "in a header", "in an image", "between two members", "a header is zero", "a name is zero", "a header is noise", "a size is huge",
+    "a size is negative", "nothing of it is a tar",
+])  # fmt: skip
+def test_damage_is_an_error_or_what_comes_before_it_is_kept(tmp_path, where):
+    path = tmp_path / "0.tar"
+    write(path, {f"{i:03d}.{kind}": png(i) if kind == "png" else b"t" for i in range(4) for kind in ("png", "txt")})
+    assert len(tar_shards.read_shard(path).images) == 4
+    before = cut(path, where)
+    with pytest.raises(DataError, match=r"0\.tar: is not a whole tar file \(.+\)"):
+        tar_shards.list_shards("--instance_data_dir", str(path))
+    found = tar_shards.read_shard(path, whole=False)
+    assert [m.name for m in found.images] == [f"{i:03d}.png" for i in range(before)]
+    assert found.damage
+    assert "\n" not in found.damage
+
+
+def test_a_tar_file_laid_behind_another_is_not_left_out_in_silence(shards):
+    with open(shards / "00009.tar", "ab") as handle:
+        handle.write((shards / "00010.tar").read_bytes())
+    with pytest.raises(DataError, match=r"00009\.tar: is not a whole tar file \(no header at byte \d+, and no end\)"):
+        tar_shards.list_shards("--instance_data_dir", str(shards))
+
+
+def test_what_the_disk_does_not_give_is_no_damage(tmp_path):
+    """Else an index would hold an empty shard for good, because a network was down for a minute."""
+    with pytest.raises(DataError, match=r"0\.tar: cannot be read \(No such file"):
+        tar_shards.read_shard(tmp_path / "0.tar", whole=False)
+
+
+def test_a_broken_member_is_a_bad_image(shards):
     write(shards / "00011.tar", {"000.png": png(1)[:60], "000.txt": b"x"})
     images, _ = tar_shards.list_shards("--instance_data_dir", str(shards))
     kept = image_sets.readable("--instance_data_dir", images, max_bad=0.01, workers=1)

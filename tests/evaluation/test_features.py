@@ -56,6 +56,23 @@ def test_rows_follow_the_images_for_every_extractor_whatever_the_batch(images):
         assert (kept, bad) == ([0, 1, 2, 3, 4], [])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_pass_over_some_images_by_this_process(images, workers):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer shows it turned
+    Image.new("RGB", (9, 3)).save(images.path(3), exif=exif)
+    images.path(1).write_text("")
+    found = features.read_pass(images, [4, 1, 3, 0], {"s": SIZE}, reading(3, workers))
+    assert found.features["s"].tolist() == [[8.0, 12.0], [6.0, 18.0], [8.0, 12.0]]
+    assert found.indices == [4, 3, 0]
+    assert found.sizes == [(4, 6), (9, 3), (4, 6)]  # as stored
+    assert [key for key, _ in found.bad] == ["1.png"]
+    for nothing in ([], [1]):
+        found = features.read_pass(images, nothing, {"s": SIZE}, reading(3, workers))
+        assert (found.features["s"].shape, found.indices, found.sizes, len(found.bad)) == ((0, 0), [], [], len(nothing))
+        features.require_finite(images, found.indices, found.features["s"])
+
+
 def test_each_image_is_opened_once_for_all_extractors(images, opened):
     features.extract(images, {"s": SIZE, "m": MEAN, "n": SIZE}, reading())
     assert opened == [f"{i}.png" for i in range(5)]

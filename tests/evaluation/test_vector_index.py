@@ -213,3 +213,23 @@ def test_vectors_are_not_read_into_memory(tmp_path):
     for _first, _block in found.blocks(512):
         most = max(most, anonymous() - before)
     assert most < 8 << 20, resource.getrusage(resource.RUSAGE_SELF)
+
+
+@pytest.mark.parametrize("name", ["00001", "00005", "00999"])
+def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
+    """First, in the middle and last: rows and blocks are those of the others."""
+    root, vectors = index
+    vector_index.write_shard(root, name, np.empty((0, 0)), [], descriptor=DESCRIPTOR, made_of={}, bad=[("x", "broken")])
+    found = opened(root)
+    assert (len(found), found.dimensions, len(found.shards)) == (16, 8, 4)
+    assert np.array_equal(found.take(range(16)), vectors)
+    keys = ["00002.tar/000.jpg", "00010.tar/000.jpg", "00100.tar/003.jpg"]
+    assert [r["key"] for r in found.table([0, 7, 15])] == keys
+    assert np.array_equal(np.concatenate([b.numpy().copy() for _, b in found.blocks(5)]), vectors)
+    assert found.vectors(next(s for s in found.shards if s.name == name)).shape == (0, 8)
+    assert found.find(["00100.tar/003.jpg"]) == {"00100.tar/003.jpg": 15}
+    assert ("x", "broken") in found.bad
+    for other in ("00002", "00010", "00100"):
+        vector_index.paths_of(root, other)[0].unlink()
+    with pytest.raises(UsageError, match="none of the 1 shards that are finished holds an image"):
+        opened(root)

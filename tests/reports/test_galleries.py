@@ -32,6 +32,28 @@ def test_only_matches_over_the_threshold_are_framed():
     assert frames(0.95, threshold=None) == 0
 
 
+def test_a_group_is_a_row_that_says_how_many_images_it_has():
+    red, blue = Image.new("RGB", (16, 16), (200, 0, 0)), Image.new("RGB", (16, 8), (0, 0, 200))
+    some = [(red, 1.0, "a"), (blue, 0.97, "folder/\n<b>é.png")]
+    page = galleries.group_page([(some, 2), (some * 2, 1234)], side=64, columns=4)
+    cell, gap = 64 + 2 * galleries.GAP, galleries.GAP
+    assert page.size == (4 * cell + 3 * gap + 90, 24 + 2 * (cell + 18))
+    for row, pictures in ((0, 2), (1, 4)):
+        top = 24 + row * (cell + 18) + gap
+        shown = [page.getpixel(((c * cell + (3 * gap if c else gap)) + 32, top + 32)) for c in range(pictures)]
+        assert shown == [(200, 0, 0), (0, 0, 200)] * (pictures // 2)
+    assert page.getpixel((cell + 3 * gap + 32, 24 + gap + 4)) == galleries.PAPER  # above the wide picture
+
+    def words(size):
+        """Dark pixels right of the last picture."""
+        beside = galleries.group_page([(some, size)], side=64, columns=4).crop(
+            (2 * cell + 3 * gap, 24, page.width, 24 + cell)
+        )
+        return int((np.asarray(beside.convert("L")) < 120).sum())
+
+    assert 0 < words(2) < words(1234)
+
+
 def test_pairs_stand_side_by_side_with_their_lines_below():
     red, blue = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 255))
     page = galleries.pair_grid([((red, blue), "a prompt", "")] * 4, titles=("without", "with"), side=64, columns=3)

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from utils.data import image_sets
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 from utils.evaluation.complexity import Complexity
 from utils.evaluation.metrics import Measured
 from utils.records import Query
 from utils.retrieval_options import RetrievalOptions
-from utils.stages import evaluation_files
+from utils.stages import evaluation_files, run_comparison
 from utils.stages.retrieval_sets import Sets
 
 COMPLEX = {"cc_ent": 0.5, "pval_ent": 0.01}
@@ -84,6 +84,24 @@ def test_the_clip_score_is_the_generations(sets):
     rows = rows_of(sets, {"clipscore": 0.25})
     assert [r["clipscore"] for r in rows] == ["0.300000"] * 2 + [None] * 2 + ["0.200000"] * 2
     assert {r["clipscore"] for r in rows_of(sets, {})} == {None}  # --metrics without clip
+
+
+def test_a_long_table_is_parquet_and_can_be_compared(sets, tmp_path, monkeypatch):
+    row = {"clipscore": 0.25}
+    evaluation_files.write_matches(tmp_path, measured(), sets, row)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix] == ["matches.csv"]
+    short = run_comparison.best_matches(tmp_path / "matches.csv")
+    (tmp_path / "matches.csv").unlink()
+    monkeypatch.setattr(evaluation_files, "LONG_TABLE", 5)
+    evaluation_files.write_matches(tmp_path, measured(), sets, row)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix] == ["matches.parquet"]
+    long = run_comparison.best_matches(tmp_path / "matches.csv")
+    assert [(r["query"], r["score"], r["clipscore"]) for r in long] == [
+        (r["query"], float(r["score"]), float(r["clipscore"]) if r["clipscore"] else None) for r in short
+    ]
+    (tmp_path / "matches.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"matches.parquet: cannot be read"):
+        run_comparison.best_matches(tmp_path / "matches.csv")
 
 
 # Gallery, page, plots ------------------------------------------------------------------------------------------------

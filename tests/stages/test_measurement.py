@@ -238,7 +238,7 @@ def random_features(sets, dim=12, seed=0):
 def measured_of(sets, features, *, networks=None, **flags):
     networks = networks or sizes()
     found = features if isinstance(features, dict) else {"descriptor": features}
-    return measurement.measure(options(**flags), sets, networks, found, device=CPU)
+    return measurement.of_features(options(**flags), sets, networks, found, device=CPU)
 
 
 def unit_rows(features):

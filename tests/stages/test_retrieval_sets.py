@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import tars
 from utils import manifest
 from utils.data import image_sets
 from utils.errors import DataError, UsageError
@@ -83,6 +84,39 @@ def test_captions_of_training_images_are_from_the_file_that_is_named(read, scene
         read(val_captions=str(tmp_path / "captions.json"))
     with pytest.raises(UsageError, match="--val_captions='/no/such' does not exist"):
         read(val_captions="/no/such")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Three images in two tar files, two of which have captions, and a member that is not taken."""
+    (tmp_path / "shards").mkdir()
+    tars.write(tmp_path / "shards" / "00000.tar", tars.sample("000", tars.png(9), caption="a cat", url="u")
+               | tars.sample("001", tars.png(8)) | {"../002.png": tars.png(7)})  # fmt: skip
+    tars.write(tmp_path / "shards" / "00001.tar", tars.sample("000", tars.png(6), caption="a dog"))
+    return tmp_path / "shards"
+
+
+def test_tar_shards_are_read_in_place_with_their_captions(read, shards, tmp_path):
+    for source in (shards, shards / "{00000..00001}.tar", shards / "*.tar"):
+        sets, _ = read(source)
+        assert sets.training.keys == ("00000.tar/000.png", "00000.tar/001.png", "00001.tar/000.png")
+        assert sets.captions == {"00000.tar/000.png": "a cat", "00001.tar/000.png": "a dog"}
+        assert sets.training.bad == (("00000.tar/../002.png", "its name has .. as a part"),)
+        assert [np.asarray(sets.training.open(i))[0, 0, 0] for i in range(3)] == [9, 8, 6]
+    assert len(read(shards / "00001.tar")[0].training) == 1
+    # --val_captions goes before them
+    (tmp_path / "c.json").write_text(json.dumps({str(shards / k): "mine" for k in sets.training.keys}))
+    assert set(read(shards, val_captions=str(tmp_path / "c.json"))[0].captions.values()) == {"mine"}
+    with pytest.raises(UsageError, match=r"--val_dir='.*' matches no file; takes tar files"):
+        read(shards / "1*.tar")
+
+
+def test_sources_in_shards_are_found_as_training_named_them(read, folder, shards):
+    rows = [{"file": f"generations/{i}.png", "index": i, "seed": i, "prompt": "p", "source_prompt": "s",
+             "source_image": "00001.tar/000.png" if i else "00000.tar/001.png"} for i in range(12)]  # fmt: skip
+    manifest.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
+    sets, _ = read(shards)
+    assert retrieval.source_indices(sets).tolist() == [1] + [2] * 11
 
 
 def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(read, micro_run, scenes_dir, tmp_path):

@@ -18,6 +18,7 @@ from utils.errors import DataError, UsageError, require_dir
 # where Pillow finds an orientation
 TELL_ORIENTATION = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+STORED_SIZE = "stored_size"  # in the info of an image that was read
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
 # What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
@@ -55,9 +56,14 @@ class ImageSet:
         """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be read."""
         if not self.places:
             return open_image(self.path(index), **how)
-        with open(self.path(index), "rb") as handle:
-            handle.seek(self.places[index][1])
-            return open_image(io.BytesIO(handle.read(self.sizes[index])), name=self.root / self.keys[index], **how)
+        name = self.root / self.keys[index]
+        try:
+            with open(self.path(index), "rb") as handle:
+                handle.seek(self.places[index][1])
+                content = handle.read(self.sizes[index])
+        except OSError as error:  # the tar was moved meanwhile, or the disk fails
+            raise DataError(f"{name}: {error.strerror}") from None
+        return open_image(io.BytesIO(content), name=name, **how)
 
     def stamp(self, index):
         """When the image's file was last changed, in ns."""
@@ -140,15 +146,19 @@ def open_image(source, *, name=None, at_least=None):
 
     source: a path, or an open file with its name for messages; at_least: of pictures to look at, a side in pixels that is
     enough: a larger JPEG is then decoded at a half, a quarter or an eighth. Never of what is measured.
+    Its .info[STORED_SIZE] is (width, height) in the file, before it is turned as its EXIF data say.
     """
     try:
         with Image.open(source) as image:
+            stored = image.size
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # up to twice the limit Pillow only warns
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels may be a decompression bomb")
             if at_least:
                 image.draft(None, (at_least, at_least))
             image.load()
-            return to_rgb(image)
+            shown = to_rgb(image)
+            shown.info[STORED_SIZE] = stored
+            return shown
     except UNREADABLE as error:
         reason = "is not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise DataError(f"{name or source}: {reason}") from None
@@ -165,18 +175,19 @@ def _reason(images, index):
 def require_readable(flag, images, bad, *, max_bad):
     """UsageError when more than the share `max_bad` of a set cannot be read; one always may, if another can.
 
-    bad: [(key, reason)].
+    bad: [(key, reason)] of the set's images; what the set left out before counts with them.
     """
-    accepted = int(max(1, max_bad * len(images)))
-    if len(bad) > accepted or len(bad) == len(images):
+    bad, total = (*images.bad, *bad), len(images) + len(images.bad)
+    accepted = int(max(1, max_bad * total))
+    if len(bad) > accepted or len(bad) == total:
         raise UsageError(
-            f"{flag}={str(images.root)!r} has {len(bad)} of {len(images)} images that cannot be read, first "
+            f"{flag}={str(images.root)!r} has {len(bad)} of {total} images that cannot be read, first "
             f"{bad[0][0]!r} ({bad[0][1]}); --max_bad_images={max_bad} accepts {accepted}"
         )
 
 
 def readable(flag, images, *, max_bad, workers, show=lambda spans: spans):
-    """The images that can be read, the others kept in `bad`; UsageError when too many cannot.
+    """The images that can be read, the others kept in `bad` with those of the set; UsageError when too many cannot.
 
     Every file is decoded once, by threads. show: wraps the list of spans of 256 images, for a progress bar.
     """
@@ -186,4 +197,4 @@ def readable(flag, images, *, max_bad, workers, show=lambda spans: spans):
         reasons = [reason for _span, part in zip(show(spans), found, strict=True) for reason in part]
     bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
     require_readable(flag, images, bad, max_bad=max_bad)
-    return replace(images.take([i for i, r in enumerate(reasons) if r is None]), bad=bad)
+    return replace(images.take([i for i, r in enumerate(reasons) if r is None]), bad=(*images.bad, *bad))

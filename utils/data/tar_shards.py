@@ -5,14 +5,41 @@ Nothing is unpacked and nothing is decoded but images, text and JSON: a member o
 
 import glob
 import json
+import os
 import re
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.image_sets import SUFFIXES, ImageSet, natural_key
-from utils.errors import DataError, UsageError
+from utils.data.image_sets import SUFFIXES, ImageSet, holds_images, natural_key
+from utils.errors import DataError, UsageError, first_line
 
 CAPTION_FIELDS = ("caption", "text")  # of a .json member; img2dataset writes `caption`
+TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no book
+# what tarfile raises on bytes that are no tar file, or on sizes that are none; an OSError is the disk's
+DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError)
+TEXTS = (".txt", ".json")
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in a tar file. offset, size: of its bytes; caption, url: of the members beside it, or None."""
+
+    name: str
+    offset: int
+    size: int
+    caption: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """images: [Member] in the order of the file; bad: [(name, reason)] of members that are not taken; damage: why the file
+    cannot be read to its end, or None."""
+
+    images: tuple
+    bad: tuple
+    damage: str | None
 
 
 def is_shards(source):
@@ -32,73 +59,144 @@ def expand(pattern):
     return [p for n in numbers for p in expand(f"{pattern[: span.start()]}{n:0{len(first)}d}{pattern[span.end() :]}")]
 
 
-def _shard_paths(flag, source):
+def shard_paths(flag, source):
+    """Paths of the tar files that a source names: one file, a folder of them, a glob, or 'DIR/{00000..00012}.tar'.
+
+    UsageError when it names none, one that is absent, those of several folders, or an address. Returns: [Path], natural
+    order.
+    """
+    shown = f"{flag}={str(source)!r}"
     if re.match(r"\w+:", str(source)):
-        raise UsageError(f"{flag}={str(source)!r} is an address; training takes shards on this machine")
+        raise UsageError(f"{shown} is an address; shards are read on this machine: download them first")
     path = Path(source)
-    paths = sorted(path.glob("*.tar"), key=natural_key) if path.is_dir() else [Path(p) for p in expand(str(source))]
+    if path.is_dir():
+        if holds_images(path):
+            raise UsageError(f"{shown} holds tar files and images; takes a folder of one kind, or 'FOLDER/*.tar'")
+        paths = sorted(path.glob("*.tar"), key=natural_key)
+    else:
+        # a name that exists is no pattern, whatever is in it
+        paths = [path] if path.is_file() else [Path(p) for p in expand(str(source))]
     missing = [p for p in paths if not p.is_file()]
-    if missing or not paths:
-        raise UsageError(
-            f"{flag}={str(source)!r}: {str(missing[0] if missing else source)!r} does not exist; takes tar files"
-        )
+    if missing:
+        raise UsageError(f"{shown}: {str(missing[0])!r} {'is a folder' if missing[0].is_dir() else 'does not exist'}; takes "
+                         "tar files")  # fmt: skip
+    if not paths:
+        raise UsageError(f"{shown} matches no file; takes tar files")
+    folders = len({p.parent for p in paths})
+    if folders > 1:
+        raise UsageError(f"{shown} names shards in {folders} folders; takes those of one")
     return paths
 
 
-def _caption(name, content):
+def _text(name, content):
+    """What a .txt or .json member says of its image. Returns: (caption or None, url or None)."""
     if name.endswith(".txt"):
-        return content.decode("utf-8", "replace").strip()
+        return content.decode("utf-8", "replace").strip() or None, None
     try:
         fields = json.loads(content)
-    except ValueError:
-        return None
-    found = [fields[k] for k in CAPTION_FIELDS if isinstance(fields, dict) and isinstance(fields.get(k), str)]
-    return found[0] if found else None
+    except (ValueError, RecursionError):
+        return None, None
+    found = {k: v for k, v in fields.items() if isinstance(v, str) and v} if isinstance(fields, dict) else {}
+    return next((found[k] for k in CAPTION_FIELDS if k in found), None), found.get("url")
 
 
-def _read_shard(path):
-    """Yield (member, offset, size) of images and collect captions. Returns: ([(member, offset, size)], {stem: caption})."""
-    images, captions = [], {}
+def _unsafe(name):
+    """Why a member's name is not taken: it would lead out of a folder, were it ever unpacked. None if it is taken."""
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or re.fullmatch("[A-Za-z]:", parts[0]) and len(parts) > 1:
+        return "its name is absolute"
+    return "its name has .. as a part" if ".." in parts else None
+
+
+def _stem(name):
+    """What the members of a sample share: a name up to the first dot of its last part."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.split('.')[0]}"
+
+
+def _require_end(path, offset):
+    """TarError unless a tar file ends where reading it ended: tarfile takes a header that is damaged, cut or zero for its
+    end, and leaves out what comes after."""
+    with open(path, "rb") as handle:
+        handle.seek(offset)
+        block = handle.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("unexpected end of data")
+        while block:
+            if block.count(0) < len(block):
+                raise tarfile.ReadError(f"no header at byte {offset}, and no end")
+            block = handle.read(1 << 20)
+
+
+def _members(path):
+    """Yield (TarInfo, its bytes if it is a text) of a tar file's regular members. What DAMAGE names is raised."""
+    length = os.stat(path).st_size
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            has_bytes = member.isfile() or member.type not in tarfile.SUPPORTED_TYPES
+            # a size below 0 would lead back to members that were read
+            if member.size < 0 or (has_bytes and member.offset_data + member.size > length):
+                raise tarfile.ReadError("unexpected end of data")
+            if member.isfile():
+                text = None
+                if member.name.lower().endswith(TEXTS):
+                    archive.fileobj.seek(member.offset_data)
+                    text = archive.fileobj.read(min(member.size, TEXT_BYTES))
+                yield member, text
+    _require_end(path, archive.offset)
+
+
+def read_shard(path, *, whole=True):
+    """What a tar file holds: names and places of images, what lies beside them. No image is decoded.
+
+    whole: a file that is cut or damaged is a DataError; else what comes before the damage is kept, and the damage told.
+    A .txt beside an image says its caption before a .json does. DataError when the disk does not give the file. Returns:
+    ShardContent.
+    """
+    images, bad, captions, urls, damage = [], [], {}, {}, None
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = member.name.lower()
-                if not member.isfile():
-                    continue
-                # a sample's name ends at the first dot of its last part
-                folder, _, last = member.name.rpartition("/")
-                stem = f"{folder}/{last.split('.')[0]}"
-                if name.endswith(SUFFIXES):
-                    images.append((member.name, stem, member.offset_data, member.size))
-                elif name.endswith((".txt", ".json")) and not (stem in captions and name.endswith(".json")):
-                    text = _caption(name, archive.extractfile(member).read())
-                    if text:
-                        captions[stem] = text
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path}: is not a whole tar file ({error})") from None
-    return images, captions
+        for member, content in _members(path):
+            name, stem = member.name.lower(), _stem(member.name)
+            reason = _unsafe(member.name)
+            if reason:
+                bad.append((member.name, reason))
+            elif name.endswith(SUFFIXES):
+                images.append((member.name, member.offset_data, member.size))
+            elif content is not None:
+                caption, url = _text(name, content)
+                if caption and not (stem in captions and name.endswith(".json")):
+                    captions[stem] = caption
+                if url:
+                    urls[stem] = url
+    except DAMAGE as error:
+        damage = first_line(error)
+        if whole:
+            raise DataError(f"{path}: is not a whole tar file ({damage})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    found = (Member(*image, captions.get(_stem(image[0])), urls.get(_stem(image[0]))) for image in images)
+    return ShardContent(tuple(found), tuple(bad), damage)
 
 
 def list_shards(flag, source):
     """Images and captions of shards, in natural order of shards, in each in the order of its members.
 
-    source: a tar file, a folder with tar files, a glob, or 'DIR/{00000..00012}.tar'. An image's key is
-    <shard>/<member>. Returns: (ImageSet, {key: [caption]}), where images without a caption are not in the latter.
+    source: as `shard_paths` takes it. An image's key is <shard>/<member>; members that are not taken are the set's `bad`.
+    DataError for a file that is cut or damaged. Returns: (ImageSet, {key: [caption]}), where images without a caption are
+    not in the latter.
     """
-    paths = _shard_paths(flag, source)
-    roots = {p.parent for p in paths}
-    if len(roots) > 1:
-        raise UsageError(f"{flag}={str(source)!r} names shards in {len(roots)} folders; takes those of one")
-    keys, sizes, places, captions = [], [], [], {}
+    paths = shard_paths(flag, source)
+    keys, sizes, places, bad, captions = [], [], [], [], {}
     for path in paths:
-        images, texts = _read_shard(path)
-        for member, stem, offset, size in images:
-            key = f"{path.name}/{member}"
+        content = read_shard(path)
+        bad += [(f"{path.name}/{name}", reason) for name, reason in content.bad]
+        for member in content.images:
+            key = f"{path.name}/{member.name}"
             keys.append(key)
-            sizes.append(size)
-            places.append((path.name, offset))
-            if stem in texts:
-                captions[key] = [texts[stem]]
+            sizes.append(member.size)
+            places.append((path.name, member.offset))
+            if member.caption:
+                captions[key] = [member.caption]
     if not keys:
         raise UsageError(f"{flag}={str(source)!r} holds no images; takes shards with {', '.join(SUFFIXES)}")
-    return ImageSet(roots.pop(), tuple(keys), tuple(sizes), places=tuple(places)), captions
+    return ImageSet(paths[0].parent, tuple(keys), tuple(sizes), tuple(bad), tuple(places)), captions

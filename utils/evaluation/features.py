@@ -6,12 +6,13 @@ import torch
 from torch.utils.data import default_collate
 
 from utils.data import transforms
+from utils.data.image_sets import STORED_SIZE
 from utils.errors import DataError
 from utils.evaluation.feature_cache import state_of
 
 
 class _Inputs(torch.utils.data.Dataset):
-    """Item i: (index of the image, {extractor: tensor}), or (index, the reason why it cannot be read)."""
+    """Item i: (index, {extractor: tensor}, (width, height) as stored), or (index, why the image cannot be read, None)."""
 
     def __init__(self, images, indices, steps, side):
         self.images, self.indices, self.steps, self.side = images, indices, steps, side
@@ -24,25 +25,28 @@ class _Inputs(torch.utils.data.Dataset):
         try:
             image = self.images.open(index)
         except DataError as error:
-            return index, str(error)
+            return index, str(error), None
         cut = transforms.as_generated(image, self.side) if self.side else None
-        return index, {name: step(cut if as_generated else image) for name, (step, as_generated) in self.steps.items()}
+        found = {name: step(cut if as_generated else image) for name, (step, as_generated) in self.steps.items()}
+        return index, found, image.info[STORED_SIZE]
 
 
 def _batch(items):
     """Items of a batch, stacked in the worker by shape: a tensor sent costs what a file descriptor does.
 
-    Returns: (indices of readable images, [(index, reason)], {extractor: [(their places in the batch, tensor)]}).
+    Returns: (indices of readable images, [(width, height)] of them, [(index, reason)], {extractor: [(their places in the
+    batch, tensor)]}).
     """
-    good = [(i, found) for i, found in items if not isinstance(found, str)]
+    good = [item for item in items if not isinstance(item[1], str)]
     stacks = {}
     for key in good[0][1] if good else ():
         shapes = {}
-        for place, (_, found) in enumerate(good):
+        for place, (_, found, _) in enumerate(good):
             shapes.setdefault(found[key].shape, []).append(place)
         # torch's own stacking writes into memory that the main process shares
         stacks[key] = [(places, default_collate([good[p][1][key] for p in places])) for places in shapes.values()]
-    return [i for i, _ in good], [(i, found) for i, found in items if isinstance(found, str)], stacks
+    bad = [(i, reason) for i, reason, _ in items if isinstance(reason, str)]
+    return [i for i, *_ in good], [size for *_, size in good], bad, stacks
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,28 @@ def batches(images, indices, extractors, reading, side=None):
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Found:
+    """features: {extractor: [n, D] float32 on the CPU}, [0, 0] of no image; indices: of the n readable images, in the order
+    asked for; sizes: [(width, height)] of them as stored; bad: [(key, reason)] of the others."""
+
+    features: dict
+    indices: list
+    sizes: list
+    bad: list
+
+
 @torch.no_grad()
-def _pass(images, indices, extractors, reading, side):
-    """Features of the readable ones of `indices`. Returns: ({key: [n, D]}, their indices, [(key, reason)] of others)."""
-    kept, bad, parts = [], [], {k: [] for k in extractors}
-    for good, unreadable, stacks in reading.wrap(batches(images, indices, extractors, reading, side)):
+def read_pass(images, indices, extractors, reading, *, side=None):
+    """Features of the readable ones of `indices`, by this process alone; nothing is kept for a later run. Returns: Found."""
+    kept, sizes, bad, parts = [], [], [], {k: [] for k in extractors}
+    for good, shapes, unreadable, stacks in reading.wrap(batches(images, indices, extractors, reading, side)):
         kept += good
+        sizes += shapes
         bad += [(images.keys[i], reason) for i, reason in unreadable]
         for key, stack in stacks.items():
             parts[key].append(_rows(stack, extractors[key].network))
-    return {k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}, kept, bad
+    return Found({k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}, kept, sizes, bad)
 
 
 def extract(images, extractors, reading, *, side=None):
@@ -123,19 +139,22 @@ def _shared_pass(images, extractors, reading, side):
     """A pass over all images, a share each process. Returns: as `extract`."""
     processes = reading.processes
     first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
-    own, kept, own_bad = _pass(images, range(first, last), extractors, reading, side)
-    indices = [i for part in processes.gather(kept) for i in part]
-    bad = [b for part in processes.gather(own_bad) for b in part]
-    features = {key: processes.gather_rows(own[key]) for key in extractors}
+    own = read_pass(images, range(first, last), extractors, reading, side=side)
+    indices = [i for part in processes.gather(own.indices) for i in part]
+    bad = [b for part in processes.gather(own.bad) for b in part]
+    features = {key: processes.gather_rows(own.features[key]) for key in extractors}
     if not processes.main:
         return {}, indices, bad
     for rows in features.values():
-        _require_finite(images, indices, rows)
+        require_finite(images, indices, rows)
     return features, indices, bad
 
 
-def _require_finite(images, indices, rows):
-    """DataError naming the first image whose features are not finite: a nearest neighbour of such has no meaning."""
+def require_finite(images, indices, rows):
+    """DataError naming the first image whose features are not finite: a nearest neighbour of such has no meaning.
+
+    rows: [n, D], of the images at `indices`.
+    """
     wrong = (~rows.isfinite().all(1)).nonzero()[:, 0].tolist()
     if wrong:
         raise DataError(

@@ -24,6 +24,7 @@ from utils.manifest import read_manifest, whole_file, write_manifest
 KIND, FILE, FOLDER = "index", "index.json", "shards"
 FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
 COLUMNS = ("key", "caption", "url", "width", "height", "bytes", "offset")
+MOST_MAPS = 16_384  # maps that are kept open; a system allows 65,530 a process
 BLOCK_BYTES = 64 << 20  # of float32 vectors that are held at once
 
 
@@ -133,10 +134,24 @@ class VectorIndex:
         return [tuple(b) for s in self.shards for b in s.facts["bad"]]
 
     def vectors(self, shard):
-        """The vectors of a shard, memory-mapped: [rows, D] float16."""
-        # copy on write: torch warns of arrays that it may not write to, and nobody does
-        path = paths_of(self.root, shard.name)[0]
-        return np.memmap(path, np.float16, "c", shard.offset, (shard.rows, self.dimensions))
+        """The vectors of a shard, memory-mapped: a [rows, D] float16 torch tensor, not to be written to."""
+        import torch
+
+        if shard.name not in self._maps:
+            if not shard.rows:  # nothing that could be mapped
+                return torch.empty(0, self.dimensions, dtype=torch.float16)
+            if len(self._maps) >= MOST_MAPS:
+                self._maps.clear()
+            # torch's map holds no file descriptor, numpy's holds one: a system allows some thousand
+            start, count = shard.offset // 2, shard.rows * self.dimensions
+            path = str(paths_of(self.root, shard.name)[0])
+            whole = torch.from_file(path, shared=False, size=start + count, dtype=torch.float16)
+            self._maps[shard.name] = whole[start:].view(shard.rows, self.dimensions)
+        return self._maps[shard.name]
+
+    @functools.cached_property
+    def _maps(self):
+        return {}
 
     def block_rows(self):
         return max(1, BLOCK_BYTES // (4 * self.dimensions))
@@ -156,7 +171,7 @@ class VectorIndex:
             start, stop = max(first, shard.first), min(last, shard.first + shard.rows)
             if start >= stop:
                 continue
-            vectors = torch.from_numpy(self.vectors(shard))
+            vectors = self.vectors(shard)
             while start < stop:
                 taken = min(rows - filled, stop - start)
                 buffer[filled : filled + taken] = vectors[start - shard.first : start - shard.first + taken]
@@ -171,16 +186,20 @@ class VectorIndex:
         """Yield (shard, places in `rows`, positions in the shard)."""
         rows = np.asarray(rows, np.int64)
         owners = np.searchsorted([s.first for s in self.shards], rows, side="right") - 1
-        for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
-            yield self.shards[owner], places, rows[places] - self.shards[owner].first
+        order = np.argsort(owners, kind="stable")
+        cuts = np.flatnonzero(np.diff(owners[order])) + 1
+        for places in np.split(order, cuts) if len(order) else ():
+            shard = self.shards[owners[places[0]]]
+            yield shard, places, rows[places] - shard.first
 
     def take(self, rows):
         """The vectors of some rows, in that order. Returns: [n, D] float32."""
-        found = np.empty((len(rows), self.dimensions), np.float32)
+        import torch
+
+        found = torch.empty(len(rows), self.dimensions)
         for shard, places, positions in self._by_shard(rows):
-            found[places] = self.vectors(shard)[positions]
-        return found
+            found[torch.from_numpy(places)] = self.vectors(shard)[torch.from_numpy(positions)].float()
+        return found.numpy()
 
     def table(self, rows, columns=COLUMNS):
         """What is known of some rows, in that order. Returns: [dict of `columns`]."""
@@ -291,11 +310,14 @@ def open_index(flag, root):
         shard, dimensions = read_shard(root, name, first=first)
         theirs = shard.facts["descriptor"]
         what = difference(theirs, data["descriptor"])
-        if what or dimensions != (width or dimensions):
+        if what or (shard.rows and dimensions != (width or dimensions)):
             what = what or f"{dimensions} dimensions, others {width}"
             raise DataError(f"{paths_of(root, name)[0]}: was made by another descriptor than the index ({what})")
-        width, first = dimensions, first + shard.rows
+        # a shard whose images could not be read holds [0, 0]
+        width, first = dimensions if shard.rows else width, first + shard.rows
         shards.append(shard)
+    if shards and not first:
+        raise UsageError(f"{flag}={str(root)!r}: none of the {len(shards)} shards that are finished holds an image")
     if not first:
         raise UsageError(f"{flag}={str(root)!r}: no shard of this index is finished yet; --build_index goes on with it")
     return VectorIndex(root, data["descriptor"], data["source"], tuple(data["shards"]), tuple(shards), width)

@@ -1,4 +1,4 @@
-"""Images side by side: contact sheets, and pages of queries with their matches."""
+"""Images side by side: contact sheets, pages of queries with their matches, pages of groups of near-duplicates."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -78,7 +78,38 @@ def match_page(rows, *, threshold, side=SIDE, columns=4):
             if threshold is not None and score > threshold:
                 pen.rectangle((left, top + 1, left + side + 2 * GAP - 2, top + side + 2 * GAP - 2), fill=FRAME)
             page.paste(fitted(image, side), (left + GAP - 1, top + GAP))
-            room = int(side / 7) - 6
-            shown = name if len(name) <= room else "…" + name[-room + 1 :]
-            pen.text((left + GAP - 1, top + side + 2 * GAP), f"{score:.3f} {shown}", INK, font)
+            pen.text((left + GAP - 1, top + side + 2 * GAP), f"{score:.3f} {_ending(name, int(side / 7) - 6)}", INK, font)
     return page
+
+
+def group_page(groups, *, side=SIDE, columns=7):
+    """A page of groups, each a row: the picture that is kept, then others with their similarity to it, then how many images
+    there are.
+
+    groups: [([(image, similarity, name)], size)], the one that is kept first, `columns` of them at most. Returns: PIL RGB.
+    """
+    font = ImageFont.load_default(13)
+    cell, line, head = side + 2 * GAP, 18, 24
+    page = Image.new("RGB", (cell * columns + 3 * GAP + 90, head + len(groups) * (cell + line)), PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((GAP, 5), "to keep", INK, font)
+    pen.text((cell + 3 * GAP, 5), "near-duplicates of it, and their similarity to it", INK, font)
+    for r, (pictures, size) in enumerate(groups):
+        top = head + r * (cell + line)
+        for c, (image, similarity, name) in enumerate(pictures):
+            left = c * cell + (3 * GAP if c else GAP)
+            page.paste(fitted(image, side), (left, top + GAP))
+            room = int(side / 7)
+            words = f"{similarity:.3f} {_ending(name, room - 6)}" if c else _ending(name, room)
+            pen.text((left, top + side + GAP + 3), words, INK, font)
+        left = len(pictures) * cell + 3 * GAP
+        pen.text((left, top + side // 2 - 9), f"{size:,} images", INK, font)
+        if size > len(pictures):
+            pen.text((left, top + side // 2 + 9), f"+ {size - len(pictures):,} more", INK, font)
+    return page
+
+
+def _ending(name, length):
+    """The end of a name, which tells it from its neighbours, on one line."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else "…" + name[-length + 1 :]

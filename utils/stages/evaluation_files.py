@@ -17,6 +17,12 @@ from utils.reports import galleries, page, plots, tables
 
 COLUMNS = ("query", "rank", "match", "score", "prompt", "source_image", "source_score", "seed", "duplicated", "clipscore",
            "entropy", "jpeg_kib", "total_variation")  # fmt: skip
+NUMBERS = {"rank": int, "seed": int, "duplicated": int, "score": float, "source_score": float, "clipscore": float,
+           "entropy": float, "jpeg_kib": float, "total_variation": float, "match_width": int,
+           "match_height": int}  # fmt: skip
+# further columns of matches.parquet, and those of the index that they come from
+OF_INDEX = (("match_caption", "caption"), ("match_url", "url"), ("match_width", "width"), ("match_height", "height"))
+LONG_TABLE = 100_000  # rows beyond which a table is Parquet
 GALLERY_ROWS, GALLERY_PAGES = 10, 20
 # of the page's table: pictures of that many queries and their matches are some 10 MB
 PAGE_ROWS, PICTURE_SIDE = 500, 160
@@ -39,10 +45,11 @@ def evaluation_folder(opts, sets):
 
 def counts_of(measured, sets):
     """How many images, and of what kind. Returns: flat dict."""
+    searched = sets.training if sets.index is None else sets.index
     return {
         "generated": len(sets.generated), "generated_unreadable": len(sets.generated.bad),
-        "training": len(sets.training), "training_unreadable": len(sets.training.bad),
-        "duplicated": None if measured.duplicated is None else int(measured.duplicated.sum()),
+        "training": len(searched), "training_unreadable": len(searched.bad),
+        "duplicated": None if measured.duplicated is None else len(sets.duplicated),
         "with_source_image": int((measured.sources >= 0).sum()), "images_per_prompt": sets.images_per_prompt,
         "prompts": len(set(measured.prompts)),
         "with_equal_best_matches": equal_best(measured),
@@ -75,6 +82,19 @@ def match_rows(measured, sets, row):
                 of = measured.complexity
                 found |= {n: f"{getattr(of, n)[q]:.6f}" for n in ("entropy", "jpeg_kib", "total_variation")}
             yield found
+
+
+def write_matches(folder, measured, sets, row):
+    """matches.csv, or matches.parquet beyond LONG_TABLE rows; of an index that always, with what it knows of the match."""
+    count = measured.scores.size
+    if count <= LONG_TABLE:
+        tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
+    if count <= LONG_TABLE and sets.index is None:
+        return
+    known = {} if sets.index is None else {r["key"]: r for r in sets.index.table(sets.found_rows)}
+    more = OF_INDEX if known else ()
+    rows = ({**found, **{n: known[found["match"]][c] for n, c in more}} for found in match_rows(measured, sets, row))
+    tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *(name for name, _ in more)), rows, numbers=NUMBERS)
 
 
 def write_gallery(folder, measured, sets, *, workers):
@@ -180,7 +200,7 @@ def write(folder, *, measured, sets, row, left_out, settings, opts):
     counts = counts_of(measured, sets)
     extras = {"unreadable": [list(b) for b in (*sets.generated.bad, *sets.training.bad)], "left_out": left_out}
     manifest.write_manifest(folder / "metrics.json", "evaluation", **row, settings=settings, counts=counts, **extras)
-    tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
+    write_matches(folder, measured, sets, row)
     if not opts.dontsave:
         np.save(folder / "similarity.npy", measured.best.astype(np.float32))
     figures = write_plots(folder / "plots", measured=measured, row=row, settings=settings)

@@ -13,6 +13,9 @@ from utils.evaluation.network import Wanted
 from utils.evaluation.weights import WeightsMissingError
 from utils.stages.retrieval_sets import source_indices
 
+# metrics of all training images, which an index does not hold
+NEED_IMAGES = ("background", "fid", "fd", "kid", "prdc", "mq")
+
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
@@ -26,6 +29,14 @@ class Networks:
         return self.extractors[name].record if name in self.extractors else None
 
 
+def build_descriptor(opts, *, device, dtype):
+    """The descriptor of --pt_style. Returns: Extractor."""
+    return extractors.EXTRACTORS[opts.pt_style](Wanted(
+        arch=opts.arch, preset=opts.preset, weights=opts.weights, imsize=opts.imsize, multiscale=opts.multiscale,
+        layer=opts.layer, patch_tokens=opts.patch_tokens, isvit=opts.isvit, device=device, dtype=dtype,
+    ))  # fmt: skip
+
+
 def build_networks(opts, sets, *, device, dtype):
     """The descriptor, and what the metrics need that were asked for or can run.
 
@@ -33,12 +44,10 @@ def build_networks(opts, sets, *, device, dtype):
     """
     common = {"device": device, "dtype": dtype}
     networks = Networks()
-    networks.extractors["descriptor"] = extractors.EXTRACTORS[opts.pt_style](Wanted(
-        arch=opts.arch, preset=opts.preset, weights=opts.weights, imsize=opts.imsize, multiscale=opts.multiscale,
-        layer=opts.layer, patch_tokens=opts.patch_tokens, isvit=opts.isvit, **common
-    ))  # fmt: skip
+    _leave_out_what_an_index_lacks(opts, sets, networks)
+    networks.extractors["descriptor"] = build_descriptor(opts, **common)
     _require_chunks(opts, networks.extractors["descriptor"])
-    asked = opts.metrics or tuple(metrics.METRICS)
+    asked = [name for name in opts.metrics or metrics.METRICS if name not in networks.missing]
     if {"fid", "kid", "prdc"} & set(asked):
         _try(networks, opts, "fid", lambda: _inception(opts, networks, device))
     # kernel distance and coverage are published on Inception's features; without, on those of the other network
@@ -55,6 +64,12 @@ def build_networks(opts, sets, *, device, dtype):
     if "mq" in asked:
         _try(networks, opts, "mq", lambda: _memorized(opts, sets, networks))
     return networks
+
+
+def _leave_out_what_an_index_lacks(opts, sets, networks):
+    """Of the training images of an index there is one descriptor each: what needs more is left out, or refused by name."""
+    for name in NEED_IMAGES if sets.index is not None else ():
+        _leave_out(networks, opts, name, "an index holds one descriptor an image; takes a folder or shards as --val_dir")
 
 
 def require_enough(opts, sets):
@@ -150,46 +165,71 @@ def read_features(opts, sets, networks, reading):
     image_sets.require_readable("--val_dir", sets.training, bad_training, max_bad=opts.max_bad_images)
     read = replace(
         sets, queries=[sets.queries[i] for i in kept], generated=replace(sets.generated.take(kept), bad=tuple(bad)),
-        training=replace(sets.training.take(kept_training), bad=tuple(bad_training)),
+        training=replace(sets.training.take(kept_training), bad=(*sets.training.bad, *bad_training)),
     )  # fmt: skip
     return {k: (generated[k], training[k]) for k in generated}, read
 
 
-def measure(opts, sets, networks, found, *, device):
+def measure(opts, sets, networks, reading, say):
+    """Read both sets and compare them. Returns: (Measured, Sets of what could be read); (None, Sets) on processes other than
+    the main one."""
+    found, read = read_features(opts, sets, networks, reading)
+    main, device = reading.processes.main, reading.processes.device
+    return (of_features(opts, read, networks, found, device=device) if main else None), read
+
+
+def of_features(opts, sets, networks, found, *, device):
     """What the metrics read, from the features of both sets. sets: of what could be read. Returns: Measured."""
     query, train = (sim.normalised(f) for f in found["descriptor"])
-    descriptor = networks.extractors["descriptor"]
-    chunks = opts.num_loss_chunks or descriptor.chunks
+    chunks = opts.num_loss_chunks or networks.extractors["descriptor"].chunks
     scores = sim.SIMILARITIES[opts.chunked](chunks)
-    # the field's thresholds are of whole descriptors; a chunk's product is smaller
-    usual = descriptor.copy_threshold if opts.chunked == "dotproduct" or chunks == 1 else None
     options = {"scores": scores, "block_rows": opts.einsum_chunks}
     best, matches = sim.top_matches(query, train, k=opts.num_matches, device=device, **options)
-    sources = source_indices(sets)
-    source_scores = np.full(len(sets.queries), np.nan)
-    known = sources >= 0
-    source_scores[known] = sim.paired(query[known], train[sources[known]], scores=scores).numpy()
+
+    def source_scores(known, sources):
+        return sim.paired(query[known], train[sources], scores=scores).numpy()
 
     def background():
         if len(train) < 2:
             raise metrics.CannotMeasureError("background compares training images with each other; there is only 1")
         return sim.top_matches(train, train, k=1, exclude_self=True, device=device, **options)[0][:, 0].numpy()
 
+    return assemble(
+        opts, sets, networks, found, scores=best.numpy(), matches=matches.numpy(), source_scores=source_scores,
+        find_background=background, write_matrix=lambda path: sim.write_matrix(path, query, train, **options),
+    )  # fmt: skip
+
+
+def assemble(opts, sets, networks, found, *, scores, matches, source_scores, **more):
+    """What the metrics read, of best matches that were found in a folder or in an index.
+
+    sets.training: at least every image that is matched or a prompt's own; scores, matches: [Q, k], indices into it;
+    source_scores: (indices of generations, indices of their own training images) -> scores; more: fields of Measured.
+    Returns: Measured.
+    """
+    sources = source_indices(sets)
+    of_source = np.full(len(sets.queries), np.nan)
+    known = np.flatnonzero(sources >= 0)
+    of_source[known] = source_scores(known, sources[known])
+    descriptor = networks.extractors["descriptor"]
+    chunks = opts.num_loss_chunks or descriptor.chunks
+    # the field's thresholds are of whole descriptors; a chunk's product is smaller
+    usual = descriptor.copy_threshold if opts.chunked == "dotproduct" or chunks == 1 else None
+
     def matched_complexity():
         try:
-            return complexity.of_images(sets.training, matches[:, 0].numpy(), workers=opts.num_workers)
+            return complexity.of_images(sets.training, matches[:, 0], workers=opts.num_workers)
         except DataError as error:  # it could be read a minute ago
             raise metrics.CannotMeasureError(str(error)) from None
 
     return metrics.Measured(
-        scores=best.numpy(), matches=matches.numpy(), find_background=background, sources=sources,
-        source_scores=source_scores,
+        scores=scores, matches=matches, sources=sources, source_scores=of_source,
         duplicated=None if sets.duplicated is None else np.isin(sets.training.keys, sets.duplicated),
         threshold=opts.copy_threshold if opts.copy_threshold is not None else usual,
         seed=opts.seed, missing=networks.missing, mq_flip=opts.mq_flip, chunks=chunks, fd_key=f"fd_{opts.fd_extractor}",
         prompts=[q.source_prompt if q.source_prompt is not None else q.key for q in sets.queries],
         features={k: f for k, f in found.items() if k != "descriptor"}, alignment=_alignment(sets, networks, found),
-        find_complexity=matched_complexity, write_matrix=lambda path: sim.write_matrix(path, query, train, **options),
+        find_complexity=matched_complexity, **more,
     )  # fmt: skip
 
 
@@ -197,7 +237,7 @@ def _alignment(sets, networks, found):
     """Cosines of images with prompts. Returns: {key of metrics.json: [Q] or [M]}."""
     rows, embed_once = {}, functools.cache(lambda prompts: networks.clip.texts(list(prompts)))
     sides = (("clipscore", 0, [q.source_prompt for q in sets.queries]), ("clipscore_edited", 0, _edited(sets.queries)),
-             ("clipscore_bg", 1, [sets.captions.get(k) for k in sets.training.keys]))  # fmt: skip
+             ("clipscore_bg", 1, [sets.captions.get(k) for k in sets.training.keys]))[: 2 if sets.index else 3]  # fmt: skip
     for name, ending in (("clip", ""), ("clip_dcr", "_dcr")):
         for key, side, prompts in sides if name in found else ():
             rows[key + ending] = alignment.cosines(found[name][side], prompts, lambda texts: embed_once(tuple(texts)))

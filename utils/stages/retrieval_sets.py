@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import generations, manifest, runs
-from utils.data import captions, image_sets
+from utils.data import captions, image_sets, tar_shards
 from utils.errors import DataError, UsageError, require_file
 from utils.evaluation import metrics
 from utils.records import Query
@@ -17,7 +17,9 @@ class Sets:
     """What is compared. queries: [Query] as `generated` lists them; duplicated: keys of training images, or None.
 
     sources: source_image as the manifest names it -> key of a training image; captions: key of a training image -> its
-    first caption, where known; images_per_prompt: of a published folder, else None.
+    first caption, where known; images_per_prompt: of a published folder, else None. Where --val_dir is an index: index;
+    index_rows: key -> row of images that the manifest or the run names; found_rows: rows of those in `training`; search:
+    how they were found, for the record.
     """
 
     generated: image_sets.ImageSet
@@ -28,6 +30,10 @@ class Sets:
     sources: dict
     captions: dict = field(default_factory=dict)
     images_per_prompt: int | None = None
+    index: object = None
+    index_rows: dict = field(default_factory=dict)
+    found_rows: object = None
+    search: dict = field(default_factory=dict)
 
 
 def _prompt_lines(folder):
@@ -72,7 +78,7 @@ def read_queries(folder, *, say):
     return listed, queries, data
 
 
-def _training_run(opts, data, say):
+def training_run(opts, data, say):
     """The run of --run, or the one that the manifest names and that made the images; None if neither is."""
     if opts.run:
         run = runs.open_run("--run", opts.run)
@@ -102,12 +108,24 @@ def _duplicated_keys(run, training, say):
     return list(found)
 
 
-def _captions(opts, run, training):
-    """First caption of every training image: of --val_captions, else of the run, whose captions may be of another folder
-    that holds these images too. Returns: {key: str}."""
+def list_training(source):
+    """The training images of --val_dir: of a folder, or of tar shards, read in place.
+
+    Returns: (ImageSet, {key: [caption]} of captions that lie beside the images).
+    """
+    if tar_shards.is_shards(source):
+        return tar_shards.list_shards("--val_dir", source)
+    return image_sets.list_images("--val_dir", source, measured=True), {}
+
+
+def _captions(opts, run, training, beside):
+    """First caption of every training image: of --val_captions, else as it lies beside the image in its shard, else of the
+    run, whose captions may be of another folder that holds these images too. Returns: {key: str}."""
     if opts.val_captions:
         found, _ = captions.read_captions(require_file("--val_captions", opts.val_captions), training)
         return {key: texts[0] for key, texts in found.items()}
+    if beside:
+        return {key: texts[0] for key, texts in beside.items()}
     path = run.path / "captions.json" if run else None
     if path is None or not path.is_file():
         return {}
@@ -127,18 +145,28 @@ def _warn_of_overlap(opts, generated, training, say):
 def read_sets(opts, *, say):
     """Both folders, checked before any network loads. say: takes a line for the user."""
     generated, queries, data = read_queries(opts.query_dir, say=say)
-    training = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
+    training, beside = list_training(opts.val_dir)
     _warn_of_overlap(opts, generated, training, say)
-    run = _training_run(opts, data, say)
+    run = training_run(opts, data, say)
     duplicated = _duplicated_keys(run, training, say)
-    if duplicated is None and "duplication" in (opts.metrics or ()):
-        raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
+    require_duplicated(opts, duplicated)
     sources = _sources(opts, queries, training, say)
     return Sets(
         generated, queries, training, duplicated, data, sources,
-        _captions(opts, run, training),
-        len(queries) // len(_prompt_lines(opts.query_dir)) if data is None and queries[0].prompt is not None else None,
+        _captions(opts, run, training, beside),
+        images_per_prompt(opts.query_dir, queries, data),
     )  # fmt: skip
+
+
+def require_duplicated(opts, duplicated):
+    """UsageError when metrics of duplication were asked for and the duplicated images are not known."""
+    if duplicated is None and "duplication" in (opts.metrics or ()):
+        raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
+
+
+def images_per_prompt(folder, queries, data):
+    """Images of a prompt of a published folder, which has no manifest `data`; None for others."""
+    return len(queries) // len(_prompt_lines(folder)) if data is None and queries[0].prompt is not None else None
 
 
 def _sources(opts, queries, training, say):

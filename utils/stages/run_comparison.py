@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import manifest
-from utils.errors import DataError, UsageError, require_dir
+from utils.errors import DataError, UsageError, first_line, require_dir
 from utils.evaluation import bootstrap
 from utils.reports import tables
 
@@ -114,7 +114,10 @@ def _numbers(data):
 
 
 def best_matches(path):
-    """Rows of matches.csv of rank 1, one an image; DataError if it is not there or not one."""
+    """Rows of matches.csv of rank 1, one an image, or of the Parquet that stands for a long one; DataError if there is
+    neither, or not one."""
+    if not path.exists() and path.with_suffix(".parquet").is_file():
+        return _of_parquet(path.with_suffix(".parquet"))
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
             reader = csv.DictReader(handle)
@@ -131,9 +134,23 @@ def best_matches(path):
     return rows
 
 
+def _of_parquet(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["query", "rank", "score", "prompt", "clipscore"]
+    try:
+        rows = pq.read_table(path, columns=columns, filters=[("rank", "==", 1)]).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+    if not rows:
+        raise DataError(f"{path}: holds no match of rank 1")
+    return rows
+
+
 def _column(path, rows, name):
     """Numbers of a column and the prompts they belong to, rows without one left out. Returns: ([N] float64, [N] text)."""
-    kept = [row for row in rows if row.get(name)]
+    kept = [row for row in rows if row.get(name) not in (None, "")]
     try:
         values = np.array([float(row[name]) for row in kept])
     except ValueError as error:

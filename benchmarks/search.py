@@ -1,0 +1,228 @@
+"""Search of an index on disk against faiss holding all of it in memory: seconds, memory, what is found, in one run.
+
+    python benchmarks/search.py                       1,000,000 vectors of 512 dimensions in 1,000 shards, 1,000 queries
+    python benchmarks/search.py --folder DIR          keeps the index there, and takes the one that it finds
+
+The vectors are synthetic: 20,000 clusters of unequal size, a vector's cosine with its centre about 0.7. Each query is a
+planted near-copy of one vector, at a cosine drawn from 0.75 to 0.95. Three sides take turns, each turn a process of its own:
+- flat: faiss.IndexFlatIP with all vectors in memory, float32; loading is not counted.
+- exact: utils.evaluation.search.Exact on the memory-mapped float16 shards, a block at a time.
+- approximate: the same index by IVF-PQ, its candidates scored exactly on the stored vectors; opening is stated apart.
+A turn searches three times and counts the median, so that starting threads and mapping pages counts once. RssAnon, the
+memory that is the process's own and not the page cache's, is sampled while a turn opens and searches, above what it was when
+the libraries were imported and the queries read. Status 1 when exact and flat disagree in a best match.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+SIDES = ("flat", "exact", "approximate")
+CLUSTERS, NEAREST, FARTHEST = 20_000, 0.95, 0.75
+K = 10
+
+
+# The index -----------------------------------------------------------------------------------------------------------
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def write_synthetic(folder, *, vectors, dimensions, queries, shards):
+    """The index, queries.npy and planted.npy (the row that each query is a near-copy of) under `folder`."""
+    from utils.evaluation import vector_index
+
+    rng = np.random.default_rng(0)
+    centres = unit(rng.standard_normal((CLUSTERS, dimensions), dtype=np.float32))
+    share = 1 / np.arange(1, CLUSTERS + 1) ** 0.8
+    planted = rng.choice(vectors, queries, replace=False)
+    found = np.empty((queries, dimensions), np.float32)
+    names = [f"{i:05d}" for i in range(shards)]
+    descriptor = {"pt_style": "synthetic"}
+    source = {"folder": str(folder), "shards": True}
+    vector_index.write_index(folder / "index", descriptor=descriptor, source=source, planned=names)
+    bounds = np.arange(shards + 1) * vectors // shards
+    for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
+        of = rng.choice(CLUSTERS, last - first, p=share / share.sum())
+        noise = rng.standard_normal((last - first, dimensions), dtype=np.float32) / dimensions**0.5
+        rows = unit(0.7 * centres[of] + 0.714 * noise)
+        for q in np.flatnonzero((planted >= first) & (planted < last)):
+            found[q] = near_copy(rows[planted[q] - first], rng.uniform(FARTHEST, NEAREST), rng)
+        known = [{"key": f"{name}.tar/{i:06d}.jpg", "bytes": 1, "offset": 0} for i in range(last - first)]
+        vector_index.write_shard(folder / "index", name, rows, known, descriptor=descriptor, made_of={})
+    np.save(folder / "queries.npy", found)
+    np.save(folder / "planted.npy", planted)
+
+
+def near_copy(vector, cosine, rng):
+    """A unit vector at that cosine of `vector`, in a random direction."""
+    other = rng.standard_normal(len(vector)).astype(np.float32)
+    other = unit(other - (other @ vector) * vector)
+    return cosine * vector + (1 - cosine**2) ** 0.5 * other
+
+
+# A turn, in a process of its own --------------------------------------------------------------------------------------
+
+
+def anonymous():
+    """Memory of this process that no file backs, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+class Sampled:
+    """Peak of `anonymous` above what it was, while the block runs; sampled every 5 ms."""
+
+    def __enter__(self):
+        self.before = self.most = anonymous()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._sample)
+        self.thread.start()
+        return self
+
+    def _sample(self):
+        while not self.ended.wait(0.005):
+            self.most = max(self.most, anonymous())
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+        self.above = max(self.most, anonymous()) - self.before
+
+
+def flat_search(index):
+    """All vectors in faiss's memory. Returns: its search."""
+    import faiss
+
+    whole = faiss.IndexFlatIP(index.dimensions)
+    for _first, block in index.blocks():
+        whole.add(block.numpy())
+    return whole.search
+
+
+def turn(side, folder, threads):
+    """Search as `side` does. Prints one line of JSON."""
+    import faiss
+    import torch
+
+    from utils.evaluation import search, vector_index
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    query = np.load(folder / "queries.npy")
+    with Sampled() as memory:
+        started = time.perf_counter()
+        index = vector_index.open_index("--val_dir", folder / "index")
+        opened = time.perf_counter()
+        find = {
+            "flat": flat_search,
+            "exact": lambda index: search.Exact(index).search,
+            "approximate": lambda index: search.approximate(index, say=lambda line: None).search,
+        }[side](index)
+        ready, seconds = time.perf_counter(), []
+        for _ in range(3):
+            begun = time.perf_counter()
+            scores, rows = find(query, K)
+            seconds.append(time.perf_counter() - begun)
+    np.save(folder / f"{side}.npy", rows)
+    print(json.dumps({
+        "seconds": statistics.median(seconds), "first": seconds[0], "opening": opened - started, "loading": ready - opened,
+        "memory": memory.above, "best": float(scores[:, 0].mean()),
+    }))  # fmt: skip
+
+
+def run_turn(side, folder, threads):
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--threads", str(threads)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    if told.returncode:
+        raise SystemExit(f"{side}: {told.stderr[-2000:]}")
+    return json.loads(told.stdout.strip().splitlines()[-1])
+
+
+# The comparison ------------------------------------------------------------------------------------------------------
+
+
+def compare(args, folder):
+    """Turns of every side, the table, the ratios. Returns: whether exact and flat name the same best matches."""
+    from utils.evaluation import search, vector_index
+    from utils.reports.tables import markdown
+
+    index = vector_index.open_index("--val_dir", folder / "index")
+    print(f"{len(index)} vectors of {index.dimensions} in {len(index.shards)} shards, {args.queries} queries, k = {K}, "
+          f"{args.threads} threads, {args.rounds} rounds", flush=True)  # fmt: skip
+    searcher = search.approximate(index, say=print)  # made once, and kept in the folder
+    if isinstance(searcher, search.Exact):
+        raise SystemExit(
+            f"--vectors={args.vectors}: takes {search.LEAST_ANN} or more, so that there is an approximate search"
+        )
+    built = searcher.record
+    del searcher
+    found = {side: [] for side in SIDES}
+    for number in range(args.rounds + 1):
+        for side in SIDES:
+            result = run_turn(side, folder, args.threads)
+            if number:  # the first turns read the disk
+                found[side].append(result)
+    planted, rows = np.load(folder / "planted.npy"), {side: np.load(folder / f"{side}.npy") for side in SIDES}
+    table = []
+    for side in SIDES:
+        times = sorted(r["seconds"] for r in found[side])
+        shared = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows[side], rows["flat"], strict=True)])
+        table.append([
+            side, f"{statistics.median(times):.3f}", f"{times[0]:.3f} to {times[-1]:.3f}",
+            f"{max(r['memory'] for r in found[side]) / 2**20:.0f}", f"{(rows[side][:, 0] == planted).mean():.3f}",
+            f"{shared:.3f}",
+        ])  # fmt: skip
+    print()
+    print(
+        markdown(("side", "seconds (median)", "range", "RssAnon, MiB above", "planted copy first", "of flat's ten"), table)
+    )
+    middle = {side: statistics.median(r["seconds"] for r in found[side]) for side in SIDES}
+    flat, exact, approximate = (middle[side] for side in SIDES)
+    print(f"\nexact / flat {exact / flat:.2f}; exact / approximate {exact / approximate:.1f}, flat / approximate "
+          f"{flat / approximate:.1f}")  # fmt: skip
+    opening, loading = (statistics.median(r[what] for r in found[side]) for what, side in
+                        (("opening", "exact"), ("loading", "approximate")))  # fmt: skip
+    print(f"opening {len(index.shards)} shards {opening:.2f} s; reading lists and codes {loading:.2f} s")
+    print(f"{built['lists']} lists, codes of {built['pieces']} x {built['bits']} bits: trained on {built['sample']} in "
+          f"{built['train_seconds']:.1f} s, all added in {built['add_seconds']:.1f} s")  # fmt: skip
+    return np.array_equal(rows["flat"][:, 0], rows["exact"][:, 0])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--dimensions", type=int, default=512)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3, help="that count, after one that warms up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where the index is kept, else a folder that is removed")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.side:
+        turn(args.side, args.folder, args.threads)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch)
+        if not (folder / "planted.npy").exists():
+            write_synthetic(
+                folder, vectors=args.vectors, dimensions=args.dimensions, queries=args.queries, shards=args.shards
+            )
+        raise SystemExit(0 if compare(args, folder) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,535 @@
+"""An index is made shard by shard: what it holds, what a second launch makes again, and what is refused."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from tests import tars
+from tests.conftest import SEED_FLAGS
+from utils import devices, flags
+from utils.data import transforms
+from utils.errors import DataError, UsageError
+from utils.evaluation import vector_index
+from utils.evaluation.network import Extractor
+from utils.retrieval_options import RetrievalOptions
+from utils.stages import index_build, index_sources, measurement
+from utils.stages.claims import Claims
+
+NAMES = ["00000", "00001", "00002", "00003"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Four tar files of 3, 4, 2 and 5 images of several sizes, with captions and addresses of most."""
+    (tmp_path / "shards").mkdir()
+    for s, count in enumerate((3, 4, 2, 5)):
+        members = {}
+        for i in range(count):
+            picture = tars.noise(10 * s + i, (24 + i, 18 + 3 * s), "JPEG", quality=60)
+            fields = {"caption": f"thing {s} {i}", "url": f"https://e.org/{s}/{i}"} if i else {}
+            members |= {k.replace(".png", ".jpg"): v for k, v in tars.sample(f"{i:03d}", picture, **fields).items()}
+        tars.write(tmp_path / "shards" / f"0000{s}.tar", members)
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def build(tmp_path):
+    """build(--val_dir, ...) -> the lines that were said, of an index at tmp_path / "index"."""
+
+    def build(val_dir, *more, root=tmp_path / "index"):
+        lines = []
+        opts = flags.parse(RetrievalOptions, [
+            "--build_index", str(root), "--val_dir", str(val_dir), "--num_workers", "0", "--batch_size", "2",
+            *(more if "--pt_style" in more else ("--pt_style", "pixel", *more)),
+        ], description="")  # fmt: skip
+        with devices.measuring(world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None) as processes:
+            index_build.build(opts, processes, lines.append)
+        return lines
+
+    return build
+
+
+def opened(root):
+    return vector_index.open_index("--val_dir", root)
+
+
+def record(root):
+    return json.loads((root / "index.json").read_text())
+
+
+def stamps(root, names=NAMES):
+    return {n: vector_index.paths_of(root, n)[0].stat().st_mtime_ns for n in names}
+
+
+def contents(root, names=NAMES):
+    """Bytes of the vectors and rows of the Parquets."""
+    paths = [vector_index.paths_of(root, n) for n in names]
+    return [(array.read_bytes(), pq.read_table(table).to_pylist()) for array, table in paths]
+
+
+def left_over(root):
+    return [p.name for p in root.rglob("*") if p.name.endswith((".part", ".stop"))]
+
+
+def naive(picture):
+    """The `pixel` descriptor of an image file, L2-normalised. Returns: [768] float64."""
+    with Image.open(io.BytesIO(picture)) as image:
+        values = transforms.pixel_input(image.convert("RGB")).numpy().astype(np.float64).ravel()
+    return (values - values.mean()) / np.linalg.norm(values - values.mean())
+
+
+# What it holds ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_holds_what_a_loop_over_the_members_finds(shards, build, tmp_path):
+    lines = build(shards / "{00000..00003}.tar")
+    expected, vectors = [], []
+    for name in NAMES:
+        with tarfile.open(shards / f"{name}.tar") as archive:
+            for member in archive.getmembers():
+                if member.name.endswith(".jpg"):
+                    picture, number = archive.extractfile(member).read(), member.name[:3]
+                    fields = json.loads(archive.extractfile(f"{number}.json").read())
+                    with Image.open(io.BytesIO(picture)) as image:
+                        width, height = image.size
+                    expected.append({
+                        "key": f"{name}.tar/{member.name}", "caption": fields.get("caption"), "url": fields.get("url"),
+                        "width": width, "height": height, "bytes": len(picture), "offset": member.offset_data,
+                    })  # fmt: skip
+                    vectors.append(naive(picture))
+    index = opened(tmp_path / "index")
+    assert index.complete
+    assert index.table(range(14)) == expected
+    assert np.abs(index.take(range(14)) - np.stack(vectors)).max() < 5e-4  # half of the last digit of float16 below 1
+    assert index.descriptor == {"pt_style": "pixel", "cells": 16}
+    assert index.image_root == shards
+    data, short = record(tmp_path / "index"), sorted(min(r["width"], r["height"]) for r in expected)
+    assert data["counts"] == {
+        "images": 14, "unreadable": 0, "with_caption": 10, "with_url": 10, "bytes": sum(r["bytes"] for r in expected),
+        "short_side": [short[0], short[6], short[-1]], "shards": 4,
+    }  # fmt: skip
+    launch = data["launch"]
+    assert (launch["shards"], launch["images"], launch["processes"], launch["device"]) == (4, 14, 1, "cpu")
+    assert launch["images_per_second"] == pytest.approx(14 / launch["seconds"], rel=0.05)
+    assert launch["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert lines[0].startswith("14 images of 4 shards in ")
+    assert lines[1].startswith("4 shards: 14 images, 0 of 14 unreadable, 10 with a caption, 10 with a URL")
+    assert lines[2:] == [f"index: {tmp_path / 'index'}"]
+    assert left_over(tmp_path / "index") == []
+
+
+@pytest.mark.parametrize("source", ["", "0*.tar", "{00000..00003}.tar"])
+def test_neither_batches_nor_workers_nor_the_way_shards_are_named_change_a_byte(shards, build, tmp_path, source):
+    build(shards)
+    build(shards / source, "--batch_size", "3", "--num_workers", "2" if source else "0", root=tmp_path / "other")
+    assert contents(tmp_path / "other") == contents(tmp_path / "index")
+
+
+def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
+    tars.write(shards / "00001.tar", {
+        "000.png": tars.noise(1), "001.png": b"no image", "../002.png": tars.noise(2), "/003.png": tars.noise(3),
+        "a/../../004.jpg": tars.noise(4), "..\\005.png": tars.noise(5), "006.png": tars.noise(6),
+    })  # fmt: skip
+    cut = (shards / "00003.tar").read_bytes()
+    with tarfile.open(shards / "00003.tar") as archive:
+        third = archive.getmember("003.jpg")
+    (shards / "00003.tar").write_bytes(cut[: third.offset_data + 20])
+    tars.write(shards / "00002.tar", {"000.jpg": b"", "001.txt": b"no image beside"})
+    lines = build(shards, "--max_bad_images", "0.6")
+    index = opened(tmp_path / "index")
+    assert [s.rows for s in index.shards] == [3, 2, 0, 3]
+    assert [k.split("/", 1) for k, _ in index.bad] == [
+        ["00001.tar", "../002.png"], ["00001.tar", "/003.png"], ["00001.tar", "a/../../004.jpg"],
+        ["00001.tar", "..\\005.png"], ["00001.tar", "001.png"], ["00002.tar", "000.jpg"], ["00003.tar"],
+    ]  # fmt: skip
+    assert index.bad[-1][1] == "is not a whole tar file (unexpected end of data)"
+    assert [r["key"] for r in index.table([3, 4, 5])] == ["00001.tar/000.png", "00001.tar/006.png", "00003.tar/000.jpg"]
+    assert "4 shards: 8 images, 7 of 15 unreadable" in lines[1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shards"]  # nothing was unpacked
+
+
+def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shards, build, tmp_path):
+    tars.write(shards / "00001.tar", {"000.png": tars.noise(1)} | {f"{i}.png": b"x" for i in range(3)})
+    message = (
+        r"--val_dir='.*' has 3 of 14 images that cannot be read, first '00001.tar/0.png' .*--max_bad_images=0.01 accept"
+    )
+    for _ in range(2):  # the second time nothing is left to do, which mends nothing
+        with pytest.raises(UsageError, match=message):
+            build(shards)
+        assert opened(tmp_path / "index").complete
+        assert len(opened(tmp_path / "index")) == 11
+        assert record(tmp_path / "index")["counts"]["unreadable"] == 3
+    assert build(shards, "--max_bad_images", "0.5")[0].startswith("4 shards: 11 images, 3 of 14 unreadable")
+
+
+def test_a_folder_without_a_readable_image_is_an_error(tmp_path, build):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "0.png").write_text("no image")
+    with pytest.raises(UsageError, match="has 1 of 1 images that cannot be read, first '0.png'"):
+        build(tmp_path / "f")
+
+
+# Going on ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_launch_makes_what_is_missing_alone(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards)
+    before, was = stamps(root), contents(root)
+    vector_index.paths_of(root, "00002")[0].unlink()  # as of a build that was killed between its two files
+    lines = build(shards)
+    assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00002"}
+    assert contents(root) == was
+    assert lines[0].startswith("2 images of 1 shards in ")
+    written = (root / "index.json").stat().st_mtime_ns
+    assert build(shards)[0].startswith("4 shards: 14 images")  # nothing to do, nothing written
+    assert (root / "index.json").stat().st_mtime_ns == written
+
+
+def _replace_tar(shards, root):
+    tars.write(shards / "00001.tar", {"000.png": tars.noise(99)})
+
+
+def _other_descriptor(shards, root):
+    vector_index.write_shard(root, "00001", np.zeros((1, 4)), [{"key": "00001.tar/x", "bytes": 1}],
+                             descriptor={"pt_style": "sscd"}, made_of={})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_replace_tar, "its images have changed since"),
+        (lambda shards, root: os.utime(shards / "00001.tar", ns=(5, 5)), "its images have changed since"),
+        (lambda shards, root: vector_index.paths_of(root, "00001")[1].unlink(), "its Parquet '00001.parquet' is missing"),
+        (
+            lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[0], 2000),
+            r"is truncated, 2000 bytes of \d+",
+        ),
+        (lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[0], 0), "is not a .npy of vectors"),
+        (lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[1], 99), "cannot be read"),
+        (_other_descriptor, "was made by another descriptor .pt_style 'sscd', not 'pixel'"),
+    ],
+)
+def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(shards, build, tmp_path, damage, why):
+    root = tmp_path / "index"
+    build(shards)
+    before, was = stamps(root), contents(root)
+    damage(shards, root)
+    lines = build(shards)
+    assert len([line for line in lines if "anew" in line]) == 1
+    assert re.match(rf"shard 00001 is made anew: {why}", lines[0]), lines[0]
+    assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00001"}
+    if damage is _replace_tar:
+        assert [r["key"] for r in opened(root).table([3, 4])] == ["00001.tar/000.png", "00002.tar/000.jpg"]
+    else:
+        assert contents(root) == was
+    assert opened(root).complete
+
+
+def test_more_shards_of_the_same_folder_extend_the_plan(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards / "{00000..00001}.tar")
+    assert record(root)["shards"] == NAMES[:2]
+    before = stamps(root, NAMES[:2])
+    vector_index.paths_of(root, "00000")[0].unlink()
+    lines = build(shards / "{00002..00003}.tar")
+    assert record(root)["shards"] == NAMES
+    assert "counts" not in record(root)
+    assert lines[1:] == [
+        "1 of 4 planned shards are not finished: 0 in other hands, 1 missing, first '00000'; the last launch to finish "
+        "counts", f"index: {root}",
+    ]  # fmt: skip
+    assert (len(opened(root)), opened(root).complete) == (11, False)
+    build(shards)
+    assert record(root)["counts"]["images"] == 14
+    assert stamps(root, ["00001"])["00001"] == before["00001"]
+
+
+def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards / "00000.tar")
+    (root / "shards" / ".00001.npy.77.part").write_text("they write it")
+    with Claims(root / ".claims").take("00001") as mine:
+        assert mine
+        lines = build(shards)
+        assert vector_index.finished(root) == ["00000", "00002", "00003"]
+        assert left_over(root) == [".00001.npy.77.part"]
+    assert lines[0].startswith("7 images of 2 shards")
+    assert lines[1].startswith("1 of 4 planned shards are not finished: 1 in other hands, 0 missing, first '00001'")
+    assert "counts" not in record(root)
+    build(shards)  # they died
+    assert opened(root).complete
+    assert record(root)["counts"]["shards"] == 4
+    assert left_over(root) == []
+
+
+def test_a_shard_that_others_finish_meanwhile_is_not_made_again(shards, build, tmp_path, monkeypatch):
+    root, real, made = tmp_path / "index", index_build.make_shard, []
+    build(shards, root=tmp_path / "theirs")
+
+    def make(build, name, bar):
+        made.append(name)
+        if name == "00000":  # of the two that are still to be made, another launch makes one
+            shutil.copytree(tmp_path / "theirs" / "shards", root / "shards", ignore=lambda _, names: [
+                n for n in names if "00002" not in n])  # fmt: skip
+        return real(build, name, bar)
+
+    monkeypatch.setattr(index_build, "make_shard", make)
+    build(shards)
+    assert made == ["00000", "00001", "00003"]
+    assert contents(root) == contents(tmp_path / "theirs")
+
+
+def test_what_dead_processes_left_half_written_is_removed(shards, build, tmp_path):
+    root = tmp_path / "index"
+    (root / "shards").mkdir(parents=True)
+    (root / ".index.json.9.part").write_text("{")
+    build(shards / "00000.tar", root=tmp_path / "other")
+    shutil.copytree(tmp_path / "other", root, dirs_exist_ok=True)
+    for name in (".00001.npy.1.part", ".00001.parquet.1.part", ".00000.npy.22.part"):
+        (root / "shards" / name).write_text("half")
+    build(shards)
+    assert left_over(root) == []
+    assert opened(root).complete
+
+
+def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(Claims, "work", lambda self: False)
+    root = tmp_path / "index"
+    lines = build(shards)
+    assert lines[0].startswith(f"{root}: this file system has no locks; each process makes a fixed share")
+    assert opened(root).complete
+    os.utime(shards / "00003.tar", ns=(5, 5))
+    assert "shard 00003 is made anew: its images have changed since" in build(shards)
+
+
+# Folders -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Eight images, one of which is broken, in shards of three."""
+    monkeypatch.setattr(index_sources, "FOLDER_SHARD", 3)
+    (tmp_path / "f" / "deep").mkdir(parents=True)
+    for i in range(8):
+        (tmp_path / "f" / ("deep" if i > 5 else "") / f"{i + 5}.png").write_bytes(tars.noise(i))
+    (tmp_path / "f" / "9.png").write_text("broken")
+    return tmp_path / "f"
+
+
+def test_a_folder_is_indexed_in_shards_of_many_images(folder, build, tmp_path):
+    build(folder)
+    index = opened(tmp_path / "index")
+    assert [(s.name, s.rows) for s in index.shards] == [("00000", 3), ("00001", 2), ("00002", 2)]
+    keys = ["5.png", "6.png", "7.png", "8.png", "10.png", "deep/11.png", "deep/12.png"]
+    assert [r["key"] for r in index.table(range(7))] == keys
+    assert (index.table([0])[0]["offset"], index.table([0])[0]["width"]) == (None, 20)
+    assert index.bad == [("9.png", "is not an image")]
+    assert index.source["shards"] is False
+    vectors = np.stack([naive((folder / key).read_bytes()) for key in keys])
+    assert np.abs(index.take(range(7)) - vectors).max() < 5e-4
+
+
+def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
+    root, names = tmp_path / "index", ["00000", "00001", "00002"]
+    build(folder)
+    before = stamps(root, names)
+    for i in range(13, 16):
+        (folder / "deep" / f"{i}.png").write_bytes(tars.noise(i))
+    lines = build(folder)
+    assert "shard 00002 is made anew: its images have changed since" in lines
+    assert [s.rows for s in opened(root).shards] == [3, 2, 3, 2]
+    assert stamps(root, names[:2]) == {n: before[n] for n in names[:2]}
+    shutil.rmtree(folder / "deep")
+    lines = build(folder)
+    assert lines[:2] == [f"shard 0000{i} is removed: the folder holds fewer images now" for i in (2, 3)]
+    assert record(root)["shards"] == names[:2]
+    assert opened(root).complete
+    assert len(opened(root)) == 5
+    assert sorted(p.name for p in (root / "shards").iterdir()) == [
+        f"{n}.{kind}" for n in names[:2] for kind in ("npy", "parquet")
+    ]  # fmt: skip
+
+
+# What is refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_ours_is_left_as_it_is(shards, build, tmp_path):
+    for content in ("mine.txt", "shards"):
+        foreign = tmp_path / f"foreign-{content}"
+        foreign.mkdir()
+        (foreign / content).write_text("mine")
+        with pytest.raises(UsageError, match=rf"--build_index='.*' holds '{content}', which no index wrote"):
+            build(shards, root=foreign)
+        assert [p.name for p in foreign.iterdir()] == [content]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; takes a new folder"):
+        build(shards, root=tmp_path / "file")
+    (tmp_path / "generation").mkdir()
+    (tmp_path / "generation" / "index.json").write_text('{"kind": "generation", "version": 1}')
+    with pytest.raises(DataError, match="holds 'generation'; a manifest of kind 'index' is needed"):
+        build(shards, root=tmp_path / "generation")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("9*.tar", "matches no file; takes tar files"),
+        ("{00000..00004}.tar", r"00004.tar' does not exist; takes tar files"),
+        ("https://example.org/{0..9}.tar", "is an address; .* download them first"),
+        ("nowhere", "does not exist"),
+    ],
+)
+def test_a_source_that_names_nothing_is_refused_before_anything_is_written(shards, build, tmp_path, source, message):
+    with pytest.raises(UsageError, match=f"--val_dir='.*{message}"):
+        build(source if ":" in source else shards / source)
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_of_other_images_is_refused(shards, build, folder, tmp_path):
+    build(shards)
+    shutil.copytree(shards, tmp_path / "elsewhere")
+    for source in (tmp_path / "elsewhere", folder):
+        with pytest.raises(UsageError, match=r"--val_dir='.*': the index of .* is of the tar shards in '.*shards'; takes"):
+            build(source)
+    # moved together they are the same
+    (tmp_path / "away").mkdir()
+    for name in ("shards", "index"):
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    assert build(tmp_path / "away" / "shards", root=tmp_path / "away" / "index")[0].startswith("4 shards: 14 images")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        ({"preset": "dcr-search"}, (), "--preset='dcr' .* which has preset 'dcr-search'; give that, or a new folder"),
+        ({"arch": "resnet50_im"}, (), "--arch='resnet50' .* which has arch 'resnet50_im'"),
+        ({"pt_style": "dino"}, (), "--pt_style='sscd' .* which has pt_style 'dino'"),
+        ({"multiscale": True}, (), "--multiscale=False .* which has multiscale True"),
+        ({"layer": 3}, ("--pt_style", "dino"), "--pt_style='dino' .* which has pt_style 'sscd'"),
+    ],
+)
+def test_an_index_of_another_descriptor_is_refused_before_its_network_loads(shards, build, tmp_path, theirs, ours, message):
+    descriptor = {"pt_style": "sscd", "arch": "resnet50", "preset": "dcr", "multiscale": False, "weights_sha256": "a"}
+    source = {"folder": str(shards), "shards": True}
+    vector_index.write_index(tmp_path / "index", descriptor=descriptor | theirs, source=source, planned=NAMES)
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    with pytest.raises(UsageError, match=message):
+        build(shards, *(ours or ("--pt_style", "sscd")))
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
+
+
+def test_an_index_of_other_weights_is_refused(shards, build, tmp_path, monkeypatch):
+    made = measurement.build_descriptor
+    weights = iter(("a", "b"))
+
+    def descriptor(opts, **where):
+        of_pixels = made(opts, **where)
+        return Extractor(of_pixels.transform, of_pixels.network, of_pixels.record | {"weights_sha256": next(weights)})
+
+    monkeypatch.setattr(measurement, "build_descriptor", descriptor)
+    build(shards)
+    before = stamps(tmp_path / "index")
+    with pytest.raises(UsageError, match="--weights=None is not what .* which has weights_sha256 'a'; give that"):
+        build(shards)
+    assert stamps(tmp_path / "index") == before
+
+
+def test_of_two_launches_with_different_descriptors_one_is_refused(shards, build, tmp_path, monkeypatch):
+    """The other began the index while this one loaded its network."""
+    made = measurement.build_descriptor
+
+    def slowly(opts, **where):
+        source = {"folder": str(shards), "shards": True}
+        vector_index.write_index(
+            tmp_path / "index", descriptor={"pt_style": "pixel", "cells": 8}, source=source, planned=NAMES
+        )
+        return made(opts, **where)
+
+    monkeypatch.setattr(measurement, "build_descriptor", slowly)
+    with pytest.raises(UsageError, match="--pt_style='pixel' is not what .* which has cells 8"):
+        build(shards)
+    assert vector_index.finished(tmp_path / "index") == []
+
+
+def test_features_that_are_not_finite_end_the_build_with_a_line(shards, build, tmp_path, monkeypatch):
+    def overflowing(opts, **where):
+        return Extractor(lambda image: torch.tensor([float(image.width)]), lambda x: x / (x - 25), {})
+
+    monkeypatch.setattr(measurement, "build_descriptor", overflowing)
+    with pytest.raises(DataError, match=r"not finite for 1 images, first '00000.tar/001.jpg'; in half precision"):
+        build(shards)
+    assert vector_index.finished(tmp_path / "index") == []
+    assert left_over(tmp_path / "index") == []
+
+
+def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(shards, build, tmp_path, monkeypatch):
+    root, real = tmp_path / "index", index_build.make_shard
+
+    def make(build, name, bar):
+        build.stop.touch()  # as the other one does
+        return real(build, name, bar)
+
+    monkeypatch.setattr(index_build, "make_shard", make)
+    build(shards)
+    assert vector_index.finished(root) == ["00000"]
+    assert left_over(root) == []
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(shards, build, tmp_path):
+    root = tmp_path / "index"
+    told = json.loads("".join(build(shards, "--dry_run")))
+    assert (told["shards"], told["finished"], told["options"]["pt_style"]) == (4, 0, "pixel")
+    assert told["writes"][:3] == [str(root / p) for p in ("index.json", "shards/00000.npy", "shards/00000.parquet")]
+    assert len(told["writes"]) == 9
+    assert not root.exists()
+    build(shards)
+    vector_index.paths_of(root, "00001")[1].unlink()
+    os.utime(shards / "00002.tar", ns=(5, 5))
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    told = json.loads("".join(build(shards, "--dry_run")))
+    assert (told["finished"], told["writes"][1::2]) == (
+        2, [str(vector_index.paths_of(root, n)[0]) for n in ("00001", "00002")]
+    )  # fmt: skip
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+
+
+# Through the script ------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_builds_an_index_and_ends_with_a_line_when_it_cannot(shards, tmp_path, script, refused):
+    asked = ["--build_index", tmp_path / "index", "--val_dir", shards / "{00000..00003}.tar", "--pt_style", "pixel",
+             *SEED_FLAGS]  # fmt: skip
+    assert script("diff_retrieval", *asked).splitlines()[-1] == f"index: {tmp_path / 'index'}"
+    assert opened(tmp_path / "index").complete
+    tars.write(shards / "00002.tar", {"0.png": b"no image", "1.png": b"none"})
+    line = refused("diff_retrieval", *asked)
+    assert "2 of 14 images that cannot be read, first '00002.tar/0.png' (is not an image)" in line
+    assert len(opened(tmp_path / "index")) == 12
+
+
+def test_tar_shards_are_measured_without_an_index(shards, tmp_path, script):
+    """A copy is found in its shard; a member that is not taken is in the record."""
+    with tarfile.open(shards / "00002.tar") as archive:
+        picture = archive.extractfile("001.jpg").read()
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "0.jpg").write_bytes(picture)
+    tars.write(shards / "00003.tar", {"0.png": tars.noise(77), "../1.png": tars.noise(78)})
+    script("diff_retrieval", "--query_dir", tmp_path / "g", "--val_dir", shards, "--pt_style", "pixel", "--metrics",
+           "similarity", "--cache_dir", "none", "--output_dir", tmp_path / "e", "--max_bad_images", "0.1", *SEED_FLAGS)  # fmt: skip
+    with open(tmp_path / "e" / "matches.csv", newline="") as file:
+        best = next(csv.DictReader(file))
+    assert (best["match"], float(best["score"])) == ("00002.tar/001.jpg", pytest.approx(1, abs=1e-6))
+    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert found["counts"]["training"] == 10
+    assert "00003.tar/../1.png" in json.dumps(found["unreadable"])

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from utils.errors import UsageError
+from utils.evaluation import vector_index
+from utils.stages import index_counts
+
+SIZES = [(30, 20), (10, 90), (64, 64), (500, 15), (40, 41), (7, 8)]
+
+
+def write(root, name, sizes, *, bad=(), captions=True):
+    rows = [
+        {"key": f"{name}.tar/{i}.png", "bytes": 10 * w, "width": w, "height": h, "url": "u" if i else None,
+         "caption": "" if captions and i == 0 else "a" if captions else None}
+        for i, (w, h) in enumerate(sizes)
+    ]  # fmt: skip
+    vectors = np.zeros((len(rows), 4 if rows else 0))
+    vector_index.write_shard(root, name, vectors, rows, descriptor={}, made_of={}, bad=bad)
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_counts_over_shards_are_those_of_all_images_together(tmp_path, count):
+    sizes = SIZES[:count]
+    write(tmp_path, "0", sizes[:2], bad=[("x", "broken"), ("y", "broken")])
+    write(tmp_path, "1", [], bad=[("z", "broken")])
+    write(tmp_path, "2", sizes[2:], captions=False)
+    short = sorted(min(size) for size in sizes)
+    assert index_counts.count(tmp_path, ["0", "1", "2"]) == {
+        "images": count, "unreadable": 3, "with_caption": min(count, 2),
+        "with_url": max(0, min(count, 2) - 1) + max(0, count - 3),
+        "bytes": sum(10 * w for w, _ in sizes), "shards": 3,
+        "short_side": [short[0], short[(count - 1) // 2], short[-1]] if sizes else None,
+    }  # fmt: skip
+
+
+def test_the_counts_in_words(tmp_path):
+    write(tmp_path, "0", SIZES, bad=[("x", "broken")])
+    assert index_counts.in_words(index_counts.count(tmp_path, ["0"])) == (
+        "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short side 7 to 64 px, median 15"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "bad", "share", "message"),
+    [
+        (6, 1, 0.0, None),  # one always may
+        (6, 2, 0.25, None),
+        (6, 2, 0.24, r"--v has 2 of 8 images that cannot be read, first 'x0' \(broken\); --max_bad_images=0.24 accepts 1"),
+        (0, 1, 1.0, "has 1 of 1 images that cannot be read"),
+        (0, 0, 1.0, "--v holds no images"),
+    ],
+)
+def test_too_many_that_cannot_be_read_are_an_error(tmp_path, images, bad, share, message):
+    write(tmp_path, "0", SIZES[:images])
+    write(tmp_path, "1", [], bad=[(f"x{i}", "broken") for i in range(bad)])
+    counts = index_counts.count(tmp_path, ["0", "1"])
+
+    def require():
+        index_counts.require_readable("--v", tmp_path, ["0", "1"], counts, max_bad=share)
+
+    if message is None:
+        require()
+        return
+    with pytest.raises(UsageError, match=message) as told:
+        require()
+    assert bad == 0 or str(told.value).endswith(f"The index in {str(tmp_path)!r} is whole without them")

@@ -1,0 +1,114 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tars
+from utils.errors import DataError, UsageError
+from utils.retrieval_options import RetrievalOptions
+from utils.stages import index_sources
+
+
+def source_of(val_dir, **more):
+    return index_sources.open_source(RetrievalOptions(val_dir=str(val_dir), build_index="x", pt_style="pixel", **more))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    (tmp_path / "s").mkdir()
+    tars.write(tmp_path / "s" / "00009.tar", tars.sample("000", tars.png(1), caption="a cat", url="https://e.org/1")
+               | {"/001.png": tars.png(2), "002.png": tars.png(3)})  # fmt: skip
+    tars.write(tmp_path / "s" / "00010.tar", {"000.png": tars.png(4)})
+    return tmp_path / "s"
+
+
+def test_a_tar_file_is_a_shard(shards):
+    source = source_of(shards / "{00009..00010}.tar")
+    assert (source.shards, source.folder, source.names) == (True, shards.resolve(), ["00009", "00010"])
+    images, rows = source.read("00009")
+    assert images.keys == ("00009.tar/000.png", "00009.tar/002.png")  # as training names them
+    assert [np.asarray(images.open(i))[0, 0, 0] for i in range(2)] == [1, 3]
+    assert images.bad == (("00009.tar//001.png", "its name is absolute"),)
+    assert [(r["key"], r["caption"], r["url"], r["bytes"], r["offset"]) for r in rows] == [
+        ("00009.tar/000.png", "a cat", "https://e.org/1", len(tars.png(1)), 512),
+        ("00009.tar/002.png", None, None, len(tars.png(3)), images.places[1][1]),
+    ]
+
+
+def test_a_tar_file_that_is_cut_is_a_shard_of_what_comes_before(shards):
+    path = shards / "00009.tar"
+    path.write_bytes(path.read_bytes()[:-9000])
+    images, rows = source_of(shards).read("00009")
+    assert len(images) == len(rows) == 1
+    assert images.bad[-1] == ("00009.tar", "is not a whole tar file (unexpected end of data)")
+
+
+def test_a_tar_file_that_changes_is_told(shards):
+    source = source_of(shards)
+    before = source.made_of("00009")
+    assert source.made_of("00009") == before != source.made_of("00010")
+    os.utime(shards / "00009.tar", ns=(1, 1))
+    assert source.made_of("00009") != before
+    (shards / "00009.tar").unlink()
+    with pytest.raises(DataError, match=r"00009\.tar: cannot be read \(No such file"):
+        source.made_of("00009")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Seven images, in shards of three."""
+    monkeypatch.setattr(index_sources, "FOLDER_SHARD", 3)
+    (tmp_path / "f" / "sub").mkdir(parents=True)
+    for i in range(7):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "f" / ("sub" if i == 6 else "") / f"{i + 5}.png")
+    return tmp_path / "f"
+
+
+def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
+    source = source_of(folder)
+    assert (source.shards, source.folder, source.names) == (False, folder.resolve(), ["00000", "00001", "00002"])
+    parts = [source.read(name) for name in source.names]
+    assert [images.keys for images, _ in parts] == [
+        ("5.png", "6.png", "7.png"), ("8.png", "9.png", "10.png"), ("sub/11.png",)
+    ]  # fmt: skip
+    assert parts[2][1] == [{"key": "sub/11.png", "caption": None, "bytes": (folder / "sub/11.png").stat().st_size}]
+
+
+def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
+    before = [source_of(folder).made_of(f"{i:05d}") for i in range(3)]
+    assert [source_of(folder).made_of(f"{i:05d}") for i in range(3)] == before
+    Image.new("RGB", (90, 80)).save(folder / "9.png")
+    Image.new("RGB", (8, 8)).save(folder / "sub" / "12.png")
+    after = [source_of(folder).made_of(f"{i:05d}") for i in range(3)]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False]
+
+
+def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
+    given = {str(folder / ("sub" if i == 11 else "") / f"{i}.png"): [f"thing {i}"] for i in range(5, 12)}
+    (tmp_path / "c.json").write_text(json.dumps(given))
+    source = source_of(folder, val_captions=str(tmp_path / "c.json"))
+    assert [r["caption"] for r in source.read("00001")[1]] == ["thing 8", "thing 9", "thing 10"]
+    before = source.made_of("00001")
+    assert before != source_of(folder).made_of("00001")
+    (tmp_path / "c.json").write_text(json.dumps(given | {str(folder / "9.png"): ["other"]}))
+    assert source_of(folder, val_captions=str(tmp_path / "c.json")).made_of("00001") != before
+    (tmp_path / "c.json").write_text(json.dumps(dict(list(given.items())[1:])))
+    with pytest.raises(DataError, match=r"1 of 7 images have no caption, first '5\.png'"):
+        source_of(folder, val_captions=str(tmp_path / "c.json"))
+
+
+def test_what_is_no_source(shards, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (shards / ".0.tar").write_bytes((shards / "00010.tar").read_bytes())
+    for val_dir, more, message in (
+        (tmp_path / "empty", {}, "holds no images"),
+        (tmp_path / "absent", {}, "does not exist"),
+        (shards / "7*.tar", {}, "matches no file; takes tar files"),
+        (shards / ".0.tar", {}, "'.0.tar' is hidden"),
+        ("https://example.org/{0..9}.tar", {}, "is an address; .*download them first"),
+        (shards, {"val_captions": "c.json"}, "--val_captions='c.json' does not go with --build_index of tar shards"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            source_of(val_dir, **more)

@@ -1,0 +1,272 @@
+"""--dedup of diff_retrieval.py: groups of near-duplicates in an index, weights that make up for them, pictures of them.
+
+<index>/dedup-<threshold>/     (or --output_dir)
+  groups.parquet     a row an image that is in a group, the largest group first, in it the one to keep first (COLUMNS)
+  weights.json       image -> 1 / size of its group, for --weights_file of diff_train.py: a group is drawn as one image
+  summary.json       threshold, counts, what made the descriptors
+  gallery/           PNG, a row a group
+"""
+
+import functools
+import json
+import re
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils import flags, manifest, runs
+from utils.errors import DataError, UsageError
+from utils.evaluation import near_duplicates
+from utils.evaluation.extractors import EXTRACTORS
+from utils.reports import galleries
+from utils.reports.progress import progress
+
+KIND = "dedup"
+OUR_FILES = re.compile(r"groups\.parquet|weights\.json|summary\.json|gallery/page_\d+\.png")
+COLUMNS = ("group", "size", "rank", "key", "similarity", "width", "height", "bytes", "caption", "url")
+KNOWN = ("key", "width", "height", "bytes", "caption", "url")  # of them, what the index says of an image
+# scores from which two pictures count as near-duplicates; SSCD's authors give a precision of 90 % at theirs, while the 0.5
+# of the papers on copying is of generations
+THRESHOLDS = {"pixel": 0.95, "sscd": 0.75}
+HIGHEST = 0.999  # vectors are stored in half precision: a picture and its copy score 1 within some 1e-4, 1e-3 at worst
+NAME_ALL = 100_000  # images up to which weights.json names all; beyond, those of groups
+GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 8, 7, 10
+CHAIN_SHARE, CHAIN_IMAGES = 0.01, 100  # a group larger than both is worth a warning
+
+
+# Where, and from which score on --------------------------------------------------------------------------------------
+
+
+def threshold_of(opts, descriptor):
+    """The score from which two images count as near-duplicates: --copy_threshold, else the descriptor's own.
+
+    UsageError where there is none, or for one that is 0 or less (all images would be one group) or above HIGHEST.
+    """
+    style = descriptor.get("pt_style")
+    found = opts.copy_threshold if opts.copy_threshold is not None else THRESHOLDS.get(style)
+    if found is None:
+        raise UsageError(
+            f"--dedup takes --copy_threshold for --pt_style {style}: the field has no score from which its pictures count "
+            f"as near-duplicates; it has one for {', '.join(s for s in EXTRACTORS if s in THRESHOLDS)}"
+        )
+    if not 0 < found <= HIGHEST:
+        raise UsageError(
+            f"--copy_threshold={found:g} does not go with --dedup; takes a number above 0, to {HIGHEST} (vectors are stored "
+            "in half precision, in which a picture and its copy score 0.999 and more)"
+        )
+    return found
+
+
+def folder_of(opts, index, threshold):
+    """Path of the folder to write; UsageError unless it is new, empty, or a --dedup and nothing else."""
+    folder = Path(opts.output_dir) if opts.output_dir else index.root / f"dedup-{threshold:g}"
+    runs.require_writable("--output_dir", folder)
+    inside = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
+    if inside and not foreign:
+        record = folder / "summary.json"
+        ours = record.is_file() and manifest.read_json(record)
+        foreign = [] if isinstance(ours, dict) and ours.get("kind") == KIND else inside
+    if foreign:
+        raise UsageError(f"--output_dir={str(folder)!r} holds {foreign[0]!r}, which no --dedup wrote; takes a new folder")
+    return folder
+
+
+# The work ------------------------------------------------------------------------------------------------------------
+
+
+def find(opts, index, processes, *, threshold, say, searcher=None):
+    """Groups of the index: exact up to EXACT_ROWS rows, else or with --ann from the NEIGHBOURS nearest rows of each.
+
+    Exactly, every process looks at its share of the pairs of blocks; approximately, the main process does it all. Returns:
+    (Groups, method), on other processes than the main one (None, method).
+    """
+    if opts.ann or len(index) > near_duplicates.EXACT_ROWS:
+        return _approximately(index, processes, threshold=threshold, say=say, searcher=searcher), "approximate"
+    bar = functools.partial(_bar, main_process=processes.main)
+    with processes.together():
+        labels = near_duplicates.exact_groups(
+            index, threshold=threshold, device=processes.device, part=processes.index, parts=processes.count,
+            wrap=lambda pairs: bar(pairs, total=len(pairs)),
+        )  # fmt: skip
+    parts = processes.gather(labels)
+    return (near_duplicates.groups_of(index, near_duplicates.joined(parts)) if processes.main else None), "exact"
+
+
+def _approximately(index, processes, *, threshold, say, searcher):
+    if not processes.main:
+        return None
+    if searcher is None:
+        from utils.evaluation import search
+
+        searcher = search.approximate(index, say=say)
+    total = -(-len(index) // index.block_rows())
+    found = near_duplicates.neighbours(index, searcher, wrap=lambda blocks: _bar(blocks, total=total))
+    return near_duplicates.groups_of(index, near_duplicates.approximate_groups(index, found, threshold=threshold))
+
+
+def _bar(blocks, *, total, main_process=True):
+    return progress(blocks, total=total, label="near-duplicates", main_process=main_process)
+
+
+def counts_of(index, groups):
+    """How many images and groups. Returns: flat dict."""
+    members = len(groups.rows)
+    return {
+        "images": len(index), "left_out": len(index.bad), "groups": len(groups), "images_in_groups": members,
+        "images_that_could_go": members - len(groups), "largest_group": int(groups.sizes[0]) if len(groups) else 0,
+        "shards": len(index.shards), "shards_planned": len(index.planned),
+    }  # fmt: skip
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def _schema():
+    import pyarrow as pa
+
+    types = (pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.float32(), pa.int32(), pa.int32(), pa.int64(), pa.string(),
+             pa.string())  # fmt: skip
+    return pa.schema(list(zip(COLUMNS, types, strict=True)))
+
+
+def write_groups(path, index, groups):
+    """groups.parquet, some rows at a time. Returns: keys of all members, in its order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers, ranks, keys, step = groups.numbers, groups.ranks, [], near_duplicates.ROWS_AT_ONCE
+    with manifest.whole_file(path) as part, pq.ParquetWriter(part, _schema()) as writer:
+        for start in range(0, len(groups.rows), step):
+            here = slice(start, start + step)
+            known = index.table(groups.rows[here], KNOWN)
+            columns = {name: [row[name] for row in known] for name in KNOWN}
+            columns |= {"group": numbers[here], "size": groups.sizes[numbers[here]], "rank": ranks[here],
+                        "similarity": groups.similarity[here]}  # fmt: skip
+            writer.write_table(pa.table({name: columns[name] for name in COLUMNS}, _schema()))
+            keys += columns["key"]
+    return keys
+
+
+def weights_of(index, groups, keys):
+    """Sampling weights for --weights_file: {key: 1 / size of its group}, and 1 for images of none, which are named as long
+    as the index has at most NAME_ALL images: diff_train.py refuses a file that names none.
+
+    keys: of the groups' members. Returns: {} when no image is named.
+    """
+    everything = index.table(np.arange(len(index)), ("key",)) if len(index) <= NAME_ALL else []
+    weights = {row["key"]: 1.0 for row in everything}
+    return weights | dict(zip(keys, (1 / groups.sizes[groups.numbers]).tolist(), strict=True))
+
+
+def write_gallery(folder, index, groups, *, workers):
+    """Pages of GALLERY_ROWS groups, the largest first, GALLERY_PAGES at most, as PNG. Returns: their number."""
+    folder.mkdir(parents=True)
+    shown = range(min(len(groups), GALLERY_ROWS * GALLERY_PAGES))
+    pages = [shown[first : first + GALLERY_ROWS] for first in range(0, len(shown), GALLERY_ROWS)]
+
+    def row_of(group):
+        start, size = int(groups.starts[group]), int(groups.sizes[group])
+        here = slice(start, start + min(size, GALLERY_COLUMNS))
+        images = index.images(groups.rows[here])
+        pictures = [_picture(images, i) for i in range(len(images))]
+        return list(zip(pictures, groups.similarity[here].tolist(), images.keys, strict=True)), size
+
+    def write_page(item):
+        number, chosen = item
+        page = galleries.group_page([row_of(group) for group in chosen], columns=GALLERY_COLUMNS)
+        # runs alone: a quarter of the default's time, a tenth larger
+        page.save(folder / f"page_{number:02d}.png", compress_type=zlib.Z_RLE)
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and compresses outside Python's lock
+        return len(list(pool.map(write_page, enumerate(pages, 1))))
+
+
+def _picture(images, index):
+    """A small picture; grey if the image, or the tar that held it, is gone or another one meanwhile."""
+    try:
+        return galleries.fitted(images.open(index, at_least=galleries.SIDE), galleries.SIDE)
+    except (DataError, OSError):
+        return Image.new("RGB", (galleries.SIDE, galleries.SIDE), (200, 200, 200))
+
+
+def write(folder, index, groups, *, threshold, method, seconds, options, workers):
+    """The files of --dedup, put in place whole: a --dedup of ours there is replaced (`folder_of` looks at what is there).
+
+    seconds: that finding took; options: of the script, of JSON types. Returns: counts, and whether there is a weights.json.
+    """
+    counts = counts_of(index, groups)
+    named = False
+
+    def write_all(part):
+        nonlocal named
+        part.mkdir(parents=True)
+        weights = weights_of(index, groups, write_groups(part / "groups.parquet", index, groups))
+        named = bool(weights)
+        if named:
+            manifest.write_json(part / "weights.json", weights)
+        write_gallery(part / "gallery", index, groups, workers=workers)
+        manifest.write_manifest(
+            part / "summary.json", KIND, threshold=threshold, method=method, descriptor=index.descriptor, counts=counts,
+            index={"folder": str(index.root), "fingerprint": index.fingerprint}, source=index.source, seconds=seconds,
+            options=options, environment=runs.environment(),
+        )  # fmt: skip
+
+    runs.save_folder(write_all, folder)
+    return counts, named
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def said(counts, *, threshold, method, named, folder):
+    """Lines for the user: what was found, what to be wary of, where it lies."""
+    if counts["shards"] < counts["shards_planned"]:
+        yield f"the index is still being built: {counts['shards']} of {counts['shards_planned']} shards were looked at"
+    head = f"{counts['images']} images, {method}, similarity at least {threshold:g}: "
+    if counts["groups"]:
+        head += (
+            f"{counts['groups']} groups of near-duplicates hold {counts['images_in_groups']} images, "
+            f"{counts['images_that_could_go']} could go; the largest group has {counts['largest_group']}"
+        )
+    yield head if counts["groups"] else head + "no near-duplicates"
+    if counts["largest_group"] > max(CHAIN_IMAGES, CHAIN_SHARE * counts["images"]):
+        yield (
+            f"the largest group holds {counts['largest_group'] / counts['images']:.1%} of all images: groups are chains of "
+            "pairs; if the gallery shows unlike pictures in it, raise --copy_threshold"
+        )
+    yield f"written to {folder}"
+    if named:
+        yield f"to draw each group as often as one image: diff_train.py --weights_file {folder / 'weights.json'}"
+    else:
+        yield f"no weights.json: no group, and more than {NAME_ALL} images to name with weight 1"
+
+
+def deduplicate(opts, index, processes, say=print, *, searcher=None):
+    """Find the groups of an opened VectorIndex and write them. say: takes lines, heard of the main process alone.
+
+    opts: RetrievalOptions, of which copy_threshold, output_dir, ann, num_workers and dry_run are read; processes:
+    devices.Processes; searcher: for approximate groups, else one is built. UsageError on a threshold or folder that
+    cannot be.
+    """
+    say = say if processes.main else (lambda line: None)
+    with processes.together():
+        threshold = threshold_of(opts, index.descriptor)
+        folder = folder_of(opts, index, threshold)
+    if opts.dry_run:
+        names = ("groups.parquet", "weights.json", "summary.json", "gallery")
+        say(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder / n) for n in names]}, indent=1))
+        return
+    started = time.perf_counter()
+    groups, method = find(opts, index, processes, threshold=threshold, say=say, searcher=searcher)
+    if groups is None:
+        return
+    seconds = round(time.perf_counter() - started, 1)
+    counts, named = write(folder, index, groups, threshold=threshold, method=method, seconds=seconds,
+                          options=flags.as_dict(opts), workers=opts.num_workers)  # fmt: skip
+    for line in said(counts, threshold=threshold, method=method, named=named, folder=folder):
+        say(line)

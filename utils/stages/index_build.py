@@ -1,0 +1,319 @@
+"""diff_retrieval.py --build_index: descriptors of the images of --val_dir, shard by shard, by all processes that help.
+
+A shard is taken, read, written whole and let go. What a kill loses is the shards in hand; the next launch goes on, and
+several launches, on several machines, may work on one index at a time.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import devices, flags, runs
+from utils.data.image_sets import natural_key
+from utils.errors import DataError, UsageError
+from utils.evaluation import features, similarity, vector_index
+from utils.manifest import read_manifest
+from utils.reports.progress import progress
+from utils.stages import index_counts, index_sources, measurement
+from utils.stages.claims import Claims, Stride
+
+CLAIMS = ".claims"  # the folder of locks in an index
+RECORD = ".index"  # the claim of index.json
+PART = re.compile(r"\.(.+)\.(npy|parquet|json)\.\d+\.part")
+# entries of a descriptor -> the flag that chooses them
+FLAGS = {"pt_style": "pt_style", "arch": "arch", "model": "arch", "preset": "preset", "imsize": "imsize",
+         "multiscale": "multiscale", "layer": "layer", "patch_tokens": "layer", "pretrained": "weights",
+         "weights_sha256": "weights", "state_sha256": "weights"}  # fmt: skip
+AS_GIVEN = ("pt_style", "arch", "preset", "multiscale", "layer")  # recorded as the flag says it
+
+# The index as it was found ---------------------------------------------------------------------------------------------
+
+
+def _existing(opts, source):
+    """index.json of --build_index, or None where it is to be made. UsageError for a folder that is not ours, for other
+    images, and for another descriptor as far as flags tell: before any network loads."""
+    root, shown = Path(opts.build_index), f"--build_index={opts.build_index!r}"
+    runs.require_writable("--build_index", root)
+    if not (root / vector_index.FILE).exists():
+        foreign = [p.name for p in sorted(root.iterdir()) if p.name != CLAIMS and not PART.fullmatch(p.name)] if (
+            root.is_dir()) else []  # fmt: skip
+        if foreign:
+            raise UsageError(f"{shown} holds {foreign[0]!r}, which no index wrote; takes a new folder, or an index to go on "
+                             "with")  # fmt: skip
+        return None
+    data = read_manifest(root / vector_index.FILE, vector_index.KIND)
+    theirs = data["source"]
+    # an index that was moved together with its images is still of them
+    folders = [Path(theirs["folder"]), (root / theirs["relative"]).resolve()]
+    if source.folder not in folders or source.shards != theirs["shards"]:
+        what = "tar shards" if theirs["shards"] else "images"
+        raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
+                         "those, or a new index")  # fmt: skip
+    for key in AS_GIVEN:
+        if key in data["descriptor"]:
+            _require_same(opts, data["descriptor"], data["descriptor"] | {key: getattr(opts, key)})
+    return data
+
+
+def _require_same(opts, theirs, ours):
+    """UsageError naming the flag when vectors of two descriptors cannot be compared."""
+    what = vector_index.difference(theirs, ours)
+    if what:
+        name = FLAGS.get(what.split(" ")[0], "pt_style")
+        has, _, _ = what.partition(", not ")
+        raise UsageError(
+            f"--{name}={getattr(opts, name)!r} is not what the index of --build_index={opts.build_index!r} was made with, "
+            f"which has {has}; give that, or a new folder"
+        )
+
+
+def _why_anew(root, name, source, descriptor):
+    """Why a shard that is there has to be made again, or None."""
+    try:
+        facts = vector_index.read_shard(root, name)[0].facts
+    except DataError as error:
+        return str(error).split(": ", 1)[1].partition(";")[0]
+    what = vector_index.difference(facts["descriptor"], descriptor)
+    if what:
+        return f"was made by another descriptor ({what})"
+    return None if facts["made_of"] == source.made_of(name) else "its images have changed since"
+
+
+def _is_finished(root, name):
+    return vector_index.paths_of(root, name)[0].is_file()
+
+
+# Making it -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Build:
+    """What every process of a launch works with. descriptor: what makes the vectors, as recorded; launch: its name."""
+
+    root: Path
+    source: object
+    claims: object
+    extractor: object
+    descriptor: dict
+    opts: object
+    processes: object
+    launch: str
+
+    @property
+    def stop(self):
+        """A file that says that a process of this launch met an error: others end too, after the shard in hand."""
+        return self.root / CLAIMS / f".{self.launch}.stop"
+
+    def unfinished(self):
+        return [n for n in self.source.names if not _is_finished(self.root, n)]
+
+
+def _prepare(build, say):
+    """The main process, before any shard is made: index.json, and what of an earlier build is of no use any more."""
+    root, source = build.root, build.source
+    claims = build.claims.while_others_wait()
+    with claims.take(RECORD, wait=True):  # a second launch may have begun this index a moment ago
+        data = _existing(build.opts, source) or {"descriptor": build.descriptor, "shards": ()}
+        _require_same(build.opts, data["descriptor"], build.descriptor)
+        for name in source.names:
+            with claims.take(name) as mine:  # else another launch is making it
+                why = mine and _is_finished(root, name) and _why_anew(root, name, source, build.descriptor)
+                if why:
+                    say(f"shard {name} is made anew: {why}")
+                    vector_index.paths_of(root, name)[0].unlink()
+        # of tar files more may be named later; a folder is always all of it
+        planned = sorted({*source.names, *(data["shards"] if source.shards else ())}, key=natural_key)
+        for name in () if source.shards else sorted({*vector_index.finished(root)} - {*planned}, key=natural_key):
+            say(f"shard {name} is removed: the folder holds fewer images now")
+            for path in vector_index.paths_of(root, name):
+                path.unlink(missing_ok=True)
+        if build.unfinished() or planned != list(data["shards"]):
+            _write_record(build, data["descriptor"], planned)  # counts of an earlier build hold no longer
+
+
+def _write_record(build, descriptor, planned, **more):
+    source = {"folder": str(build.source.folder), "shards": build.source.shards}
+    vector_index.write_index(build.root, descriptor=descriptor, source=source, planned=planned, **more)
+
+
+def _remove_parts(build):
+    """Remove what dead processes left half written: who has the claim of a shard alone writes it."""
+    for folder in (build.root, build.root / vector_index.FOLDER):
+        for entry in list(os.scandir(folder)) if folder.is_dir() else ():
+            name = PART.fullmatch(entry.name)
+            if name is None:
+                continue
+            with build.claims.take(RECORD if name[2] == "json" else name[1]) as mine:
+                if mine:
+                    Path(entry).unlink(missing_ok=True)
+
+
+def make_shard(build, name, bar):
+    """Make a shard, whose claim this process holds. bar: is told of images. Returns: images in it."""
+    made_of = build.source.made_of(name)  # before it is read: what changes meanwhile is then seen as changed
+    images, rows = build.source.read(name)
+
+    def counted(batches):
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[0]) + len(batch[2]))
+
+    opts = build.opts
+    reading = features.Reading(opts.batch_size, opts.num_workers, build.processes, None, counted)
+    found = features.read_pass(images, range(len(images)), {"descriptor": build.extractor}, reading)
+    vectors = found.features["descriptor"]
+    features.require_finite(images, found.indices, vectors)
+    table = [
+        rows[i] | {"width": width, "height": height}
+        for i, (width, height) in zip(found.indices, found.sizes, strict=True)
+    ]  # fmt: skip
+    # where the images lay is no part of the reason
+    bad = [(key, reason.removeprefix(f"{images.root / key}: ")) for key, reason in found.bad]
+    vector_index.write_shard(
+        build.root, name, similarity.normalised(vectors), table, descriptor=build.descriptor, made_of=made_of,
+        bad=[*images.bad, *bad],
+    )  # fmt: skip
+    return len(table)
+
+
+def _work(build):
+    """Take and make shards until none is left that nobody has. Returns: (shards, images) that this process made."""
+    _remove_parts(build)
+    pending, made = build.unfinished(), []
+    if not pending:
+        return 0, 0
+    label = "indexing" if build.processes.count == 1 else f"indexing, process 1 of {build.processes.count}"
+    with progress(None, total=None, label=label, main_process=build.processes.main) as bar:
+        while True:
+            before = len(made)
+            for name in pending:
+                if build.stop.exists() or _is_finished(build.root, name):
+                    continue
+                with build.claims.take(name) as mine:
+                    # it may have been finished between the look and the lock
+                    if mine and not _is_finished(build.root, name):
+                        made.append(make_shard(build, name, bar))
+                        # of this process: shards are of like length, and the others take as many
+                        bar.total = round(bar.n / len(made) * len(pending) / build.processes.count)
+            if len(made) == before:  # what is left is in other hands, which may have died since
+                return len(made), sum(made)
+
+
+@contextlib.contextmanager
+def _ending_together(build):
+    """An error in one process ends the others of the launch too, after the shard in hand instead of after all of them."""
+    try:
+        with build.processes.together():
+            try:
+                yield
+            except Exception:
+                with contextlib.suppress(OSError):  # a disk that is full may be the error
+                    build.stop.touch()
+                raise
+    finally:
+        if build.processes.main:
+            build.stop.unlink(missing_ok=True)
+
+
+# What was made ---------------------------------------------------------------------------------------------------------
+
+
+def _finish(build, launch, say):
+    """Write index.json with its counts if every planned shard is there, else say what is not. UsageError when more images
+    than --max_bad_images accepts cannot be read: the index is whole all the same."""
+    root, opts, claims = build.root, build.opts, build.claims.while_others_wait()
+    with claims.take(RECORD, wait=True):
+        data = read_manifest(root / vector_index.FILE, vector_index.KIND)
+        planned = data["shards"]
+        missing = [n for n in planned if not _is_finished(root, n)]
+        if not missing and (launch["shards"] or "counts" not in data):
+            data |= {"counts": index_counts.count(root, planned), "launch": launch}
+            _write_record(build, data["descriptor"], planned, counts=data["counts"], launch=launch)
+    if launch["shards"]:
+        say(f"{launch['images']} images of {launch['shards']} shards in {launch['seconds']:.1f} s, "
+            f"{launch['images_per_second']:.1f} images/s")  # fmt: skip
+    if missing:
+        held = 0
+        for name in missing:
+            with claims.take(name) as free:
+                held += not free
+        say(f"{len(missing)} of {len(planned)} planned shards are not finished: {held} in other hands, "
+            f"{len(missing) - held} missing, first {missing[0]!r}; the last launch to finish counts")  # fmt: skip
+    else:
+        say(index_counts.in_words(data["counts"]))
+    say(f"index: {root}")
+    if not missing:
+        index_counts.require_readable(
+            f"--val_dir={opts.val_dir!r}", root, planned, data["counts"], max_bad=opts.max_bad_images
+        )
+
+
+# The stage -------------------------------------------------------------------------------------------------------------
+
+
+def _planned(opts, source, existing):
+    """What a build would do, for --dry_run: read only. Returns: dict."""
+    root = Path(opts.build_index)
+    descriptor = existing and existing["descriptor"]
+    finished = [n for n in source.names if _is_finished(root, n) and not _why_anew(root, n, source, descriptor)]
+    left = [n for n in source.names if n not in set(finished)]
+    writes = [root / vector_index.FILE, *itertools.chain.from_iterable(vector_index.paths_of(root, n) for n in left)]
+    return {"options": flags.as_dict(opts), "shards": len(source.names), "finished": len(finished),
+            "writes": [str(p) for p in writes]}  # fmt: skip
+
+
+def _claims(root, names, processes, say):
+    """How shards are shared out: by locks, or by number where the file system has none. The main process finds out."""
+    with processes.together():
+        claims = Claims(root / CLAIMS)
+        works = processes.main and claims.work()
+    if processes.share(works):
+        return claims
+    say(f"{root}: this file system has no locks; each process makes a fixed share of the shards, and a second launch at the "
+        "same time would make them twice")  # fmt: skip
+    return Stride(names, processes.index, processes.count)
+
+
+def build(opts, processes, say=print):
+    """Make an index of --val_dir in --build_index, or go on with one: shards that are whole and of the same images stay.
+
+    opts: RetrievalOptions; processes: devices.Processes; say: takes a line for the user, of the main process alone.
+    UsageError for a folder that is not ours, an index of other images or of another descriptor, and, once all is written,
+    when too many images cannot be read.
+    """
+    say = say if processes.main else (lambda line: None)
+    root = Path(opts.build_index)
+    with processes.together():
+        source = index_sources.open_source(opts)
+        existing = _existing(opts, source)
+    if opts.dry_run:
+        say(json.dumps(_planned(opts, source, existing), indent=1))
+        return
+    with processes.together():
+        precision = opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no")
+        dtype = devices.dtype_of(precision, without_gpu="no")
+        extractor = measurement.build_descriptor(opts, device=processes.device, dtype=dtype)
+        descriptor = json.loads(json.dumps({"pt_style": opts.pt_style} | extractor.record))
+    claims = _claims(root, source.names, processes, say)
+    name = processes.share(secrets.token_hex(4))
+    made = Build(root, source, claims, extractor, descriptor, opts, processes, name)
+    with processes.together():
+        if processes.main:
+            _prepare(made, say)
+    started = time.perf_counter()
+    with _ending_together(made):
+        own = _work(made)
+    shards, images = (sum(part) for part in zip(*processes.gather(own), strict=True))
+    seconds = time.perf_counter() - started
+    launch = {"shards": shards, "images": images, "seconds": round(seconds, 3),
+              "images_per_second": round(images / seconds, 3), "processes": processes.count, "device": processes.device.type,
+              "dtype": str(dtype), "environment": runs.environment()}  # fmt: skip
+    with processes.together():
+        if processes.main:
+            _finish(made, launch, say)

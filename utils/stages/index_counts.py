@@ -1,0 +1,63 @@
+"""What an index holds, counted when it is complete: images, captions, bytes, sizes, and what could not be read."""
+
+import numpy as np
+
+from utils.errors import UsageError
+from utils.evaluation import vector_index
+
+
+def _filled(footer, column):
+    """Rows of a Parquet in which a column is not null, from its footer alone."""
+    place = vector_index.COLUMNS.index(column)
+    groups = (footer.row_group(g) for g in range(footer.num_row_groups))
+    return sum(g.num_rows - g.column(place).statistics.null_count for g in groups if g.num_rows)
+
+
+def count(root, names):
+    """Counts over shards that are there. Returns: dict of JSON types; short_side: [min, median, max] in pixels, or None."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes"), 0)
+    sides = np.zeros(1, np.int64)  # how many images have a short side of i pixels
+    for name in names:
+        rows, facts = vector_index.shard_facts(root, name)
+        with pq.ParquetFile(vector_index.paths_of(root, name)[1]) as file:
+            table = file.read(columns=["width", "height", "bytes"])
+            found = (rows, len(facts["bad"]), _filled(file.metadata, "caption"), _filled(file.metadata, "url"),
+                     pc.sum(table["bytes"]).as_py() or 0)  # fmt: skip
+        totals = {key: totals[key] + n for key, n in zip(totals, found, strict=True)}
+        short = np.bincount(pc.min_element_wise(table["width"], table["height"]).to_numpy(), minlength=len(sides))
+        short[: len(sides)] += sides
+        sides = short
+    there = np.flatnonzero(sides)
+    middle = int(np.searchsorted(sides.cumsum(), (totals["images"] + 1) // 2))  # the lower one of two
+    short_side = [int(there[0]), middle, int(there[-1])] if len(there) else None
+    return totals | {"short_side": short_side, "shards": len(names)}
+
+
+def in_words(counts):
+    """A line of `count`."""
+    low, middle, high = counts["short_side"] or (0, 0, 0)
+    total = counts["images"] + counts["unreadable"]
+    return (
+        f"{counts['shards']} shards: {counts['images']} images, {counts['unreadable']} of {total} unreadable, "
+        f"{counts['with_caption']} with a caption, {counts['with_url']} with a URL, {counts['bytes'] / 1e9:.3f} GB, "
+        f"short side {low} to {high} px, median {middle}"
+    )
+
+
+def require_readable(flag, root, names, counts, *, max_bad):
+    """UsageError when more than the share `max_bad` of an index's images could not be read; one always may, if another
+    can. flag: the source, for the message; names: of the shards that `counts` is of."""
+    total, bad = counts["images"] + counts["unreadable"], counts["unreadable"]
+    accepted = int(max(1, max_bad * total))
+    if bad <= accepted and counts["images"]:
+        return
+    if not total:
+        raise UsageError(f"{flag} holds no images")
+    key, reason = next(b for n in names for b in vector_index.shard_facts(root, n)[1]["bad"])
+    raise UsageError(
+        f"{flag} has {bad} of {total} images that cannot be read, first {key!r} ({reason}); --max_bad_images={max_bad} "
+        f"accepts {accepted}. The index in {str(root)!r} is whole without them"
+    )

@@ -1,0 +1,112 @@
+"""diff_retrieval.py against an index: the evaluation of a folder, with descriptors of training images that lie on disk."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from utils.data import image_sets
+from utils.errors import UsageError
+from utils.evaluation import features, metrics, search, vector_index
+from utils.evaluation import similarity as sim
+from utils.evaluation.extractors import USES_PRESET
+from utils.stages import measurement, retrieval_sets
+
+
+def read_sets(opts, *, say):
+    """The generations, and an index as the training images. say: takes a line for the user. Returns: Sets, whose `training`
+    is the index until `measure` knows which of its images matter."""
+    for name in ("sim_save_path", "val_captions"):
+        if getattr(opts, name):
+            raise UsageError(f"--{name}={getattr(opts, name)!r} does not go with an index as --val_dir; leave it out")
+    if opts.chunked != "dotproduct":
+        raise UsageError(f"--similarity_metric={opts.similarity_metric!r} does not go with an index; takes dotproduct")
+    index = vector_index.open_index("--val_dir", opts.val_dir)
+    given = {"pt_style": opts.pt_style} | ({"preset": opts.preset} if opts.pt_style in USES_PRESET else {})
+    require_same(opts, index, index.descriptor | given)  # what flags alone tell, before any network loads
+    if not index.complete:
+        say(
+            f"the index {opts.val_dir} is not complete: {len(index.shards)} of {len(index.planned)} shards are there, "
+            f"{len(index)} images; these are searched"
+        )
+    generated, queries, data = retrieval_sets.read_queries(opts.query_dir, say=say)
+    run = retrieval_sets.training_run(opts, data, say)
+    duplicated = list(run.record["duplicated"]) if run else None
+    named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
+    known = index.find([*named, *(duplicated or ())])
+    if duplicated and not all(key in known for key in duplicated):
+        absent = sum(key not in known for key in duplicated)
+        say(f"{absent} duplicated images of {run.path / 'run.json'} are not in the index; duplication is left out")
+        duplicated = None
+    retrieval_sets.require_duplicated(opts, duplicated)
+    if named and not any(key in known for key in named):
+        say(f"none of the {len(named)} training images that the manifest names is in the index: was it made of the folder "
+            "that was trained on?")  # fmt: skip
+    return retrieval_sets.Sets(
+        generated, queries, index, duplicated, data, {key: key for key in named if key in known},
+        images_per_prompt=retrieval_sets.images_per_prompt(opts.query_dir, queries, data), index=index, index_rows=known,
+    )  # fmt: skip
+
+
+def require_same(opts, index, descriptor):
+    """UsageError naming the flag in which a descriptor differs from the one that made the index."""
+    for key, held in index.descriptor.items():
+        if vector_index.difference({key: descriptor.get(key)}, {key: held}):
+            flag = key if key in {f.name for f in fields(opts)} else "weights" if key.startswith("weights") else "pt_style"
+            given = f"--{flag}={getattr(opts, flag)!r}"
+            raise UsageError(
+                f"{given}: the index {opts.val_dir} was made with {key} {held!r}, not {descriptor.get(key)!r}; takes the "
+                "same, or another index"
+            )
+
+
+def measure(opts, sets, networks, reading, say):
+    """Search the index for every generation. Every process searches a part of it or, approximately, for a part of the
+    generations. reading: as of features.extract. Returns: (Measured, Sets of what was found); (None, sets) on others
+    than the main process."""
+    processes = reading.processes
+    descriptor = networks.extractors["descriptor"]
+    with processes.together():
+        require_same(opts, sets.index, {"pt_style": opts.pt_style} | descriptor.record)
+    generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
+    image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=opts.max_bad_images)
+    query = processes.share(sim.normalised(generated["descriptor"]).numpy() if processes.main else None)
+    find = _approximately if opts.ann else _exactly
+    scores, rows, how = find(sets.index, query, opts.num_matches, processes, say)
+    if not processes.main:
+        return None, sets
+    queries = [sets.queries[i] for i in kept]
+    own = [sets.index_rows[key] for key in {sets.sources.get(q.source_image) for q in queries} - {None}]
+    unique, places = np.unique(np.concatenate([rows.ravel(), np.array(own, np.int64)]), return_inverse=True)
+    captions = {r["key"]: r["caption"] for r in sets.index.table(unique, ("key", "caption")) if r["caption"]}
+    found = replace(
+        sets, queries=queries, generated=replace(sets.generated.take(kept), bad=tuple(bad)),
+        training=sets.index.images(unique), captions=captions, found_rows=unique, search=how,
+    )  # fmt: skip
+
+    def source_scores(known, sources):
+        vectors = sets.index.take(unique[sources])
+        return np.einsum("nd,nd->n", query[known], vectors, dtype=np.float64, casting="same_kind")
+
+    def no_background():
+        raise metrics.CannotMeasureError(networks.missing["background"])
+
+    others = {name: (rows, None) for name, rows in generated.items() if name != "descriptor"}
+    return measurement.assemble(
+        opts, found, networks, others, scores=scores, matches=places[: rows.size].reshape(rows.shape),
+        source_scores=source_scores, find_background=no_background,
+    ), found  # fmt: skip
+
+
+def _exactly(index, query, k, processes, say):
+    searcher = search.Exact(index, processes.device, processes.index, processes.count)
+    return *search.merged(processes.gather(searcher.search(query, k)), k), searcher.settings
+
+
+def _approximately(index, query, k, processes, say):
+    with processes.together():
+        # the main process trains, where that is still to be done; the others then read what it kept
+        searcher = search.approximate(index, say=say) if processes.main else None
+    searcher = searcher or search.approximate(index, say=say)
+    first, last = (len(query) * (processes.index + n) // processes.count for n in (0, 1))
+    parts = processes.gather(searcher.search(query[first:last], k))
+    return *(np.concatenate(side) for side in zip(*parts, strict=True)), searcher.settings

@@ -1,0 +1,94 @@
+"""What an index is made of: the shards of --val_dir, their images, and what tells them from the same ones changed."""
+
+import os
+
+from utils import manifest
+from utils.data import captions, image_sets, tar_shards
+from utils.data.image_sets import ImageSet
+from utils.errors import DataError, UsageError, require_file
+
+FOLDER_SHARD = 10_000  # images of a folder that make a shard: what a killed build computes again is some of these
+
+
+class TarSource:
+    """Tar files of one folder, a shard each. names: of the shards, natural order; folder: of the tar files."""
+
+    shards = True
+
+    def __init__(self, paths):
+        self.paths = {p.name.removesuffix(".tar"): p for p in paths}
+        self.folder, self.names = paths[0].parent.resolve(), list(self.paths)
+
+    def made_of(self, name):
+        """What changes when the shard's images do. Returns: dict of JSON types."""
+        try:
+            facts = os.stat(self.paths[name])
+        except OSError as error:
+            raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
+        return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+    def read(self, name):
+        """The images of a shard, whose `bad` are members that are not taken and damage of the file; what is known of each.
+
+        Returns: (ImageSet, [dict]).
+        """
+        path = self.paths[name]
+        content = tar_shards.read_shard(path, whole=False)
+        bad = [(f"{path.name}/{member}", reason) for member, reason in content.bad]
+        if content.damage:
+            bad.append((path.name, f"is not a whole tar file ({content.damage})"))
+        rows = [
+            {"key": f"{path.name}/{m.name}", "caption": m.caption, "url": m.url, "bytes": m.size, "offset": m.offset}
+            for m in content.images
+        ]
+        places = tuple((path.name, m.offset) for m in content.images)
+        keys, sizes = tuple(r["key"] for r in rows), tuple(r["bytes"] for r in rows)
+        return ImageSet(path.parent, keys, sizes, bad=tuple(bad), places=places), rows
+
+
+class FolderSource:
+    """A folder of images, cut into shards of FOLDER_SHARD consecutive images in natural order, named by number.
+
+    captions_file: as captions.read_captions takes it, or None; DataError when it lacks an image.
+    """
+
+    shards = False
+
+    def __init__(self, images, captions_file=None):
+        self.images, self.folder = images, images.root.resolve()
+        self.captions = captions.read_captions(captions_file, images)[0] if captions_file else {}
+        self.captions_sha256 = captions_file and manifest.file_sha256(captions_file)
+        self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
+
+    def _part(self, name):
+        first = FOLDER_SHARD * int(name)
+        return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
+
+    def made_of(self, name):
+        """As `TarSource.made_of`: of the images keys and sizes, of the captions all."""
+        return {"fingerprint": self._part(name).fingerprint, "captions_sha256": self.captions_sha256}
+
+    def read(self, name):
+        """As `TarSource.read`."""
+        images = self._part(name)
+        rows = [
+            {"key": key, "caption": self.captions.get(key, [None])[0], "bytes": size}
+            for key, size in zip(images.keys, images.sizes, strict=True)
+        ]
+        return images, rows
+
+
+def open_source(opts):
+    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. Returns: a source, as above."""
+    if not tar_shards.is_shards(opts.val_dir):
+        images = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
+        return FolderSource(images, require_file("--val_captions", opts.val_captions) if opts.val_captions else None)
+    if opts.val_captions:
+        raise UsageError(
+            f"--val_captions={opts.val_captions!r} does not go with --build_index of tar shards, which hold their captions"
+        )
+    paths = tar_shards.shard_paths("--val_dir", opts.val_dir)
+    hidden = [p.name for p in paths if p.name.startswith(".")]
+    if hidden:
+        raise UsageError(f"--val_dir={opts.val_dir!r}: {hidden[0]!r} is hidden; takes tar files that are not")
+    return TarSource(paths)
