@@ -25,7 +25,7 @@ KIND, FILE, FOLDER = "index", "index.json", "shards"
 FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
 COLUMNS = ("key", "caption", "url", "width", "height", "bytes", "offset")
 MOST_MAPS = 16_384  # maps that are kept open; a system allows 65,530 a process
-BLOCK_BYTES = 64 << 20  # of float32 vectors that are held at once
+BLOCK_BYTES = 128 << 20  # of float32 vectors that are held at once
 
 
 def _schema():
