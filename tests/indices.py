@@ -7,10 +7,12 @@ from utils.evaluation import extractors, network, vector_index
 from utils.evaluation.similarity import normalised
 
 
-def index_of(root, vectors, rows=None, *, folder=None, names=("00000",), in_tars=False, pt_style="pixel", planned=None):
+def index_of(
+    root, vectors, rows=None, *, folder=None, names=("00000",), in_tars=False, pt_style="pixel", planned=None, record=None
+):
     """An opened index of vectors [N, D] in shards of about equal length. rows: N dicts of vector_index.COLUMNS."""
     rows = rows or [{"key": f"{i:05d}.png", "bytes": 1} for i in range(len(vectors))]
-    descriptor = {"pt_style": pt_style}
+    descriptor = {"pt_style": pt_style} | (record or {})
     source = {"folder": str(folder or root), "shards": in_tars}
     vector_index.write_index(root, descriptor=descriptor, source=source, planned=planned or names)
     for name, places in zip(names, np.array_split(np.arange(len(vectors)), len(names)), strict=True):
@@ -32,5 +34,5 @@ def image_index(root, images, captions=None, *, pt_style="pixel", arch=None, **m
          "offset": images.places[i][1] if images.places else None, "caption": (captions or {}).get(key, [None])[0]}
         for i, (key, size, image) in enumerate(zip(images.keys, images.sizes, opened, strict=True))
     ]  # fmt: skip
-    more = {"folder": images.root, "in_tars": bool(images.places), "pt_style": pt_style} | more
+    more = {"folder": images.root, "in_tars": bool(images.places), "pt_style": pt_style, "record": extractor.record} | more
     return index_of(root, vectors.numpy(), rows, **more)

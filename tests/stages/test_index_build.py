@@ -412,11 +412,11 @@ def test_an_index_of_other_images_is_refused(shards, build, folder, tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
-        ({"preset": "dcr-search"}, (), "--preset='dcr' .* which has preset 'dcr-search'; give that, or a new folder"),
-        ({"arch": "resnet50_im"}, (), "--arch='resnet50' .* which has arch 'resnet50_im'"),
-        ({"pt_style": "dino"}, (), "--pt_style='sscd' .* which has pt_style 'dino'"),
-        ({"multiscale": True}, (), "--multiscale=False .* which has multiscale True"),
-        ({"layer": 3}, ("--pt_style", "dino"), "--pt_style='dino' .* which has pt_style 'sscd'"),
+        ({"preset": "dcr-search"}, (), "--preset='dcr': the index .* was made with preset 'dcr-search'"),
+        ({"arch": "resnet50_im"}, (), "--arch='resnet50': the index .* was made with arch 'resnet50_im'"),
+        ({"pt_style": "dino"}, (), "--pt_style='sscd': the index .* was made with pt_style 'dino'"),
+        ({"multiscale": True}, (), "--multiscale=False: the index .* was made with multiscale True"),
+        ({"layer": 3}, ("--pt_style", "dino"), "--pt_style='dino': the index .* was made with pt_style 'sscd'"),
     ],
 )
 def test_an_index_of_another_descriptor_is_refused_before_its_network_loads(shards, build, tmp_path, theirs, ours, message):
@@ -440,7 +440,7 @@ def test_an_index_of_other_weights_is_refused(shards, build, tmp_path, monkeypat
     monkeypatch.setattr(measurement, "build_descriptor", descriptor)
     build(shards)
     before = stamps(tmp_path / "index")
-    with pytest.raises(UsageError, match="--weights=None is not what .* which has weights_sha256 'a'; give that"):
+    with pytest.raises(UsageError, match="--weights=None: the index .* was made with weights_sha256 'a', not 'b'"):
         build(shards)
     assert stamps(tmp_path / "index") == before
 
@@ -457,7 +457,7 @@ def test_of_two_launches_with_different_descriptors_one_is_refused(shards, build
         return made(opts, **where)
 
     monkeypatch.setattr(measurement, "build_descriptor", slowly)
-    with pytest.raises(UsageError, match="--pt_style='pixel' is not what .* which has cells 8"):
+    with pytest.raises(UsageError, match="--pt_style='pixel': the index .* was made with cells 8"):
         build(shards)
     assert vector_index.finished(tmp_path / "index") == []
 

@@ -31,5 +31,8 @@ EXTRACTORS = {
     "dino": timm_models.build_dino,
     "timm": timm_models.build,
 }
+# entries of a descriptor's record -> the flag that chooses them, where they have not the same name
+FLAGS = {"model": "arch", "patch_tokens": "layer", "pretrained": "weights", "weights_sha256": "weights",
+         "state_sha256": "weights"}  # fmt: skip
 # what of --arch and --preset names an evaluation
 USES_ARCH, USES_PRESET = ("sscd", "clip", "dino", "timm"), ("sscd",)

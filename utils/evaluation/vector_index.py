@@ -323,12 +323,16 @@ def open_index(flag, root):
     return VectorIndex(root, data["descriptor"], data["source"], tuple(data["shards"]), tuple(shards), width)
 
 
-def difference(found, expected):
-    """The first entry in which two descriptors differ, in words; None if their vectors can be compared.
+def differing(found, expected):
+    """The first entry in which two descriptors differ; None if their vectors can be compared.
 
     A precision or a file's name is no difference: half precision moves a score by some 1e-3, and weights have a hash.
     """
-    for key in dict.fromkeys((*expected, *found)):
-        if key not in ("dtype", "weights") and found.get(key) != expected.get(key):
-            return f"{key} {found.get(key)!r}, not {expected.get(key)!r}"
-    return None
+    keys = dict.fromkeys((*expected, *found))
+    return next((k for k in keys if k not in ("dtype", "weights") and found.get(k) != expected.get(k)), None)
+
+
+def difference(found, expected):
+    """`differing` in words; None if there is nothing to say."""
+    key = differing(found, expected)
+    return None if key is None else f"{key} {found.get(key)!r}, not {expected.get(key)!r}"

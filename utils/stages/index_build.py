@@ -26,12 +26,6 @@ from utils.stages.claims import Claims, Stride
 CLAIMS = ".claims"  # the folder of locks in an index
 RECORD = ".index"  # the claim of index.json
 PART = re.compile(r"\.(.+)\.(npy|parquet|json)\.\d+\.part")
-# entries of a descriptor -> the flag that chooses them
-FLAGS = {"pt_style": "pt_style", "arch": "arch", "model": "arch", "preset": "preset", "imsize": "imsize",
-         "multiscale": "multiscale", "layer": "layer", "patch_tokens": "layer", "pretrained": "weights",
-         "weights_sha256": "weights", "state_sha256": "weights"}  # fmt: skip
-AS_GIVEN = ("pt_style", "arch", "preset", "multiscale", "layer")  # recorded as the flag says it
-
 # The index as it was found ---------------------------------------------------------------------------------------------
 
 
@@ -55,22 +49,8 @@ def _existing(opts, source):
         what = "tar shards" if theirs["shards"] else "images"
         raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
                          "those, or a new index")  # fmt: skip
-    for key in AS_GIVEN:
-        if key in data["descriptor"]:
-            _require_same(opts, data["descriptor"], data["descriptor"] | {key: getattr(opts, key)})
+    measurement.require_descriptor(opts, opts.build_index, data["descriptor"])
     return data
-
-
-def _require_same(opts, theirs, ours):
-    """UsageError naming the flag when vectors of two descriptors cannot be compared."""
-    what = vector_index.difference(theirs, ours)
-    if what:
-        name = FLAGS.get(what.split(" ")[0], "pt_style")
-        has, _, _ = what.partition(", not ")
-        raise UsageError(
-            f"--{name}={getattr(opts, name)!r} is not what the index of --build_index={opts.build_index!r} was made with, "
-            f"which has {has}; give that, or a new folder"
-        )
 
 
 def _why_anew(root, name, source, descriptor):
@@ -120,7 +100,7 @@ def _prepare(build, say):
     claims = build.claims.while_others_wait()
     with claims.take(RECORD, wait=True):  # a second launch may have begun this index a moment ago
         data = _existing(build.opts, source) or {"descriptor": build.descriptor, "shards": ()}
-        _require_same(build.opts, data["descriptor"], build.descriptor)
+        measurement.require_descriptor(build.opts, root, data["descriptor"], build.descriptor)
         for name in source.names:
             with claims.take(name) as mine:  # else another launch is making it
                 why = mine and _is_finished(root, name) and _why_anew(root, name, source, build.descriptor)
@@ -299,7 +279,7 @@ def build(opts, processes, say=print):
         precision = opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no")
         dtype = devices.dtype_of(precision, without_gpu="no")
         extractor = measurement.build_descriptor(opts, device=processes.device, dtype=dtype)
-        descriptor = json.loads(json.dumps({"pt_style": opts.pt_style} | extractor.record))
+        descriptor = measurement.descriptor_record(opts, extractor)
     claims = _claims(root, source.names, processes, say)
     name = processes.share(secrets.token_hex(4))
     made = Build(root, source, claims, extractor, descriptor, opts, processes, name)

@@ -1,6 +1,6 @@
 """diff_retrieval.py against an index: the evaluation of a folder, with descriptors of training images that lie on disk."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +8,6 @@ from utils.data import image_sets
 from utils.errors import UsageError
 from utils.evaluation import features, metrics, search, vector_index
 from utils.evaluation import similarity as sim
-from utils.evaluation.extractors import USES_PRESET
 from utils.stages import measurement, retrieval_sets
 
 
@@ -21,8 +20,7 @@ def read_sets(opts, *, say):
     if opts.chunked != "dotproduct":
         raise UsageError(f"--similarity_metric={opts.similarity_metric!r} does not go with an index; takes dotproduct")
     index = vector_index.open_index("--val_dir", opts.val_dir)
-    given = {"pt_style": opts.pt_style} | ({"preset": opts.preset} if opts.pt_style in USES_PRESET else {})
-    require_same(opts, index, index.descriptor | given)  # what flags alone tell, before any network loads
+    measurement.require_descriptor(opts, opts.val_dir, index.descriptor)
     if not index.complete:
         say(
             f"the index {opts.val_dir} is not complete: {len(index.shards)} of {len(index.planned)} shards are there, "
@@ -47,26 +45,14 @@ def read_sets(opts, *, say):
     )  # fmt: skip
 
 
-def require_same(opts, index, descriptor):
-    """UsageError naming the flag in which a descriptor differs from the one that made the index."""
-    for key, held in index.descriptor.items():
-        if vector_index.difference({key: descriptor.get(key)}, {key: held}):
-            flag = key if key in {f.name for f in fields(opts)} else "weights" if key.startswith("weights") else "pt_style"
-            given = f"--{flag}={getattr(opts, flag)!r}"
-            raise UsageError(
-                f"{given}: the index {opts.val_dir} was made with {key} {held!r}, not {descriptor.get(key)!r}; takes the "
-                "same, or another index"
-            )
-
-
 def measure(opts, sets, networks, reading, say):
     """Search the index for every generation. Every process searches a part of it or, approximately, for a part of the
     generations. reading: as of features.extract. Returns: (Measured, Sets of what was found); (None, sets) on others
     than the main process."""
     processes = reading.processes
-    descriptor = networks.extractors["descriptor"]
     with processes.together():
-        require_same(opts, sets.index, {"pt_style": opts.pt_style} | descriptor.record)
+        record = measurement.descriptor_record(opts, networks.extractors["descriptor"])
+        measurement.require_descriptor(opts, opts.val_dir, sets.index.descriptor, record)
     generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
     image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=opts.max_bad_images)
     query = processes.share(sim.normalised(generated["descriptor"]).numpy() if processes.main else None)

@@ -1,13 +1,25 @@
 """diff_retrieval.py between the sets and the files: networks, one pass over each set, and the metrics of what came out."""
 
 import functools
+import json
 from dataclasses import replace
 
 import numpy as np
 
 from utils.data import image_sets
 from utils.errors import DataError, UsageError
-from utils.evaluation import alignment, clip, complexity, extractors, features, inception, memorized, metrics, timm_models
+from utils.evaluation import (
+    alignment,
+    clip,
+    complexity,
+    extractors,
+    features,
+    inception,
+    memorized,
+    metrics,
+    timm_models,
+    vector_index,
+)
 from utils.evaluation import similarity as sim
 from utils.evaluation.network import Wanted
 from utils.evaluation.weights import WeightsMissingError
@@ -35,6 +47,31 @@ def build_descriptor(opts, *, device, dtype):
         arch=opts.arch, preset=opts.preset, weights=opts.weights, imsize=opts.imsize, multiscale=opts.multiscale,
         layer=opts.layer, patch_tokens=opts.patch_tokens, isvit=opts.isvit, device=device, dtype=dtype,
     ))  # fmt: skip
+
+
+# entries of a descriptor's record that are as the flag says it: known before any network loads
+AS_GIVEN = ("pt_style", "arch", "preset", "multiscale", "layer")
+
+
+def descriptor_record(opts, descriptor):
+    """What made the vectors of an index. descriptor: Extractor. Returns: dict of JSON types."""
+    return json.loads(json.dumps({"pt_style": opts.pt_style} | descriptor.record))
+
+
+def require_descriptor(opts, root, held, record=None):
+    """UsageError naming the flag unless the descriptor of these options is the one that made an index.
+
+    root: of the index; held: what made its vectors; record: as descriptor_record, else what flags alone tell is compared.
+    """
+    record = record or held | {key: getattr(opts, key) for key in AS_GIVEN if key in held}
+    key = vector_index.differing(record, held)
+    if key is not None:
+        name = extractors.FLAGS.get(key, key)
+        name = name if hasattr(opts, name) else "pt_style"
+        raise UsageError(
+            f"--{name}={getattr(opts, name)!r}: the index {str(root)!r} was made with {key} {held.get(key)!r}, not "
+            f"{record.get(key)!r}; takes the same, or another index"
+        )
 
 
 def build_networks(opts, sets, *, device, dtype):
