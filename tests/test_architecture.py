@@ -14,6 +14,7 @@ TOP = {
     "runs",
     "generations",
     "evaluations",
+    "claims",
     "states",
     "devices",
     "flags",

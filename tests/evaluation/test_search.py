@@ -108,7 +108,7 @@ def clustered(tmp_path_factory):
     vectors = centres[rng.integers(0, 200, 12_000)] + 0.15 * rng.standard_normal((12_000, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     planted = rng.choice(12_000, 100, replace=False)
-    query = vectors[planted] + 0.04 * rng.standard_normal((100, 32)).astype(np.float32)
+    query = vectors[planted] + 0.1 * rng.standard_normal((100, 32)).astype(np.float32)
     query /= np.linalg.norm(query, axis=1, keepdims=True)
     return make(tmp_path_factory.mktemp("clustered"), vectors, rows=5000), query, planted
 
@@ -121,8 +121,8 @@ def test_approximate_search_finds_planted_copies_and_scores_them_exactly(cluster
     assert "training" in said[0]
     scores, rows = found.search(query, 4)
     exact_scores, exact_rows = search.Exact(index).search(query, 4)
-    assert (exact_rows[:, 0] == planted).mean() == 1
-    assert (rows[:, 0] == planted).mean() >= 0.98
+    assert (exact_rows[:, 0] == planted).mean() >= 0.98
+    assert (rows[:, 0] == planted).mean() >= 0.98  # with 1 list of 256 looked through 0.94
     same = rows[:, 0] == exact_rows[:, 0]
     assert np.array_equal(scores[same, 0], exact_scores[same, 0])
     assert (np.diff(scores, axis=1) <= 0).all()

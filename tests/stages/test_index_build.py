@@ -17,13 +17,13 @@ from PIL import Image
 from tests import tars
 from tests.conftest import SEED_FLAGS
 from utils import devices, flags
+from utils.claims import Claims
 from utils.data import transforms
 from utils.errors import DataError, UsageError
 from utils.evaluation import vector_index
 from utils.evaluation.network import Extractor
 from utils.retrieval_options import RetrievalOptions
 from utils.stages import index_build, index_sources, measurement
-from utils.stages.claims import Claims
 
 NAMES = ["00000", "00001", "00002", "00003"]
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import devices, flags, runs
+from utils.claims import Claims, Stride
 from utils.data.image_sets import natural_key
 from utils.errors import DataError, UsageError
 from utils.evaluation import features, similarity, vector_index
 from utils.manifest import read_manifest
 from utils.reports.progress import progress
 from utils.stages import index_counts, index_sources, measurement
-from utils.stages.claims import Claims, Stride
 
 CLAIMS = ".claims"  # the folder of locks in an index
 RECORD = ".index"  # the claim of index.json

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from utils.stages import claims
-from utils.stages.claims import Claims, Stride
+from utils import claims
+from utils.claims import Claims, Stride
 
 
 @contextlib.contextmanager
