@@ -66,8 +66,10 @@ def prepare(opts, processes):
     if (opts.build_index and opts.dry_run) or not (opts.ann or opts.dedup):
         return
     with processes.together():
-        index = vector_index.open_index("--val_dir", opts.build_index or opts.val_dir)
-        if processes.main and opts.ann:
+        index = processes.main and vector_index.open_index("--val_dir", opts.build_index or opts.val_dir)
+    index = processes.share(index)
+    with processes.together():
+        if processes.main and opts.ann and not opts.dry_run:
             search.approximate(index, say=say)
     if opts.dedup:
         deduplication.deduplicate(opts, index, processes)
@@ -86,7 +88,14 @@ def evaluate(opts, processes):
     if opts.ann and not indexed:
         raise UsageError(f"--ann searches an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
     with processes.together():
-        sets = (index_search if indexed else retrieval_sets).read_sets(opts, say=say)
+        # of an index that grows every process sees what the main one does
+        sets = (
+            (processes.main and index_search.read_sets(opts, say=say))
+            if indexed
+            else retrieval_sets.read_sets(opts, say=say)
+        )
+    sets = processes.share(sets) if indexed else sets
+    with processes.together():
         measurement.require_enough(opts, sets)
         folder = evaluation_files.evaluation_folder(opts, sets)
     if opts.dry_run:
@@ -95,7 +104,7 @@ def evaluate(opts, processes):
         return
     # of what was listed, as the folder's name: what turns out unreadable does not change it
     fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}
-    dtype = devices.dtype_of(opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no"), without_gpu="no")
+    dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
     with processes.together():
         networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
     reading = Reading(

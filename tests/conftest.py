@@ -15,6 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# files of a minute and more go to the workers first: at the end one worker would wait for the other
+SLOW = ("test_two_processes.py", "test_measuring_processes.py", "test_kill_and_resume.py", "test_build_tiny_sd.py",
+        "test_training_loop.py", "test_inception.py", "benchmarks/test_retrieval.py", "test_readme.py", "test_diff_train.py")  # fmt: skip
 SEED_FLAGS = ("--report_to", "none", "--num_workers", "0")
 
 
@@ -52,6 +55,11 @@ def _micro_parts(prediction_type="epsilon"):
     from utils.diffusion.models import DiffusionParts
 
     return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
+
+
+def pytest_collection_modifyitems(items):
+    """Slow files first, the order within a file as it was."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(SLOW) if item.path.as_posix().endswith(name)), len(SLOW)))
 
 
 @pytest.fixture(autouse=True)

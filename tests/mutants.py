@@ -242,9 +242,9 @@ MUTANTS = [
     ("utils/evaluation/features.py", "{\"side\": side if extractor.as_generated else None}", "{}",
      "tests/stages/test_measurement.py::test_what_was_kept_for_generations_of_another_side_is_not_taken"),
     ("utils/evaluation/features.py", "(processes.index + n) // processes.count", "n * (processes.index + 1) // processes.count",
-     "tests/test_two_processes.py::test_processes_that_meet_without_a_launcher_measure_what_one_does"),
+     "tests/test_measuring_processes.py::test_processes_that_meet_without_a_launcher_measure_what_one_does"),
     ("utils/devices.py", "[rows for part in parts for rows in part]", "[rows for part in parts[::-1] for rows in part]",
-     "tests/test_two_processes.py::test_processes_that_meet_without_a_launcher_measure_what_one_does"),
+     "tests/test_measuring_processes.py::test_processes_that_meet_without_a_launcher_measure_what_one_does"),
     # seeds that do not seed, versions that are not read, text that is not escaped, bad images that pass
     ("utils/seeding.py", "zlib.crc32(stream.encode())", "abs(hash(stream))",
      "tests/test_seeding.py::test_a_seed_does_not_depend_on_the_process"),

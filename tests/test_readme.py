@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.indices import image_index
-from tests.test_two_processes import torchrun
+from tests.launchers import torchrun
 from utils.data.image_sets import list_images
 
 PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "instancelevel_blip"}

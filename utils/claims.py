@@ -10,6 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
+CLAIMS = ".claims"  # the folder of locks in an index
 # what file systems answer that have no locks: Lustre and NFS as some are mounted, and most that speak to an object store
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 

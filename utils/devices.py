@@ -149,6 +149,11 @@ def dtype_of(mixed_precision, *, without_gpu="no, bf16"):
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
 
 
+def measuring_dtype(mixed_precision, device):
+    """The dtype of networks that measure: as given, else float16 on a GPU and float32 elsewhere."""
+    return dtype_of(mixed_precision or ("fp16" if device.type == "cuda" else "no"), without_gpu="no")
+
+
 def peak_memory(device):
     """Peak memory of this process in bytes: {"host": ..., "device": ...}; device is None on a CPU."""
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux

@@ -170,3 +170,76 @@ def test_few_vectors_are_searched_exactly(tmp_path):
 @pytest.mark.parametrize(("count", "lists"), [(10_000, 256), (1_000_000, 2048), (10**9, 65536)])
 def test_lists_grow_with_the_root(count, lists):
     assert search.lists_for(count) == lists
+
+
+def test_rows_that_a_product_can_hardly_tell_apart_come_in_their_order(tmp_path, monkeypatch):
+    """Nine rows one unit in the last place of a few entries apart, of which the best two are asked for."""
+    vectors, rng = unit(200, 512, 0), np.random.default_rng(5)
+    near = vectors[:1].astype(np.float16).repeat(9, 0)
+    for row in near:
+        places = rng.choice(512, 6, replace=False)
+        row[places] = np.nextafter(row[places], np.float16(1) * rng.choice([-1, 1], 6).astype(np.float16))
+    chosen = rng.choice(200, 9, replace=False)
+    vectors[chosen] = near.astype(np.float32)
+    query = np.concatenate([unit(30, 512, 3) * 0.3 + vectors[chosen[0]], vectors[chosen]])
+    query = (query / np.linalg.norm(query, axis=1, keepdims=True)).astype(np.float32)
+    expected = naive(vectors, query, 2)[1]
+    index = make(tmp_path, vectors, rows=90)
+    for rows in (17, 60, 200):
+        monkeypatch.setattr(vector_index, "BLOCK_BYTES", rows * 4 * 512)
+        for parts in (1, 3):
+            found = [search.Exact(index, part=p, parts=parts).search(query, 2) for p in range(parts)]
+            assert np.array_equal(search.merged(found, 2)[1], expected)
+
+
+class Few:
+    """Lists that hold nothing for the first query, and one row for the others."""
+
+    nlist, nprobe, ntotal = 4, None, 53
+
+    def search(self, query, k):
+        assert self.nprobe == 4  # no more lists than there are
+        rows = np.full((len(query), k), -1)
+        rows[1:, 0] = 7
+        return None, rows
+
+
+def test_queries_whose_lists_hold_too_few_are_searched_exactly(tmp_path):
+    index, query = make(tmp_path, unit(53, 16, 0)), unit(4, 16, 1)
+    scores, rows = search.Approximate(index, Few(), {}).search(query, 3)
+    exact = search.Exact(index).search(query, 3)
+    assert np.array_equal(rows, exact[1])
+    assert np.array_equal(scores, exact[0])
+    one = search.Approximate(index, Few(), {}).search(query, 1)[1][:, 0].tolist()
+    assert one == [exact[1][0, 0], 7, 7, 7]
+
+
+def test_of_two_launches_one_trains(clustered, monkeypatch):
+    """While this one waits for the claim, the other finishes."""
+    index, _, _ = clustered
+    kept, state = search._made(index, "s"), search._state(index)
+    (index.root / "ann.json").unlink(missing_ok=True)
+    real = search.Claims.take
+
+    def after_the_other(self, name, *, wait=False):
+        if name == "ann":
+            search._write(index, kept[0], kept[1] | {"state": state})
+        return real(self, name, wait=wait)
+
+    monkeypatch.setattr(search.Claims, "take", after_the_other)
+    said = []
+    assert isinstance(search.approximate(index, say=said.append), search.Approximate)
+    assert said == []
+
+
+def test_candidates_are_gathered_in_parts_that_fit_a_block(tmp_path, monkeypatch):
+    index, query = make(tmp_path, unit(53, 16, 0)), unit(9, 16, 1)
+    rows = np.random.default_rng(0).integers(0, 53, (9, 20))
+    whole = search.rescored(index, query, rows)
+    taken, real = [], vector_index.VectorIndex.take
+    monkeypatch.setattr(vector_index.VectorIndex, "take", lambda self, rows: taken.append(len(rows)) or real(self, rows))
+    monkeypatch.setattr(vector_index, "BLOCK_BYTES", 40 * 4 * 16)
+    parts = search.rescored(index, query, rows)
+    assert len(taken) == 5  # two queries of 20 candidates at a time
+    assert np.array_equal(whole[0], parts[0])
+    assert np.array_equal(whole[1], parts[1])

@@ -8,11 +8,14 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from tests.indices import image_index
+from utils import devices, flags
 from utils.data import image_sets, tar_shards
 from utils.evaluation import search, vector_index
+from utils.retrieval_options import RetrievalOptions
 
 FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
 
@@ -248,3 +251,32 @@ def test_a_dry_run_counts_and_writes_nothing(script, generated, index):
     assert (told["generated"], told["training"]) == (3, 12)
     assert sorted(p.as_posix() for p in index.root.rglob("*")) == before
     assert not (generated / "evaluations").exists()
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "prepare"])
+def test_other_processes_take_the_index_that_the_main_one_opened(mode, generated, index, monkeypatch):
+    """It may grow between two looks, and rows are counted through the shards that are there."""
+    import diff_retrieval
+
+    class SharedError(Exception):
+        """What the main process holds has come."""
+
+    class Second(devices.Processes):
+        def __init__(self):
+            self.index, self.count, self.main, self.device = 1, 2, False, torch.device("cpu")
+
+        def gather(self, value):
+            return [value]
+
+        def share(self, value):
+            raise SharedError
+
+    def opened(*_, **__):
+        raise AssertionError("opened by a process that is not the main one")
+
+    monkeypatch.setattr(vector_index, "open_index", opened)
+    flags_given = ["--val_dir", str(index.root), "--pt_style", "pixel"]
+    flags_given += ["--query_dir", str(generated)] if mode == "evaluate" else ["--dedup"]
+    opts = flags.parse(RetrievalOptions, flags_given, description="")
+    with pytest.raises(SharedError):
+        getattr(diff_retrieval, mode)(opts, Second())

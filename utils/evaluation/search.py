@@ -4,6 +4,7 @@ Both give the same kind of answer: k rows a query, scored exactly on the stored 
 by (score descending, row ascending), so that scores hang neither on the size of a block nor on how many processes searched.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.claims import CLAIMS, Claims
 from utils.errors import DataError, first_line
 from utils.evaluation.vector_index import VectorIndex
 from utils.manifest import read_manifest, whole_file, write_manifest
@@ -22,6 +24,9 @@ SAMPLE = 64  # vectors a list that k-means sees; faiss asks for at least 39
 # Lists that are looked through; rows a query that are scored exactly, at least. Of copies planted at cosines of 0.75 to 0.95
 # in 1e6 vectors, 2,048 lists, 32 probes find 97.9 %, 64 find 99.3 %, in 0.05 s more for 1,000 queries (docs/benchmarks.md)
 PROBES, CANDIDATES = 64, 32
+# A product's last digits hang on what stands beside it. Rows whose scores differ by less are told apart when they are scored
+# again, as long as not more than this many of them stand about the k-th
+SPARE = 8
 NONE = -1  # the row where there is none
 
 
@@ -32,13 +37,14 @@ def rescored(index, query, rows):
     NONE; rows).
     """
     found = np.full(rows.shape, -np.inf, np.float32)
-    for start in range(0, len(query), 1024):  # bounds what is gathered: 1,024 x n vectors
-        some = rows[start : start + 1024]
+    step = max(1, index.block_rows() // max(1, rows.shape[1]))  # queries whose candidates fit a block
+    for start in range(0, len(query), step):
+        some = rows[start : start + step]
         unique, places = np.unique(some, return_inverse=True)
         vectors = index.take(np.maximum(unique, 0))[places.reshape(some.shape)]
         # float64 sums, rounded once: equal vectors get equal scores, whatever stands beside them
-        scores = np.einsum("qd,qnd->qn", query[start : start + 1024], vectors, dtype=np.float64, casting="same_kind")
-        found[start : start + 1024] = np.where(some == NONE, -np.inf, scores)
+        scores = np.einsum("qd,qnd->qn", query[start : start + step], vectors, dtype=np.float64, casting="same_kind")
+        found[start : start + step] = np.where(some == NONE, -np.inf, scores)
     return ordered(found, rows, rows.shape[1])
 
 
@@ -72,10 +78,11 @@ class Exact:
         query = np.ascontiguousarray(query, np.float32)
         scores, rows = np.empty((len(query), 0), np.float32), np.empty((len(query), 0), np.int64)
         for first, block in self.wrap(self.index.blocks(part=self.part, parts=self.parts)):
-            more, places = best_of(query, block, min(k, len(block)))
+            more, places = best_of(query, block, min(k + SPARE, len(block)))
             scores, rows = np.concatenate([scores, more], 1), np.concatenate([rows, places + first], 1)
-            scores, rows = ordered(scores, rows, k)
-        return rescored(self.index, query, rows)
+            scores, rows = ordered(scores, rows, k + SPARE)
+        scores, rows = rescored(self.index, query, rows)
+        return scores[:, :k], rows[:, :k]
 
 
 def _best_on_cpu(query, block, k):
@@ -122,8 +129,8 @@ class Approximate:
         return {"search": "approximate", "probes": self.probes, **{k: self.record[k] for k in ("lists", "pieces", "bits")}}
 
     def search(self, query, k):
-        """query: [Q, D] float32, L2-normalised. Returns: as `Exact`; queries whose lists hold fewer than k are searched
-        exactly."""
+        """query: [Q, D] float32, L2-normalised. Returns: as `Exact`; queries whose lists hold fewer than k, which takes an
+        index of few vectors a list, are searched exactly."""
         query, k = np.ascontiguousarray(query, np.float32), min(k, len(self.index))
         self.quantized.nprobe = min(self.probes, self.quantized.nlist)
         _, rows = self.quantized.search(query, max(CANDIDATES, 4 * k))
@@ -143,13 +150,30 @@ def approximate(index, *, say):
     state = _state(index)
     found = _read(index, state, say)
     if found is None:
-        say(f"training the approximate search of {len(index)} vectors, once")
-        found = _made(index, state)
-        try:
-            _write(index, *found)
-        except OSError as error:
-            say(f"the approximate search is not kept in {index.root} ({error.strerror}); the next one makes it anew")
+        with _claimed(index.root):  # of two launches one trains, and the other reads what it kept
+            found = _read(index, state, lambda line: None) or _trained(index, state, say)
     return Approximate(index, *found)
+
+
+@contextlib.contextmanager
+def _claimed(root):
+    """Hold the claim of the index's lists and codes, where the file system has locks and may be written to."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            claims = Claims(root / CLAIMS)
+            if claims.work():
+                held.enter_context(claims.take("ann", wait=True))
+        yield
+
+
+def _trained(index, state, say):
+    say(f"training the approximate search of {len(index)} vectors, once")
+    found = _made(index, state)
+    try:
+        _write(index, *found)
+    except OSError as error:
+        say(f"the approximate search is not kept in {index.root} ({error.strerror}); the next one makes it anew")
+    return found
 
 
 def _state(index):
