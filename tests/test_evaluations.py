@@ -25,6 +25,22 @@ def test_an_evaluation_replaces_its_own_kind_only_and_keeps_the_old_one_on_failu
         folder.require_ours()
 
 
+def test_an_approximate_search_has_a_name_of_its_own():
+    parts = {
+        "pt_style": "sscd",
+        "arch": "a/b",
+        "preset": "dcr",
+        "similarity_metric": "dotproduct",
+        "fingerprint": "0123456789",
+    }
+    assert evaluations.evaluation_name(**parts, search=None) == "sscd-a_b-dcr-dotproduct-01234567"
+    assert evaluations.evaluation_name(**parts, search="ann") == "sscd-a_b-dcr-dotproduct-ann-01234567"
+
+
+def test_planned_are_the_files_it_is_told_of(tmp_path):
+    assert evaluations.Evaluation(tmp_path, ("a.json", "plots")).planned() == [f"{tmp_path}/a.json", f"{tmp_path}/plots"]
+
+
 def test_an_evaluation_with_a_long_table_is_ours_too(tmp_path):
     folder = evaluations.Evaluation(tmp_path / "e")
     for _ in range(2):

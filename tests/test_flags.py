@@ -108,6 +108,13 @@ def test_a_full_disk_is_a_line_whoever_says_it_and_other_errors_go_on(capsys):
         raise PermissionError(errno.EACCES, "no")
 
 
+def test_ctrl_c_is_a_line(capsys):
+    with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "x.py: stopped\n"
+
+
 def test_a_signal_ends_with_its_status(capsys):
     with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
         raise Stopped("stopped after step 3", 15)

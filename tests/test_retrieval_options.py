@@ -51,6 +51,8 @@ def test_the_whole_matrix_goes_to_a_file_or_into_a_folder(tmp_path):
     (("--metrics", "beauty"), "--metrics='beauty' is not accepted; takes names separated by commas, of: background, clip"),
     (("--pt_style", "pixel", "--arch", "vit_base"), "--arch='vit_base' is of --pt_style sscd, clip, dino, timm; --pt_style pixel has none"),
     (("--pt_style", "timm", "--preset", "sscd"), "--preset='sscd' is of --pt_style sscd; --pt_style timm has none, leave it out"),
+    (("--num_matches", 1001), "--num_matches='1001' is not accepted; takes a whole number from 1 to 1000"),
+    (("--num_matches", 0), "--num_matches='0' is not accepted; takes a whole number from 1 to 1000"),
     (("--imsize", 4), "--imsize='4' is not accepted; takes a whole number at least 16"),
     (("--fid_protocol", "clean"), "--fid_protocol='clean' is not accepted; takes one of: dcr, standard"),
 ])  # fmt: skip
@@ -71,6 +73,27 @@ def test_folders_are_required_unless_evaluations_are_compared(tmp_path):
         flags.parse(RetrievalOptions, ["--query_dir", "q"], description="")
     opts = flags.parse(RetrievalOptions, ["--compare_runs", "a", "b", "c", "--force"], description="")
     assert (opts.compare_runs, opts.force) == (("a", "b", "c"), True)
+
+
+@pytest.mark.parametrize(("flag", "given"), [
+    (("--build_index", "i"), "--build_index='i'"), (("--dedup",), "--dedup"), (("--ann",), "--ann"),
+])  # fmt: skip
+def test_what_works_on_an_index_does_not_go_with_a_comparison(flag, given):
+    with pytest.raises(UsageError) as error:
+        flags.parse(RetrievalOptions, ["--compare_runs", "a", "b", *flag], description="")
+    assert str(error.value).startswith(f"{given} does not go with --compare_runs, which reads evaluations alone")
+
+
+def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
+    build = ["--val_dir", "v", "--build_index", "i", "--output_dir", "o"]
+    with pytest.raises(UsageError, match="--output_dir='o' does not go with --build_index, .*leave it out, or add --dedup"):
+        flags.parse(RetrievalOptions, build, description="")
+    assert flags.parse(RetrievalOptions, [*build, "--dedup"], description="").output_dir == "o"
+
+
+def test_help_says_that_an_index_takes_captions():
+    words = " ".join(flags.build_parser(RetrievalOptions, description="").format_help().split())
+    assert "--build_index of a folder keeps them" in words[words.rindex("--val_captions VAL_CAPTIONS") :][:200]
 
 
 def test_a_matrix_that_is_there_is_not_overwritten(tmp_path):

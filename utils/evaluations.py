@@ -11,22 +11,28 @@ from utils.errors import UsageError
 from utils.runs import put_in_place, require_writable
 
 
-def evaluation_name(*, pt_style, arch, preset, similarity_metric, fingerprint):
-    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>-<8 digits of the training images' fingerprint>."""
-    parts = [pt_style, arch.replace("/", "_") if arch else None, preset, similarity_metric, fingerprint[:8]]
+def evaluation_name(*, pt_style, arch, preset, similarity_metric, search, fingerprint):
+    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>[-<search>]-<8 digits of the training images' fingerprint>.
+
+    search: "ann" where an index is searched approximately, else None: an exact search does not replace that one.
+    """
+    parts = [pt_style, arch.replace("/", "_") if arch else None, preset, similarity_metric, search, fingerprint[:8]]
     return "-".join(p for p in parts if p)
 
 
 class Evaluation:
-    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error."""
+    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error.
+
+    files: names of the files and folders that will be in it, for `planned`.
+    """
 
     OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
     OUR_FILES = re.compile(
         r"metrics\.json|matches\.(?:csv|parquet)|similarity\.npy|report\.html|plots/\w+\.png|gallery/page_\d+\.png"
     )
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, files=OURS):
+        self.path, self.files = Path(path), tuple(files)
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
     def require_ours(self):
@@ -45,8 +51,8 @@ class Evaluation:
         return self
 
     def planned(self):
-        """Paths that are written; matches.parquet stands beside or for matches.csv for an index, or for many matches."""
-        return [str(self.path / n) for n in self.OURS]
+        """Paths that are written."""
+        return [str(self.path / n) for n in self.files]
 
     @contextlib.contextmanager
     def writing(self):

@@ -10,6 +10,7 @@ import difflib
 import errno
 import json
 import os
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import field, fields
@@ -206,7 +207,7 @@ def _is_disk_full(error):
 @contextmanager
 def exit_on_user_error(script):
     """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1; a signal:
-    128 and its number)."""
+    128 and its number, Ctrl-C too)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -215,6 +216,9 @@ def exit_on_user_error(script):
     except Stopped as stopped:
         print(f"{script}: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.status) from None
+    except KeyboardInterrupt:
+        print(f"{script}: stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except ToolkitError as error:
         line = " ".join(str(error).split())
         print(f"{script}: error: {line}", file=sys.stderr)

@@ -14,6 +14,7 @@ from utils.options import Common, Reading, Tracking
 from utils.runs import require_writable
 
 PROTOCOLS = ("standard", "dcr")
+MOST_MATCHES = 1000  # of a query: those of all queries are held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +62,15 @@ class RetrievalOptions(Common, Reading, Tracking):
     clip_protocol: str = flag(
         "standard", kind=one_of(PROTOCOLS), help="dcr: also clipscore_dcr, of the published script's crop"
     )
-    val_captions: str = flag(None, help="captions JSON of the training images, for clipscore_bg (else the run's)")
+    val_captions: str = flag(None, help="captions JSON of the training images, for clipscore_bg (else the run's); "
+                             "--build_index of a folder keeps them in the index")  # fmt: skip
     mq_size: int = flag(64, kind=whole(4), help="side to which images are reduced for the memorized quantity")
     mq_flip: bool = switch(help="try mirrored training images too, for the memorized quantity")
     run: str = flag(None, help="training run that names the duplicated images; else the manifest's")
     seed: int = flag(0, kind=whole(0), help="seed of bootstrap intervals and of KID's subsets")
     # what is written
-    num_matches: int = flag(4, kind=whole(1), help="rows a query in matches.csv, columns of the gallery")
+    num_matches: int = flag(4, kind=whole(1, MOST_MATCHES), help="rows a query in matches.csv, and columns of the gallery, "
+                            "which shows ten at most")  # fmt: skip
     dontsave: bool = switch(help="do not write similarity.npy")
     sim_save_path: str = flag(None, "-ssp", help="folder or .npy file for the whole matrix of scores, float16")
     noeval: bool = switch(help="send nothing to a tracker")
@@ -130,13 +133,27 @@ class RetrievalOptions(Common, Reading, Tracking):
             raise UsageError(
                 "--query_dir is required (except with --build_index, --dedup, --compare_runs); give a folder of images"
             )
+        if self.build_index and self.output_dir and not self.dedup:
+            raise UsageError(
+                f"--output_dir={self.output_dir!r} does not go with --build_index, which takes the index's own folder; "
+                "leave it out, or add --dedup"
+            )
         if self.prepares and self.chunked != "dotproduct":
             raise UsageError(
                 f"--similarity_metric={self.similarity_metric!r} does not go with {self.prepares}; takes dotproduct"
             )
 
+    def _check_comparison(self):
+        for name in ("build_index", "dedup", "ann"):
+            if value := getattr(self, name):
+                given = f"--{name}" if value is True else f"--{name}={value!r}"
+                raise UsageError(
+                    f"{given} does not go with --compare_runs, which reads evaluations alone; leave one of them out"
+                )
+
     def check(self):
         if self.compare_runs:
+            self._check_comparison()
             return
         self._check_folders()
         if self.force:

@@ -1,5 +1,6 @@
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,37 @@ def test_a_set_without_a_readable_image_is_an_error(tmp_path):
     (tmp_path / "0.png").write_text("")
     with pytest.raises(UsageError, match="1 of 1 images"):
         image_sets.readable("--d", image_sets.list_images("--d", tmp_path), max_bad=1.0, workers=1)
+
+
+@pytest.mark.parametrize(("files", "read"), [
+    ({"index.json": '{\n "kind": "index",\n "version": 1\n}', "shards/0.npy": ""}, False),
+    ({"index.json": '{"kind": "generation"}', "shards/0.npy": ""}, True),  # somebody's own
+    ({"index.json": '{\n "kind": "index"\n}'}, True),
+    ({"summary.json": "{}", "groups.parquet": ""}, False),
+    ({"summary.json": "{}"}, True),
+])  # fmt: skip
+def test_what_an_index_and_its_near_duplicates_show_is_never_read(tmp_path, files, read):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    for name in ("gallery/page_01.png", "deep/er/1.png"):
+        (tmp_path / "made" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "made" / name)
+    for name, text in files.items():
+        (tmp_path / "made" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "made" / name).write_text(text)
+    for measured in (False, True):
+        assert len(image_sets.list_images("--d", tmp_path, measured=measured)) == (3 if read else 1)
+    (tmp_path / "0.png").unlink()
+    assert image_sets.holds_images(tmp_path) is read
+    assert image_sets.holds_images(tmp_path / "made") is read
+
+
+def test_an_image_that_is_known_to_have_changed_is_not_opened(tmp_path):
+    for i in range(2):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{i}.png")
+    images = replace(image_sets.list_images("--d", tmp_path), changed=frozenset(["1.png"]))
+    assert images.open(0).size == (4, 4)
+    with pytest.raises(DataError, match=r"1\.png: has changed since the index was built"):
+        images.take([1]).open(0)
 
 
 def test_an_evaluation_that_lies_among_the_images_is_not_measured(tmp_path):

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ def test_images_and_captions_in_the_order_of_shards_and_members(shards):
         ("0*.tar", ["00009", "00010"]),
         ("0{0009..0010}*.tar", ["00009", "00010"]),
         ("00010.tar", ["00010"]),
+        ("*{0..1}*.tar", ["00009", "00010"]),  # both numbers are in one name
     ],
 )
 def test_what_a_source_names(shards, pattern, names):
@@ -53,6 +55,21 @@ def test_what_a_source_names(shards, pattern, names):
 def test_a_file_is_no_pattern_whatever_is_in_its_name(shards):
     (shards / "00009.tar").rename(shards / "[1]{0..1}*.tar")
     assert len(tar_shards.shard_paths("--val_dir", str(shards / "[1]{0..1}*.tar"))) == 1
+
+
+@pytest.mark.parametrize("folder", ["a [b]", "a*"])
+def test_a_folder_is_no_pattern_whatever_is_in_its_name(shards, folder):
+    (shards / folder).mkdir()
+    (shards / "a b").mkdir()  # what the folder's name would match
+    for name in ("00009", "00010"):
+        shutil.copy(shards / f"{name}.tar", shards / folder)
+        shutil.copy(shards / f"{name}.tar", shards / "a b")
+    for pattern in ("{00009..00010}.tar", "*.tar", "00*{09..10}.tar"):
+        assert tar_shards.shard_paths("--d", str(shards / folder / pattern)) == [
+            shards / folder / f"{name}.tar" for name in ("00009", "00010")
+        ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"00011\.tar' does not exist"):
+        tar_shards.shard_paths("--d", str(shards / folder / "{00009..00011}.tar"))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +148,41 @@ def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
         image_sets.readable("--d", images, max_bad=0.5, workers=1)
     kept = image_sets.readable("--d", images, max_bad=0.9, workers=1)
     assert (len(kept), kept.bad) == (5, images.bad)
+
+
+def test_links_are_not_followed_but_counted(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, kind in (
+            ("0.png", None), ("hard.png", tarfile.LNKTYPE), ("1.png", tarfile.SYMTYPE), ("2.txt", tarfile.SYMTYPE),
+            ("../3.jpg", tarfile.LNKTYPE), ("/etc", tarfile.SYMTYPE), ("1.png", None),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind or tarfile.REGTYPE, "0.png" if kind else ""
+            info.size = 0 if kind else len(png(7))
+            archive.addfile(info, None if kind else io.BytesIO(png(7)))
+    found = tar_shards.read_shard(tmp_path / "0.tar")
+    assert [m.name for m in found.images] == ["0.png", "1.png"]
+    told = "is a link in the tar, which is not followed"
+    assert found.bad == (("hard.png", told), ("1.png", told), ("../3.jpg", "its name has .. as a part"))
+
+
+def test_of_members_of_one_name_the_first_is_taken_with_its_caption(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in (
+            ("0.png", png(1)),
+            ("0.txt", b"one"),
+            ("1.png", png(2)),
+            ("0.png", png(3)),
+            ("0.txt", b"three"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    images, captions = tar_shards.list_shards("--d", str(tmp_path / "0.tar"))
+    assert images.keys == ("0.tar/0.png", "0.tar/1.png")
+    assert images.bad == (("0.tar/0.png", "stands twice in its tar"),)
+    assert captions == {"0.tar/0.png": ["one"]}
+    assert np.asarray(images.open(0))[0, 0, 0] == 1
 
 
 def cut(path, where):

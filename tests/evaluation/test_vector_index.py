@@ -1,11 +1,15 @@
 """An index on disk: what is written is read back, whole or not at all, and damage is told in a line."""
 
 import json
+import os
 import resource
+import shutil
 
 import numpy as np
 import pytest
 
+from tests import tars
+from utils.data import tar_shards
 from utils.errors import DataError, UsageError
 from utils.evaluation import vector_index
 
@@ -52,6 +56,18 @@ def test_rows_count_through_the_shards_in_natural_order(index):
         {"url": None, "width": 64}, {"url": "https://example.org/x", "width": 64}
     ]  # fmt: skip
     assert found.bad == [("00002/x", "broken"), ("00010/x", "broken"), ("00100/x", "broken")]
+
+
+@pytest.mark.parametrize("rows", [[], [3], [15, 0, 7, 7, 11, 12], list(range(16)), [0, 8, 1, 9]])
+def test_a_table_of_rows_is_theirs_in_their_order_and_reads_a_shard_once(index, monkeypatch, rows):
+    found, read, real = opened(index[0]), [], vector_index.read_rows
+    every = [row for shard in found.shards for row in real(found.root, shard.name, vector_index.COLUMNS).to_pylist()]
+    monkeypatch.setattr(vector_index, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c))
+    assert found.arrow(rows).to_pylist() == [every[r] for r in rows]
+    assert sorted(read) == sorted({s.name for s in found.shards for r in rows if s.first <= r < s.first + s.rows})
+    told = found.arrow(rows, ["url", "key"])
+    assert told.column_names == ["url", "key"]
+    assert told["key"].to_pylist() == [every[r]["key"] for r in rows]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 16, 100])
@@ -166,31 +182,68 @@ def test_the_fingerprint_tells_other_images(index):
     assert opened(root).fingerprint != before
 
 
-def test_a_shard_is_whole_or_absent(index, monkeypatch):
-    root, _ = index
+@pytest.mark.parametrize("how", ["untouched", "rewritten", "touched", "gone"])
+def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_path, how):
+    (tmp_path / "data").mkdir()
+    rows = []
+    for name in ("0", "1"):
+        path = tmp_path / "data" / f"{name}.tar"
+        tars.write(path, {"0.png": tars.png(1), "1.png": tars.png(2)})
+        found = tar_shards.read_shard(path).images
+        rows.append([{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in found])
+    root, source = tmp_path / "index", {"folder": str(tmp_path / "data"), "shards": True}
+    vector_index.write_index(root, descriptor={}, source=source, planned=["0", "1"])
+    for name, some in zip(("0", "1"), rows, strict=True):
+        state = tar_shards.state_of(tmp_path / "data" / f"{name}.tar")
+        vector_index.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
+    path = tmp_path / "data" / "1.tar"
+    if how == "rewritten":
+        tars.write(path, {"1.png": tars.png(2), "0.png": tars.png(1)})  # whole pictures lie at the old offsets
+    elif how == "touched":
+        os.utime(path, ns=(5, 5))
+    elif how == "gone":
+        path.unlink()
+    images = opened(root).images([3, 0, 2])
+    assert images.open(1).getpixel((0, 0)) == (1, 0, 0)
+    for i, value in ((0, 2), (2, 1)):
+        if how == "untouched":
+            assert images.open(i).getpixel((0, 0)) == (value, 0, 0)
+            continue
+        told = "No such file" if how == "gone" else "has changed since the index was built"
+        with pytest.raises(DataError, match=rf"1\.tar/{value - 1}\.png: {told}"):
+            images.open(i)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    rows = [row("00010", i) for i in range(5)]
-    with pytest.raises(OSError, match="No space"):
-        vector_index.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
-    assert vector_index.finished(root) == ["00002", "00100"]
-    assert not [p for p in (root / "shards").iterdir() if p.name.endswith(".part")]
+def test_a_folders_image_of_another_size_is_not_shown(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(tars.noise(i))
+    rows = [{"key": f"{i}.png", "bytes": (tmp_path / f"{i}.png").stat().st_size} for i in range(3)]
+    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"])
+    vector_index.write_shard(tmp_path, "0", unit(3, 4, 1), rows, descriptor={}, made_of={"fingerprint": "x"})
+    (tmp_path / "1.png").write_bytes(tars.noise(1, (40, 40)))
+    images = opened(tmp_path).images(range(3))
+    assert images.changed == {"1.png"}
+    with pytest.raises(DataError, match="has changed since"):
+        images.open(1)
 
 
-def test_names_that_are_not_utf8_are_kept_readable(index):
-    root, _ = index
-    key = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    vector_index.write_shard(root, "00100", unit(1, 8, 1), [{"key": key, "bytes": 1}], descriptor=DESCRIPTOR, made_of={})
-    assert opened(root).table([12])[0]["key"] == "caf?.jpg"
+def test_shards_that_are_not_planned_are_none_of_the_index(index):
+    root, vectors = index
+    for kind in ("npy", "parquet"):
+        shutil.copy(root / "shards" / f"00010.{kind}", root / "shards" / f"00011.{kind}")
+    found = opened(root)
+    assert (len(found), found.complete) == (16, True)
+    assert np.array_equal(found.take(range(16)), vectors)
+    vector_index.paths_of(root, "00002")[0].unlink()  # which the copy would hide
+    assert (len(opened(root)), opened(root).complete) == (9, False)
 
 
 def test_only_an_index_is_one(index, tmp_path):
     root, _ = index
     assert vector_index.is_index(root)
     assert not vector_index.is_index(tmp_path)
+    (root / "index.json").write_text("")  # of a disk that was full
+    assert vector_index.is_index(root)
     (tmp_path / "index.json").write_text(json.dumps({"kind": "generation"}))
     assert not vector_index.is_index(tmp_path)
 
@@ -219,6 +272,8 @@ def test_vectors_are_not_read_into_memory(tmp_path):
 def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
     """First, in the middle and last: rows and blocks are those of the others."""
     root, vectors = index
+    source, planned = {"folder": str(root), "shards": True}, ["00002", "00010", "00100", name]
+    vector_index.write_index(root, descriptor=DESCRIPTOR, source=source, planned=planned)
     vector_index.write_shard(root, name, np.empty((0, 0)), [], descriptor=DESCRIPTOR, made_of={}, bad=[("x", "broken")])
     found = opened(root)
     assert (len(found), found.dimensions, len(found.shards)) == (16, 8, 4)

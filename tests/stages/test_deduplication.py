@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import shutil
 import tarfile
 
@@ -153,7 +154,7 @@ def test_planted_groups_are_found_with_precision_and_recall_1(index, planted):
         with Image.open(planted[0] / row["key"]) as image:
             assert (row["width"], row["height"]) == image.size
         assert row["bytes"] == (planted[0] / row["key"]).stat().st_size
-        assert 0.95 <= row["similarity"] < 1.001
+        assert row["similarity"] == 1 if row["rank"] == 0 else 0.95 <= row["similarity"] <= 1
     kept = {row["group"]: row for row in rows if row["rank"] == 0}
     assert sum(row["key"].endswith("large.png") for row in rows) == sum(
         k["key"].endswith("large.png") for k in kept.values()
@@ -238,6 +239,29 @@ def test_several_processes_share_the_pairs_of_blocks(index, monkeypatch):
     assert not any(np.array_equal(share, whole) for share in shares)
 
 
+def test_a_shard_is_read_once_however_many_rows_are_written_at_once(tars, tmp_path, monkeypatch):
+    images, _ = list_shards("--val_dir", tars[0])
+    index = image_index(tmp_path / "index", images, {k: [f"of {k}"] for k in images.keys}, names=("0", "1"))
+    expected, *_ = deduplicated(index)
+    assert len({row["key"].partition("/")[0] for row in expected[:6]}) == 2  # a group lies in several shards
+    asked, whole = [], vector_index.VectorIndex.arrow
+
+    def arrow(index, rows, columns):
+        asked.append((len(rows), columns, (np.diff(rows) > 0).all()))
+        return whole(index, rows, columns)
+
+    groups = near_duplicates.groups_of(index, near_duplicates.exact_groups(index, threshold=0.95))
+    monkeypatch.setattr(vector_index.VectorIndex, "arrow", arrow)
+    monkeypatch.setattr(deduplication, "ROWS_AT_ONCE", 7)
+    keys = deduplication.write_groups(tmp_path / "groups.parquet", index, groups)
+    assert asked == [(len(expected), deduplication.KNOWN, True)]
+    found = pq.read_table(tmp_path / "groups.parquet")
+    assert found.to_pylist() == expected
+    assert keys == [row["key"] for row in expected]
+    assert {row["caption"] for row in expected} == {f"of {k}" for k in keys}
+    assert found.schema.equals(deduplication._schema())
+
+
 # Weights -------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +299,7 @@ def tars(planted, tmp_path):
 def test_training_on_shards_draws_a_group_as_often_as_one_image(tars, tmp_path):
     folder, groups = tars
     images, _ = list_shards("--val_dir", folder)
-    rows, *_ = deduplicated(image_index(tmp_path / "index", images))
+    rows, *_ = deduplicated(image_index(tmp_path / "index", images, names=("0", "1")))
     assert pairs_of(found_groups(rows)) == pairs_of(groups.values())
     path = tmp_path / "index" / "dedup-0.95" / "weights.json"
     weights, unnamed = duplication.read_weights("--weights_file", path, list_shards("--instance_data_dir", folder)[0])
@@ -300,6 +324,7 @@ def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_non
     assert (rows, weights) == ([], dict.fromkeys([f"{i:05d}.png" for i in range(5)], 1.0))
     assert summary["counts"]["largest_group"] == 0
     assert "no near-duplicates" in lines[0]
+    assert lines[1:] == [f"written to {index.root / 'dedup-0.95'}"]  # weights of 1 change nothing
     assert not list((index.root / "dedup-0.95" / "gallery").iterdir())
     monkeypatch.setattr(deduplication, "NAME_ALL", 4)
     _, weights, _, lines = deduplicated(index)
@@ -349,8 +374,20 @@ def test_a_folder_of_the_users(index, tmp_path):
 def test_a_dry_run_says_what_would_be_written(index):
     lines = []
     deduplication.deduplicate(options(dry_run=True), index, ALONE, lines.append)
-    assert json.loads(lines[0])["writes"][1] == str(index.root / "dedup-0.95" / "weights.json")
-    assert not (index.root / "dedup-0.95").exists()
+    writes = json.loads(lines[0])["writes"]
+    folder = index.root / "dedup-0.95"
+    assert not folder.exists()
+    deduplicated(index)
+    assert sorted(writes) == sorted(map(str, folder.iterdir()))
+    assert writes == deduplication.planned(options(), str(index.root), 0.95)
+    assert deduplication.planned(options(output_dir="o"), "absent", 0.95)[0] == "o/groups.parquet"
+
+
+def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(index, tmp_path):
+    folder = tmp_path / "it's; $(mine)"
+    *_, lines = deduplicated(index, folder=folder, output_dir=str(folder))
+    command = lines[-1].partition(": ")[2]
+    assert shlex.split(command) == ["diff_train.py", "--weights_file", str(folder / "weights.json")]
 
 
 # Thresholds and warnings ---------------------------------------------------------------------------------------------
@@ -425,7 +462,7 @@ def page_of(index, number=1):
 def middle(row, column):
     """Middle of a picture of a page."""
     cell, gap = galleries.SIDE + 2 * galleries.GAP, galleries.GAP
-    return (column * cell + (3 * gap if column else gap) + 64, 24 + row * (cell + 18) + gap + 64)
+    return (column * cell + (3 * gap if column else gap) + 64, 24 + row * (cell + galleries.BELOW) + gap + 64)
 
 
 def ink(page, row, column):
@@ -461,7 +498,7 @@ def test_the_gallery_has_as_many_pages_as_there_are_groups_up_to_some(tmp_path, 
 def test_pictures_of_shards_are_read_in_place_and_grey_when_the_shard_is_gone(tars, tmp_path):
     folder, groups = tars
     images, _ = list_shards("--val_dir", folder)
-    index = image_index(tmp_path / "index", images)
+    index = image_index(tmp_path / "index", images, names=("0", "1"))
     rows, *_ = deduplicated(index)
     page = page_of(index)
     key = rows[0]["key"]
@@ -473,3 +510,15 @@ def test_pictures_of_shards_are_read_in_place_and_grey_when_the_shard_is_gone(ta
     (folder / "1.tar").write_bytes(b"\0" * 100)
     deduplicated(index)
     assert [page_of(index).getpixel(middle(0, c)) for c in range(6)] == [GREY] * 6
+
+
+def test_tars_that_ended_early_are_said():
+    counts = dict.fromkeys(("images", "groups", "largest_group", "shards", "shards_planned"), 5) | {
+        "images_in_groups": 10, "images_that_could_go": 5, "damaged_shards": 2
+    }  # fmt: skip
+    told = list(deduplication.said(counts, threshold=0.9, method="exact", named=True, folder="/x"))
+    assert told[0] == "2 tar files could not be read to the end when the index was built: see index.json"
+    assert (
+        len(list(deduplication.said(counts | {"damaged_shards": 0}, threshold=0.9, method="exact", named=True, folder="/x")))
+        == len(told) - 1
+    )

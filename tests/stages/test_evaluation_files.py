@@ -142,6 +142,26 @@ def test_pages_have_so_many_rows_and_there_are_so_many_pages(sets, tmp_path, sho
     assert sorted(p.name for p in (tmp_path / "gallery").iterdir()) == names
 
 
+def test_the_gallery_shows_ten_matches_at_most_and_the_table_all(sets, tmp_path, shown, monkeypatch):
+    assert evaluation_files.GALLERY_COLUMNS == 10
+    many = measured(scores=np.linspace(0.9, 0.1, 36).reshape(3, 12), matches=np.arange(36).reshape(3, 12) % 4)
+    evaluation_files.write_gallery(tmp_path / "gallery", many, sets, workers=1)
+    assert [len(found) for _, found in shown[0]] == [10] * 3
+    narrow = evaluation_files.galleries.match_page([], threshold=None, columns=10).width
+    assert Image.open(tmp_path / "gallery" / "page_01.png").width == narrow
+    assert sum(1 for _ in evaluation_files.match_rows(many, sets, {})) == 36
+
+
+@pytest.mark.parametrize("error", [DataError("is truncated"), OSError("stale file handle")])
+def test_what_can_no_longer_be_read_is_grey(sets, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    assert evaluation_files.to_look_at(sets.training, 0, 20).getpixel((1, 1)) == (0, 30, 0)
+    monkeypatch.setattr(image_sets.ImageSet, "open", fail)
+    assert evaluation_files.to_look_at(sets.training, 0, 20).getcolors() == [(400, evaluation_files.GREY)]
+
+
 def test_the_first_pages_are_given_to_the_report_as_jpeg(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_files, "GALLERY_ROWS", 1)
     monkeypatch.setattr(evaluation_files, "PAGE_GALLERY", 2)
@@ -185,6 +205,21 @@ def test_rows_of_the_page_say_what_is_known(sets):
     )  # fmt: skip
     rows, _ = evaluation_files.page_rows(measured(duplicated=None, alignment={}), sets, workers=1)
     assert {(r["duplicated"], r["clipscore"]) for r in rows} == {(None, None)}
+
+
+def test_the_page_shows_the_beginning_of_what_is_long(sets):
+    long = "<a>é " * 200_000
+    queries = [dataclasses.replace(q, source_prompt=long[: 500 + q.index]) for q in sets.queries]
+    rows, _ = evaluation_files.page_rows(
+        measured(), dataclasses.replace(sets, queries=queries, captions={"b.png": long}), workers=1
+    )
+    assert [len(row["prompt"]) for row in rows] == [500] * 3
+    assert rows[1]["prompt"] == long[:500]  # of the first generation, whole
+    assert rows[0]["prompt"] == rows[0]["caption"] == long[:499] + "…"
+    assert (
+        next(evaluation_files.match_rows(measured(), dataclasses.replace(sets, queries=queries[2:] * 3), {}))["prompt"]
+        == (long[:502])
+    )
 
 
 def test_the_page_shows_so_many_of_the_most_similar(sets, monkeypatch):
@@ -280,6 +315,34 @@ def test_the_folders_name_says_what_was_measured(sets, given, name):
     folder = evaluation_files.evaluation_folder(opts, sets).path
     assert folder == sets.generated.root / "evaluations" / f"{name}{sets.training.fingerprint[:8]}"
     assert not folder.exists()
+
+
+def test_an_approximate_search_does_not_replace_an_exact_one(sets):
+    def name(**given):
+        opts = RetrievalOptions(query_dir=str(sets.generated.root), val_dir="index", pt_style="pixel", **given)
+        return evaluation_files.evaluation_folder(opts, sets).path.name
+
+    assert name(ann=True) == f"pixel-dotproduct-ann-{sets.training.fingerprint[:8]}"
+    assert name() == f"pixel-dotproduct-{sets.training.fingerprint[:8]}"
+
+
+@pytest.mark.parametrize("given", [{}, {"output_dir": "mine"}])
+def test_a_dry_run_lists_what_is_written(sets, given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def names(sets=sets, **more):
+        opts = RetrievalOptions(query_dir="g", val_dir="x", pt_style="pixel", **given, **more)
+        folder = evaluation_files.evaluation_folder(opts, sets)
+        return [path.removeprefix(f"{folder.path}/") for path in folder.planned()]
+
+    assert names() == ["metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html"]
+    assert names(dontsave=True) == ["metrics.json", "matches.csv", "plots", "gallery", "report.html"]
+    of_index = dataclasses.replace(sets, index=object())
+    assert names(of_index)[1:3] == ["matches.csv", "matches.parquet"]
+    monkeypatch.setattr(evaluation_files, "LONG_TABLE", 11)
+    assert names(num_matches=3)[1] == "matches.csv"
+    for many in (4, 1000):  # of the four training images there are, for three generations
+        assert names(num_matches=many)[1] == names(of_index, num_matches=many)[1] == "matches.parquet"
 
 
 def test_another_place_is_taken_when_it_holds_nothing_else(sets, tmp_path):

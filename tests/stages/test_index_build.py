@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +22,7 @@ from utils import devices, flags
 from utils.claims import Claims
 from utils.data import transforms
 from utils.errors import DataError, UsageError
-from utils.evaluation import vector_index
+from utils.evaluation import index_shards, vector_index
 from utils.evaluation.network import Extractor
 from utils.retrieval_options import RetrievalOptions
 from utils.stages import index_build, index_sources, measurement
@@ -116,7 +118,7 @@ def test_an_index_holds_what_a_loop_over_the_members_finds(shards, build, tmp_pa
     data, short = record(tmp_path / "index"), sorted(min(r["width"], r["height"]) for r in expected)
     assert data["counts"] == {
         "images": 14, "unreadable": 0, "with_caption": 10, "with_url": 10, "bytes": sum(r["bytes"] for r in expected),
-        "short_side": [short[0], short[6], short[-1]], "shards": 4,
+        "short_side": [short[0], short[6], short[-1]], "shards": 4, "damaged_shards": [],
     }  # fmt: skip
     launch = data["launch"]
     assert (launch["shards"], launch["images"], launch["processes"], launch["device"]) == (4, 14, 1, "cpu")
@@ -150,11 +152,14 @@ def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
     assert [s.rows for s in index.shards] == [3, 2, 0, 3]
     assert [k.split("/", 1) for k, _ in index.bad] == [
         ["00001.tar", "../002.png"], ["00001.tar", "/003.png"], ["00001.tar", "a/../../004.jpg"],
-        ["00001.tar", "..\\005.png"], ["00001.tar", "001.png"], ["00002.tar", "000.jpg"], ["00003.tar"],
+        ["00001.tar", "..\\005.png"], ["00001.tar", "001.png"], ["00002.tar", "000.jpg"],
     ]  # fmt: skip
-    assert index.bad[-1][1] == "is not a whole tar file (unexpected end of data)"
+    assert index.damaged == [("00003.tar", "unexpected end of data")]
+    assert record(tmp_path / "index")["counts"]["damaged_shards"] == ["00003"]
+    kept = "what comes before the damage is kept"
+    assert lines[2] == f"1 of 4 tar files are damaged: '00003.tar' (unexpected end of data); {kept}"
     assert [r["key"] for r in index.table([3, 4, 5])] == ["00001.tar/000.png", "00001.tar/006.png", "00003.tar/000.jpg"]
-    assert "4 shards: 8 images, 7 of 15 unreadable" in lines[1]
+    assert "4 shards: 8 images, 6 of 14 unreadable" in lines[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shards"]  # nothing was unpacked
 
 
@@ -170,6 +175,18 @@ def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shard
         assert len(opened(tmp_path / "index")) == 11
         assert record(tmp_path / "index")["counts"]["unreadable"] == 3
     assert build(shards, "--max_bad_images", "0.5")[0].startswith("4 shards: 11 images, 3 of 14 unreadable")
+
+
+def test_a_damaged_tar_file_ends_in_an_error_with_the_index_whole(shards, build, tmp_path):
+    """One that held any number of images is not one unreadable image of many."""
+    os.truncate(shards / "00001.tar", 2000)
+    message = r"--val_dir='.*': 1 of 4 tar files are damaged: '00001.tar' \(.*\); .* --max_bad_images=0.01 accepts 0"
+    for _ in range(2):
+        with pytest.raises(UsageError, match=message):
+            build(shards)
+        assert opened(tmp_path / "index").complete
+        assert record(tmp_path / "index")["counts"]["damaged_shards"] == ["00001"]
+    assert build(shards, "--max_bad_images", "0.25")[1].startswith("1 of 4 tar files are damaged: '00001.tar'")
 
 
 def test_a_folder_without_a_readable_image_is_an_error(tmp_path, build):
@@ -290,6 +307,21 @@ def test_a_shard_that_others_finish_meanwhile_is_not_made_again(shards, build, t
     assert contents(root) == contents(tmp_path / "theirs")
 
 
+def test_parts_of_the_approximate_search_belong_to_who_trains_it(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards / "00000.tar")
+    parts = [root / f".ann.{kind}.77.part" for kind in ("faiss", "json")]
+    for part in parts:
+        part.write_text("half")
+    with Claims(root / ".claims").take("ann") as mine:
+        assert mine
+        build(shards)
+        assert all(part.exists() for part in parts)
+    os.utime(shards / "00000.tar", ns=(5, 5))
+    build(shards)
+    assert left_over(root) == []
+
+
 def test_what_dead_processes_left_half_written_is_removed(shards, build, tmp_path):
     root = tmp_path / "index"
     (root / "shards").mkdir(parents=True)
@@ -340,6 +372,15 @@ def test_a_folder_is_indexed_in_shards_of_many_images(folder, build, tmp_path):
     assert np.abs(index.take(range(7)) - vectors).max() < 5e-4
 
 
+def test_a_folders_image_overwritten_by_one_of_its_size_is_read_again(folder, build, tmp_path):
+    build(folder)
+    before = (folder / "5.png").stat()
+    picture = bytearray((folder / "5.png").read_bytes())
+    (folder / "5.png").write_bytes(picture)
+    os.utime(folder / "5.png", ns=(before.st_mtime_ns + 1, before.st_mtime_ns + 1))
+    assert build(folder)[0] == "shard 00000 is made anew: its images have changed since"
+
+
 def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
     root, names = tmp_path / "index", ["00000", "00001", "00002"]
     build(folder)
@@ -359,6 +400,92 @@ def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
     assert sorted(p.name for p in (root / "shards").iterdir()) == [
         f"{n}.{kind}" for n in names[:2] for kind in ("npy", "parquet")
     ]  # fmt: skip
+
+
+# Damage ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tars", "folder"])
+def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tmp_path, kind):
+    root, source = tmp_path / "index", shards if kind == "tars" else folder
+    build(source)
+    was = record(root)
+    names, before = was["shards"], stamps(root, was["shards"])
+    (root / "index.json").write_text("{")
+    assert vector_index.is_index(root)
+    anew = "is not JSON .*; remove it, and --build_index makes it anew from the shards"
+    for call in (lambda: build(source), lambda: opened(root)):
+        with pytest.raises(DataError, match=anew):
+            call()
+    (root / "index.json").unlink()
+    vector_index.paths_of(root, names[1])[1].write_bytes(b"damaged too")
+    (root / "ann.faiss").write_bytes(b"")  # what else an index may hold
+    lines = build(source)
+    assert lines[0] == f"index.json was lost: it is made anew from {len(names) - 1} shards that are there"
+    assert lines[1].startswith(f"shard {names[1]} is made anew: cannot be read")
+    now = record(root)
+    assert now["counts"] == was["counts"]
+    assert (now["shards"], now["descriptor"], now["source"]) == (names, was["descriptor"], was["source"])
+    assert {n for n, stamp in stamps(root, names).items() if stamp != before[n]} == {names[1]}
+
+
+def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards)
+    (root / "index.json").unlink()
+    before = contents(root)
+    shutil.copytree(shards, tmp_path / "other")
+    for name in NAMES:
+        tars.write(tmp_path / "other" / f"{name}.tar", {"0.png": tars.noise(1)})
+    with pytest.raises(
+        UsageError, match=r"--build_index='.*' holds no index.json, and shards of other images than --val_dir"
+    ):
+        build(tmp_path / "other")
+    assert contents(root) == before
+    _other_descriptor(shards, root)
+    with pytest.raises(UsageError, match=r"holds no index.json, and shards of several descriptors; takes a new folder"):
+        build(shards)
+    for name in NAMES:
+        vector_index.paths_of(root, name)[1].unlink()
+    with pytest.raises(UsageError, match=r"holds 'shards', which no index wrote"):
+        build(shards)
+
+
+def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
+    root = tmp_path / "index"
+    build(shards)
+    whole = record(root)
+    for lacks in ("descriptor", "source", "shards"):
+        (root / "index.json").write_text(json.dumps({k: v for k, v in whole.items() if k != lacks}))
+        with pytest.raises(
+            DataError, match=rf"index.json: holds no '{lacks}' as an index does; remove it, and --build_index"
+        ):
+            build(shards)
+
+
+@pytest.mark.parametrize("facts", [b"{}", b"[]", b"7", b'{"descriptor": [], "made_of": {}, "bad": [], "fingerprint": ""}',
+                                   b'{"descriptor": {}, "made_of": {}, "bad": [["x"]], "fingerprint": ""}'])  # fmt: skip
+def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
+    root = tmp_path / "index"
+    build(shards)
+    table = pq.read_table(vector_index.paths_of(root, "00001")[1])
+    pq.write_table(table.replace_schema_metadata({index_shards.FACTS: facts}), vector_index.paths_of(root, "00001")[1])
+    with pytest.raises(
+        DataError, match=r"00001.parquet: cannot be read \(no '\w+' in what it says of itself\); --build_index"
+    ):
+        opened(root)
+    assert build(shards)[0].startswith("shard 00001 is made anew: cannot be read")
+    assert opened(root).complete
+
+
+def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
+    build(shards)
+    (shards / "00000.tar").unlink()
+    (shards / "00002.tar").unlink()
+    told = "2 shards of the index are not among those named, first '00000', and their tar files are gone"
+    assert build(shards)[0].startswith(told)
+    assert len(opened(tmp_path / "index")) == 14  # what was computed stays
+    assert not build(shards / "00001.tar")[0].startswith("3 shards")  # not named, but there
 
 
 # What is refused ---------------------------------------------------------------------------------------------------------
@@ -471,6 +598,61 @@ def test_features_that_are_not_finite_end_the_build_with_a_line(shards, build, t
         build(shards)
     assert vector_index.finished(tmp_path / "index") == []
     assert left_over(tmp_path / "index") == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error", "d/x"), RuntimeError("a bug")])
+def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
+    """Of the disk and of several processes it is told to all; another is raised as it is."""
+    told = []
+
+    class Processes(devices.Processes):
+        def gather(self, value):
+            told.append(value)
+            return [value]
+
+    processes = Processes(
+        SimpleNamespace(process_index=count - 1, num_processes=count, is_main_process=count == 1, device=None)
+    )
+    (tmp_path / ".claims").mkdir()
+    build = index_build.Build(tmp_path, None, None, None, {}, None, processes, "x")
+    expected = DataError if count > 1 and isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as raised, index_build._ending_together(build):
+        raise error
+    assert build.stop.exists() is (count > 1)  # the others see it; the main process removes it
+    if expected is DataError:
+        assert str(raised.value) == "d/x: Input/output error (process 2 of 2)"
+        assert told == [str(raised.value)]
+    else:
+        assert raised.value is error
+        assert told == []
+
+
+def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(shards, tmp_path, script, monkeypatch, capsys):
+    asked = ["--build_index", tmp_path / "index", "--val_dir", shards, "--pt_style", "pixel", *SEED_FLAGS]
+    real, made = index_build.make_shard, []
+
+    def make(build, name, bar):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(name)
+        return real(build, name, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_build, "make_shard", make)
+        with pytest.raises(SystemExit) as ended:
+            script("diff_retrieval", *asked)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "diff_retrieval.py: stopped; the same command goes on"
+    assert vector_index.finished(tmp_path / "index") == made
+    script("diff_retrieval", *asked)
+    assert opened(tmp_path / "index").complete
+    assert left_over(tmp_path / "index") == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_line(shards, build):
+    with pytest.raises(UsageError, match=r"--build_index='/proc/x' cannot be (made \(No such file|written to)"):
+        build(shards, root=Path("/proc/x"))
 
 
 def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(shards, build, tmp_path, monkeypatch):

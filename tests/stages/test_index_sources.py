@@ -27,7 +27,8 @@ def shards(tmp_path):
 def test_a_tar_file_is_a_shard(shards):
     source = source_of(shards / "{00009..00010}.tar")
     assert (source.shards, source.folder, source.names) == (True, shards.resolve(), ["00009", "00010"])
-    images, rows = source.read("00009")
+    images, rows, damage = source.read("00009")
+    assert damage is None
     assert images.keys == ("00009.tar/000.png", "00009.tar/002.png")  # as training names them
     assert [np.asarray(images.open(i))[0, 0, 0] for i in range(2)] == [1, 3]
     assert images.bad == (("00009.tar//001.png", "its name is absolute"),)
@@ -40,9 +41,25 @@ def test_a_tar_file_is_a_shard(shards):
 def test_a_tar_file_that_is_cut_is_a_shard_of_what_comes_before(shards):
     path = shards / "00009.tar"
     path.write_bytes(path.read_bytes()[:-9000])
-    images, rows = source_of(shards).read("00009")
+    images, rows, damage = source_of(shards).read("00009")
     assert len(images) == len(rows) == 1
-    assert images.bad[-1] == ("00009.tar", "is not a whole tar file (unexpected end of data)")
+    assert images.bad == ()  # the file is no image
+    assert damage == "unexpected end of data"
+
+
+def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
+    """Two that would be one if their odd bytes became ?."""
+    odd = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xea.png")]
+    (tmp_path / "s").mkdir()
+    tars.write(tmp_path / "s" / "0.tar", {"a.png": tars.png(1), **{name: tars.png(2) for name in odd}, "b.png": tars.png(3)})
+    (tmp_path / "f").mkdir()
+    for name in (*odd, "a.png", "b.png"):
+        (tmp_path / "f" / name).write_bytes(tars.png(3))
+    for source, shard, above in (("s", "0", "0.tar/"), ("f", "00000", "")):
+        images, rows, _ = source_of(tmp_path / source).read(shard)
+        assert images.keys == tuple(r["key"] for r in rows) == (f"{above}a.png", f"{above}b.png")
+        assert images.open(1).getpixel((0, 0)) == (3, 0, 0)
+        assert sorted(images.bad) == [(f"{above}{name}", "its name is not UTF-8") for name in sorted(odd)]
 
 
 def test_a_tar_file_that_changes_is_told(shards):
@@ -70,7 +87,7 @@ def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
     source = source_of(folder)
     assert (source.shards, source.folder, source.names) == (False, folder.resolve(), ["00000", "00001", "00002"])
     parts = [source.read(name) for name in source.names]
-    assert [images.keys for images, _ in parts] == [
+    assert [images.keys for images, _, _ in parts] == [
         ("5.png", "6.png", "7.png"), ("8.png", "9.png", "10.png"), ("sub/11.png",)
     ]  # fmt: skip
     assert parts[2][1] == [{"key": "sub/11.png", "caption": None, "bytes": (folder / "sub/11.png").stat().st_size}]
@@ -83,6 +100,9 @@ def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
     Image.new("RGB", (8, 8)).save(folder / "sub" / "12.png")
     after = [source_of(folder).made_of(f"{i:05d}") for i in range(3)]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False]
+    os.utime(folder / "6.png", ns=(5, 5))  # another picture of the same size
+    assert source_of(folder).made_of("00000") != before[0]
+    assert source_of(folder).made_of("00001") == after[1]
 
 
 def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):

@@ -21,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 STORED_SIZE = "stored_size"  # in the info of an image that was read
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
+INDEX_KIND = b'"kind": "index"'  # in the index.json that utils.evaluation.vector_index writes
 # What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
 BROKEN_EXIF = (struct.error, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OSError, SyntaxError)
 UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
@@ -37,6 +38,7 @@ class ImageSet:
     """Images below root. keys: relative paths with /, natural order; bad: [(key, reason)] of files left out.
 
     places: of images inside larger files (tar shards), their (file below root, offset in bytes); else empty.
+    changed: keys of images that are known to be others than those that were listed: they are not opened.
     """
 
     root: Path
@@ -44,6 +46,7 @@ class ImageSet:
     sizes: tuple
     bad: tuple = ()
     places: tuple = ()
+    changed: frozenset = frozenset()
 
     def __len__(self):
         return len(self.keys)
@@ -53,10 +56,12 @@ class ImageSet:
         return self.root / (self.places[index][0] if self.places else self.keys[index])
 
     def open(self, index, **how):
-        """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be read."""
+        """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be read, or has changed."""
+        name = self.root / self.keys[index]
+        if self.keys[index] in self.changed:
+            raise DataError(f"{name}: has changed since the index was built; --build_index reads it again")
         if not self.places:
             return open_image(self.path(index), **how)
-        name = self.root / self.keys[index]
         try:
             with open(self.path(index), "rb") as handle:
                 handle.seek(self.places[index][1])
@@ -89,7 +94,20 @@ def _is_output(entry):
     return evaluation or OUTPUT_FOLDERS.fullmatch(entry.name) is not None
 
 
+def _is_made_of_images(folder):
+    """Whether a folder is an index or the near-duplicates of one: the pictures in their galleries are nobody's images."""
+    groups, shards, index = (os.path.join(folder, name) for name in ("groups.parquet", "shards", "index.json"))
+    if os.path.isfile(groups) and os.path.isfile(os.path.join(folder, "summary.json")):
+        return True
+    if not (os.path.isfile(index) and os.path.isdir(shards)):
+        return False
+    with open(index, "rb") as file:  # others have files of that name too
+        return INDEX_KIND in file.read(4096)
+
+
 def _walk(folder, root, skip):
+    if _is_made_of_images(folder):
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
@@ -106,7 +124,8 @@ def holds_images(root):
 
 
 def list_images(flag, root, *, measured=False):
-    """All images below `root`, any depth, natural order; UsageError naming the flag when there are none.
+    """All images below `root`, any depth, natural order; UsageError naming the flag when there are none. Indices and what
+    --dedup wrote are never read.
 
     measured: of a folder that stages write to, what they write is not read (evaluations, inferences, checkpoints, states).
     """

@@ -42,6 +42,12 @@ class ShardContent:
     damage: str | None
 
 
+def state_of(path):
+    """What tells a tar file from the same one changed. Returns: dict of JSON types; OSError when it is not there."""
+    facts = os.stat(path)
+    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
 def is_shards(source):
     """Whether a data source names tar files: by pattern, by name, or as a folder that holds some at its top."""
     if str(source).endswith(".tar"):
@@ -53,10 +59,23 @@ def expand(pattern):
     """Paths of 'DIR/{00000..00012}.tar' or of a glob, natural order. Digits keep their width."""
     span = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if span is None:
-        return sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
+        return _matching(pattern)
     first, last = span.groups()
     numbers = range(int(first), int(last) + 1)
-    return [p for n in numbers for p in expand(f"{pattern[: span.start()]}{n:0{len(first)}d}{pattern[span.end() :]}")]
+    found = [p for n in numbers for p in expand(f"{pattern[: span.start()]}{n:0{len(first)}d}{pattern[span.end() :]}")]
+    return sorted(set(found), key=natural_key)  # two numbers with a glob may match one file
+
+
+def _matching(pattern):
+    """Paths of a glob; a file or a folder that exists is no pattern, whatever is in its name."""
+    if os.path.lexists(pattern):
+        return [pattern]
+    folder, name = os.path.split(pattern)
+    if folder and os.path.isdir(folder):
+        if not glob.has_magic(name):
+            return [pattern]
+        pattern = os.path.join(glob.escape(folder), name)
+    return sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
 
 
 def shard_paths(flag, source):
@@ -108,6 +127,13 @@ def _unsafe(name):
     return "its name has .. as a part" if ".." in parts else None
 
 
+def _untaken(member, seen):
+    """Why a member that is not the first of its name, or is a link, is not taken. None if it is taken."""
+    if not member.isfile():
+        return "is a link in the tar, which is not followed"
+    return "stands twice in its tar" if member.name in seen else None
+
+
 def _stem(name):
     """What the members of a sample share: a name up to the first dot of its last part."""
     folder, _, last = name.rpartition("/")
@@ -129,7 +155,8 @@ def _require_end(path, offset):
 
 
 def _members(path):
-    """Yield (TarInfo, its bytes if it is a text) of a tar file's regular members. What DAMAGE names is raised."""
+    """Yield (TarInfo, its bytes if it is a text) of a tar file's regular members, and of links by the name of an image. What
+    DAMAGE names is raised."""
     length = os.stat(path).st_size
     with tarfile.open(path, "r:") as archive:
         for member in archive:
@@ -143,6 +170,8 @@ def _members(path):
                     archive.fileobj.seek(member.offset_data)
                     text = archive.fileobj.read(min(member.size, TEXT_BYTES))
                 yield member, text
+            elif (member.issym() or member.islnk()) and member.name.lower().endswith(SUFFIXES):
+                yield member, None
     _require_end(path, archive.offset)
 
 
@@ -153,13 +182,15 @@ def read_shard(path, *, whole=True):
     A .txt beside an image says its caption before a .json does. DataError when the disk does not give the file. Returns:
     ShardContent.
     """
-    images, bad, captions, urls, damage = [], [], {}, {}, None
+    images, bad, captions, urls, damage, seen = [], [], {}, {}, None, set()
     try:
         for member, content in _members(path):
             name, stem = member.name.lower(), _stem(member.name)
-            reason = _unsafe(member.name)
+            reason = _unsafe(member.name) or (name.endswith(SUFFIXES) and _untaken(member, seen))
             if reason:
                 bad.append((member.name, reason))
+            elif member.name in seen:  # a text that stands twice: the first one is the first picture's
+                continue
             elif name.endswith(SUFFIXES):
                 images.append((member.name, member.offset_data, member.size))
             elif content is not None:
@@ -168,6 +199,8 @@ def read_shard(path, *, whole=True):
                     captions[stem] = caption
                 if url:
                     urls[stem] = url
+            if member.isfile():
+                seen.add(member.name)
     except DAMAGE as error:
         damage = first_line(error)
         if whole:

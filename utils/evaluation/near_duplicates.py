@@ -14,7 +14,6 @@ import numpy as np
 EXACT_ROWS = 1_000_000  # up to here every pair is looked at: 5e11 products
 NEIGHBOURS = 32  # of a row, from which groups are made beyond
 BLOCK_ROWS = {"cpu": 4096, "cuda": 16384}  # scores of two blocks: 64 MB, 1 GB
-ROWS_AT_ONCE = 65536  # of the index's table, or of pairs of vectors
 
 
 class Components:
@@ -80,7 +79,9 @@ def exact_groups(index, *, threshold, device=None, block_rows=None, wrap=iter, p
     index: VectorIndex; threshold: of a pair, above 0; device: that computes, else the CPU; wrap: takes the list of pairs of
     blocks, for a bar; part, parts: look at the part-th of `parts` shares of the pairs of blocks alone: labels of all parts,
     joined by `joined`, are those of the whole. Holds two blocks of vectors, their matrix of scores and, where they are near,
-    as much again; never N x N and never a list of pairs. Returns: [N] int64, of every row the lowest row of its group.
+    as much again, and some arrays of 8 bytes a row of the index; never N x N and never a list of pairs. 20,480 rows of 512
+    take 2.2 s on one core; by the square a million 87 minutes, ten million 6 days.
+    Returns: [N] int64, of every row the lowest row of its group.
     """
     import torch
 
@@ -133,6 +134,8 @@ def approximate_groups(index, found, *, threshold):
 
     found: iterable of (rows [n], scores [n, k], matches [n, k]), scores exact, matches -1 for none. A pair is missed when
     neither is among the nearest found of the other: groups may fall into several, and none is larger than the exact ones.
+    Holds some arrays of 8 bytes a row of the index, besides what `found` holds; `groups_of` then as many again, and whoever
+    names members holds a Python object for each.
     Returns: [N] int64, of every row the lowest row of its group.
     """
     components = Components(len(index))
@@ -150,7 +153,7 @@ class Groups:
     """Groups of two rows or more, the largest first, then by lowest row; of each the row to keep first.
 
     rows: [M] int64, group after group; starts: [G + 1] int64, where in `rows` each group begins; similarity: [M] float32 of
-    each row to the one of its group to keep.
+    each row to the one of its group to keep, within [-1, 1], of that one itself 1.
     """
 
     rows: np.ndarray
@@ -190,18 +193,17 @@ def groups_of(index, labels):
     pixels, size = _picture_sizes(index, rows)
     rows = rows[np.lexsort((rows, -size, -pixels, number))]
     kept = np.repeat(rows[starts[:-1]], np.diff(starts))
-    return Groups(rows, starts, similarities(index, rows, kept))
+    # vectors stored in half precision have lengths of 1 within some 1e-4
+    similarity = similarities(index, rows, kept).clip(-1, 1)
+    similarity[starts[:-1]] = 1
+    return Groups(rows, starts, similarity)
 
 
 def _picture_sizes(index, rows):
     """(width x height, bytes) of some rows, 0 where it is not known. rows: [M], ascending. Returns: two of [M] int64."""
-    pixels, size = np.zeros((2, len(rows)), np.int64)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        table = index.table(rows[start : start + ROWS_AT_ONCE], ("width", "height", "bytes"))
-        for place, known in enumerate(table, start):
-            pixels[place] = (known["width"] or 0) * (known["height"] or 0)
-            size[place] = known["bytes"] or 0
-    return pixels, size
+    known = index.arrow(rows, ("width", "height", "bytes"))
+    width, height, size = (c.cast("int64").fill_null(0).to_numpy() for c in known.columns)
+    return width * height, size
 
 
 def similarities(index, left, right):

@@ -1,8 +1,7 @@
 """An index of descriptors on disk: of each shard of images a .npy of vectors and a Parquet of what is known of each image.
 
-    DIR/index.json              what made the vectors, the shards there will be, where the images lie; counts once complete
-    DIR/shards/<name>.parquet   a row an image (COLUMNS); as its metadata what the shard was made of, what could not be read
-    DIR/shards/<name>.npy       [rows, D] float16, L2-normalised; written last: a shard is there once this is
+    DIR/index.json     what made the vectors, the shards there will be, where the images lie; counts once complete
+    DIR/shards/        the shards, as utils.evaluation.index_shards writes them
 
 Vectors are memory-mapped and never all held: what a search holds is a block of them. A row of the index is a number, counted
 through the shards that are there in natural order.
@@ -10,36 +9,43 @@ through the shards that are there in natural order.
 
 import functools
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.data.image_sets import ImageSet, natural_key
+from utils.data import tar_shards
+from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
 from utils.errors import DataError, UsageError
-from utils.manifest import read_manifest, whole_file, write_manifest
 
-KIND, FILE, FOLDER = "index", "index.json", "shards"
-FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
-COLUMNS = ("key", "caption", "url", "width", "height", "bytes", "offset")
+# who works on an index writes and checks its shards by these
+from utils.evaluation.index_shards import (  # noqa: F401
+    COLUMNS,
+    finished,
+    is_utf8,
+    paths_of,
+    read_rows,
+    read_shard,
+    schema,
+    shard_facts,
+    write_shard,
+    wrong_field,
+)
+from utils.manifest import read_json, read_manifest, write_manifest
+
+KIND, FILE = "index", "index.json"
 MOST_MAPS = 16_384  # maps that are kept open; a system allows 65,530 a process
 BLOCK_BYTES = 128 << 20  # of float32 vectors that are held at once
 
 
-def _schema():
-    import pyarrow as pa
-
-    # key: as training names the image; width, height: pixels as stored; bytes: of the file; offset: in its tar, else null
-    types = (pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int64(), pa.int64())
-    return pa.schema(list(zip(COLUMNS, types, strict=True)))
-
-
 def is_index(path):
-    """Whether a path is an index: a folder that holds an index.json of ours."""
+    """Whether a path is an index: a folder that holds an index.json of ours, or a damaged one beside shards."""
     found = Path(path) / FILE
-    return found.is_file() and found.read_bytes()[:4096].find(b'"kind": "index"') >= 0
+    if not found.is_file():
+        return False
+    with open(found, "rb") as file:
+        return INDEX_KIND in file.read(4096) or bool(finished(path))
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -53,61 +59,13 @@ def write_index(root, *, descriptor, source, planned, **more):
     write_manifest(Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more)
 
 
-def paths_of(root, name):
-    """The two files of a shard. Returns: (.npy, .parquet)."""
-    return Path(root) / FOLDER / f"{name}.npy", Path(root) / FOLDER / f"{name}.parquet"
-
-
-def write_shard(root, name, vectors, rows, *, descriptor, made_of, bad=()):
-    """Write a shard whole: first its Parquet, then its vectors, without which it counts as absent.
-
-    vectors: [n, D], L2-normalised; rows: n dicts of COLUMNS, missing ones are null; made_of: of JSON types, what tells the
-    shard's images from the same ones changed; bad: [(key, reason)] of images that are left out.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    vectors = np.asarray(vectors)
-    facts = {"descriptor": descriptor, "made_of": made_of, "bad": [list(b) for b in bad], "fingerprint": _fingerprint(rows)}
-    table = pa.Table.from_pylist([{c: _utf8(r.get(c)) for c in COLUMNS} for r in rows], _schema())
-    array_path, table_path = paths_of(root, name)
-    array_path.unlink(missing_ok=True)  # of an earlier build: it does not belong to the new Parquet
-    with whole_file(table_path) as part:
-        pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), part)
-    with whole_file(array_path) as part, open(part, "wb") as handle:
-        np.save(handle, vectors.astype(np.float16))
-
-
-def _utf8(value):
-    """Text that Parquet can hold: bytes of a file name that are not UTF-8 become ?."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-def _fingerprint(rows):
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(f"{row['key']}\0{row['bytes']}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
 # Reading -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy, in bytes."""
-
-    name: str
-    first: int
-    rows: int
-    offset: int
-    facts: dict
 
 
 @dataclass(frozen=True)
 class VectorIndex:
     """What of an index is there. descriptor: what made the vectors; source: where the images lie; planned: names of all
-    shards; shards: those that are there, in natural order."""
+    shards; shards: those of them that are there, in natural order."""
 
     root: Path
     descriptor: dict
@@ -121,7 +79,7 @@ class VectorIndex:
 
     @property
     def complete(self):
-        return len(self.shards) == len(self.planned)
+        return {s.name for s in self.shards} == set(self.planned)
 
     @property
     def fingerprint(self):
@@ -132,6 +90,11 @@ class VectorIndex:
     def bad(self):
         """[(key, reason)] of images that were left out."""
         return [tuple(b) for s in self.shards for b in s.facts["bad"]]
+
+    @property
+    def damaged(self):
+        """[(name of a tar file, why)] of those that could not be read to their end: what comes before is in the index."""
+        return [(f"{s.name}.tar", s.facts["damage"]) for s in self.shards if "damage" in s.facts]
 
     def vectors(self, shard):
         """The vectors of a shard, memory-mapped: a [rows, D] float16 torch tensor, not to be written to."""
@@ -182,10 +145,14 @@ class VectorIndex:
         if filled:
             yield last - filled, buffer[:filled]
 
+    @functools.cached_property
+    def _firsts(self):
+        return np.array([s.first for s in self.shards], np.int64)
+
     def _by_shard(self, rows):
         """Yield (shard, places in `rows`, positions in the shard)."""
         rows = np.asarray(rows, np.int64)
-        owners = np.searchsorted([s.first for s in self.shards], rows, side="right") - 1
+        owners = np.searchsorted(self._firsts, rows, side="right") - 1
         order = np.argsort(owners, kind="stable")
         cuts = np.flatnonzero(np.diff(owners[order])) + 1
         for places in np.split(order, cuts) if len(order) else ():
@@ -201,35 +168,35 @@ class VectorIndex:
             found[torch.from_numpy(places)] = self.vectors(shard)[torch.from_numpy(positions)].float()
         return found.numpy()
 
-    def table(self, rows, columns=COLUMNS):
-        """What is known of some rows, in that order. Returns: [dict of `columns`]."""
-        found = [None] * len(rows)
-        for shard, places, positions in self._by_shard(rows):
-            for place, row in zip(places, self._read(shard, columns).take(positions).to_pylist(), strict=True):
-                found[place] = row
-        return found
-
-    def _read(self, shard, columns):
+    def arrow(self, rows, columns=COLUMNS):
+        """What is known of some rows, in that order; each shard's Parquet is read once. Returns: pyarrow.Table."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        path = paths_of(self.root, shard.name)[1]
-        try:
-            return pq.read_table(path, columns=list(columns), memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read ({error}); --build_index makes this shard anew") from None
+        wanted = pa.schema([schema().field(c) for c in columns])
+        parts, order = [wanted.empty_table()], [np.empty(0, np.int64)]
+        for shard, places, positions in self._by_shard(rows):
+            parts.append(read_rows(self.root, shard.name, columns).take(positions).replace_schema_metadata(None))
+            order.append(places)
+        places = np.concatenate(order)
+        found = pa.concat_tables(parts)
+        # rows that rise are in order already: no copy
+        return found if (np.diff(places) > 0).all() else found.take(np.argsort(places))
+
+    def table(self, rows, columns=COLUMNS):
+        """`arrow` as [dict of `columns`], for few rows."""
+        return self.arrow(rows, columns).to_pylist()
 
     def find(self, keys):
         """Rows of images by key. Returns: {key: row} of those that are there."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        wanted, found = pa.array([_utf8(k) for k in keys], pa.string()), {}
+        wanted, found = pa.array([k for k in keys if is_utf8(k)], pa.string()), {}
         named = {str(k).split("/")[0].removesuffix(".tar") for k in keys}
         for shard in self.shards:
             if self.source["shards"] and shard.name not in named:
                 continue  # a key of a tar's member begins with the tar's name
-            column = self._read(shard, ["key"])["key"]
+            column = read_rows(self.root, shard.name, ["key"])["key"]
             for position in np.flatnonzero(pc.is_in(column, wanted)):
                 found.setdefault(column[int(position)].as_py(), shard.first + int(position))
         return found
@@ -241,72 +208,56 @@ class VectorIndex:
         return moved if moved.exists() and not Path(self.source["folder"]).exists() else Path(self.source["folder"])
 
     def images(self, rows):
-        """The images of some rows, in that order, as an ImageSet; those of tar files are read in place."""
-        table = self.table(rows, ("key", "bytes", "offset"))
-        keys, sizes = tuple(r["key"] for r in table), tuple(r["bytes"] for r in table)
-        places = tuple((r["key"].split("/")[0], r["offset"]) for r in table) if self.source["shards"] else ()
-        return ImageSet(self.image_root, keys, sizes, places=places)
+        """The images of some rows, in that order, as an ImageSet; those of tar files are read in place. Those whose tar file
+        was written to since, or whose file has another size, are its `changed`."""
+        keys, sizes, offsets = (tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns)
+        if not self.source["shards"]:
+            others = frozenset(k for k, size in zip(keys, sizes, strict=True) if self._has_changed(k, {"bytes": size}))
+            return ImageSet(self.image_root, keys, sizes, changed=others)
+        places = tuple((k.split("/")[0], offset) for k, offset in zip(keys, offsets, strict=True))
+        others = {tar for tar in {tar for tar, _ in places} if self._has_changed(tar, self._made_of.get(tar, {}))}
+        changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in others)
+        return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
+
+    @functools.cached_property
+    def _made_of(self):
+        return {f"{s.name}.tar": s.facts["made_of"] for s in self.shards}
+
+    def _has_changed(self, name, recorded):
+        """Whether a file is another than the recorded one; one that is gone is told when it is opened."""
+        try:
+            state = tar_shards.state_of(self.image_root / name)
+        except OSError:
+            return False
+        return any(state[k] != recorded.get(k, state[k]) for k in state)
 
 
-def _header(path):
-    """(rows, dimensions, offset of the data) of a .npy of ours; DataError if it is not one, or not whole."""
-    broken = "--build_index makes this shard anew"
+def read_record(root):
+    """index.json, checked. DataError when it is damaged or no index's, with what to do. Returns: dict."""
+    path, anew = Path(root) / FILE, "remove it, and --build_index makes it anew from the shards"
     try:
-        with open(path, "rb") as handle:
-            np.lib.format.read_magic(handle)
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(handle)
-            offset = handle.tell()
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: is not a .npy of vectors ({error}); {broken}") from None
-    if dtype != np.float16 or len(shape) != 2 or fortran:
-        raise DataError(f"{path}: holds {dtype} of shape {shape}; an index holds float16 vectors, {broken}")
-    size, needed = os.stat(path).st_size, offset + 2 * shape[0] * shape[1]
-    if size != needed:
-        raise DataError(f"{path}: is truncated, {size} bytes of {needed}; {broken}")
-    return *shape, offset
-
-
-def shard_facts(root, name):
-    """(rows of its Parquet, facts) of a shard; DataError when its Parquet is missing, damaged or not ours."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    array_path, path = paths_of(root, name)
-    if not path.is_file():
-        raise DataError(f"{array_path}: its Parquet {path.name!r} is missing; --build_index makes this shard anew")
-    try:
-        footer = pq.read_metadata(path)
-        return footer.num_rows, json.loads(footer.metadata[FACTS])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); --build_index makes this shard anew") from None
-
-
-def read_shard(root, name, *, first=0):
-    """A shard that is there: (Shard, its dimensions). DataError unless both files are whole and of one length."""
-    path = paths_of(root, name)[0]
-    rows, dimensions, offset = _header(path)
-    count, facts = shard_facts(root, name)
-    if count != rows:
-        raise DataError(f"{path}: holds {rows} vectors, its Parquet {count} rows; --build_index makes this shard anew")
-    return Shard(name, first, rows, offset, facts), dimensions
-
-
-def finished(root):
-    """Names of the shards whose vectors are there, in natural order."""
-    folder = Path(root) / FOLDER
-    names = [e.name.removesuffix(".npy") for e in os.scandir(folder) if e.name.endswith(".npy")] if folder.is_dir() else []
-    return sorted((n for n in names if not n.startswith(".")), key=natural_key)
+        read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; {anew}" if "is not JSON" in str(error) else str(error)) from None
+    data = read_manifest(path, KIND)
+    wrong = wrong_field(data, descriptor=dict, source=dict, shards=list)
+    wrong = wrong or wrong_field(data["source"], folder=str, relative=str, shards=bool)
+    if wrong or not all(isinstance(name, str) for name in data["shards"]):
+        raise DataError(f"{path}: holds no {wrong or 'shards'!r} as an index does; {anew}")
+    return data
 
 
 def open_index(flag, root):
-    """Open what is there of an index: headers and footers alone are read.
+    """Open what is there of an index: headers and footers alone are read. Shards that are not planned are none of it.
 
-    UsageError when nothing is there yet; DataError when a shard is damaged or was made by another descriptor.
+    UsageError when nothing is there yet; DataError when index.json or a shard is damaged, or one was made by another
+    descriptor.
     """
     root = Path(root)
-    data = read_manifest(root / FILE, KIND)
+    data = read_record(root)
     shards, width, first = [], None, 0
-    for name in finished(root):
+    planned = set(data["shards"])
+    for name in (n for n in finished(root) if n in planned):
         shard, dimensions = read_shard(root, name, first=first)
         theirs = shard.facts["descriptor"]
         what = difference(theirs, data["descriptor"])

@@ -10,22 +10,22 @@
 import functools
 import json
 import re
+import shlex
 import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from utils import flags, manifest, runs
-from utils.errors import DataError, UsageError
+from utils.errors import UsageError
 from utils.evaluation import near_duplicates
 from utils.evaluation.extractors import EXTRACTORS
 from utils.reports import galleries
 from utils.reports.progress import progress
+from utils.stages import evaluation_files
 
 KIND = "dedup"
+FILES = ("groups.parquet", "weights.json", "summary.json", "gallery")
 OUR_FILES = re.compile(r"groups\.parquet|weights\.json|summary\.json|gallery/page_\d+\.png")
 COLUMNS = ("group", "size", "rank", "key", "similarity", "width", "height", "bytes", "caption", "url")
 KNOWN = ("key", "width", "height", "bytes", "caption", "url")  # of them, what the index says of an image
@@ -33,6 +33,7 @@ KNOWN = ("key", "width", "height", "bytes", "caption", "url")  # of them, what t
 # of the papers on copying is of generations
 THRESHOLDS = {"pixel": 0.95, "sscd": 0.75}
 HIGHEST = 0.999  # vectors are stored in half precision: a picture and its copy score 1 within some 1e-4, 1e-3 at worst
+ROWS_AT_ONCE = 65536  # of groups.parquet that are written at once
 NAME_ALL = 100_000  # images up to which weights.json names all; beyond, those of groups
 GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 8, 7, 10
 CHAIN_SHARE, CHAIN_IMAGES = 0.01, 100  # a group larger than both is worth a warning
@@ -61,9 +62,18 @@ def threshold_of(opts, descriptor):
     return found
 
 
+def planned(opts, root, threshold):
+    """Paths that a --dedup of the index at `root` writes, whether there is an index yet or not. Returns: [str]."""
+    return [str(_folder(opts, root, threshold) / name) for name in FILES]
+
+
+def _folder(opts, root, threshold):
+    return Path(opts.output_dir) if opts.output_dir else Path(root) / f"dedup-{threshold:g}"
+
+
 def folder_of(opts, index, threshold):
     """Path of the folder to write; UsageError unless it is new, empty, or a --dedup and nothing else."""
-    folder = Path(opts.output_dir) if opts.output_dir else index.root / f"dedup-{threshold:g}"
+    folder = _folder(opts, index.root, threshold)
     runs.require_writable("--output_dir", folder)
     inside = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
@@ -117,7 +127,8 @@ def counts_of(index, groups):
     """How many images and groups. Returns: flat dict."""
     members = len(groups.rows)
     return {
-        "images": len(index), "left_out": len(index.bad), "groups": len(groups), "images_in_groups": members,
+        "images": len(index), "left_out": len(index.bad), "damaged_shards": len(index.damaged),
+        "groups": len(groups), "images_in_groups": members,
         "images_that_could_go": members - len(groups), "largest_group": int(groups.sizes[0]) if len(groups) else 0,
         "shards": len(index.shards), "shards_planned": len(index.planned),
     }  # fmt: skip
@@ -126,30 +137,36 @@ def counts_of(index, groups):
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _schema():
+def _schema(names=COLUMNS, *, text=None):
+    """Of some columns; text: their type of text, else string."""
     import pyarrow as pa
 
-    types = (pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.float32(), pa.int32(), pa.int32(), pa.int64(), pa.string(),
-             pa.string())  # fmt: skip
-    return pa.schema(list(zip(COLUMNS, types, strict=True)))
+    text = text or pa.string()
+    types = (pa.int64(), pa.int64(), pa.int64(), text, pa.float32(), pa.int32(), pa.int32(), pa.int64(), text, text)
+    types = dict(zip(COLUMNS, types, strict=True))
+    return pa.schema([(name, types[name]) for name in names])
 
 
 def write_groups(path, index, groups):
-    """groups.parquet, some rows at a time. Returns: keys of all members, in its order."""
+    """groups.parquet, some rows at a time. Holds what the index knows of all members. Returns: their keys, in its order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers, ranks, keys, step = groups.numbers, groups.ranks, [], near_duplicates.ROWS_AT_ONCE
+    numbers, ranks, step = groups.numbers, groups.ranks, ROWS_AT_ONCE
+    order = np.argsort(groups.rows)
+    # members of a group lie in any shards: each shard is read once, in the index's order, and the rows put in that of the
+    # groups here. Offsets of 64 bits, as captions together may exceed 2 GiB
+    known = index.arrow(groups.rows[order], KNOWN).cast(_schema(KNOWN, text=pa.large_string())).combine_chunks()
+    places = np.argsort(order)
     with manifest.whole_file(path) as part, pq.ParquetWriter(part, _schema()) as writer:
         for start in range(0, len(groups.rows), step):
             here = slice(start, start + step)
-            known = index.table(groups.rows[here], KNOWN)
-            columns = {name: [row[name] for row in known] for name in KNOWN}
-            columns |= {"group": numbers[here], "size": groups.sizes[numbers[here]], "rank": ranks[here],
-                        "similarity": groups.similarity[here]}  # fmt: skip
-            writer.write_table(pa.table({name: columns[name] for name in COLUMNS}, _schema()))
-            keys += columns["key"]
-    return keys
+            columns = {"group": numbers[here], "size": groups.sizes[numbers[here]], "rank": ranks[here],
+                       "similarity": groups.similarity[here]}  # fmt: skip
+            taken = known.take(places[here])
+            columns |= {name: taken[name] for name in KNOWN}
+            writer.write_table(pa.table({name: columns[name] for name in COLUMNS}).cast(_schema()))
+    return known["key"].take(places).to_pylist()
 
 
 def weights_of(index, groups, keys):
@@ -158,14 +175,12 @@ def weights_of(index, groups, keys):
 
     keys: of the groups' members. Returns: {} when no image is named.
     """
-    everything = index.table(np.arange(len(index)), ("key",)) if len(index) <= NAME_ALL else []
-    weights = {row["key"]: 1.0 for row in everything}
-    return weights | dict(zip(keys, (1 / groups.sizes[groups.numbers]).tolist(), strict=True))
+    everything = index.arrow(np.arange(len(index)), ("key",))["key"].to_pylist() if len(index) <= NAME_ALL else []
+    return dict.fromkeys(everything, 1.0) | dict(zip(keys, (1 / groups.sizes[groups.numbers]).tolist(), strict=True))
 
 
 def write_gallery(folder, index, groups, *, workers):
     """Pages of GALLERY_ROWS groups, the largest first, GALLERY_PAGES at most, as PNG. Returns: their number."""
-    folder.mkdir(parents=True)
     shown = range(min(len(groups), GALLERY_ROWS * GALLERY_PAGES))
     pages = [shown[first : first + GALLERY_ROWS] for first in range(0, len(shown), GALLERY_ROWS)]
 
@@ -173,25 +188,15 @@ def write_gallery(folder, index, groups, *, workers):
         start, size = int(groups.starts[group]), int(groups.sizes[group])
         here = slice(start, start + min(size, GALLERY_COLUMNS))
         images = index.images(groups.rows[here])
-        pictures = [_picture(images, i) for i in range(len(images))]
+        opened = (evaluation_files.to_look_at(images, i, galleries.SIDE) for i in range(len(images)))
+        pictures = [galleries.fitted(image, galleries.SIDE) for image in opened]
         return list(zip(pictures, groups.similarity[here].tolist(), images.keys, strict=True)), size
 
-    def write_page(item):
-        number, chosen = item
-        page = galleries.group_page([row_of(group) for group in chosen], columns=GALLERY_COLUMNS)
-        # runs alone: a quarter of the default's time, a tenth larger
-        page.save(folder / f"page_{number:02d}.png", compress_type=zlib.Z_RLE)
+    def draw(chosen):
+        return galleries.group_page([row_of(group) for group in chosen], columns=GALLERY_COLUMNS)
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and compresses outside Python's lock
-        return len(list(pool.map(write_page, enumerate(pages, 1))))
-
-
-def _picture(images, index):
-    """A small picture; grey if the image, or the tar that held it, is gone or another one meanwhile."""
-    try:
-        return galleries.fitted(images.open(index, at_least=galleries.SIDE), galleries.SIDE)
-    except (DataError, OSError):
-        return Image.new("RGB", (galleries.SIDE, galleries.SIDE), (200, 200, 200))
+    galleries.write_pages(folder, pages, draw, workers=workers)
+    return len(pages)
 
 
 def write(folder, index, groups, *, threshold, method, seconds, options, workers):
@@ -225,6 +230,8 @@ def write(folder, index, groups, *, threshold, method, seconds, options, workers
 
 def said(counts, *, threshold, method, named, folder):
     """Lines for the user: what was found, what to be wary of, where it lies."""
+    if counts["damaged_shards"]:
+        yield f"{counts['damaged_shards']} tar files could not be read to the end when the index was built: see index.json"
     if counts["shards"] < counts["shards_planned"]:
         yield f"the index is still being built: {counts['shards']} of {counts['shards_planned']} shards were looked at"
     head = f"{counts['images']} images, {method}, similarity at least {threshold:g}: "
@@ -240,9 +247,10 @@ def said(counts, *, threshold, method, named, folder):
             "pairs; if the gallery shows unlike pictures in it, raise --copy_threshold"
         )
     yield f"written to {folder}"
-    if named:
-        yield f"to draw each group as often as one image: diff_train.py --weights_file {folder / 'weights.json'}"
-    else:
+    if named and counts["groups"]:  # without a group all weights are 1, which changes nothing
+        path = shlex.quote(str(folder / "weights.json"))
+        yield f"to draw each group as often as one image: diff_train.py --weights_file {path}"
+    elif not named:
         yield f"no weights.json: no group, and more than {NAME_ALL} images to name with weight 1"
 
 
@@ -258,8 +266,8 @@ def deduplicate(opts, index, processes, say=print, *, searcher=None):
         threshold = threshold_of(opts, index.descriptor)
         folder = folder_of(opts, index, threshold)
     if opts.dry_run:
-        names = ("groups.parquet", "weights.json", "summary.json", "gallery")
-        say(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder / n) for n in names]}, indent=1))
+        writes = planned(opts, index.root, threshold)
+        say(json.dumps({"options": flags.as_dict(opts), "writes": writes}, indent=1))
         return
     started = time.perf_counter()
     groups, method = find(opts, index, processes, threshold=threshold, say=say, searcher=searcher)

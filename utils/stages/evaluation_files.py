@@ -2,7 +2,6 @@
 
 import functools
 import io
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +22,11 @@ NUMBERS = {"rank": int, "seed": int, "duplicated": int, "score": float, "source_
 # further columns of matches.parquet, and those of the index that they come from
 OF_INDEX = (("match_caption", "caption"), ("match_url", "url"), ("match_width", "width"), ("match_height", "height"))
 LONG_TABLE = 100_000  # rows beyond which a table is Parquet
-GALLERY_ROWS, GALLERY_PAGES = 10, 20
+GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 10, 10, 20  # columns: of matches; matches.csv has all
 # of the page's table: pictures of that many queries and their matches are some 10 MB
 PAGE_ROWS, PICTURE_SIDE = 500, 160
+PAGE_LETTERS = 500  # of a prompt or a caption in the page's table: strangers' captions are as long as they like
+GREY = (200, 200, 200)  # in the place of a picture that cannot be read
 PAGE_GALLERY = 5  # pages of the gallery that the page carries; the others lie beside it
 AXES = {"ent": "entropy of the matched image (nats)", "comp": "its size as JPEG (KiB)",
         "tvl": "its total variation (sum of differences × 1e-4)", "mixed": "entropy × √JPEG size"}  # fmt: skip
@@ -33,14 +34,29 @@ AXES = {"ent": "entropy of the matched image (nats)", "comp": "its size as JPEG 
 
 def evaluation_folder(opts, sets):
     """Where the evaluation goes: --output_dir, or below the generations under a name that says what was measured."""
+    files = planned_files(opts, sets)
     if opts.output_dir:
-        return evaluations.Evaluation(opts.output_dir).require_ours()
+        return evaluations.Evaluation(opts.output_dir, files).require_ours()
     name = evaluations.evaluation_name(
         pt_style=opts.pt_style, arch=opts.arch if opts.pt_style in extractors.USES_ARCH else None,
         preset=opts.preset if opts.pt_style in extractors.USES_PRESET else None,
-        similarity_metric=opts.chunked, fingerprint=sets.training.fingerprint,
+        similarity_metric=opts.chunked, search="ann" if opts.ann else None, fingerprint=sets.training.fingerprint,
     )  # fmt: skip
-    return evaluations.Evaluation(Path(opts.query_dir) / "evaluations" / name).require_ours()
+    return evaluations.Evaluation(Path(opts.query_dir) / "evaluations" / name, files).require_ours()
+
+
+def planned_files(opts, sets):
+    """Names of what an evaluation leaves, as far as that is known before an image is read. Returns: [str]."""
+    matches = len(sets.generated) * min(opts.num_matches, len(sets.training))
+    tables = matches_files(matches, of_index=sets.index is not None)
+    array = [] if opts.dontsave else ["similarity.npy"]
+    return ["metrics.json", *tables, *array, "plots", "gallery", "report.html"]
+
+
+def matches_files(count, *, of_index):
+    """Names of the tables of `count` matches: CSV up to LONG_TABLE rows, Parquet beyond and for an index. Returns: [str]."""
+    short = count <= LONG_TABLE
+    return ["matches.csv"] * short + ["matches.parquet"] * (of_index or not short)
 
 
 def counts_of(measured, sets):
@@ -86,10 +102,10 @@ def match_rows(measured, sets, row):
 
 def write_matches(folder, measured, sets, row):
     """matches.csv, or matches.parquet beyond LONG_TABLE rows; of an index that always, with what it knows of the match."""
-    count = measured.scores.size
-    if count <= LONG_TABLE:
+    files = matches_files(measured.scores.size, of_index=sets.index is not None)
+    if "matches.csv" in files:
         tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
-    if count <= LONG_TABLE and sets.index is None:
+    if "matches.parquet" not in files:
         return
     known = {} if sets.index is None else {r["key"]: r for r in sets.index.table(sets.found_rows)}
     more = OF_INDEX if known else ()
@@ -97,34 +113,39 @@ def write_matches(folder, measured, sets, row):
     tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *(name for name, _ in more)), rows, numbers=NUMBERS)
 
 
+def to_look_at(images, index, side):
+    """An image of an ImageSet that was read before, `side` pixels at least; grey if it, or the tar that held it, is gone or
+    another one meanwhile: the numbers are worth more than a picture. Returns: PIL RGB."""
+    try:
+        return images.open(index, at_least=side)
+    except (DataError, OSError):
+        return Image.new("RGB", (side, side), GREY)
+
+
 def write_gallery(folder, measured, sets, *, workers):
-    """Pages of ten queries and their matches, the most similar queries first, 20 pages at most, as PNG.
+    """Pages of ten queries and their matches, ten at most, the most similar queries first, 20 pages at most, as PNG.
 
     Returns: the first PAGE_GALLERY of them as JPEG, in bytes: what report.html can carry.
     """
     order = np.argsort(-measured.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
-    folder.mkdir(parents=True)
     pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
 
     @functools.lru_cache(2000)  # a training image is the match of many; 50 KB each
     def picture_of(of_training, index):
         images = sets.training if of_training else sets.generated
-        return galleries.fitted(_to_look_at(images, index, galleries.SIDE), galleries.SIDE)
+        return galleries.fitted(to_look_at(images, index, galleries.SIDE), galleries.SIDE)
 
-    def write_page(item):
-        number, queries = item
+    columns = min(GALLERY_COLUMNS, measured.scores.shape[1])
+
+    def draw(queries):
         rows = []
         for q in queries:
-            found = zip(measured.matches[q], measured.scores[q], strict=True)
+            found = zip(measured.matches[q, :columns], measured.scores[q, :columns], strict=True)
             shown = [(picture_of(True, int(m)), s, sets.training.keys[m]) for m, s in found]
             rows.append((picture_of(False, int(q)), sets.queries[q].key.rpartition("/")[2], shown))
-        picture = galleries.match_page(rows, threshold=measured.threshold, columns=measured.scores.shape[1])
-        # runs alone: a quarter of the default's time, a tenth larger
-        picture.save(folder / f"page_{number:02d}.png", compress_type=zlib.Z_RLE)
-        return _jpeg(picture) if number <= PAGE_GALLERY else None
+        return galleries.match_page(rows, threshold=measured.threshold, columns=columns)
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and compresses outside Python's lock
-        return list(filter(None, pool.map(write_page, enumerate(pages, 1))))
+    return galleries.write_pages(folder, pages, draw, workers=workers, keep=_jpeg, first=PAGE_GALLERY)
 
 
 def write_plots(folder, *, measured, row, settings):
@@ -157,19 +178,16 @@ def _jpeg(image):
     return buffer.getvalue()
 
 
-def _to_look_at(images, index, side):
-    """An image that was read before; grey if it is gone meanwhile: the numbers are worth more than a picture."""
-    try:
-        return images.open(index, at_least=side)
-    except DataError:
-        return Image.new("RGB", (side, side), (200, 200, 200))
-
-
 def _picture(images, index):
     """A small JPEG of an image, in bytes."""
-    image = _to_look_at(images, index, PICTURE_SIDE)
+    image = to_look_at(images, index, PICTURE_SIDE)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return _jpeg(image)
+
+
+def _beginning(text):
+    """The first PAGE_LETTERS letters of a text, or None of None; matches.csv and matches.parquet keep all."""
+    return text if text is None or len(text) <= PAGE_LETTERS else text[: PAGE_LETTERS - 1] + "…"
 
 
 def page_rows(measured, sets, *, workers):
@@ -181,8 +199,9 @@ def page_rows(measured, sets, *, workers):
         match = int(measured.matches[q, 0])
         key, query = sets.training.keys[match], sets.queries[q]
         rows.append({
-            "query": query.key, "match": key, "score": round(float(measured.best[q]), 6), "prompt": query.source_prompt,
-            "caption": sets.captions.get(key), "source_image": query.source_image, "seed": query.seed,
+            "query": query.key, "match": key, "score": round(float(measured.best[q]), 6),
+            "prompt": _beginning(query.source_prompt), "caption": _beginning(sets.captions.get(key)),
+            "source_image": query.source_image, "seed": query.seed,
             "source_score": round(float(measured.source_scores[q]), 6) if measured.sources[q] >= 0 else None,
             "duplicated": None if measured.duplicated is None else bool(measured.duplicated[match]),
             "clipscore": None if np.isnan(clipscores[q]) else round(float(clipscores[q]), 6),

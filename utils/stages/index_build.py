@@ -10,38 +10,50 @@ import json
 import os
 import re
 import secrets
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils import devices, flags, runs
-from utils.claims import Claims, Stride
+from utils.claims import CLAIMS, Claims, Stride
 from utils.data.image_sets import natural_key
-from utils.errors import DataError, UsageError
-from utils.evaluation import features, similarity, vector_index
-from utils.manifest import read_manifest
+from utils.errors import DataError, Stopped, UsageError
+from utils.evaluation import features, index_shards, similarity, vector_index
 from utils.reports.progress import progress
 from utils.stages import index_counts, index_sources, measurement
 
-CLAIMS = ".claims"  # the folder of locks in an index
 RECORD = ".index"  # the claim of index.json
-PART = re.compile(r"\.(.+)\.(npy|parquet|json)\.\d+\.part")
+ANN = "ann"  # the claim of the approximate search that is kept beside the shards
+# what is half written: of a shard, or of a file beside them
+PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
+
 # The index as it was found ---------------------------------------------------------------------------------------------
 
 
 def _existing(opts, source):
     """index.json of --build_index, or None where it is to be made. UsageError for a folder that is not ours, for other
     images, and for another descriptor as far as flags tell: before any network loads."""
+    data = _found(opts, source)
+    if data is not None:
+        measurement.require_descriptor(opts, opts.build_index, data["descriptor"])
+    return data
+
+
+def _found(opts, source):
     root, shown = Path(opts.build_index), f"--build_index={opts.build_index!r}"
     runs.require_writable("--build_index", root)
     if not (root / vector_index.FILE).exists():
+        adopted = _adopted(root, source, shown)
+        if adopted:
+            return adopted
         foreign = [p.name for p in sorted(root.iterdir()) if p.name != CLAIMS and not PART.fullmatch(p.name)] if (
             root.is_dir()) else []  # fmt: skip
         if foreign:
             raise UsageError(f"{shown} holds {foreign[0]!r}, which no index wrote; takes a new folder, or an index to go on "
                              "with")  # fmt: skip
         return None
-    data = read_manifest(root / vector_index.FILE, vector_index.KIND)
+    data = vector_index.read_record(root)
     theirs = data["source"]
     # an index that was moved together with its images is still of them
     folders = [Path(theirs["folder"]), (root / theirs["relative"]).resolve()]
@@ -49,14 +61,31 @@ def _existing(opts, source):
         what = "tar shards" if theirs["shards"] else "images"
         raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
                          "those, or a new index")  # fmt: skip
-    measurement.require_descriptor(opts, opts.build_index, data["descriptor"])
     return data
+
+
+def _adopted(root, source, shown):
+    """What index.json would say of shards that lost it, as they say it themselves; None where there are none. UsageError
+    when they are not of one index, or of other images."""
+    found = {}
+    for name in index_shards.finished(root):
+        with contextlib.suppress(DataError):  # made anew, if its images are there
+            found[name] = index_shards.read_shard(root, name)[0].facts
+    if not found:
+        return None
+    descriptor = next(iter(found.values()))["descriptor"]
+    if any(vector_index.difference(facts["descriptor"], descriptor) for facts in found.values()):
+        raise UsageError(f"{shown} holds no {vector_index.FILE}, and shards of several descriptors; takes a new folder")
+    if not any(facts["made_of"] == source.made_of(name) for name, facts in found.items() if name in source.names):
+        raise UsageError(f"{shown} holds no {vector_index.FILE}, and shards of other images than --val_dir names; takes "
+                         "theirs, or a new folder")  # fmt: skip
+    return {"descriptor": descriptor, "shards": list(found), "adopted": len(found)}
 
 
 def _why_anew(root, name, source, descriptor):
     """Why a shard that is there has to be made again, or None."""
     try:
-        facts = vector_index.read_shard(root, name)[0].facts
+        facts = index_shards.read_shard(root, name)[0].facts
     except DataError as error:
         return str(error).split(": ", 1)[1].partition(";")[0]
     what = vector_index.difference(facts["descriptor"], descriptor)
@@ -66,7 +95,7 @@ def _why_anew(root, name, source, descriptor):
 
 
 def _is_finished(root, name):
-    return vector_index.paths_of(root, name)[0].is_file()
+    return index_shards.paths_of(root, name)[0].is_file()
 
 
 # Making it -------------------------------------------------------------------------------------------------------------
@@ -100,20 +129,26 @@ def _prepare(build, say):
     claims = build.claims.while_others_wait()
     with claims.take(RECORD, wait=True):  # a second launch may have begun this index a moment ago
         data = _existing(build.opts, source) or {"descriptor": build.descriptor, "shards": ()}
+        if "adopted" in data:
+            say(f"{vector_index.FILE} was lost: it is made anew from {data['adopted']} shards that are there")
         measurement.require_descriptor(build.opts, root, data["descriptor"], build.descriptor)
         for name in source.names:
             with claims.take(name) as mine:  # else another launch is making it
                 why = mine and _is_finished(root, name) and _why_anew(root, name, source, build.descriptor)
                 if why:
                     say(f"shard {name} is made anew: {why}")
-                    vector_index.paths_of(root, name)[0].unlink()
+                    index_shards.paths_of(root, name)[0].unlink()
         # of tar files more may be named later; a folder is always all of it
         planned = sorted({*source.names, *(data["shards"] if source.shards else ())}, key=natural_key)
-        for name in () if source.shards else sorted({*vector_index.finished(root)} - {*planned}, key=natural_key):
+        gone = [n for n in planned if n not in set(source.names) and not (source.folder / f"{n}.tar").exists()]
+        if gone:
+            say(f"{len(gone)} shards of the index are not among those named, first {gone[0]!r}, and their tar files are "
+                "gone: what was made of them stays")  # fmt: skip
+        for name in () if source.shards else sorted({*index_shards.finished(root)} - {*planned}, key=natural_key):
             say(f"shard {name} is removed: the folder holds fewer images now")
-            for path in vector_index.paths_of(root, name):
+            for path in index_shards.paths_of(root, name):
                 path.unlink(missing_ok=True)
-        if build.unfinished() or planned != list(data["shards"]):
+        if build.unfinished() or planned != list(data["shards"]) or "adopted" in data:
             _write_record(build, data["descriptor"], planned)  # counts of an earlier build hold no longer
 
 
@@ -124,12 +159,12 @@ def _write_record(build, descriptor, planned, **more):
 
 def _remove_parts(build):
     """Remove what dead processes left half written: who has the claim of a shard alone writes it."""
-    for folder in (build.root, build.root / vector_index.FOLDER):
+    for folder in (build.root, build.root / index_shards.FOLDER):
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
             name = PART.fullmatch(entry.name)
             if name is None:
                 continue
-            with build.claims.take(RECORD if name[2] == "json" else name[1]) as mine:
+            with build.claims.take(name[1] or (RECORD if name[2] else ANN)) as mine:
                 if mine:
                     Path(entry).unlink(missing_ok=True)
 
@@ -137,7 +172,7 @@ def _remove_parts(build):
 def make_shard(build, name, bar):
     """Make a shard, whose claim this process holds. bar: is told of images. Returns: images in it."""
     made_of = build.source.made_of(name)  # before it is read: what changes meanwhile is then seen as changed
-    images, rows = build.source.read(name)
+    images, rows, damage = build.source.read(name)
 
     def counted(batches):
         for batch in batches:
@@ -155,9 +190,9 @@ def make_shard(build, name, bar):
     ]  # fmt: skip
     # where the images lay is no part of the reason
     bad = [(key, reason.removeprefix(f"{images.root / key}: ")) for key, reason in found.bad]
-    vector_index.write_shard(
+    index_shards.write_shard(
         build.root, name, similarity.normalised(vectors), table, descriptor=build.descriptor, made_of=made_of,
-        bad=[*images.bad, *bad],
+        bad=[*images.bad, *bad], damage=damage,
     )  # fmt: skip
     return len(table)
 
@@ -187,14 +222,21 @@ def _work(build):
 
 @contextlib.contextmanager
 def _ending_together(build):
-    """An error in one process ends the others of the launch too, after the shard in hand instead of after all of them."""
+    """An error in one process ends the others of the launch too, after the shard in hand instead of after all of them.
+
+    A user's error and, where there are others, the disk's end all with a line; others are raised as they are, and the
+    processes that then wait for this one are ended by what launched them.
+    """
     try:
         with build.processes.together():
             try:
                 yield
-            except Exception:
+            except Exception as error:
                 with contextlib.suppress(OSError):  # a disk that is full may be the error
                     build.stop.touch()
+                if isinstance(error, OSError) and build.processes.count > 1:
+                    told = f"{error.filename or build.root}: {error.strerror or error}"
+                    raise DataError(f"{told} (process {build.processes.index + 1} of {build.processes.count})") from error
                 raise
     finally:
         if build.processes.main:
@@ -206,13 +248,13 @@ def _ending_together(build):
 
 def _finish(build, launch, say):
     """Write index.json with its counts if every planned shard is there, else say what is not. UsageError when more images
-    than --max_bad_images accepts cannot be read: the index is whole all the same."""
+    or tar files than --max_bad_images accepts cannot be read: the index is whole all the same."""
     root, opts, claims = build.root, build.opts, build.claims.while_others_wait()
     with claims.take(RECORD, wait=True):
-        data = read_manifest(root / vector_index.FILE, vector_index.KIND)
+        data = vector_index.read_record(root)
         planned = data["shards"]
         missing = [n for n in planned if not _is_finished(root, n)]
-        if not missing and (launch["shards"] or "counts" not in data):
+        if not missing and (launch["shards"] or "damaged_shards" not in data.get("counts", ())):
             data |= {"counts": index_counts.count(root, planned), "launch": launch}
             _write_record(build, data["descriptor"], planned, counts=data["counts"], launch=launch)
     if launch["shards"]:
@@ -227,11 +269,13 @@ def _finish(build, launch, say):
             f"{len(missing) - held} missing, first {missing[0]!r}; the last launch to finish counts")  # fmt: skip
     else:
         say(index_counts.in_words(data["counts"]))
+        if data["counts"]["damaged_shards"]:
+            say(index_counts.damage_in_words(root, data["counts"]))
     say(f"index: {root}")
     if not missing:
-        index_counts.require_readable(
-            f"--val_dir={opts.val_dir!r}", root, planned, data["counts"], max_bad=opts.max_bad_images
-        )
+        flag = f"--val_dir={opts.val_dir!r}"
+        index_counts.require_whole(flag, root, data["counts"], max_bad=opts.max_bad_images)
+        index_counts.require_readable(flag, root, planned, data["counts"], max_bad=opts.max_bad_images)
 
 
 # The stage -------------------------------------------------------------------------------------------------------------
@@ -243,7 +287,7 @@ def _planned(opts, source, existing):
     descriptor = existing and existing["descriptor"]
     finished = [n for n in source.names if _is_finished(root, n) and not _why_anew(root, n, source, descriptor)]
     left = [n for n in source.names if n not in set(finished)]
-    writes = [root / vector_index.FILE, *itertools.chain.from_iterable(vector_index.paths_of(root, n) for n in left)]
+    writes = [root / vector_index.FILE, *itertools.chain.from_iterable(index_shards.paths_of(root, n) for n in left)]
     return {"options": flags.as_dict(opts), "shards": len(source.names), "finished": len(finished),
             "writes": [str(p) for p in writes]}  # fmt: skip
 
@@ -251,7 +295,12 @@ def _planned(opts, source, existing):
 def _claims(root, names, processes, say):
     """How shards are shared out: by locks, or by number where the file system has none. The main process finds out."""
     with processes.together():
-        claims = Claims(root / CLAIMS)
+        try:
+            claims = Claims(root / CLAIMS)
+        except OSError as error:
+            raise UsageError(
+                f"--build_index={str(root)!r} cannot be made ({error.strerror}); takes another folder"
+            ) from None
         works = processes.main and claims.work()
     if processes.share(works):
         return claims
@@ -265,8 +314,15 @@ def build(opts, processes, say=print):
 
     opts: RetrievalOptions; processes: devices.Processes; say: takes a line for the user, of the main process alone.
     UsageError for a folder that is not ours, an index of other images or of another descriptor, and, once all is written,
-    when too many images cannot be read.
+    when too many images cannot be read. Stopped when Ctrl-C ends it.
     """
+    try:
+        _build(opts, processes, say)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; the same command goes on", signal.SIGINT) from None
+
+
+def _build(opts, processes, say):
     say = say if processes.main else (lambda line: None)
     root = Path(opts.build_index)
     with processes.together():
@@ -276,8 +332,7 @@ def build(opts, processes, say=print):
         say(json.dumps(_planned(opts, source, existing), indent=1))
         return
     with processes.together():
-        precision = opts.mixed_precision or ("fp16" if processes.device.type == "cuda" else "no")
-        dtype = devices.dtype_of(precision, without_gpu="no")
+        dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
         extractor = measurement.build_descriptor(opts, device=processes.device, dtype=dtype)
         descriptor = measurement.descriptor_record(opts, extractor)
     claims = _claims(root, source.names, processes, say)

@@ -1,13 +1,24 @@
 """What an index is made of: the shards of --val_dir, their images, and what tells them from the same ones changed."""
 
-import os
+from dataclasses import replace
 
 from utils import manifest
 from utils.data import captions, image_sets, tar_shards
 from utils.data.image_sets import ImageSet
 from utils.errors import DataError, UsageError, require_file
+from utils.evaluation import feature_cache, index_shards
 
 FOLDER_SHARD = 10_000  # images of a folder that make a shard: what a killed build computes again is some of these
+NOT_UTF8 = "its name is not UTF-8"
+
+
+def _named(images, rows):
+    """Images and rows without those whose names Parquet cannot hold, which join `bad`. Returns: (ImageSet, [dict])."""
+    named = [i for i, key in enumerate(images.keys) if index_shards.is_utf8(key)]
+    if len(named) == len(images):
+        return images, rows
+    bad = tuple((key, NOT_UTF8) for key in images.keys if not index_shards.is_utf8(key))
+    return replace(images.take(named), bad=(*images.bad, *bad)), [rows[i] for i in named]
 
 
 class TarSource:
@@ -22,28 +33,26 @@ class TarSource:
     def made_of(self, name):
         """What changes when the shard's images do. Returns: dict of JSON types."""
         try:
-            facts = os.stat(self.paths[name])
+            return tar_shards.state_of(self.paths[name])
         except OSError as error:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
-        return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
     def read(self, name):
-        """The images of a shard, whose `bad` are members that are not taken and damage of the file; what is known of each.
+        """The images of a shard, whose `bad` are members that are not taken; what is known of each; why the file cannot be
+        read to its end, or None: what comes before is kept.
 
-        Returns: (ImageSet, [dict]).
+        Returns: (ImageSet, [dict], text or None).
         """
         path = self.paths[name]
         content = tar_shards.read_shard(path, whole=False)
         bad = [(f"{path.name}/{member}", reason) for member, reason in content.bad]
-        if content.damage:
-            bad.append((path.name, f"is not a whole tar file ({content.damage})"))
         rows = [
             {"key": f"{path.name}/{m.name}", "caption": m.caption, "url": m.url, "bytes": m.size, "offset": m.offset}
             for m in content.images
         ]
         places = tuple((path.name, m.offset) for m in content.images)
         keys, sizes = tuple(r["key"] for r in rows), tuple(r["bytes"] for r in rows)
-        return ImageSet(path.parent, keys, sizes, bad=tuple(bad), places=places), rows
+        return *_named(ImageSet(path.parent, keys, sizes, bad=tuple(bad), places=places), rows), content.damage
 
 
 class FolderSource:
@@ -65,8 +74,8 @@ class FolderSource:
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
     def made_of(self, name):
-        """As `TarSource.made_of`: of the images keys and sizes, of the captions all."""
-        return {"fingerprint": self._part(name).fingerprint, "captions_sha256": self.captions_sha256}
+        """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions all."""
+        return feature_cache.state_of(self._part(name)) | {"captions_sha256": self.captions_sha256}
 
     def read(self, name):
         """As `TarSource.read`."""
@@ -75,7 +84,7 @@ class FolderSource:
             {"key": key, "caption": self.captions.get(key, [None])[0], "bytes": size}
             for key, size in zip(images.keys, images.sizes, strict=True)
         ]
-        return images, rows
+        return *_named(images, rows), None
 
 
 def open_source(opts):
