@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -516,9 +517,15 @@ def test_tars_that_ended_early_are_said():
     counts = dict.fromkeys(("images", "groups", "largest_group", "shards", "shards_planned"), 5) | {
         "images_in_groups": 10, "images_that_could_go": 5, "damaged_shards": 2
     }  # fmt: skip
-    told = list(deduplication.said(counts, threshold=0.9, method="exact", named=True, folder="/x"))
+    told = list(deduplication.said(counts, threshold=0.9, method="exact", named=True, folder=Path("/x")))
     assert told[0] == "2 tar files could not be read to the end when the index was built: see index.json"
     assert (
-        len(list(deduplication.said(counts | {"damaged_shards": 0}, threshold=0.9, method="exact", named=True, folder="/x")))
+        len(
+            list(
+                deduplication.said(
+                    counts | {"damaged_shards": 0}, threshold=0.9, method="exact", named=True, folder=Path("/x")
+                )
+            )
+        )
         == len(told) - 1
     )

@@ -85,7 +85,9 @@ def measure(opts, sets, networks, reading, say):
 
 def _exactly(index, query, k, processes, say):
     searcher = search.Exact(index, processes.device, processes.index, processes.count)
-    return *search.merged(processes.gather(searcher.search(query, k)), k), searcher.settings
+    with processes.together():  # a disk may fail one of them
+        found = searcher.search(query, k)
+    return *search.merged(processes.gather(found), k), searcher.settings
 
 
 def _approximately(index, query, k, processes, say):
@@ -94,5 +96,6 @@ def _approximately(index, query, k, processes, say):
         searcher = search.approximate(index, say=say) if processes.main else None
     searcher = searcher or search.approximate(index, say=say)
     first, last = (len(query) * (processes.index + n) // processes.count for n in (0, 1))
-    parts = processes.gather(searcher.search(query[first:last], k))
-    return *(np.concatenate(side) for side in zip(*parts, strict=True)), searcher.settings
+    with processes.together():
+        found = searcher.search(query[first:last], k)
+    return *(np.concatenate(side) for side in zip(*processes.gather(found), strict=True)), searcher.settings
