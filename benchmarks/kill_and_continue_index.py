@@ -72,7 +72,7 @@ def arm(log, launch, moment, count):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from utils.evaluation import features, vector_index
+    from utils.evaluation import features, index_shards
     from utils.stages import index_build
 
     make = index_build.make_shard
@@ -88,7 +88,7 @@ def arm(log, launch, moment, count):
     if moment == "never":
         return
     owner, name = {"batch": (features, "_rows"), "parquet": (pq, "write_table"), "between": (np, "save"),
-                   "vectors": (np, "save"), "shard": (vector_index, "write_shard")}[moment]  # fmt: skip
+                   "vectors": (np, "save"), "shard": (index_shards, "write_shard")}[moment]  # fmt: skip
     real, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def dying(*args, **kwargs):
