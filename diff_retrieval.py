@@ -88,13 +88,9 @@ def evaluate(opts, processes):
     if opts.ann and not indexed:
         raise UsageError(f"--ann searches an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
     with processes.together():
-        # of an index that grows every process sees what the main one does
-        sets = (
-            (processes.main and index_search.read_sets(opts, say=say))
-            if indexed
-            else retrieval_sets.read_sets(opts, say=say)
-        )
-    sets = processes.share(sets) if indexed else sets
+        # of a set that grows every process sees what the main one does
+        sets = processes.main and (index_search if indexed else retrieval_sets).read_sets(opts, say=say)
+    sets = processes.share(sets)
     with processes.together():
         measurement.require_enough(opts, sets)
         folder = evaluation_files.evaluation_folder(opts, sets)

@@ -128,21 +128,9 @@ def launched(processes, args, said):
                    free_port(), __file__, "--child", *args]  # fmt: skip
         with open(said, "a") as out:
             return subprocess.run(command, stdout=out, stderr=out, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}).returncode
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            child(args)
-            status = 0
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    from benchmarks.forked import run_forked
+
+    return run_forked(lambda: child(args), said)
 
 
 # What they left --------------------------------------------------------------------------------------------------------

@@ -77,25 +77,16 @@ def arm(moment, count, share):
 
 def child(arguments, log, prepare=None):
     """Run diff_train.py in a forked process that prints into a file. Returns: its exit status, negative for a signal's."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            if prepare:
-                prepare()
-            import diff_train
+    from benchmarks.forked import run_forked
 
-            diff_train.main(arguments)
-            status = 0
-        except SystemExit as stopped:
-            status = int(stopped.code or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def work():
+        if prepare:
+            prepare()
+        import diff_train
+
+        diff_train.main(arguments)
+
+    return run_forked(work, log)
 
 
 def checksum(run):

@@ -295,8 +295,7 @@ MUTANTS = [
     ("utils/stages/index_counts.py", 'accepted = int(max_bad * counts["shards"])',
      'accepted = int(max(1, max_bad * counts["shards"]))',
      "tests/stages/test_index_counts.py::test_not_even_one_damaged_tar_file_is_free"),
-    ("diff_retrieval.py", "(processes.main and index_search.read_sets(opts, say=say))",
-     "index_search.read_sets(opts, say=say)",
+    ("diff_retrieval.py", "sets = processes.main and (index_search", "sets = (index_search",
      "tests/stages/test_index_search.py::test_other_processes_take_the_index_that_the_main_one_opened"),
     # near-duplicates: pairs across blocks, weights of a group
     ("utils/evaluation/near_duplicates.py", "for j in range(i, len(spans))]", "for j in range(i, i + 1)]",

@@ -18,6 +18,7 @@ from utils.evaluation.vector_index import VectorIndex
 from utils.manifest import read_manifest, whole_file, write_manifest
 
 ANN_FILE, ANN_RECORD = "ann.faiss", "ann.json"
+CLAIM = "ann"  # of who makes them
 LEAST_ANN = 10_000  # vectors below which an exact search takes no time, and too few train a quantizer
 PIECES = 128  # a vector's code is a number of 4 bits for each of that many pieces: 64 bytes, 64 GB for 1e9 vectors
 SAMPLE = 64  # vectors a list that k-means sees; faiss asks for at least 39
@@ -162,7 +163,7 @@ def _claimed(root):
         with contextlib.suppress(OSError):
             claims = Claims(root / CLAIMS)
             if claims.work():
-                held.enter_context(claims.take("ann", wait=True))
+                held.enter_context(claims.take(CLAIM, wait=True))
         yield
 
 

@@ -32,7 +32,7 @@ from utils.evaluation.index_shards import (  # noqa: F401
     write_shard,
     wrong_field,
 )
-from utils.manifest import read_json, read_manifest, write_manifest
+from utils.manifest import read_manifest, write_manifest
 
 KIND, FILE = "index", "index.json"
 MOST_MAPS = 16_384  # maps that are kept open; a system allows 65,530 a process
@@ -236,10 +236,9 @@ def read_record(root):
     """index.json, checked. DataError when it is damaged or no index's, with what to do. Returns: dict."""
     path, anew = Path(root) / FILE, "remove it, and --build_index makes it anew from the shards"
     try:
-        read_json(path)
+        data = read_manifest(path, KIND)
     except DataError as error:
         raise DataError(f"{error}; {anew}" if "is not JSON" in str(error) else str(error)) from None
-    data = read_manifest(path, KIND)
     wrong = wrong_field(data, descriptor=dict, source=dict, shards=list)
     wrong = wrong or wrong_field(data["source"], folder=str, relative=str, shards=bool)
     if wrong or not all(isinstance(name, str) for name in data["shards"]):

@@ -107,9 +107,8 @@ def write_matches(folder, measured, sets, row):
         tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
     if "matches.parquet" not in files:
         return
-    known = {} if sets.index is None else {r["key"]: r for r in sets.index.table(sets.found_rows)}
-    more = OF_INDEX if known else ()
-    rows = ({**found, **{n: known[found["match"]][c] for n, c in more}} for found in match_rows(measured, sets, row))
+    more = OF_INDEX if sets.known else ()
+    rows = ({**found, **{n: sets.known[found["match"]][c] for n, c in more}} for found in match_rows(measured, sets, row))
     tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *(name for name, _ in more)), rows, numbers=NUMBERS)
 
 

@@ -19,12 +19,11 @@ from utils import devices, flags, runs
 from utils.claims import CLAIMS, Claims, Stride
 from utils.data.image_sets import natural_key
 from utils.errors import DataError, Stopped, UsageError
-from utils.evaluation import features, index_shards, similarity, vector_index
+from utils.evaluation import features, index_shards, search, similarity, vector_index
 from utils.reports.progress import progress
 from utils.stages import index_counts, index_sources, measurement
 
 RECORD = ".index"  # the claim of index.json
-ANN = "ann"  # the claim of the approximate search that is kept beside the shards
 # what is half written: of a shard, or of a file beside them
 PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
 
@@ -164,7 +163,7 @@ def _remove_parts(build):
             name = PART.fullmatch(entry.name)
             if name is None:
                 continue
-            with build.claims.take(name[1] or (RECORD if name[2] else ANN)) as mine:
+            with build.claims.take(name[1] or (RECORD if name[2] else search.CLAIM)) as mine:
                 if mine:
                     Path(entry).unlink(missing_ok=True)
 

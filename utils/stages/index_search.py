@@ -63,10 +63,11 @@ def measure(opts, sets, networks, reading, say):
     queries = [sets.queries[i] for i in kept]
     own = [sets.index_rows[key] for key in {sets.sources.get(q.source_image) for q in queries} - {None}]
     unique, places = np.unique(np.concatenate([rows.ravel(), np.array(own, np.int64)]), return_inverse=True)
-    captions = {r["key"]: r["caption"] for r in sets.index.table(unique, ("key", "caption")) if r["caption"]}
+    known = {r["key"]: r for r in sets.index.table(unique)}
+    captions = {key: r["caption"] for key, r in known.items() if r["caption"]}
     found = replace(
         sets, queries=queries, generated=replace(sets.generated.take(kept), bad=tuple(bad)),
-        training=sets.index.images(unique), captions=captions, found_rows=unique, search=how,
+        training=sets.index.images(unique), captions=captions, known=known, search=how,
     )  # fmt: skip
 
     def source_scores(known, sources):

@@ -18,8 +18,8 @@ class Sets:
 
     sources: source_image as the manifest names it -> key of a training image; captions: key of a training image -> its
     first caption, where known; images_per_prompt: of a published folder, else None. Where --val_dir is an index: index;
-    index_rows: key -> row of images that the manifest or the run names; found_rows: rows of those in `training`; search:
-    how they were found, for the record.
+    index_rows: key -> row of images that the manifest or the run names; known: key -> what the
+    index says of those in `training`; search: how they were found, for the record.
     """
 
     generated: image_sets.ImageSet
@@ -32,7 +32,7 @@ class Sets:
     images_per_prompt: int | None = None
     index: object = None
     index_rows: dict = field(default_factory=dict)
-    found_rows: object = None
+    known: dict = field(default_factory=dict)
     search: dict = field(default_factory=dict)
 
 
