@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import seeding
-from utils.data import scenes
+from utils.data import scene_reading, scenes
 from utils.diffusion import latents as lat
 from utils.manifest import whole_file, write_json, write_text
 
@@ -375,8 +375,8 @@ def measure(folder, args):
     for name, queries in (("generated", generated), ("held-out scenes", [s.image for s in held_out])):
         best, _ = top_matches(described(queries), train, k=1)
         scores[name] = (best[:, 0] > 0.95).float().mean().item()
-    right = [scenes.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
-    rule = [scenes.read_background(s.image) == s.spec.background for s in held_out]
+    right = [scene_reading.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
+    rule = [scene_reading.read_background(s.image) == s.spec.background for s in held_out]
     figures = {
         "captions": FIGURE_CAPTIONS,
         "autoencoder_psnr_db": round((-10 * error.log10()).mean().item(), 2),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils import seeding
-from utils.data import scenes
+from utils.data import scene_reading, scenes
 from utils.evaluation.extractors import EXTRACTORS
 from utils.evaluation.network import Wanted
 from utils.evaluation.similarity import normalised, top_matches
@@ -80,7 +80,7 @@ def test_it_obeys_captions_and_does_not_copy(pipeline):
         [s.captions[0] for s in held_out], num_inference_steps=20, guidance_scale=3.0,
         generator=[seeding.torch_generator(0, "latents", i) for i in range(32)],
     ).images  # fmt: skip
-    right = np.mean([scenes.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
+    right = np.mean([scene_reading.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
     assert right >= 0.8
     pixel = EXTRACTORS["pixel"](Wanted(device=torch.device("cpu"), dtype=torch.float32))
 

@@ -35,15 +35,6 @@ def test_caption_0_follows_the_grammar():
     assert scenes.captions_of(spec)[0] == "an orange circle and a blue star on a striped green background"
 
 
-def test_the_background_is_read_off_at_least_95_of_100_scenes():
-    drawn = [scenes.scene_at(i, seed=11) for i in range(300)]
-    right = np.mean([scenes.read_background(s.image) == s.spec.background for s in drawn])
-    assert right >= 0.95
-    # and the rule looks at the image: turning it upside down in colour changes what it reads
-    inverted = [scenes.read_background(255 - np.asarray(s.image)) == s.spec.background for s in drawn]
-    assert np.mean(inverted) < 0.2
-
-
 def test_a_plain_scene_is_painted_as_its_spec_says():
     large = scenes.Shape("circle", "red", (200, 0, 0), 0.5, 0.5, 0.25, 0.0)
     small = scenes.Shape("ring", "blue", (0, 0, 200), 0.1, 0.1, 0.1, 0.0)

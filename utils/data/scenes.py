@@ -229,23 +229,6 @@ def scene_at(index, *, seed=0, stream="scenes", size=64):
     return scene(numpy_rng(seed, stream, index), size)
 
 
-# Reading a scene back ------------------------------------------------------------------------------------------------
-
-_PALETTE_NAMES = list(COLOURS) * 2
-_PALETTE = np.concatenate([np.array(list(COLOURS.values()), float), SHADE * np.array(list(COLOURS.values()), float)])
-
-
-def read_background(image):
-    """The background colour read off a scene: every pixel votes for the nearest of ten colours and their ten shades.
-
-    image: PIL RGB or uint8 array [H, W, 3]. Returns: the name with the most votes. One rule for real and generated.
-    """
-    pixels = np.asarray(image, dtype=float).reshape(-1, 1, 3)
-    nearest = np.square(pixels - _PALETTE).sum(2).argmin(1)
-    votes = np.bincount(nearest, minlength=len(_PALETTE_NAMES)).reshape(2, -1).sum(0)
-    return _PALETTE_NAMES[int(votes.argmax())]
-
-
 # The command ---------------------------------------------------------------------------------------------------------
 
 
