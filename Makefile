@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: quickstart test lint mutants requirements clean-venv
+.PHONY: quickstart study test lint mutants requirements clean-venv
 
 $(STAMP): requirements.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -14,6 +14,10 @@ $(STAMP): requirements.txt Makefile
 
 quickstart: $(STAMP)
 	$(RUN) benchmarks/quickstart.py $(ARGS)
+
+# What the papers found, found again: only what docs/study.csv does not hold yet is run.
+study: $(STAMP)
+	$(RUN) benchmarks/replication_study.py $(ARGS)
 
 test: $(STAMP)
 	$(RUN) -m pytest $(ARGS)

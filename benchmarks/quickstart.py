@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.study import running  # noqa: E402
 from utils.manifest import read_json, write_json, write_text  # noqa: E402
 from utils.reports.tables import markdown  # noqa: E402
 
@@ -71,15 +72,6 @@ def commands(out, *, seed, steps, scenes):
         ]  # fmt: skip
 
 
-def set_aside(folder):
-    """Move what an interrupted command left out of the way; nothing is deleted."""
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}-interrupted-{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    print(f"what an interrupted command left was moved to {aside}")
-
-
 def require_same(out, choice):
     """Exit with a line if `out` holds a quickstart of another seed or size: its figures would be printed as this one's."""
     path = out / "quickstart.json"
@@ -98,7 +90,7 @@ def run_all(out, **choice):
             continue
         # a generation continues by itself; what was drawn or trained half is made anew
         if words[0] in ("-m", "diff_train.py") and done.parent.exists():
-            set_aside(done.parent)
+            running.set_aside(done.parent)
         print(f"\n$ python {shlex.join(words)}", flush=True)
         module, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
         importlib.import_module(module).main(arguments)

@@ -29,6 +29,24 @@ def numbers(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
 
 
+def seeds_of(text):
+    chosen = numbers(text)
+    if min(chosen) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds are 0 or more")
+    if experiments.REFERENCE_SEED in chosen:
+        raise argparse.ArgumentTypeError(f"{text!r}: {experiments.REFERENCE_SEED} draws the scenes of the Frechet distance")
+    return chosen
+
+
+def minutes(text):
+    try:
+        if float(text) >= 0:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}; takes minutes, 0 or more")
+
+
 def findings(text):
     chosen = numbers(text)
     if not set(chosen) <= set(experiments.EXPERIMENTS):
@@ -64,7 +82,7 @@ def tasks_of(plan, arms, seeds, found, machine):
     return tasks
 
 
-def run_all(plan, tasks, table, path, *, names, minutes):
+def run_all(plan, tasks, table, path, *, names, budget):
     """Run tasks, writing each row into the table at `path` as it comes. Returns: lines of what failed."""
     started, failed, done = time.perf_counter(), [], 0
 
@@ -72,7 +90,8 @@ def run_all(plan, tasks, table, path, *, names, minutes):
         return (time.perf_counter() - started) / 60
 
     with running.pool(names) as executor:
-        for name, result in running.run_graph(executor, tasks, may_start=lambda: minutes is None or spent() < minutes):
+        graph = running.run_graph(executor, tasks, workers=len(names), may_start=lambda: budget is None or spent() < budget)
+        for name, result in graph:
             done += 1
             label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
             if isinstance(result, BaseException):
@@ -99,8 +118,8 @@ def print_commands(plan, arms, seeds):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=findings, default=tuple(experiments.EXPERIMENTS), help="numbers of findings: 1,6")
-    parser.add_argument("--seeds", type=numbers, help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke")
-    parser.add_argument("--budget", type=float, help="minutes after which nothing more is begun")
+    parser.add_argument("--seeds", type=seeds_of, help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke")
+    parser.add_argument("--budget", type=minutes, help="minutes after which nothing more is begun")
     parser.add_argument("--smoke", action="store_true", help="a few steps each: whether it runs, not what it finds")
     parser.add_argument("--workers", type=int, help="processes (default: one a GPU, else one a core)")
     parser.add_argument("--out", type=Path, help="folder of runs and images (default: runs/study, or runs/study-smoke)")
@@ -123,7 +142,7 @@ def main(argv=None):
     tasks = tasks_of(plan, arms, seeds, table, running.machine())
     print(f"{len(arms) * len(seeds)} sets of images, of which {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} "
           f"are to be made; {len(names)} processes")  # fmt: skip
-    failed = run_all(plan, tasks, table, docs / "study.csv", names=names, minutes=args.budget) if tasks else []
+    failed = run_all(plan, tasks, table, docs / "study.csv", names=names, budget=args.budget) if tasks else []
     current = {plan.key(arm, seed) for arm in experiments.ARMS for seed in seeds}
     pages.write(docs, plan.budget, [row for key, row in table.items() if key in current])
     print(f"look at {docs / 'study.md'}")

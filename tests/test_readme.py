@@ -103,7 +103,8 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     if words[0] == "make":
         # the target exists and would run; what it runs has tests of its own (tests/benchmarks, this suite, mutants)
         made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert {"quickstart": "benchmarks/quickstart.py", "test": "pytest", "mutants": "mutants.py"}[words[1]] in made.stdout
+        programs = {"quickstart": "benchmarks/quickstart.py", "study": "benchmarks/replication_study.py"}
+        assert (programs | {"test": "pytest", "mutants": "mutants.py"})[words[1]] in made.stdout
         return
     if words[0] in ("conda", "pip"):
         assert "name: diffrep" in (ROOT / "env.yaml").read_text()

@@ -154,13 +154,16 @@ def paired(more, less, values_of, *, duplicated=False):
 def interval(seeds, statistic, *, rounds=ROUNDS):
     """95 % interval over seeds x prompts: seeds are drawn with replacement, then prompts within each.
 
-    seeds: [array [N_s, ...]] a seed; statistic: array -> number, whose mean over seeds it is. Returns: (low, high).
+    seeds: [array [N_s, ...]] a seed; statistic: array -> number, whose mean over seeds it is; where it is NaN, as the
+    correlation with a constant, it is left out. Returns: (low, high), NaN if it never is a number.
     """
     rng, found = numpy_rng(0, "bootstrap"), []
     for _ in range(rounds):
         drawn = [seeds[i] for i in rng.integers(len(seeds), size=len(seeds))]
-        found.append(np.nanmean([statistic(values[rng.integers(len(values), size=len(values))]) for values in drawn]))
-    return tuple(float(v) for v in np.nanpercentile(found, (2.5, 97.5)))
+        each = [statistic(values[rng.integers(len(values), size=len(values))]) for values in drawn]
+        numbers = [v for v in each if not np.isnan(v)]
+        found += [np.mean(numbers)] if numbers else []
+    return tuple(float(v) for v in np.percentile(found, (2.5, 97.5))) if found else (np.nan, np.nan)
 
 
 def sign_test(differences):
@@ -171,7 +174,7 @@ def sign_test(differences):
 
 def word_of(low, high, p, *, either=False):
     """The word for an effect: its interval must leave out 0 and its signs be unlikely by chance."""
-    if p >= LEVEL or low <= 0 <= high:
+    if not (p < LEVEL and (low > 0 or high < 0)):  # nor where they are no numbers
         return UNCLEAR
     return HOLDS if low > 0 or either else FAILS
 

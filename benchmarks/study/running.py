@@ -94,17 +94,17 @@ def set_aside(folder):
     print(f"what an interrupted command left was moved to {aside}")
 
 
-def run_graph(executor, tasks, *, may_start=lambda: True):
+def run_graph(executor, tasks, *, workers, may_start=lambda: True):
     """Run tasks as the ones they wait for finish, in their order otherwise.
 
-    tasks: {name: (names it waits for, function, arguments)}; may_start: asked before each. Yields: (name, result), or
+    tasks: {name: (names it waits for, function, arguments)}; workers: how many run at once, each begun when one is free;
+    may_start: asked before each. Yields: (name, result), or
     (name, exception): what waits for a failed task is not started.
     """
     waiting, finished, running = dict(tasks), set(), {}
-    room = executor._max_workers  # a task is started when a worker is free, so that `may_start` is asked at the last moment
     while True:
         for name, (needed, function, arguments) in list(waiting.items()):
-            if len(running) >= room or not may_start():
+            if len(running) >= workers or not may_start():
                 break
             if finished.issuperset(needed):
                 running[executor.submit(function, *arguments)] = name

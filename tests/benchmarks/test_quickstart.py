@@ -35,12 +35,3 @@ def test_another_seed_does_not_reuse_what_this_one_made(tmp_path):
     quickstart.require_same(tmp_path, {"seed": 0})
     with pytest.raises(SystemExit, match="--seed=1: .* was made with 0; give another --out"):
         quickstart.require_same(tmp_path, {"seed": 1})
-
-
-def test_an_interrupted_training_is_set_aside_not_deleted(tmp_path, capsys):
-    run = tmp_path / "train"
-    for _ in range(2):
-        run.mkdir()
-        (run / "run.json").write_text("{}")
-        quickstart.set_aside(run)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["train-interrupted-1", "train-interrupted-2"]

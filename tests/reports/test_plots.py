@@ -20,7 +20,7 @@ def drawn(path, colour, near=12):
 @pytest.fixture
 def shown(monkeypatch):
     """Figures as they are saved: each leaves its axes' (title, texts, labels of y, axes) here."""
-    seen, save = [], plots._save
+    seen, save = [], plots.save
 
     def keep(figure, path):
         figure.canvas.draw()
@@ -30,7 +30,7 @@ def shown(monkeypatch):
             seen.append((title, texts, [t.get_text() for t in axes.get_yticklabels()], axes))
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return seen
 
 

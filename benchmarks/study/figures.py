@@ -1,0 +1,65 @@
+"""The study's figures: copying against a number, and copying against what it costs."""
+
+import numpy as np
+
+from utils.reports import plots
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
+
+
+def against(path, places, *, seeds, means, xlabel, ylabel, log=False, marks=None):
+    """A mean with its interval over numbers, and a thin line a seed behind it.
+
+    places: [N] numbers; seeds: [[N]] a seed; means: [N] (value, low, high), all in the unit of ylabel; marks: labels of the
+    places, else themselves. Writes a PNG.
+    """
+    figure, axes = plots.new_axes(figsize=(5.2, 3.4))
+    for i, values in enumerate(seeds):
+        axes.plot(places, values, color=GREY, linewidth=0.8, label="one seed" if i == 0 else None)
+    value, low, high = np.array(means).T
+    axes.errorbar(places, value, (value - low, high - value), color=BLUE, marker="o", capsize=3, linewidth=2,
+                  label="mean, 95 % interval")  # fmt: skip
+    if log:
+        axes.set_xscale("log")
+    axes.set_xticks(places, marks or [f"{p:g}" for p in places])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=min(0, *low))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend()
+    plots.save(figure, path)
+
+
+def trade_off(path, points, *, ylabel, panels):
+    """Copying against its costs, a panel a cost; the first point is the baseline, drawn with lines through it.
+
+    points: [(label, (value, low, high) of copying, {cost: (value, low, high)})]; panels: [(cost, xlabel)]. Writes a PNG.
+    """
+    figure, rows = plots.new_axes(1, len(panels), figsize=(5.0 * len(panels), 4.4), sharey=True, layout="constrained")
+    for axes, (cost, xlabel) in zip(np.atleast_1d(rows), panels, strict=True):
+        placed = []
+        for i, (label, (y, low, high), costs) in enumerate(points):
+            x, left, right = costs[cost]
+            colour = ORANGE if i == 0 else BLUE
+            axes.errorbar([x], [y], [[y - low], [high - y]], [[x - left], [right - x]], color=colour, marker="o",
+                          elinewidth=0.7, alpha=0.85)  # fmt: skip
+            placed.append((x, y, label, colour))
+        axes.axhline(points[0][1][0], color=ORANGE, linewidth=0.8, linestyle="--")
+        axes.axvline(points[0][2][cost][0], color=ORANGE, linewidth=0.8, linestyle="--")
+        _name(axes, placed)
+        axes.set_xlabel(xlabel)
+    np.atleast_1d(rows)[0].set_ylabel(ylabel)
+    plots.save(figure, path)
+
+
+def _name(axes, placed):
+    """Names beside points, moved up where another already stands there."""
+    axes.figure.canvas.draw()
+    taken = []
+    for x, y, label, colour in sorted(placed, key=lambda p: p[1]):
+        left, height = axes.transData.transform((x, y))
+        rise = 4
+        while any(abs(height + rise - h) < 12 and abs(left - o) < 7 * max(len(label), n) for o, h, n in taken):
+            rise += 6
+        taken.append((left, height + rise, len(label)))
+        axes.annotate(label, (x, y), (5, rise), textcoords="offset points", fontsize="small", color=colour)

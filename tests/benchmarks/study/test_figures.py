@@ -1,0 +1,46 @@
+import pytest
+from PIL import Image
+
+from benchmarks.study import figures
+from utils.reports import plots
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures as they are saved, still open."""
+    seen, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (seen.append(figure), save(figure, path)))
+    return seen
+
+
+def test_a_mean_with_its_interval_and_a_line_a_seed(tmp_path, drawn):
+    figures.against(
+        tmp_path / "a.png", [16, 64], seeds=[[50, 10], [30, 10]], means=[(40, 30, 50), (10, 5, 20)], xlabel="images",
+        ylabel="copies, %", log=True,
+    )  # fmt: skip
+    (axes,) = drawn[0].axes
+    assert [line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else line.get_ydata() for line in axes.lines[:2]] == [
+        [50, 10], [30, 10]]  # fmt: skip
+    assert axes.lines[2].get_ydata().tolist() == [40, 10]
+    (whiskers,) = axes.collections
+    assert [s[:, 1].tolist() for s in whiskers.get_segments()] == [[30, 50], [5, 20]]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["16", "64"]
+    assert axes.get_ylim()[0] == 0
+    assert Image.open(tmp_path / "a.png").width > 300
+
+
+def test_copying_against_each_cost_and_names_that_do_not_cover_each_other(tmp_path, drawn):
+    points = [
+        ("none", (60, 50, 70), {"agreement": (80, 75, 85), "fd": (200, 190, 210)}),
+        ("RT", (20, 10, 30), {"agreement": (70, 65, 75), "fd": (220, 210, 230)}),
+        ("CWR", (20.1, 10, 30), {"agreement": (70, 65, 75), "fd": (180, 170, 190)}),
+    ]
+    figures.trade_off(
+        tmp_path / "t.png", points, ylabel="copies, %", panels=[("agreement", "agreement"), ("fd", "distance")]
+    )
+    left, right = drawn[0].axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("agreement", "distance")
+    assert {a.get_text(): a.xy for a in left.texts} == {"none": (80, 60), "RT": (70, 20), "CWR": (70, 20.1)}
+    rises = {a.get_text(): a.xyann[1] for a in left.texts}
+    assert rises["CWR"] > rises["RT"]
+    assert {a.get_text(): a.xyann[1] for a in right.texts} == {"none": 4, "RT": 4, "CWR": 4}  # apart as they are

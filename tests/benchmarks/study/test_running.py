@@ -1,0 +1,74 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from benchmarks.study import running
+
+
+def test_tasks_start_when_what_they_wait_for_is_done_and_never_after_it_failed():
+    order = []
+
+    def work(name):
+        order.append(name)
+        if name == "broken":
+            raise ValueError("no")
+        return name.upper()
+
+    tasks = {
+        "late": (("early",), work, ("late",)), "broken": ((), work, ("broken",)), "early": ((), work, ("early",)),
+        "after broken": (("broken",), work, ("after broken",)), "last": (("late", "early"), work, ("last",)),
+    }  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        found = dict(running.run_graph(pool, tasks, workers=1))
+    assert order == ["broken", "early", "late", "last"]
+    assert isinstance(found.pop("broken"), ValueError)
+    assert found == {"early": "EARLY", "late": "LATE", "last": "LAST"}
+
+
+def test_nothing_is_started_once_the_budget_is_spent():
+    done = []
+    tasks = {n: ((), done.append, (n,)) for n in range(5)}
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(running.run_graph(pool, tasks, workers=2, may_start=lambda: len(done) < 2))) < 5
+    assert 2 <= len(done) < 5
+
+
+def test_a_command_runs_once_with_a_log_and_says_how_it_ended(tmp_path):
+    folder = tmp_path / "scenes"
+    command = ["-m", "utils.data.scenes", "--out", folder, "--count", 1, "--seed", 1]
+    running.run_command(folder / "captions.json", command)
+    written = (folder / "captions.json").stat().st_mtime_ns
+    assert "1 scenes in" in (tmp_path / "scenes.log").read_text()
+    running.run_command(folder / "captions.json", command)
+    assert (folder / "captions.json").stat().st_mtime_ns == written
+    with pytest.raises(RuntimeError, match=r"(?s)--count 0.*ended with 2: .*--count='0'.*bad.log"):
+        running.run_command(
+            tmp_path / "bad" / "captions.json", ["-m", "utils.data.scenes", "--out", tmp_path / "bad", "--count", 0]
+        )
+
+
+def test_what_was_drawn_half_is_set_aside_not_deleted(tmp_path, capsys):
+    for number in (1, 2):
+        (tmp_path / "scenes").mkdir()
+        (tmp_path / "scenes" / "mine.png").write_text("")
+        running.run_command(
+            tmp_path / "scenes" / "captions.json", ["-m", "utils.data.scenes", "--out", tmp_path / "scenes", "--count", 1]
+        )
+        assert (tmp_path / f"scenes-interrupted-{number}" / "mine.png").exists()
+        (tmp_path / "scenes").rename(tmp_path / f"kept-{number}")
+
+
+def test_a_worker_takes_a_device_of_its_own(monkeypatch):
+    import queue
+
+    names = queue.Queue()
+    names.put("cuda:3")
+    names.put("cpu:1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    running._start(names)
+    assert running.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert running.os.environ["OMP_NUM_THREADS"] == "8"
+    running._start(names)
+    assert running.os.environ["OMP_NUM_THREADS"] == "1"

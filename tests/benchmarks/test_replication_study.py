@@ -1,0 +1,103 @@
+import contextlib
+import dataclasses
+from concurrent.futures import Future
+
+import pytest
+
+from benchmarks import replication_study
+from benchmarks.study import experiments, rows, running
+from tests.conftest import ROOT
+
+TINY = dataclasses.replace(
+    experiments.SMOKE, images=4, steps=5, rounds=5, batch=1, prompts=2, generated=4, sampling_steps=1, reference=8
+)
+
+
+class Here:
+    """An executor that does its work at once, where it is asked."""
+
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except RuntimeError as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def small(monkeypatch, micro_sd):
+    """The study on the random model, in this process, of two arms."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(experiments, "TINY_SD", str(micro_sd))
+    monkeypatch.setattr(experiments, "SMOKE", TINY)
+    monkeypatch.setattr(running, "devices", lambda: ["cpu:0"])
+    monkeypatch.setattr(running, "pool", lambda names: contextlib.nullcontext(Here()))
+    monkeypatch.setitem(experiments.EXPERIMENTS, 4, ("dup_both at 1/5", "dup_both"))
+
+
+def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
+    out, docs = tmp_path / "runs", tmp_path / "docs"
+    arguments = ["--smoke", "--only", "4", "--out", str(out), "--docs", str(docs)]
+    replication_study.main(arguments)
+    printed = capsys.readouterr().out
+    assert "2 sets of images, of which 2 are to be made; 1 processes" in printed
+    assert "5/5 arm dup_both 1" in printed  # scenes, scenes of the distance, a training, two arms
+    made = list(rows.read_rows(docs / "study.csv").values())
+    assert [(r.arm, r.images, len(r.score)) for r in made] == [("dup_both", 4, 4), ("dup_both at 1/5", 4, 4)]
+    assert {r.source.tolist()[0] for r in made} == {0}
+    assert all(0 <= r.agreement.min() <= r.agreement.max() <= 1 for r in made)
+    assert all(r.metrics["fd"] > 0 for r in made)
+    assert "## 4." in (docs / "study.md").read_text()
+    # a row is enough, its images need not be there; and a lost row is made again from them
+    kept = (docs / "study.csv").read_text().splitlines(keepends=True)
+    (docs / "study.csv").write_text("".join(kept[:2]))
+    replication_study.main(arguments)
+    assert "of which 1 are to be made" in capsys.readouterr().out
+    again = list(rows.read_rows(docs / "study.csv").values())
+    assert [(r.arm, r.score.tolist()) for r in again] == [(r.arm, r.score.tolist()) for r in made]
+    replication_study.main([*arguments, "--out", str(tmp_path / "empty")])
+    assert "of which 0 are to be made" in capsys.readouterr().out
+    assert not (tmp_path / "empty").exists()
+
+
+def test_what_fails_is_said_and_the_rest_is_made(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        experiments, "ARMS", experiments.ARMS | {"dup_both at 1/5": experiments.Arm("dup_both", flags=("--cfg_start", "x"))}
+    )
+    arguments = ["--smoke", "--only", "4", "--out", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+    with pytest.raises(SystemExit, match=r"(?s)study: error.*arm dup_both at 1/5 1: .*--cfg_start='x'"):
+        replication_study.main(arguments)
+    assert "arm dup_both at 1/5 1: failed" in capsys.readouterr().out
+    assert [r.arm for r in rows.read_rows(tmp_path / "docs" / "study.csv").values()] == ["dup_both"]
+
+
+def test_a_spent_budget_begins_nothing(small, tmp_path, capsys):
+    replication_study.main(
+        ["--smoke", "--only", "4", "--budget", "0", "--out", str(tmp_path / "r"), "--docs", str(tmp_path / "d")]
+    )
+    assert not (tmp_path / "r").exists()
+    assert "Not run." in (tmp_path / "d" / "study.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 9"), (["--seeds", "a"], "argument --seeds: 'a' is not a list"),
+     (["--workers", "0"], "argument --workers: 0; takes 1 or more"), (["--budget", "-1"], "argument --budget: '-1'; takes minutes, 0 or more"),
+     (["--seeds", "-3"], "argument --seeds: '-3'"), (["--seeds", "1000"], "argument --seeds: '1000': 1000 draws the scenes")],
+)  # fmt: skip
+def test_bad_flags(flags, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        replication_study.main(flags)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_every_command_is_printed(capsys):
+    replication_study.main(["--dry_run", "--seeds", "7"])
+    lines = capsys.readouterr().out.splitlines()
+    arms = len(experiments.ARMS)
+    assert sum("diff_train.py" in line for line in lines) == len(experiments.TRAININGS) == 24
+    assert sum("diff_retrieval.py" in line for line in lines) == 2 * arms
+    assert sum("diff_inference.py" in line or "sd_mitigation.py" in line for line in lines) == arms
+    assert all("--seed 7" in line for line in lines if "diff_retrieval.py" not in line and "reference --count" not in line)
