@@ -1,10 +1,13 @@
 """The study's figures: copying against a number, and copying against what it costs."""
 
+import itertools
+
 import numpy as np
 
 from utils.reports import plots
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
+COLOURS = (BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def against(path, places, *, seeds, means, xlabel, ylabel, log=False, marks=None):
@@ -33,20 +36,24 @@ def against(path, places, *, seeds, means, xlabel, ylabel, log=False, marks=None
 def trade_off(path, points, *, ylabel, panels):
     """Copying against its costs, a panel a cost; the first point is the baseline, drawn with lines through it.
 
-    points: [(label, (value, low, high) of copying, {cost: (value, low, high)})]; panels: [(cost, xlabel)]. Writes a PNG.
+    points: [(label, group, (value, low, high) of copying, {cost: (value, low, high)})], those of a group joined by a line
+    from the baseline on; panels: [(cost, xlabel)]. Writes a PNG.
     """
     figure, rows = plots.new_axes(1, len(panels), figsize=(5.0 * len(panels), 4.4), sharey=True, layout="constrained")
+    baseline, groups = points[0], dict.fromkeys(group for _, group, _, _ in points[1:])
+    colours = dict(zip(groups, itertools.cycle(COLOURS), strict=False))
     for axes, (cost, xlabel) in zip(np.atleast_1d(rows), panels, strict=True):
-        placed = []
-        for i, (label, (y, low, high), costs) in enumerate(points):
+        axes.axhline(baseline[2][0], color=ORANGE, linewidth=0.8, linestyle="--")
+        axes.axvline(baseline[3][cost][0], color=ORANGE, linewidth=0.8, linestyle="--")
+        for group in groups:
+            line = [(costs[cost][0], y[0]) for _, g, y, costs in points if g in (group, baseline[1])]
+            axes.plot(*zip(*line, strict=True), color=colours[group], linewidth=0.8, alpha=0.6)
+        for _, group, (y, low, high), costs in points:
             x, left, right = costs[cost]
-            colour = ORANGE if i == 0 else BLUE
-            axes.errorbar([x], [y], [[y - low], [high - y]], [[x - left], [right - x]], color=colour, marker="o",
-                          elinewidth=0.7, alpha=0.85)  # fmt: skip
-            placed.append((x, y, label, colour))
-        axes.axhline(points[0][1][0], color=ORANGE, linewidth=0.8, linestyle="--")
-        axes.axvline(points[0][2][cost][0], color=ORANGE, linewidth=0.8, linestyle="--")
-        _name(axes, placed)
+            axes.errorbar([x], [y], [[y - low], [high - y]], [[x - left], [right - x]], color=colours.get(group, ORANGE),
+                          marker="o", elinewidth=0.6, alpha=0.35)  # fmt: skip
+            axes.plot([x], [y], "o", color=colours.get(group, ORANGE))
+        _name(axes, [(costs[cost][0], y[0], name, colours.get(group, ORANGE)) for name, group, y, costs in points])
         axes.set_xlabel(xlabel)
     np.atleast_1d(rows)[0].set_ylabel(ylabel)
     plots.save(figure, path)

@@ -13,7 +13,8 @@ from utils.reports.tables import markdown
 
 HERE = Path(__file__).parent
 STYLES = {"nolevel": "`An image` alone", "classlevel": "name of the class", "instancelevel_random": "four random tokens"}
-WORDS = {"RT": "random words", "CWR": "words repeated", "RNA": "numbers", "GNI": "noise"}
+# mitigations at inference: what there is one of, and several
+WORDS = {"RT": ("random word", "random words"), "CWR": ("word repeated", "words repeated"), "RNA": ("number", "numbers")}
 MEASURES = {"entropy": "entropy", "jpeg_kib": "JPEG size", "total_variation": "total variation"}
 SIMILARITY = "similarity to the nearest training image"
 
@@ -36,8 +37,10 @@ def label(arm, budget, number=None):
         return f"{budget.fewer_steps if kind == 'fewer' else budget.more_steps} steps"
     if kind == "train":
         return rest
+    if kind == "GNI":
+        return f"{kind}, noise {rest}"
     if kind in WORDS:
-        return f"{kind}, {WORDS[kind]} {rest}" if kind == "GNI" else f"{kind}, {rest} {WORDS[kind]}"
+        return f"{kind}, {rest} {WORDS[kind][rest != '1']}"
     return arm.replace("IET ", "K = ").replace("AGC ", "ρ = ").replace(" ρ", ", ρ")
 
 
@@ -56,11 +59,11 @@ class Table:
         """Per cent of images that are copies: (mean over seeds, low, high)."""
         return self._interval(arm, lambda row: 100.0 * findings.copied(row), duplicated)
 
-    def agreement(self, arm):
-        """Per cent of what captions ask for, or None for prompts that are none."""
+    def agreement(self, arm, *, of="agreement"):
+        """Per cent of what captions ask for, or `of` their "colours", or None for prompts that are no captions."""
         if np.isnan(self.rows[arm][0].agreement).any():
             return None
-        return self._interval(arm, lambda row: 100 * row.agreement, False)
+        return self._interval(arm, lambda row: 100 * getattr(row, of), False)
 
     def _interval(self, arm, values_of, duplicated):
         seeds = [findings.by_source(row, values_of(row), duplicated=duplicated) for row in self.rows[arm]]
@@ -84,11 +87,12 @@ def _cell(found, digits):
 
 def arms_table(table, number, budget):
     columns = ("", "copies, %", "of duplicated prompts, %", "sim_95pc", "sim_dup - sim_nodup", "agreement, %",
-               "Fréchet distance")  # fmt: skip
+               "of colours, %", "Fréchet distance")  # fmt: skip
     lines = [
         [label(arm, budget, number), _cell(table.share(arm), 1), _cell(table.share(arm, duplicated=True), 1),
          _cell(table.seeds(arm, lambda r: r.metrics["sim_95pc"]), 3), _cell(table.seeds(arm, _dup_gap), 3),
-         _cell(table.agreement(arm), 1), _cell(table.seeds(arm, lambda r: r.metrics["fd"]), 1)]
+         _cell(table.agreement(arm), 1), _cell(table.agreement(arm, of="colours"), 1),
+         _cell(table.seeds(arm, lambda r: r.metrics["fd"]), 1)]
         for arm in experiments.EXPERIMENTS[number] if table.has(arm)
     ]  # fmt: skip
     return markdown(columns, lines)
@@ -155,13 +159,23 @@ def _against(path, table, arms, places, **words):
 def _trade_off(path, table, number, budget):
     order = [a for a in experiments.EXPERIMENTS[number] if table.has(a) and a != "base"]
     points = [
-        (label(a, budget, number), table.share(a),
+        (_short(a, budget, number), _group(a), table.share(a),
          {"agreement": table.agreement(a), "fd": table.seeds(a, lambda r: r.metrics["fd"])})
         for a in order
     ]  # fmt: skip
     panels = [("agreement", "agreement with the caption, % (right: better)"),
               ("fd", "Fréchet distance to 2,000 other scenes (left: better)")]  # fmt: skip
     figures.trade_off(path, points, ylabel="copies, % of generated images", panels=panels)
+
+
+def _short(arm, budget, number):
+    return arm if arm.partition(" ")[0] in (*WORDS, "GNI") else label(arm, budget, number)
+
+
+def _group(arm):
+    """What a line joins: the strengths of one mitigation."""
+    kind = arm.partition(" ")[0]
+    return arm if kind == "train" or " AGC" in arm else kind
 
 
 def _scatter(path, table, number, budget):
@@ -215,7 +229,7 @@ def write(docs, budget, rows):
         ]).rstrip() + "\n")  # fmt: skip
     b = budget
     head = INTRODUCTION.read_text(encoding="utf-8").format(
-        hours=f"{_spent(rows):.1f} hours of one core or GPU each", machine=_machine(rows) or "no machine",
+        hours=f"{_spent(rows):.1f}", machine=_machine(rows) or "no machine",
         steps=b.steps, batch=b.batch, images=b.images, rate=b.learning_rate, generated=b.generated, prompts=b.prompts,
         sampling=b.sampling_steps, seeds=", ".join(str(s) for s in sorted({r.seed for r in rows})) or "none",
         reference=b.reference, fd=FD,

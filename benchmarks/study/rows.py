@@ -27,6 +27,7 @@ class Row:
 
     source: [Q] number of the prompt's own scene; score: [Q] s_g; duplicated: [Q] whether the source was duplicated or
     would have been; agreement: [Q] share of what the caption asks for that is there, NaN where it asks for nothing;
+    colours: of its colours;
     entropy, jpeg_kib, total_variation: [Q] of the matched training image, or [0] where no finding asks for them.
     """
 
@@ -43,13 +44,21 @@ class Row:
     score: np.ndarray
     duplicated: np.ndarray
     agreement: np.ndarray
+    colours: np.ndarray
     entropy: np.ndarray
     jpeg_kib: np.ndarray
     total_variation: np.ndarray
 
 
 COMPLEXITY = ("entropy", "jpeg_kib", "total_variation")
-LISTS = {"source": int, "score": float, "duplicated": int, "agreement": float, **dict.fromkeys(COMPLEXITY, float)}
+LISTS = {
+    "source": int,
+    "score": float,
+    "duplicated": int,
+    "agreement": float,
+    "colours": float,
+    **dict.fromkeys(COMPLEXITY, float),
+}
 PLAIN = {f.name: f.type for f in fields(Row) if f.name not in LISTS and f.name != "metrics"}
 COLUMNS = (*PLAIN, *METRICS, "fd", *LISTS)
 
@@ -84,19 +93,22 @@ def _row(line):
 
 
 def agreements(images, rows):
-    """Share of what each image's own caption asks for that is there. images: a generation folder; rows: of its manifest.
+    """Shares of what each image's own caption asks for that is there. images: a generation folder; rows: of its manifest.
 
-    NaN for a prompt that is no caption: a class's or random words.
+    Returns: [Q, 2], of all five attributes and of the three colours; NaN for a prompt that is no caption but a class's or
+    random words.
     """
     found = []
     for row in rows:
         try:
             asked = scene_reading.asked_of(row["source_prompt"])
         except ValueError:
-            found.append(np.nan)
+            found.append((np.nan, np.nan))
             continue
         with Image.open(images / row["file"]) as image:
-            found.append(scene_reading.agreement(scene_reading.read_scene(image.convert("RGB")), asked))
+            reading = scene_reading.read_scene(image.convert("RGB"))
+        colours = scene_reading.agreement(reading, asked, of=scene_reading.COLOUR_ATTRIBUTES)
+        found.append((scene_reading.agreement(reading, asked), colours))
     return np.array(found)
 
 
@@ -108,6 +120,7 @@ def read_arm(plan, name, seed, *, machine, seconds, complexity):
     with open(report / "matches.csv", newline="", encoding="utf-8") as handle:
         best = {line["query"]: line for line in csv.DictReader(handle) if line["rank"] == "1"}
     lines = [best[row["file"]] for row in made["images"]]
+    agreed = agreements(images, made["images"])
     duplicated = {_number(path) for path in run["duplicated"]}  # or, without duplicates, those that its seed would duplicate
     source = [_number(row["source_image"]) for row in made["images"]]
     return Row(
@@ -116,7 +129,7 @@ def read_arm(plan, name, seed, *, machine, seconds, complexity):
         date=datetime.date.today().isoformat(),
         metrics={k: measured[k] for k in METRICS if measured.get(k) is not None} | {"fd": far[FD]},
         source=np.array(source), score=np.array([float(line["score"]) for line in lines]),
-        duplicated=np.array([int(s in duplicated) for s in source]), agreement=agreements(images, made["images"]),
+        duplicated=np.array([int(s in duplicated) for s in source]), agreement=agreed[:, 0], colours=agreed[:, 1],
         **{k: np.array([float(line[k]) for line in lines] if complexity else []) for k in COMPLEXITY},
     )  # fmt: skip
 

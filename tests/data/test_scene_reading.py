@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from utils.data import scenes
-from utils.data.scene_reading import Reading, agreement, asked_of, read_background, read_scene
+from utils.data.scene_reading import COLOUR_ATTRIBUTES, Reading, agreement, asked_of, read_background, read_scene
 
 ASKED = Reading("green", "red", "circle", "blue", "star")
 
@@ -85,6 +85,7 @@ def test_agreement_by_hand():
     # the same words in other places are wrong: the things exchanged
     assert agreement(Reading("green", "blue", "star", "red", "circle"), ASKED) == 1 / 5
     assert agreement(Reading(None, None, None, None, None), ASKED) == 0.0
+    assert agreement(replace(ASKED, small_shape="ring", small_colour="pink"), ASKED, of=COLOUR_ATTRIBUTES) == 2 / 3
 
 
 def test_a_first_caption_asks_for_what_was_drawn():

@@ -10,7 +10,7 @@ shape 98.7 %, small shape 78.3 %, for it rounds small crosses and stars. Some 12
 """
 
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
@@ -63,10 +63,14 @@ def asked_of(caption):
     return Reading(background, large_colour, large_shape, small_colour, small_shape)
 
 
-def agreement(reading, asked):
-    """Share of the five attributes of `asked` that `reading` has right; one that was not read is wrong."""
-    pairs = zip(astuple(reading), astuple(asked), strict=True)
-    return sum(got is not None and got == wanted for got, wanted in pairs) / 5
+ATTRIBUTES = tuple(f.name for f in fields(Reading))
+COLOUR_ATTRIBUTES = ("background", "large_colour", "small_colour")
+
+
+def agreement(reading, asked, *, of=ATTRIBUTES):
+    """Share of the attributes `of` that `reading` has right; one that was not read is wrong."""
+    pairs = [(getattr(reading, name), getattr(asked, name)) for name in of]
+    return sum(got is not None and got == wanted for got, wanted in pairs) / len(of)
 
 
 # Colours -------------------------------------------------------------------------------------------------------------

@@ -23,11 +23,13 @@ def _pyplot():
     return pyplot
 
 
-def _axes(**options):
-    return _pyplot().subplots(**options)
+def new_axes(*grid, **options):
+    """A figure and its axes in the one style; what matplotlib's `subplots` takes."""
+    return _pyplot().subplots(*grid, **options)
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Write a PNG, and let go of the figure."""
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def similarity_histogram(path, best, background, *, threshold, descriptor):
 
     best: [Q]; background: [M] or None; threshold: or None. Writes a PNG.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     everything = np.concatenate([best, background if background is not None else [], [threshold or 0]])
     bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), 41)
     weights = np.full(len(best), 100 / len(best))
@@ -57,7 +59,7 @@ def similarity_histogram(path, best, background, *, threshold, descriptor):
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes: never over a bar
-    _save(figure, path)
+    save(figure, path)
 
 
 def correlation_text(r, p):
@@ -74,13 +76,13 @@ def correlation_text(r, p):
 
 def scatter(path, x, y, *, xlabel, ylabel, r, p):
     """Points with their correlation as the title. x, y: [N]; r, p: None or NaN where undefined. Writes a PNG."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     crowd = min(1.0, 300 / max(len(x), 1))  # 1 for few points, near 0 for many: smaller and fainter, but never gone
     axes.scatter(x, y, s=3 + 23 * crowd, alpha=0.03 + 0.72 * crowd**0.5, linewidths=0, rasterized=True)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(f"{correlation_text(r, p)} ({len(x)} images)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def bars(path, bars, *, ylabel, limit=None):
@@ -89,7 +91,7 @@ def bars(path, bars, *, ylabel, limit=None):
     limit: where the axis ends, as 100 for per cent; else after the highest. Writes a PNG.
     """
     labels, values, lows, highs = zip(*bars, strict=True)
-    figure, axes = _axes(figsize=(max(3.6, 1.2 + 1.25 * len(bars)), 3.8))
+    figure, axes = new_axes(figsize=(max(3.6, 1.2 + 1.25 * len(bars)), 3.8))
     axes.bar(range(len(bars)), values, width=0.6)
     for i, (value, low, high) in enumerate(zip(values, lows, highs, strict=True)):
         _interval(axes.vlines, i, low, high)
@@ -103,7 +105,7 @@ def bars(path, bars, *, ylabel, limit=None):
         axes.set_yticks(np.linspace(0, limit, 6))
         top = limit
     axes.set_ylim(bottom, top + 0.1 * (top - bottom))  # room for the highest number
-    _save(figure, path)
+    save(figure, path)
 
 
 def _interval(lines, place, low, high):
@@ -127,9 +129,9 @@ def wrapped(label, width=LABEL_WIDTH):
 
 def distributions(path, named, *, threshold, descriptor):
     """Similarity distributions of runs, one below the other. named: {label: [Q]}; threshold: or None. Writes a PNG."""
-    figure, axes = _axes(figsize=(7.2, 1.3 + _rows_height(named)))
+    figure, axes = new_axes(figsize=(7.2, 1.3 + _rows_height(named)))
     _draw_distributions(axes, named, threshold, descriptor)
-    _save(figure, path)
+    save(figure, path)
 
 
 def metric_bars(path, panels):
@@ -140,7 +142,7 @@ def metric_bars(path, panels):
     columns, rows = _grid(panels)
     figure = _pyplot().figure(figsize=(_grid_width(columns), rows * _panel_height(panels)), layout="constrained")
     _draw_panels(figure, panels)
-    _save(figure, path)
+    save(figure, path)
 
 
 def comparison(path, named, panels, *, threshold, descriptor):
@@ -154,7 +156,7 @@ def comparison(path, named, panels, *, threshold, descriptor):
     above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03)
     _draw_distributions(above.subplots(), named, threshold, descriptor)
     _draw_panels(below, panels)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _rows_height(labels):

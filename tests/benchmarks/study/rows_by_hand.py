@@ -15,5 +15,6 @@ def row(arm, seed=1, *, score, source=None, duplicated=None, agreement=None, fd=
         source=np.array(range(count) if source is None else source), score=np.array(score, float),
         duplicated=np.array([0] * count if duplicated is None else duplicated),
         agreement=np.array([0.6] * count if agreement is None else agreement, float),
+        colours=np.array([0.9] * count),
         **{name: np.array(complexity.get(name, []), float) for name in COMPLEXITY},
     )  # fmt: skip

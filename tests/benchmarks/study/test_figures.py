@@ -31,9 +31,9 @@ def test_a_mean_with_its_interval_and_a_line_a_seed(tmp_path, drawn):
 
 def test_copying_against_each_cost_and_names_that_do_not_cover_each_other(tmp_path, drawn):
     points = [
-        ("none", (60, 50, 70), {"agreement": (80, 75, 85), "fd": (200, 190, 210)}),
-        ("RT", (20, 10, 30), {"agreement": (70, 65, 75), "fd": (220, 210, 230)}),
-        ("CWR", (20.1, 10, 30), {"agreement": (70, 65, 75), "fd": (180, 170, 190)}),
+        ("none", "none", (60, 50, 70), {"agreement": (80, 75, 85), "fd": (200, 190, 210)}),
+        ("RT", "words", (20, 10, 30), {"agreement": (70, 65, 75), "fd": (220, 210, 230)}),
+        ("CWR", "words", (20.1, 10, 30), {"agreement": (70, 65, 75), "fd": (180, 170, 190)}),
     ]
     figures.trade_off(
         tmp_path / "t.png", points, ylabel="copies, %", panels=[("agreement", "agreement"), ("fd", "distance")]
@@ -41,6 +41,8 @@ def test_copying_against_each_cost_and_names_that_do_not_cover_each_other(tmp_pa
     left, right = drawn[0].axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("agreement", "distance")
     assert {a.get_text(): a.xy for a in left.texts} == {"none": (80, 60), "RT": (70, 20), "CWR": (70, 20.1)}
+    joined = [list(zip(*line.get_data(), strict=True)) for line in left.lines if len(line.get_xdata()) == 3]
+    assert joined == [[(80, 60), (70, 20), (70, 20.1)]]  # from the baseline on
     rises = {a.get_text(): a.xyann[1] for a in left.texts}
     assert rises["CWR"] > rises["RT"]
     assert {a.get_text(): a.xyann[1] for a in right.texts} == {"none": 4, "RT": 4, "CWR": 4}  # apart as they are
