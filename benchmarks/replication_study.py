@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.study import experiments, pages, rows, running  # noqa: E402
+from utils.errors import DataError  # noqa: E402
 
 
 def numbers(text):
@@ -138,7 +139,10 @@ def main(argv=None):
         return
     names = running.devices()
     names = [names[i % len(names)] for i in range(args.workers or len(names))]
-    table = rows.read_rows(docs / "study.csv")
+    try:
+        table = rows.read_rows(docs / "study.csv")
+    except DataError as error:
+        parser.error(str(error))
     tasks = tasks_of(plan, arms, seeds, table, running.machine())
     print(f"{len(arms) * len(seeds)} sets of images, of which {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} "
           f"are to be made; {len(names)} processes")  # fmt: skip

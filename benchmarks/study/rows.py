@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from utils.data import scene_reading
+from utils.errors import DataError
 from utils.manifest import read_json
 from utils.reports.tables import write_csv
 
@@ -78,12 +79,15 @@ def write_rows(path, rows):
 
 
 def read_rows(path):
-    """{key: Row} of a file, none if there is no file."""
+    """{key: Row} of a file, none if there is no file. DataError if it has not the columns that are written today."""
     path = Path(path)
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as handle:
-        return {line["key"]: _row(line) for line in csv.DictReader(handle)}
+        lines = csv.DictReader(handle)
+        if tuple(lines.fieldnames or ()) != COLUMNS:
+            raise DataError(f"{path}: has other columns than this version of the study writes; move it elsewhere")
+        return {line["key"]: _row(line) for line in lines}
 
 
 def _row(line):

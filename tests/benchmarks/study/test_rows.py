@@ -3,6 +3,7 @@ import pytest
 
 from benchmarks.study import rows
 from tests.benchmarks.study.rows_by_hand import row
+from utils.errors import DataError
 
 
 def test_rows_come_back_as_they_were_written_sorted_and_once(tmp_path):
@@ -26,3 +27,6 @@ def test_rows_come_back_as_they_were_written_sorted_and_once(tmp_path):
     rows.write_rows(path, found.values())
     assert path.read_bytes() == written
     assert rows.read_rows(tmp_path / "none.csv") == {}
+    path.write_text("key,arm\n1,base\n")
+    with pytest.raises(DataError, match="study.csv: has other columns"):
+        rows.read_rows(path)
