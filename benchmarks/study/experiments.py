@@ -71,7 +71,7 @@ DUPLICATES = ("--duplication", "dup_both")
 BOTH = CAPTIONS + DUPLICATES
 SIZES = (16, 32, 64, 128, 256)
 COPIES = (2, 4, 8)
-RATIOS = ("1.1", "1.25", "1.5", "2")
+RATIOS = ("2", "1.5", "1.25", "1.1")  # from what skips least
 # --trainspecial_prob stays at its published default of 0.1, noise is that of the published commands. Of mixup no value is
 # published: Beta(1, 1) mixes at a uniform ratio.
 TRAIN_TIME = {

@@ -66,7 +66,7 @@ def _name(axes, placed):
     for x, y, label, colour in sorted(placed, key=lambda p: p[1]):
         left, height = axes.transData.transform((x, y))
         rise = 4
-        while any(abs(height + rise - h) < 12 and abs(left - o) < 7 * max(len(label), n) for o, h, n in taken):
+        while any(abs(height + rise - h) < 14 and abs(left - o) < 9 * max(len(label), n) for o, h, n in taken):
             rise += 6
         taken.append((left, height + rise, len(label)))
         axes.annotate(label, (x, y), (5, rise), textcoords="offset points", fontsize="small", color=colour)
