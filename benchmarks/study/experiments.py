@@ -100,6 +100,9 @@ TRAININGS = {
     **{f"IET {k}": Training(flags=CAPTIONS, copies=k) for k in COPIES},
     **{f"AGC {ratio}": Training(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
     "IET 4 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
+    # added when the first seed showed that four copies copy nothing and that their banks are hardly filled: they decide nothing
+    "IET 2 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
+    "IET 4 AGC 1.25 corrected": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25", "--agc_bias_correction"), copies=4),
 }  # fmt: skip
 
 ARMS = {
@@ -122,7 +125,15 @@ EXPERIMENTS = {
     4: ("base", *(f"dup_both at {part}/5" for part in (1, 2, 3, 4)), "dup_both"),
     5: ("base", "dup_both", *(f"train {name}" for name in TRAIN_TIME)),
     6: ("base", "dup_both", *(f"{name} {n}" for name, strengths in INFERENCE_TIME.items() for n in strengths)),
-    7: ("base", "nodup", *(f"IET {k}" for k in COPIES), *(f"AGC {ratio}" for ratio in RATIOS), "IET 4 AGC 1.25"),
+    7: (
+        "base",
+        "nodup",
+        *(f"IET {k}" for k in COPIES),
+        *(f"AGC {ratio}" for ratio in RATIOS),
+        "IET 4 AGC 1.25",
+        "IET 2 AGC 1.25",
+        "IET 4 AGC 1.25 corrected",
+    ),
     8: ("base", "nodup", "dup_both"),
     9: ("guidance 1", "dup_both", "guidance 7.5", "fewer steps", "more steps"),
 }

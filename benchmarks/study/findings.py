@@ -112,8 +112,10 @@ FINDINGS = {
         Claim(("IET 4",), ("IET 4 AGC 1.25",)), Claim(("AGC 1.25",), ("IET 4 AGC 1.25",)),
         NoWorse("IET 4 AGC 1.25", "nodup"),
         *_below("nodup", ("IET 2", "IET 8", "AGC 1.1", "AGC 1.5", "AGC 2"), decides=False),
+        Claim(("IET 2",), ("IET 2 AGC 1.25",), decides=False),
+        Claim(("IET 4",), ("IET 4 AGC 1.25 corrected",), decides=False),
         *(NoWorse(arm, "nodup", decides=False)
-          for arm in ("IET 2", "IET 4", "IET 8", "AGC 1.1", "AGC 1.25", "AGC 1.5", "AGC 2")),
+          for arm in ("IET 2", "IET 4", "IET 8", "AGC 1.1", "AGC 1.25", "AGC 1.5", "AGC 2", "IET 2 AGC 1.25")),
     )),
     8: Finding("Simple images are copied more", (
         *(Correlation("nodup", m) for m in ("entropy", "jpeg_kib", "total_variation")),
