@@ -100,7 +100,7 @@ TRAININGS = {
     **{f"IET {k}": Training(flags=CAPTIONS, copies=k) for k in COPIES},
     **{f"AGC {ratio}": Training(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
     "IET 4 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
-    # added when the first seed showed that four copies copy nothing and that their banks are hardly filled: they decide nothing
+    # added when the first seed showed that four copies copy nothing and that their banks hardly fill: they decide nothing
     "IET 2 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
     "IET 4 AGC 1.25 corrected": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25", "--agc_bias_correction"), copies=4),
 }  # fmt: skip
