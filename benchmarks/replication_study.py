@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.study import experiments, pages, rows, running  # noqa: E402
+from benchmarks.study import experiments, findings, measured, pages, rows, running  # noqa: E402
 from utils.errors import DataError  # noqa: E402
 
 
@@ -48,7 +48,7 @@ def minutes(text):
     raise argparse.ArgumentTypeError(f"{text!r}; takes minutes, 0 or more")
 
 
-def findings(text):
+def findings_of(text):
     chosen = numbers(text)
     if not set(chosen) <= set(experiments.EXPERIMENTS):
         raise argparse.ArgumentTypeError(f"{text!r}: findings are numbered 1 to {len(experiments.EXPERIMENTS)}")
@@ -64,8 +64,8 @@ def make_arm(plan, name, seed, machine):
     started = time.perf_counter()
     for done, command in plan.arm_commands(name, seed):
         running.run_command(done, command)
-    return rows.read_arm(plan, name, seed, machine=machine, seconds=time.perf_counter() - started,
-                         complexity=name in experiments.EXPERIMENTS[8])  # fmt: skip
+    return measured.read_arm(plan, name, seed, machine=machine, seconds=time.perf_counter() - started,
+                             complexity=name in findings.CORRELATED)  # fmt: skip
 
 
 def tasks_of(plan, arms, seeds, found, machine):
@@ -83,7 +83,7 @@ def tasks_of(plan, arms, seeds, found, machine):
     return tasks
 
 
-def run_all(plan, tasks, table, path, *, names, budget):
+def run_all(tasks, path, *, names, budget):
     """Run tasks, writing each row into the table at `path` as it comes. Returns: lines of what failed."""
     started, failed, done = time.perf_counter(), [], 0
 
@@ -98,8 +98,7 @@ def run_all(plan, tasks, table, path, *, names, budget):
             if isinstance(result, BaseException):
                 failed.append(f"{label}: {result}")
             elif isinstance(result, rows.Row):
-                table[result.key] = result
-                rows.write_rows(path, table.values())
+                rows.add_row(path, result)
             print(f"{done}/{len(tasks)} {label}{': failed' if isinstance(result, BaseException) else ''}"
                   f"   ({spent():.1f} min)", flush=True)  # fmt: skip
     return failed
@@ -118,7 +117,7 @@ def print_commands(plan, arms, seeds):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=findings, default=tuple(experiments.EXPERIMENTS), help="numbers of findings: 1,6")
+    parser.add_argument("--only", type=findings_of, default=tuple(experiments.EXPERIMENTS), help="numbers of findings: 1,6")
     parser.add_argument("--seeds", type=seeds_of, help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke")
     parser.add_argument("--budget", type=minutes, help="minutes after which nothing more is begun")
     parser.add_argument("--smoke", action="store_true", help="a few steps each: whether it runs, not what it finds")
@@ -146,10 +145,12 @@ def main(argv=None):
     tasks = tasks_of(plan, arms, seeds, table, running.machine())
     print(f"{len(arms) * len(seeds)} sets of images, of which {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} "
           f"are to be made; {len(names)} processes")  # fmt: skip
-    failed = run_all(plan, tasks, table, docs / "study.csv", names=names, budget=args.budget) if tasks else []
-    current = {plan.key(arm, seed) for arm in experiments.ARMS for seed in seeds}
-    pages.write(docs, plan.budget, [row for key, row in table.items() if key in current])
-    print(f"look at {docs / 'study.md'}")
+    try:
+        failed = run_all(tasks, docs / "study.csv", names=names, budget=args.budget) if tasks else []
+    finally:  # whatever ended it: the page is that of the rows there are, of all seeds
+        found = rows.read_rows(docs / "study.csv").values()
+        pages.write(docs, plan.budget, [row for row in found if plan.is_current(row)])
+        print(f"look at {docs / 'study.md'}")
     if failed:
         sys.exit("\n".join(["study: error: what follows failed; the same command tries it again", *failed]))
 

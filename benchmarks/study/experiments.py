@@ -11,8 +11,7 @@ from pathlib import Path
 
 TINY_SD = "assets/tiny-sd"
 SEEDS = (1, 2, 3)
-# Of the pilots that the budget was chosen with: none of the study's own seeds.
-REFERENCE_SEED = 1000
+REFERENCE_SEED = 1000  # of the scenes of the Frechet distance: nobody's training images
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,12 @@ INFERENCE_TIME = {
     "GNI": {n: ("--rand_noise_lam", n) for n in ("0.1", "0.3", "0.6")},
 }
 
+# strengths of one thing, from the mildest on
+GROUPS = {
+    **{name: tuple(f"{name} {n}" for n in strengths) for name, strengths in INFERENCE_TIME.items()},
+    "IET": tuple(f"IET {k}" for k in COPIES), "AGC": tuple(f"AGC {ratio}" for ratio in RATIOS),
+}  # fmt: skip
+
 TRAININGS = {
     "dup_both": Training(flags=BOTH, checkpoints=True),
     "dup_image": Training(flags=(*CAPTIONS, "--duplication", "dup_image")),
@@ -117,26 +122,32 @@ ARMS = {
     "more steps": Arm("dup_both", sampling="more_steps"),
 }  # fmt: skip
 
-# number of the finding -> its arms, in the order of its table
-EXPERIMENTS = {
-    1: ("base", "nodup", "dup_image", "dup_both"),
-    2: ("nolevel", "classlevel", "dup_both", "instancelevel_random"),
-    3: ("16 images", "nodup", "64 images", "128 images", "256 images"),
-    4: ("base", *(f"dup_both at {part}/5" for part in (1, 2, 3, 4)), "dup_both"),
-    5: ("base", "dup_both", *(f"train {name}" for name in TRAIN_TIME)),
-    6: ("base", "dup_both", *(f"{name} {n}" for name, strengths in INFERENCE_TIME.items() for n in strengths)),
-    7: (
-        "base",
-        "nodup",
-        *(f"IET {k}" for k in COPIES),
-        *(f"AGC {ratio}" for ratio in RATIOS),
-        "IET 4 AGC 1.25",
-        "IET 2 AGC 1.25",
-        "IET 4 AGC 1.25 corrected",
-    ),
-    8: ("base", "nodup", "dup_both"),
-    9: ("guidance 1", "dup_both", "guidance 7.5", "fewer steps", "more steps"),
-}
+
+def names(budget):
+    """{number of the finding: {arm: its name there}}, in the order of the finding's table."""
+    step = budget.steps // budget.rounds
+    along = {f"dup_both at {part}/5": f"{step * part:,} steps" for part in (1, 2, 3, 4)}
+    strengths = {arm: arm for group in INFERENCE_TIME for arm in GROUPS[group]}
+    return {
+        1: {"base": "base model", "nodup": "nodup", "dup_image": "dup_image", "dup_both": "dup_both"},
+        2: {"nolevel": "nolevel", "classlevel": "classlevel", "dup_both": "instancelevel_blip",
+            "instancelevel_random": "instancelevel_random"},
+        3: {("nodup" if n == 32 else f"{n} images"): f"{budget.images if n == 32 else n} images" for n in SIZES},
+        4: {"base": "base model", **along, "dup_both": f"{budget.steps:,} steps"},
+        5: {"base": "base model", "dup_both": "none", **{f"train {name}": name for name in TRAIN_TIME}},
+        6: {"base": "base model", "dup_both": "none", **strengths},
+        7: {"base": "base model", "nodup": "none (K = 1)", **{f"IET {k}": f"K = {k}" for k in COPIES},
+            **{f"AGC {ratio}": f"ρ = {ratio}" for ratio in RATIOS}, "IET 4 AGC 1.25": "K = 4, ρ = 1.25",
+            "IET 2 AGC 1.25": "K = 2, ρ = 1.25", "IET 4 AGC 1.25 corrected": "K = 4, ρ = 1.25 corrected"},
+        8: {"base": "base model", "nodup": "nodup", "dup_both": "dup_both"},
+        9: {"guidance 1": "guidance 1", "dup_both": f"guidance 3, {budget.sampling_steps} steps",
+            "guidance 7.5": "guidance 7.5", "fewer steps": f"{budget.fewer_steps} steps",
+            "more steps": f"{budget.more_steps} steps"},
+    }  # fmt: skip
+
+
+# number of the finding -> its arms
+EXPERIMENTS = {number: tuple(named) for number, named in names(Budget()).items()}
 
 
 class Plan:
@@ -187,7 +198,7 @@ class Plan:
         steps = b.steps // (training.copies * rounds)  # of a copy and round: as many samples in all, however many copies
         ensemble = ["--clients_num", training.copies, "--total_round", rounds, "--modelsaverounds", rounds]
         scenes = self.scenes(name, seed)
-        return folder / "checkpoint", [
+        return folder / "run.json", [
             "diff_train.py", "--pretrained_model_name_or_path", TINY_SD, "--instance_data_dir", scenes / "train",
             *(() if "instancelevel_random" in training.flags else ("--instance_prompt_loc", scenes / "captions.json")),
             *training.flags, "--weight_pc", "0.25",
@@ -229,6 +240,10 @@ class Plan:
     def needs(self, name):
         """The training without whose run an arm cannot be made: the base model is measured by the duplicates of a run."""
         return ARMS[name].training or "dup_both"
+
+    def is_current(self, row):
+        """Whether a row is of an arm as it stands in this file, not of another budget or of one that is gone."""
+        return row.arm in ARMS and row.key == self.key(row.arm, row.seed)
 
     def run_key(self, training, seed):
         """A hash of the commands that make a run, whatever folder they write to."""

@@ -59,6 +59,17 @@ def trade_off(path, points, *, ylabel, panels):
     plots.save(figure, path)
 
 
+def cloud(path, seeds, *, xlabel, ylabel, r):
+    """A dot a prompt, a colour a seed. seeds: [[N, 2]] a seed; r: the correlation that the title gives. Writes a PNG."""
+    figure, axes = plots.new_axes(figsize=(6.4, 3.6))
+    for pairs, colour in zip(seeds, itertools.cycle(COLOURS), strict=False):
+        axes.scatter(*pairs.T, s=22, alpha=0.7, linewidths=0, color=colour)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(f"{plots.correlation_text(r, None)}, mean of {len(seeds)} seeds (a dot a prompt, a colour a seed)")
+    plots.save(figure, path)
+
+
 def _name(axes, placed):
     """Names beside points, moved up where another already stands there."""
     axes.figure.canvas.draw()

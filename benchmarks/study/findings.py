@@ -45,7 +45,10 @@ class Correlation:
 
 @dataclass(frozen=True)
 class NoWorse:
-    """The Frechet distance of `arm` is at most NO_WORSE above that of `than`."""
+    """The Frechet distance of `arm` is at most NO_WORSE above that of `than` with every seed; with none: it fails.
+
+    Of a distance there is one number a seed, and of three no interval or test: their least and most are shown.
+    """
 
     arm: str
     than: str
@@ -54,16 +57,17 @@ class NoWorse:
 
 @dataclass(frozen=True)
 class Result:
-    """effect: published direction positive; low, high: 95 % interval; plus, minus: signs; p: of the sign test, or None."""
+    """effect: published direction positive; low, high: 95 % interval; plus, minus, p: of the sign test; score: the same
+    difference of mean similarity; None where there is none. Of NoWorse, low and high are the seeds' least and most."""
 
     claim: object
     effect: float
     low: float
     high: float
-    plus: int
-    minus: int
+    plus: int | None
+    minus: int | None
     p: float | None
-    score: float | None  # the same difference of mean similarity
+    score: float | None
     word: str
 
 
@@ -88,7 +92,7 @@ FINDINGS = {
         *_chain("dup_both", "dup_image", "nodup", duplicated=True),
         Claim(("dup_both",), ("nodup",), duplicated=True),
     )),
-    2: Finding("Specific captions are copied more than a class's name, and that more than none", (
+    2: Finding("Random captions are copied more than an image's own, those more than a class's name, that more than none", (
         *_chain("instancelevel_random", "dup_both", "classlevel", "nolevel"),
     )),
     3: Finding("More training images, less copying", (
@@ -99,7 +103,7 @@ FINDINGS = {
         *_chain("dup_both", "dup_both at 3/5", "dup_both at 1/5"),
         *_chain("dup_both", *(f"dup_both at {i}/5" for i in (4, 3, 2, 1)), decides=False),
     )),
-    5: Finding("Mitigations in training lower it, multiple captions most", (
+    5: Finding("Mitigations in training lower it, multiple captions more than the others on average", (
         *_below("dup_both", TRAIN_TIME), Claim(TRAIN_TIME[1:], TRAIN_TIME[:1]),
     )),
     6: Finding("Mitigations at inference lower it, words and numbers more than noise", (
@@ -156,16 +160,27 @@ def paired(more, less, values_of, *, duplicated=False):
 def interval(seeds, statistic, *, rounds=ROUNDS):
     """95 % interval over seeds x prompts: seeds are drawn with replacement, then prompts within each.
 
-    seeds: [array [N_s, ...]] a seed; statistic: array -> number, whose mean over seeds it is; where it is NaN, as the
+    seeds: [array [N_s, ...]] a seed; statistic: [R, N_s, ...] -> [R], whose mean over seeds it is; where it is NaN, as the
     correlation with a constant, it is left out. Returns: (low, high), NaN if it never is a number.
     """
-    rng, found = numpy_rng(0, "bootstrap"), []
-    for _ in range(rounds):
-        drawn = [seeds[i] for i in rng.integers(len(seeds), size=len(seeds))]
-        each = [statistic(values[rng.integers(len(values), size=len(values))]) for values in drawn]
-        numbers = [v for v in each if not np.isnan(v)]
-        found += [np.mean(numbers)] if numbers else []
-    return tuple(float(v) for v in np.percentile(found, (2.5, 97.5))) if found else (np.nan, np.nan)
+    rng, found = numpy_rng(0, "bootstrap"), np.full((rounds, len(seeds)), np.nan)
+    chosen = rng.integers(len(seeds), size=found.shape)
+    for number, values in enumerate(seeds):
+        places = np.nonzero(chosen == number)
+        if len(places[0]):
+            found[places] = statistic(values[rng.integers(len(values), size=(len(places[0]), len(values)))])
+    numbers = found[~np.isnan(found).all(1)]
+    return tuple(float(v) for v in np.percentile(np.nanmean(numbers, 1), (2.5, 97.5))) if len(numbers) else (np.nan, np.nan)
+
+
+def mean(drawn):
+    """The statistic of `interval` that is the mean. drawn: [R, N]. Returns: [R]."""
+    return drawn.mean(1)
+
+
+def percentile_95(drawn):
+    """The statistic that is the linear 95th percentile of all images. drawn: [R, N, images of a prompt]. Returns: [R]."""
+    return np.percentile(drawn.reshape(len(drawn), -1), 95, axis=1)
 
 
 def sign_test(differences):
@@ -198,17 +213,17 @@ def _hold_claim(claim, rows_of):
         ]
 
     found = differences(copied)
-    (low, high), (plus, minus, p) = interval(found, np.mean), sign_test(np.concatenate(found))
+    (low, high), (plus, minus, p) = interval(found, mean), sign_test(np.concatenate(found))
     score = float(np.mean([d.mean() for d in differences(lambda row: row.score)]))
     effect = float(np.mean([d.mean() for d in found]))
     return Result(claim, effect, low, high, plus, minus, p, score, word_of(low, high, p, either=claim.either))
 
 
 def pearson(pairs):
-    """Pearson's r of [N, 2]; NaN where a column is constant."""
-    x, y = pairs.T - pairs.mean(0)[:, None]
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale else np.nan
+    """Pearson's r of [..., N, 2]. Returns: [...]; NaN where a column is constant."""
+    x, y = np.moveaxis(pairs - pairs.mean(-2, keepdims=True), -1, 0)
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.divide((x * y).sum(-1), scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 
 def halves(pairs):
@@ -218,14 +233,17 @@ def halves(pairs):
     return ordered[: len(ordered) // 2] - ordered[(len(ordered) + 1) // 2 :]
 
 
+def by_prompt(row, measure):
+    """[N, 2]: of each prompt's images the mean complexity of what they matched, and their mean similarity."""
+    x, y = by_source(row, getattr(row, measure)), by_source(row, row.score)
+    return np.array([(x[s], y[s]) for s in x])
+
+
 def _hold_correlation(claim, rows_of):
-    seeds = []
-    for row in rows_of(claim.arm).values():
-        x, y = by_source(row, getattr(row, claim.measure)), by_source(row, row.score)
-        seeds.append(np.array([(x[s], y[s]) for s in x]))
+    seeds = [by_prompt(row, claim.measure) for row in rows_of(claim.arm).values()]
     low, high = interval(seeds, lambda pairs: -pearson(pairs))
     plus, minus, p = sign_test(np.concatenate([halves(pairs) for pairs in seeds]))
-    effect = float(np.nanmean([-pearson(pairs) for pairs in seeds]))
+    effect = float(np.mean([-pearson(pairs) for pairs in seeds]))
     return Result(claim, effect, low, high, plus, minus, p, None, word_of(low, high, p))
 
 
@@ -234,8 +252,7 @@ def _hold_no_worse(claim, rows_of):
     above = np.array([arm[s].metrics["fd"] / than[s].metrics["fd"] - 1 for s in sorted(set(arm) & set(than))])
     low, high = float(above.min()), float(above.max())  # of three seeds no percentile says more
     word = HOLDS if high <= NO_WORSE else FAILS if low > NO_WORSE else UNCLEAR
-    plus, minus, p = sign_test(-above)
-    return Result(claim, -float(above.mean()), -high, -low, plus, minus, p, None, word)
+    return Result(claim, -float(above.mean()), -high, -low, None, None, None, None, word)
 
 
 HOLD = {Claim: _hold_claim, Correlation: _hold_correlation, NoWorse: _hold_no_worse}
@@ -245,6 +262,16 @@ def arms_of(claim):
     """Names of the arms that a claim compares."""
     return (*claim.more, *claim.less) if isinstance(claim, Claim) else tuple(
         v for k, v in vars(claim).items() if k in ("arm", "than"))  # fmt: skip
+
+
+def seeds_of(finding, rows):
+    """Seeds with which every arm that decides has a row, in order."""
+    deciding = {arm for claim in finding.claims if claim.decides for arm in arms_of(claim)}
+    return sorted(set.intersection(*({row.seed for row in rows if row.arm == arm} for arm in deciding)))
+
+
+# arms of which the complexity of every matched image is kept
+CORRELATED = {c.arm for f in FINDINGS.values() for c in f.claims if isinstance(c, Correlation)}
 
 
 def hold(finding, rows):

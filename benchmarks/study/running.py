@@ -8,9 +8,12 @@ import os
 import platform
 import shlex
 import sys
+import threading
 import traceback
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
+
+from utils.manifest import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +23,11 @@ def devices():
     import torch
 
     count = torch.cuda.device_count()
-    return [f"cuda:{i}" for i in range(count)] or [f"cpu:{i}" for i in range(len(os.sched_getaffinity(0)))]
+    given = [
+        name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name
+    ]  # numbers or UUIDs, of the machine
+    gpus = [f"cuda:{name}" for name in (given or range(count))[:count]]
+    return gpus or [f"cpu:{i}" for i in range(len(os.sched_getaffinity(0)))]
 
 
 def machine():
@@ -37,10 +44,18 @@ def machine():
 
 def _start(names):
     """In a new worker: take a device before torch is imported."""
-    kind, number = names.get().split(":")
-    os.environ.update({"CUDA_VISIBLE_DEVICES": number} if kind == "cuda" else {"OMP_NUM_THREADS": "1"})
+    kind, name = names.get().split(":")
+    os.environ.update({"CUDA_VISIBLE_DEVICES": name} if kind == "cuda" else {"OMP_NUM_THREADS": "1"})
     os.environ["TQDM_DISABLE"] = "1"
     sys.path.insert(0, str(ROOT))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A worker whose parent was killed would wait for work for ever, and go on writing where the next study begins."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def pool(names):
@@ -50,6 +65,12 @@ def pool(names):
     for name in names:
         waiting.put(name)
     return ProcessPoolExecutor(len(names), mp_context=context, initializer=_start, initargs=(waiting,))
+
+
+def is_done(path):
+    """Whether what a command makes last is there; a run's record is there from the start and says when it has finished."""
+    path = Path(path)
+    return path.exists() and (path.name != "run.json" or read_json(path).get("finished") is True)
 
 
 def line_of(command):
@@ -62,7 +83,7 @@ def run_command(done, command):
     RuntimeError with its last lines if it ends otherwise than well.
     """
     done = Path(done)
-    if done.exists():
+    if is_done(done):
         return
     words = [str(word) for word in command]
     if words[0] in ("-m", "diff_train.py") and done.parent.exists():
@@ -80,7 +101,7 @@ def run_command(done, command):
     log = done.parent.with_name(f"{done.parent.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(f"$ {line_of(command)}\n{printed.getvalue()}", encoding="utf-8")
-    if ended or not done.exists():
+    if ended or not is_done(done):
         lines = " / ".join(printed.getvalue().strip().splitlines()[-3:])
         raise RuntimeError(f"{line_of(command)}\nended with {ended}: {lines} (all of it: {log})")
 
@@ -98,8 +119,8 @@ def run_graph(executor, tasks, *, workers, may_start=lambda: True):
     """Run tasks as the ones they wait for finish, in their order otherwise.
 
     tasks: {name: (names it waits for, function, arguments)}; workers: how many run at once, each begun when one is free;
-    may_start: asked before each. Yields: (name, result), or
-    (name, exception): what waits for a failed task is not started.
+    may_start: asked before each. Yields: (name, result), or (name, exception): what waits for a failed task is not
+    started, and nothing is once a worker was killed.
     """
     waiting, finished, running = dict(tasks), set(), {}
     while True:
@@ -107,8 +128,13 @@ def run_graph(executor, tasks, *, workers, may_start=lambda: True):
             if len(running) >= workers or not may_start():
                 break
             if finished.issuperset(needed):
-                running[executor.submit(function, *arguments)] = name
                 del waiting[name]
+                try:
+                    running[executor.submit(function, *arguments)] = name
+                except BrokenExecutor as error:  # a worker was killed, as for memory
+                    waiting.clear()
+                    yield name, error
+                    break
         if not running:
             return
         for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -97,7 +97,7 @@ def test_every_command_is_printed(capsys):
     replication_study.main(["--dry_run", "--seeds", "7"])
     lines = capsys.readouterr().out.splitlines()
     arms = len(experiments.ARMS)
-    assert sum("diff_train.py" in line for line in lines) == len(experiments.TRAININGS) == 26
+    assert sum("diff_train.py" in line for line in lines) == len(experiments.TRAININGS)
     assert sum("diff_retrieval.py" in line for line in lines) == 2 * arms
     assert sum("diff_inference.py" in line or "sd_mitigation.py" in line for line in lines) == arms
     assert all("--seed 7" in line for line in lines if "diff_retrieval.py" not in line and "reference --count" not in line)

@@ -29,6 +29,18 @@ def test_a_mean_with_its_interval_and_a_line_a_seed(tmp_path, drawn):
     assert Image.open(tmp_path / "a.png").width > 300
 
 
+def test_a_cloud_has_a_colour_a_seed(tmp_path, drawn):
+    import numpy as np
+
+    figures.cloud(
+        tmp_path / "c.png", [np.array([[1, 0.5], [2, 0.6]]), np.array([[1, 0.7]])], xlabel="x", ylabel="y", r=-0.25
+    )
+    (axes,) = drawn[0].axes
+    assert [c.get_offsets().tolist() for c in axes.collections] == [[[1, 0.5], [2, 0.6]], [[1, 0.7]]]
+    assert axes.collections[0].get_facecolor().tolist() != axes.collections[1].get_facecolor().tolist()
+    assert axes.get_title(loc="left").startswith("r = -0.25, mean of 2 seeds")
+
+
 def test_copying_against_each_cost_and_names_that_do_not_cover_each_other(tmp_path, drawn):
     points = [
         ("none", "none", (60, 50, 70), {"agreement": (80, 75, 85), "fd": (200, 190, 210)}),

@@ -66,10 +66,10 @@ def test_an_interval_or_a_sign_test_alone_decides_nothing():
 def test_the_interval_widens_with_what_seeds_disagree_on():
     alike = [np.array([0.0, 1.0] * 16)] * 3
     apart = [np.zeros(32), np.array([0.0, 1.0] * 16), np.ones(32)]
-    narrow, wide = findings.interval(alike, np.mean), findings.interval(apart, np.mean)
+    narrow, wide = findings.interval(alike, findings.mean), findings.interval(apart, findings.mean)
     assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(96), rel=0.1)  # a mean of 96 coins
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
-    assert np.isnan(findings.interval([np.array([np.nan])], np.mean)).all()
+    assert np.isnan(findings.interval([np.array([np.nan])], findings.mean)).all()
 
 
 def test_signs_leave_out_ties():

@@ -27,6 +27,14 @@ def test_rows_come_back_as_they_were_written_sorted_and_once(tmp_path):
     rows.write_rows(path, found.values())
     assert path.read_bytes() == written
     assert rows.read_rows(tmp_path / "none.csv") == {}
+    rows.add_row(path, row("c", 3, score=[0.3]))
+    rows.add_row(path, row("a", 1, score=[0.25], source=[7]))  # measured again
+    assert [(r.arm, r.score[0]) for r in rows.read_rows(path).values()] == [
+        ("a", 0.25),
+        ("b", 0.950001),
+        ("a", 0.1),
+        ("c", 0.3),
+    ]
     path.write_text("key,arm\n1,base\n")
     with pytest.raises(DataError, match="study.csv: has other columns"):
         rows.read_rows(path)

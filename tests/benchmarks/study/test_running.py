@@ -1,8 +1,15 @@
-from concurrent.futures import ThreadPoolExecutor
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from benchmarks.study import running
+from tests.conftest import ROOT
 
 
 def test_tasks_start_when_what_they_wait_for_is_done_and_never_after_it_failed():
@@ -58,6 +65,67 @@ def test_what_was_drawn_half_is_set_aside_not_deleted(tmp_path, capsys):
         (tmp_path / "scenes").rename(tmp_path / f"kept-{number}")
 
 
+def test_devices_are_those_that_are_ours(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8a")
+    assert running.devices() == ["cuda:5", "cuda:GPU-8a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert running.devices() == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(running.os, "sched_getaffinity", lambda _: {3, 4, 9})
+    assert running.devices() == ["cpu:0", "cpu:1", "cpu:2"]
+
+
+def test_a_record_is_done_when_it_says_so(tmp_path):
+    record = tmp_path / "run.json"
+    assert not running.is_done(record)
+    for finished in (False, True):
+        record.write_text(json.dumps({"finished": finished}))
+        assert running.is_done(record) is finished
+    (tmp_path / "captions.json").write_text("{}")
+    assert running.is_done(tmp_path / "captions.json")
+
+
+def test_a_killed_worker_ends_what_is_left_with_a_word():
+    tasks = {
+        "killed": ((), os._exit, (9,)),
+        "early": ((), os.getpid, ()),
+        "late": ((), os.getpid, ()),
+        "last": ((), os.getpid, ()),
+    }
+    with running.pool(["cpu:0"]) as pool:
+        found = list(running.run_graph(pool, tasks, workers=1))
+    assert [name for name, _ in found] == ["killed", "early"]
+    assert all(isinstance(result, BrokenExecutor) for _, result in found)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    program = """
+import os, sys
+from benchmarks.study import running
+if __name__ == "__main__":
+    pool = running.pool(["cpu:0"])
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    (tmp_path / "parent.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    worker = int(done.stdout)
+    for _ in range(200):
+        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    psutil.Process(worker).kill()
+    pytest.fail("the worker waits for work that never comes")
+
+
 def test_a_worker_takes_a_device_of_its_own(monkeypatch):
     import queue
 
@@ -65,7 +133,8 @@ def test_a_worker_takes_a_device_of_its_own(monkeypatch):
     names.put("cuda:3")
     names.put("cpu:1")
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(running.sys, "path", running.sys.path[:])
     monkeypatch.setenv("TQDM_DISABLE", "0")
     running._start(names)
     assert running.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
