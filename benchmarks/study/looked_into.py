@@ -32,7 +32,8 @@ def prompt_response(model, prompts):
     pipeline = load_pipeline("--out", str(model))
     with torch.no_grad():
         embeddings = embed(pipeline.tokenizer, pipeline.text_encoder, prompts, device="cpu")
-        noise = torch.randn(1, 4, 16, 16, generator=torch_generator(0, "latents", 0)).expand(len(prompts), -1, -1, -1)
+        shape = (1, pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
+        noise = torch.randn(shape, generator=torch_generator(0, "latents", 0)).expand(len(prompts), -1, -1, -1)
         moved = [
             pipeline.unet(noise, torch.full((len(prompts),), t), encoder_hidden_states=embeddings).sample for t in TIMESTEPS
         ]
@@ -82,9 +83,12 @@ def main(argv=None):
     lines = []
     for style, training in STYLES.items():
         run = plan.run(training, args.seed)
-        prompts = [captions[0] for captions in read_json(run / "captions.json").values()]
+        prompts = [each[0] for each in read_json(run / "captions.json").values()]
         for name, model in (("base model", experiments.TINY_SD), ("trained with them", run / "checkpoint")):
             lines.append([style, name, *(f"{v:.2f}" for v in prompt_response(model, prompts))])
+    captions = list(read_json(plan.run("dup_both", args.seed) / "captions.json").values())
+    of_one = np.mean([prompt_response(experiments.TINY_SD, five) for five in captions[:8]], 0)
+    lines.append(["the five captions of one image", "base model", *(f"{v:.2f}" for v in of_one)])
     print(markdown(("prompts", "model", "spread of embeddings", "spread of predictions"), lines), end="\n\n")
 
     lines = []
