@@ -105,9 +105,8 @@ TRAININGS = {
     **{f"IET {k}": Training(flags=CAPTIONS, copies=k) for k in COPIES},
     **{f"AGC {ratio}": Training(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
     "IET 4 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
-    # added when the first seed showed that four copies copy nothing and that their banks hardly fill: they decide nothing
+    # added when the first seed showed that four copies copy nothing and that their banks hardly fill: it decides nothing
     "IET 2 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
-    "IET 4 AGC 1.25 corrected": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25", "--agc_bias_correction"), copies=4),
 }  # fmt: skip
 
 ARMS = {
@@ -138,7 +137,7 @@ def names(budget):
         6: {"base": "base model", "dup_both": "none", **strengths},
         7: {"base": "base model", "nodup": "none (K = 1)", **{f"IET {k}": f"K = {k}" for k in COPIES},
             **{f"AGC {ratio}": f"ρ = {ratio}" for ratio in RATIOS}, "IET 4 AGC 1.25": "K = 4, ρ = 1.25",
-            "IET 2 AGC 1.25": "K = 2, ρ = 1.25", "IET 4 AGC 1.25 corrected": "K = 4, ρ = 1.25 corrected"},
+            "IET 2 AGC 1.25": "K = 2, ρ = 1.25"},
         8: {"base": "base model", "nodup": "nodup", "dup_both": "dup_both"},
         9: {"guidance 1": "guidance 1", "dup_both": f"guidance 3, {budget.sampling_steps} steps",
             "guidance 7.5": "guidance 7.5", "fewer steps": f"{budget.fewer_steps} steps",

@@ -117,7 +117,6 @@ FINDINGS = {
         NoWorse("IET 4 AGC 1.25", "nodup"),
         *_below("nodup", ("IET 2", "IET 8", "AGC 1.1", "AGC 1.5", "AGC 2"), decides=False),
         Claim(("IET 2",), ("IET 2 AGC 1.25",), decides=False),
-        Claim(("IET 4",), ("IET 4 AGC 1.25 corrected",), decides=False),
         *(NoWorse(arm, "nodup", decides=False)
           for arm in ("IET 2", "IET 4", "IET 8", "AGC 1.1", "AGC 1.25", "AGC 1.5", "AGC 2", "IET 2 AGC 1.25")),
     )),
