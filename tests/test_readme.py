@@ -182,6 +182,7 @@ def test_every_flag_of_the_readme_exists():
     from utils.retrieval_options import RetrievalOptions
 
     known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}  # the last two are the launchers'
+    known |= {"--smoke", "--only", "--seeds", "--budget"}  # of the study: tests/benchmarks/test_replication_study.py
     for cls in (options.TrainOptions, options.MitigationOptions, RetrievalOptions, options.ScenesOptions):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}

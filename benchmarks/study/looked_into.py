@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.study import experiments
 from benchmarks.study.findings import COPIED
+from utils.diffusion.latents import squared_error
 from utils.diffusion.models import embed, load_pipeline
 from utils.manifest import read_json
 from utils.reports.tables import markdown
@@ -69,6 +72,35 @@ def copies_by_texture(plan, arm, seed):
     return found
 
 
+def losses(model, folder):
+    """{texture: mean denoising loss} of the scenes of a folder under their own captions, with the same noise for each.
+
+    model: a pipeline folder; mean of the squared error over eight timesteps, 100 to 800.
+    """
+    pipeline = load_pipeline("--out", str(model))
+    captions, specs = (read_json(folder / f"{name}.json") for name in ("captions", "specs"))
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    with torch.no_grad():
+        clean = torch.stack([_pixels(folder / path) for path in captions])
+        clean = pipeline.vae.encode(clean).latent_dist.mean * pipeline.vae.config.scaling_factor
+        embeddings = embed(pipeline.tokenizer, pipeline.text_encoder, [c[0] for c in captions.values()], device="cpu")
+        found = torch.zeros(len(captions))
+        for t in range(100, 900, 100):
+            noise = torch.randn(1, *clean.shape[1:], generator=torch_generator(0, "latents", t)).expand_as(clean)
+            steps = torch.full((len(clean),), t)
+            predicted = pipeline.unet(
+                scheduler.add_noise(clean, noise, steps), steps, encoder_hidden_states=embeddings
+            ).sample
+            found += squared_error(predicted, noise) / 8
+    textures = [specs[path]["texture"] for path in captions]
+    return {t: float(np.mean([v for v, of in zip(found.tolist(), textures, strict=True) if of == t])) for t in set(textures)}
+
+
+def _pixels(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB"), np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's folder (default: %(default)s)")
@@ -94,6 +126,8 @@ def main(argv=None):
     lines = []
     for name in ("nodup", *(t for t in experiments.TRAININGS if t.startswith(("IET", "AGC")))):
         run = plan.run(name, args.seed)
+        if not (run / "checkpoint").exists():
+            continue
         skipped = f"{100 * skipped_share(run):.1f}" if (run / "skips.csv").exists() else "-"
         lines.append([name, f"{distance_moved(experiments.TINY_SD, run / 'checkpoint'):.2f}", skipped])
     step = plan.budget.steps // plan.budget.rounds
@@ -101,6 +135,11 @@ def main(argv=None):
         checkpoint = plan.run("dup_both", args.seed) / f"checkpoint_{step * part}"
         lines.append([f"dup_both, {step * part} steps", f"{distance_moved(experiments.TINY_SD, checkpoint):.2f}", "-"])
     print(markdown(("training", "weights moved by", "draws skipped, %"), lines), end="\n\n")
+
+    folder = plan.scenes("nodup", args.seed)
+    before, after = (losses(m, folder) for m in (experiments.TINY_SD, plan.run("nodup", args.seed) / "checkpoint"))
+    lines = [[texture, f"{before[texture]:.4f}", f"{after[texture]:.4f}"] for texture in sorted(before)]
+    print(markdown(("texture", "loss of the base model", "trained, nodup"), lines), end="\n\n")
 
     lines = []
     for arm in ("base", "nodup", "dup_both"):
