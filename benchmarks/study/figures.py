@@ -71,13 +71,25 @@ def cloud(path, seeds, *, xlabel, ylabel, r):
 
 
 def _name(axes, placed):
-    """Names beside points, moved up where another already stands there."""
+    """Names beside points, each where it covers neither a point nor another name, if there is such a place."""
     axes.figure.canvas.draw()
-    taken = []
-    for x, y, label, colour in sorted(placed, key=lambda p: p[1]):
-        left, height = axes.transData.transform((x, y))
-        rise = 4
-        while any(abs(height + rise - h) < 14 and abs(left - o) < 9 * max(len(label), n) for o, h, n in taken):
-            rise += 6
-        taken.append((left, height + rise, len(label)))
-        axes.annotate(label, (x, y), (5, rise), textcoords="offset points", fontsize="small", color=colour)
+    scale = axes.figure.dpi / 72  # pixels a point
+    taken = [_box(*axes.transData.transform((x, y)), -4 * scale, 8 * scale, 8 * scale, -4 * scale) for x, y, _, _ in placed]
+    for x, y, label, colour in sorted(placed, key=lambda p: -p[1]):
+        at, width, height = axes.transData.transform((x, y)), 5.2 * scale * len(label), 10 * scale
+        places = [(side * 6, rise) for rise in (3, -11, 14, -22, 25, -33) for side in (1, -1)]
+        boxes = [
+            _box(*at, right * scale - (width if right < 0 else 0), width, height, rise * scale) for right, rise in places
+        ]
+        free = next((i for i, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken)), 0)
+        taken.append(boxes[free])
+        axes.annotate(label, (x, y), places[free], textcoords="offset points", fontsize="small", color=colour,
+                      ha="left" if places[free][0] > 0 else "right")  # fmt: skip
+
+
+def _box(x, y, right, width, height, up):
+    return x + right, y + up, x + right + width, y + up + height
+
+
+def _overlap(one, other):
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
