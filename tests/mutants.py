@@ -318,6 +318,8 @@ MUTANTS = [
      "tests/benchmarks/study/test_experiments.py::test_every_training_sees_as_many_samples_whatever_its_copies_and_images"),
     ("benchmarks/study/experiments.py", "commands = [[self.run_key(self.needs(name), seed)], ", "commands = [",
      "tests/benchmarks/study/test_experiments.py::test_a_key_changes_with_every_option_and_not_with_the_folder"),
+    ("benchmarks/study/pages.py", "if about_these else", "if True else",
+     "tests/benchmarks/study/test_pages.py::test_the_page_shows_what_was_run_and_says_what_was_not"),
     ("benchmarks/study/running.py", "path.name != \"run.json\" or", "True or",
      "tests/benchmarks/study/test_running.py::test_a_record_is_done_when_it_says_so"),
     ("benchmarks/study/running.py", "        parent.join()\n        os._exit(1)", "        parent.join()",

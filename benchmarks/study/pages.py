@@ -221,8 +221,11 @@ def write(docs, budget, rows):
     reasons, parts, words = read_reasons(), [], []
     named = experiments.names(budget)
     for number, finding in findings.FINDINGS.items():
-        short, text = reasons.get(number, ("", ""))
-        if findings.seeds_of(finding, rows):
+        seeds = findings.seeds_of(finding, rows)
+        # they were written about the study's own rows: beside those of a smoke run they would be read as its results
+        about_these = budget == experiments.Budget() and set(experiments.SEEDS) <= set(seeds)
+        short, text = reasons.get(number, ("", "")) if about_these else ("", "")
+        if seeds:
             path = docs / "images" / f"study_{number}.png"
             word, part = _section(number, finding, rows, named[number], budget, path, text)
             words.append([str(number), finding.title, f"**{word}**", short])

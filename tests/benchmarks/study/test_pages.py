@@ -62,7 +62,12 @@ def test_the_page_shows_what_was_run_and_says_what_was_not(tmp_path, monkeypatch
     assert (tmp_path / "docs" / "images" / "study_4.png").exists()
     assert [p.name for p in (tmp_path / "docs" / "images").iterdir()] == ["study_4.png"]
     pages.write(tmp_path / "docs", experiments.SMOKE, rows)
-    assert "**A smoke run" in (tmp_path / "docs" / "study.md").read_text()
+    text = (tmp_path / "docs" / "study.md").read_text()
+    assert "**A smoke run" in text
+    assert "as one would think" not in text  # reasons are about the study's own rows
+    assert "Because" not in text
+    pages.write(tmp_path / "docs", Budget(), [r for r in rows if r.seed < 3])
+    assert "Because" not in (tmp_path / "docs" / "study.md").read_text()
 
 
 def test_hours_count_a_training_once_and_every_set_of_images():
