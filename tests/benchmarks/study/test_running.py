@@ -111,13 +111,11 @@ if __name__ == "__main__":
     os.kill(os.getpid(), 9)
 """
     (tmp_path / "parent.py").write_text(program)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "parent.py")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    worker = int(done.stdout)
+    # into a file: a worker that stays would hold a pipe open
+    with open(tmp_path / "printed.txt", "w") as printed:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, str(tmp_path / "parent.py")], stdout=printed, stderr=printed, env=environment)
+    worker = int((tmp_path / "printed.txt").read_text().splitlines()[0])
     for _ in range(200):
         if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:
             return
