@@ -6,9 +6,7 @@ pasted; they run in this process only because importing the libraries costs 12 s
 """
 
 import argparse
-import importlib
 import importlib.util
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -84,16 +82,12 @@ def require_same(out, choice):
 
 def run_all(out, **choice):
     for done, command in commands(out, **choice):
-        words = [str(word) for word in command]
         if done.exists():
-            print(f"# finished before: python {shlex.join(words)}")
+            print(f"# finished before: {running.line_of(command)}")
             continue
-        # a generation continues by itself; what was drawn or trained half is made anew
-        if words[0] in ("-m", "diff_train.py") and done.parent.exists():
-            running.set_aside(done.parent)
-        print(f"\n$ python {shlex.join(words)}", flush=True)
-        module, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
-        importlib.import_module(module).main(arguments)
+        running.make_way(done, command)
+        print(f"\n$ {running.line_of(command)}", flush=True)
+        running.call(command)
 
 
 def percent(metrics, key):

@@ -206,11 +206,12 @@ def _section(number, finding, rows, named, budget, path, text):
     named = {arm: name for arm, name in named.items() if arm in there}
     results = findings.hold(finding, rows)
     word = findings.verdict(finding, results)
-    DRAWN[number](path, Table(rows), number, named, budget)
+    table = Table(rows)
+    DRAWN[number](path, table, number, named, budget)
     made = f"Seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else (
         f"Seed {seeds[0]} alone: the intervals say nothing of how trainings differ.")  # fmt: skip
     parts = [
-        f"## {number}. {finding.title}: {word}", made, arms_table(Table(rows), number, named), claims_table(results, named),
+        f"## {number}. {finding.title}: {word}", made, arms_table(table, number, named), claims_table(results, named),
         f"![Finding {number}](images/{path.name})", text,
     ]  # fmt: skip
     return word, "\n\n".join(part for part in parts if part) + "\n"

@@ -23,9 +23,8 @@ def devices():
     import torch
 
     count = torch.cuda.device_count()
-    given = [
-        name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name
-    ]  # numbers or UUIDs, of the machine
+    # of all the machine's, those that are ours: numbers or UUIDs
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     gpus = [f"cuda:{name}" for name in (given or range(count))[:count]]
     return gpus or [f"cpu:{i}" for i in range(len(os.sched_getaffinity(0)))]
 
@@ -77,6 +76,19 @@ def line_of(command):
     return f"python {shlex.join(map(str, command))}"
 
 
+def make_way(done, command):
+    """Set aside what was drawn or trained half, which is made anew; a generation continues by itself."""
+    if command[0] in ("-m", "diff_train.py") and done.parent.exists():
+        set_aside(done.parent)
+
+
+def call(command):
+    """Run a command of the project in this process: importing the libraries takes longer than most of them."""
+    words = [str(word) for word in command]
+    module, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+    importlib.import_module(module).main(arguments)
+
+
 def run_command(done, command):
     """Run a command of the project in this process unless `done` is there; what it prints goes to a log beside.
 
@@ -85,14 +97,11 @@ def run_command(done, command):
     done = Path(done)
     if is_done(done):
         return
-    words = [str(word) for word in command]
-    if words[0] in ("-m", "diff_train.py") and done.parent.exists():
-        set_aside(done.parent)  # a generation continues by itself; what was drawn or trained half is made anew
-    module, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+    make_way(done, command)
     printed, ended = io.StringIO(), None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            importlib.import_module(module).main(arguments)
+            call(command)
         except SystemExit as error:
             ended = error.code
         except Exception:  # noqa: BLE001  whatever it is goes into the log and to the user
