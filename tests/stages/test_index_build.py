@@ -4,83 +4,26 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from tests import tars
 from tests.conftest import SEED_FLAGS
-from utils import devices, flags
+from tests.stages.index_builds import NAMES, contents, left_over, opened, record, stamps
+from utils import devices
 from utils.claims import Claims
 from utils.data import transforms
 from utils.errors import DataError, UsageError
-from utils.evaluation import index_shards, vector_index
+from utils.evaluation import vector_index
 from utils.evaluation.network import Extractor
-from utils.retrieval_options import RetrievalOptions
-from utils.stages import index_build, index_sources, measurement
-
-NAMES = ["00000", "00001", "00002", "00003"]
-
-
-@pytest.fixture
-def shards(tmp_path):
-    """Four tar files of 3, 4, 2 and 5 images of several sizes, with captions and addresses of most."""
-    (tmp_path / "shards").mkdir()
-    for s, count in enumerate((3, 4, 2, 5)):
-        members = {}
-        for i in range(count):
-            picture = tars.noise(10 * s + i, (24 + i, 18 + 3 * s), "JPEG", quality=60)
-            fields = {"caption": f"thing {s} {i}", "url": f"https://e.org/{s}/{i}"} if i else {}
-            members |= {k.replace(".png", ".jpg"): v for k, v in tars.sample(f"{i:03d}", picture, **fields).items()}
-        tars.write(tmp_path / "shards" / f"0000{s}.tar", members)
-    return tmp_path / "shards"
-
-
-@pytest.fixture
-def build(tmp_path):
-    """build(--val_dir, ...) -> the lines that were said, of an index at tmp_path / "index"."""
-
-    def build(val_dir, *more, root=tmp_path / "index"):
-        lines = []
-        opts = flags.parse(RetrievalOptions, [
-            "--build_index", str(root), "--val_dir", str(val_dir), "--num_workers", "0", "--batch_size", "2",
-            *(more if "--pt_style" in more else ("--pt_style", "pixel", *more)),
-        ], description="")  # fmt: skip
-        with devices.measuring(world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None) as processes:
-            index_build.build(opts, processes, lines.append)
-        return lines
-
-    return build
-
-
-def opened(root):
-    return vector_index.open_index("--val_dir", root)
-
-
-def record(root):
-    return json.loads((root / "index.json").read_text())
-
-
-def stamps(root, names=NAMES):
-    return {n: vector_index.paths_of(root, n)[0].stat().st_mtime_ns for n in names}
-
-
-def contents(root, names=NAMES):
-    """Bytes of the vectors and rows of the Parquets."""
-    paths = [vector_index.paths_of(root, n) for n in names]
-    return [(array.read_bytes(), pq.read_table(table).to_pylist()) for array, table in paths]
-
-
-def left_over(root):
-    return [p.name for p in root.rglob("*") if p.name.endswith((".part", ".stop"))]
+from utils.stages import index_build, measurement
 
 
 def naive(picture):
@@ -213,46 +156,6 @@ def test_a_second_launch_makes_what_is_missing_alone(shards, build, tmp_path):
     assert (root / "index.json").stat().st_mtime_ns == written
 
 
-def _replace_tar(shards, root):
-    tars.write(shards / "00001.tar", {"000.png": tars.noise(99)})
-
-
-def _other_descriptor(shards, root):
-    vector_index.write_shard(root, "00001", np.zeros((1, 4)), [{"key": "00001.tar/x", "bytes": 1}],
-                             descriptor={"pt_style": "sscd"}, made_of={})  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [
-        (_replace_tar, "its images have changed since"),
-        (lambda shards, root: os.utime(shards / "00001.tar", ns=(5, 5)), "its images have changed since"),
-        (lambda shards, root: vector_index.paths_of(root, "00001")[1].unlink(), "its Parquet '00001.parquet' is missing"),
-        (
-            lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[0], 2000),
-            r"is truncated, 2000 bytes of \d+",
-        ),
-        (lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[0], 0), "is not a .npy of vectors"),
-        (lambda shards, root: os.truncate(vector_index.paths_of(root, "00001")[1], 99), "cannot be read"),
-        (_other_descriptor, "was made by another descriptor .pt_style 'sscd', not 'pixel'"),
-    ],
-)
-def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(shards, build, tmp_path, damage, why):
-    root = tmp_path / "index"
-    build(shards)
-    before, was = stamps(root), contents(root)
-    damage(shards, root)
-    lines = build(shards)
-    assert len([line for line in lines if "anew" in line]) == 1
-    assert re.match(rf"shard 00001 is made anew: {why}", lines[0]), lines[0]
-    assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00001"}
-    if damage is _replace_tar:
-        assert [r["key"] for r in opened(root).table([3, 4])] == ["00001.tar/000.png", "00002.tar/000.jpg"]
-    else:
-        assert contents(root) == was
-    assert opened(root).complete
-
-
 def test_more_shards_of_the_same_folder_extend_the_plan(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards / "{00000..00001}.tar")
@@ -348,17 +251,6 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
 # Folders -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Eight images, one of which is broken, in shards of three."""
-    monkeypatch.setattr(index_sources, "FOLDER_SHARD", 3)
-    (tmp_path / "f" / "deep").mkdir(parents=True)
-    for i in range(8):
-        (tmp_path / "f" / ("deep" if i > 5 else "") / f"{i + 5}.png").write_bytes(tars.noise(i))
-    (tmp_path / "f" / "9.png").write_text("broken")
-    return tmp_path / "f"
-
-
 def test_a_folder_is_indexed_in_shards_of_many_images(folder, build, tmp_path):
     build(folder)
     index = opened(tmp_path / "index")
@@ -405,79 +297,6 @@ def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
 # Damage ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["tars", "folder"])
-def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tmp_path, kind):
-    root, source = tmp_path / "index", shards if kind == "tars" else folder
-    build(source)
-    was = record(root)
-    names, before = was["shards"], stamps(root, was["shards"])
-    (root / "index.json").write_text("{")
-    assert vector_index.is_index(root)
-    anew = "is not JSON .*; remove it, and --build_index makes it anew from the shards"
-    for call in (lambda: build(source), lambda: opened(root)):
-        with pytest.raises(DataError, match=anew):
-            call()
-    (root / "index.json").unlink()
-    vector_index.paths_of(root, names[1])[1].write_bytes(b"damaged too")
-    (root / "ann.faiss").write_bytes(b"")  # what else an index may hold
-    lines = build(source)
-    assert lines[0] == f"index.json was lost: it is made anew from {len(names) - 1} shards that are there"
-    assert lines[1].startswith(f"shard {names[1]} is made anew: cannot be read")
-    now = record(root)
-    assert now["counts"] == was["counts"]
-    assert (now["shards"], now["descriptor"], now["source"]) == (names, was["descriptor"], was["source"])
-    assert {n for n, stamp in stamps(root, names).items() if stamp != before[n]} == {names[1]}
-
-
-def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(shards, build, tmp_path):
-    root = tmp_path / "index"
-    build(shards)
-    (root / "index.json").unlink()
-    before = contents(root)
-    shutil.copytree(shards, tmp_path / "other")
-    for name in NAMES:
-        tars.write(tmp_path / "other" / f"{name}.tar", {"0.png": tars.noise(1)})
-    with pytest.raises(
-        UsageError, match=r"--build_index='.*' holds no index.json, and shards of other images than --val_dir"
-    ):
-        build(tmp_path / "other")
-    assert contents(root) == before
-    _other_descriptor(shards, root)
-    with pytest.raises(UsageError, match=r"holds no index.json, and shards of several descriptors; takes a new folder"):
-        build(shards)
-    for name in NAMES:
-        vector_index.paths_of(root, name)[1].unlink()
-    with pytest.raises(UsageError, match=r"holds 'shards', which no index wrote"):
-        build(shards)
-
-
-def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
-    root = tmp_path / "index"
-    build(shards)
-    whole = record(root)
-    for lacks in ("descriptor", "source", "shards"):
-        (root / "index.json").write_text(json.dumps({k: v for k, v in whole.items() if k != lacks}))
-        with pytest.raises(
-            DataError, match=rf"index.json: holds no '{lacks}' as an index does; remove it, and --build_index"
-        ):
-            build(shards)
-
-
-@pytest.mark.parametrize("facts", [b"{}", b"[]", b"7", b'{"descriptor": [], "made_of": {}, "bad": [], "fingerprint": ""}',
-                                   b'{"descriptor": {}, "made_of": {}, "bad": [["x"]], "fingerprint": ""}'])  # fmt: skip
-def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
-    root = tmp_path / "index"
-    build(shards)
-    table = pq.read_table(vector_index.paths_of(root, "00001")[1])
-    pq.write_table(table.replace_schema_metadata({index_shards.FACTS: facts}), vector_index.paths_of(root, "00001")[1])
-    with pytest.raises(
-        DataError, match=r"00001.parquet: cannot be read \(no '\w+' in what it says of itself\); --build_index"
-    ):
-        opened(root)
-    assert build(shards)[0].startswith("shard 00001 is made anew: cannot be read")
-    assert opened(root).complete
-
-
 def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
     build(shards)
     (shards / "00000.tar").unlink()
@@ -489,23 +308,6 @@ def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
 
 
 # What is refused ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_not_ours_is_left_as_it_is(shards, build, tmp_path):
-    for content in ("mine.txt", "shards"):
-        foreign = tmp_path / f"foreign-{content}"
-        foreign.mkdir()
-        (foreign / content).write_text("mine")
-        with pytest.raises(UsageError, match=rf"--build_index='.*' holds '{content}', which no index wrote"):
-            build(shards, root=foreign)
-        assert [p.name for p in foreign.iterdir()] == [content]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file; takes a new folder"):
-        build(shards, root=tmp_path / "file")
-    (tmp_path / "generation").mkdir()
-    (tmp_path / "generation" / "index.json").write_text('{"kind": "generation", "version": 1}')
-    with pytest.raises(DataError, match="holds 'generation'; a manifest of kind 'index' is needed"):
-        build(shards, root=tmp_path / "generation")
 
 
 @pytest.mark.parametrize(
@@ -521,72 +323,6 @@ def test_a_source_that_names_nothing_is_refused_before_anything_is_written(shard
     with pytest.raises(UsageError, match=f"--val_dir='.*{message}"):
         build(source if ":" in source else shards / source)
     assert not (tmp_path / "index").exists()
-
-
-def test_an_index_of_other_images_is_refused(shards, build, folder, tmp_path):
-    build(shards)
-    shutil.copytree(shards, tmp_path / "elsewhere")
-    for source in (tmp_path / "elsewhere", folder):
-        with pytest.raises(UsageError, match=r"--val_dir='.*': the index of .* is of the tar shards in '.*shards'; takes"):
-            build(source)
-    # moved together they are the same
-    (tmp_path / "away").mkdir()
-    for name in ("shards", "index"):
-        (tmp_path / name).rename(tmp_path / "away" / name)
-    assert build(tmp_path / "away" / "shards", root=tmp_path / "away" / "index")[0].startswith("4 shards: 14 images")
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours", "message"),
-    [
-        ({"preset": "dcr-search"}, (), "--preset='dcr': the index .* was made with preset 'dcr-search'"),
-        ({"arch": "resnet50_im"}, (), "--arch='resnet50': the index .* was made with arch 'resnet50_im'"),
-        ({"pt_style": "dino"}, (), "--pt_style='sscd': the index .* was made with pt_style 'dino'"),
-        ({"multiscale": True}, (), "--multiscale=False: the index .* was made with multiscale True"),
-        ({"layer": 3}, ("--pt_style", "dino"), "--pt_style='dino': the index .* was made with pt_style 'sscd'"),
-    ],
-)
-def test_an_index_of_another_descriptor_is_refused_before_its_network_loads(shards, build, tmp_path, theirs, ours, message):
-    descriptor = {"pt_style": "sscd", "arch": "resnet50", "preset": "dcr", "multiscale": False, "weights_sha256": "a"}
-    source = {"folder": str(shards), "shards": True}
-    vector_index.write_index(tmp_path / "index", descriptor=descriptor | theirs, source=source, planned=NAMES)
-    before = (tmp_path / "index" / "index.json").read_bytes()
-    with pytest.raises(UsageError, match=message):
-        build(shards, *(ours or ("--pt_style", "sscd")))
-    assert (tmp_path / "index" / "index.json").read_bytes() == before
-
-
-def test_an_index_of_other_weights_is_refused(shards, build, tmp_path, monkeypatch):
-    made = measurement.build_descriptor
-    weights = iter(("a", "b"))
-
-    def descriptor(opts, **where):
-        of_pixels = made(opts, **where)
-        return Extractor(of_pixels.transform, of_pixels.network, of_pixels.record | {"weights_sha256": next(weights)})
-
-    monkeypatch.setattr(measurement, "build_descriptor", descriptor)
-    build(shards)
-    before = stamps(tmp_path / "index")
-    with pytest.raises(UsageError, match="--weights=None: the index .* was made with weights_sha256 'a', not 'b'"):
-        build(shards)
-    assert stamps(tmp_path / "index") == before
-
-
-def test_of_two_launches_with_different_descriptors_one_is_refused(shards, build, tmp_path, monkeypatch):
-    """The other began the index while this one loaded its network."""
-    made = measurement.build_descriptor
-
-    def slowly(opts, **where):
-        source = {"folder": str(shards), "shards": True}
-        vector_index.write_index(
-            tmp_path / "index", descriptor={"pt_style": "pixel", "cells": 8}, source=source, planned=NAMES
-        )
-        return made(opts, **where)
-
-    monkeypatch.setattr(measurement, "build_descriptor", slowly)
-    with pytest.raises(UsageError, match="--pt_style='pixel': the index .* was made with cells 8"):
-        build(shards)
-    assert vector_index.finished(tmp_path / "index") == []
 
 
 def test_features_that_are_not_finite_end_the_build_with_a_line(shards, build, tmp_path, monkeypatch):

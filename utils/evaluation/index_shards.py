@@ -155,6 +155,11 @@ def read_shard(root, name, *, first=0):
     return Shard(name, first, rows, offset, facts), dimensions
 
 
+def is_finished(root, name):
+    """Whether a shard's vectors are there: they are written last."""
+    return paths_of(root, name)[0].is_file()
+
+
 def finished(root):
     """Names of the shards whose vectors are there, in natural order."""
     folder = Path(root) / FOLDER

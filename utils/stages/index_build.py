@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import secrets
 import signal
 import time
@@ -21,82 +20,9 @@ from utils.data.image_sets import natural_key
 from utils.errors import DataError, Stopped, UsageError
 from utils.evaluation import features, index_shards, search, similarity, vector_index
 from utils.reports.progress import progress
-from utils.stages import index_counts, index_sources, measurement
+from utils.stages import index_counts, index_sources, index_state, measurement
 
 RECORD = ".index"  # the claim of index.json
-# what is half written: of a shard, or of a file beside them
-PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
-
-# The index as it was found ---------------------------------------------------------------------------------------------
-
-
-def _existing(opts, source):
-    """index.json of --build_index, or None where it is to be made. UsageError for a folder that is not ours, for other
-    images, and for another descriptor as far as flags tell: before any network loads."""
-    data = _found(opts, source)
-    if data is not None:
-        measurement.require_descriptor(opts, opts.build_index, data["descriptor"])
-    return data
-
-
-def _found(opts, source):
-    root, shown = Path(opts.build_index), f"--build_index={opts.build_index!r}"
-    runs.require_writable("--build_index", root)
-    if not (root / vector_index.FILE).exists():
-        adopted = _adopted(root, source, shown)
-        if adopted:
-            return adopted
-        foreign = [p.name for p in sorted(root.iterdir()) if p.name != CLAIMS and not PART.fullmatch(p.name)] if (
-            root.is_dir()) else []  # fmt: skip
-        if foreign:
-            raise UsageError(f"{shown} holds {foreign[0]!r}, which no index wrote; takes a new folder, or an index to go on "
-                             "with")  # fmt: skip
-        return None
-    data = vector_index.read_record(root)
-    theirs = data["source"]
-    # an index that was moved together with its images is still of them
-    folders = [Path(theirs["folder"]), (root / theirs["relative"]).resolve()]
-    if source.folder not in folders or source.shards != theirs["shards"]:
-        what = "tar shards" if theirs["shards"] else "images"
-        raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
-                         "those, or a new index")  # fmt: skip
-    return data
-
-
-def _adopted(root, source, shown):
-    """What index.json would say of shards that lost it, as they say it themselves; None where there are none. UsageError
-    when they are not of one index, or of other images."""
-    found = {}
-    for name in index_shards.finished(root):
-        with contextlib.suppress(DataError):  # made anew, if its images are there
-            found[name] = index_shards.read_shard(root, name)[0].facts
-    if not found:
-        return None
-    descriptor = next(iter(found.values()))["descriptor"]
-    if any(vector_index.difference(facts["descriptor"], descriptor) for facts in found.values()):
-        raise UsageError(f"{shown} holds no {vector_index.FILE}, and shards of several descriptors; takes a new folder")
-    if not any(facts["made_of"] == source.made_of(name) for name, facts in found.items() if name in source.names):
-        raise UsageError(f"{shown} holds no {vector_index.FILE}, and shards of other images than --val_dir names; takes "
-                         "theirs, or a new folder")  # fmt: skip
-    return {"descriptor": descriptor, "shards": list(found), "adopted": len(found)}
-
-
-def _why_anew(root, name, source, descriptor):
-    """Why a shard that is there has to be made again, or None."""
-    try:
-        facts = index_shards.read_shard(root, name)[0].facts
-    except DataError as error:
-        return str(error).split(": ", 1)[1].partition(";")[0]
-    what = vector_index.difference(facts["descriptor"], descriptor)
-    if what:
-        return f"was made by another descriptor ({what})"
-    return None if facts["made_of"] == source.made_of(name) else "its images have changed since"
-
-
-def _is_finished(root, name):
-    return index_shards.paths_of(root, name)[0].is_file()
-
-
 # Making it -------------------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +45,7 @@ class Build:
         return self.root / CLAIMS / f".{self.launch}.stop"
 
     def unfinished(self):
-        return [n for n in self.source.names if not _is_finished(self.root, n)]
+        return [n for n in self.source.names if not index_shards.is_finished(self.root, n)]
 
 
 def _prepare(build, say):
@@ -127,13 +53,14 @@ def _prepare(build, say):
     root, source = build.root, build.source
     claims = build.claims.while_others_wait()
     with claims.take(RECORD, wait=True):  # a second launch may have begun this index a moment ago
-        data = _existing(build.opts, source) or {"descriptor": build.descriptor, "shards": ()}
+        data = index_state.existing_record(build.opts, source) or {"descriptor": build.descriptor, "shards": ()}
         if "adopted" in data:
             say(f"{vector_index.FILE} was lost: it is made anew from {data['adopted']} shards that are there")
         measurement.require_descriptor(build.opts, root, data["descriptor"], build.descriptor)
         for name in source.names:
             with claims.take(name) as mine:  # else another launch is making it
-                why = mine and _is_finished(root, name) and _why_anew(root, name, source, build.descriptor)
+                there = mine and index_shards.is_finished(root, name)
+                why = there and index_state.why_anew(root, name, source, build.descriptor)
                 if why:
                     say(f"shard {name} is made anew: {why}")
                     index_shards.paths_of(root, name)[0].unlink()
@@ -160,7 +87,7 @@ def _remove_parts(build):
     """Remove what dead processes left half written: who has the claim of a shard alone writes it."""
     for folder in (build.root, build.root / index_shards.FOLDER):
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
-            name = PART.fullmatch(entry.name)
+            name = index_state.PART.fullmatch(entry.name)
             if name is None:
                 continue
             with build.claims.take(name[1] or (RECORD if name[2] else search.CLAIM)) as mine:
@@ -207,11 +134,11 @@ def _work(build):
         while True:
             before = len(made)
             for name in pending:
-                if build.stop.exists() or _is_finished(build.root, name):
+                if build.stop.exists() or index_shards.is_finished(build.root, name):
                     continue
                 with build.claims.take(name) as mine:
                     # it may have been finished between the look and the lock
-                    if mine and not _is_finished(build.root, name):
+                    if mine and not index_shards.is_finished(build.root, name):
                         made.append(make_shard(build, name, bar))
                         # of this process: shards are of like length, and the others take as many
                         bar.total = round(bar.n / len(made) * len(pending) / build.processes.count)
@@ -252,7 +179,7 @@ def _finish(build, launch, say):
     with claims.take(RECORD, wait=True):
         data = vector_index.read_record(root)
         planned = data["shards"]
-        missing = [n for n in planned if not _is_finished(root, n)]
+        missing = [n for n in planned if not index_shards.is_finished(root, n)]
         if not missing and (launch["shards"] or "damaged_shards" not in data.get("counts", ())):
             data |= {"counts": index_counts.count(root, planned), "launch": launch}
             _write_record(build, data["descriptor"], planned, counts=data["counts"], launch=launch)
@@ -284,7 +211,11 @@ def _planned(opts, source, existing):
     """What a build would do, for --dry_run: read only. Returns: dict."""
     root = Path(opts.build_index)
     descriptor = existing and existing["descriptor"]
-    finished = [n for n in source.names if _is_finished(root, n) and not _why_anew(root, n, source, descriptor)]
+    finished = [
+        n
+        for n in source.names
+        if index_shards.is_finished(root, n) and not index_state.why_anew(root, n, source, descriptor)
+    ]
     left = [n for n in source.names if n not in set(finished)]
     writes = [root / vector_index.FILE, *itertools.chain.from_iterable(index_shards.paths_of(root, n) for n in left)]
     return {"options": flags.as_dict(opts), "shards": len(source.names), "finished": len(finished),
@@ -326,7 +257,7 @@ def _build(opts, processes, say):
     root = Path(opts.build_index)
     with processes.together():
         source = index_sources.open_source(opts)
-        existing = _existing(opts, source)
+        existing = index_state.existing_record(opts, source)
     if opts.dry_run:
         say(json.dumps(_planned(opts, source, existing), indent=1))
         return
