@@ -17,6 +17,7 @@ TOP = {
     "claims",
     "states",
     "devices",
+    "downloads",
     "flags",
     "hub",
     "signals",

@@ -24,8 +24,8 @@ class RetrievalOptions(Common, Reading, Tracking):
     script: ClassVar[str] = "diff_retrieval.py"
 
     query_dir: str = flag(None, help="generated images: a generation folder or any folder of images (required)")
-    val_dir: str = flag(None, help="training images: a folder, tar shards, or an index that --build_index made "
-                        "(required)")  # fmt: skip
+    val_dir: str = flag(None, help="training images: a folder, tar shards (for --build_index also 'https://HOST/FOLDER/"
+                        "{00000..00999}.tar'), or an index that --build_index made (required)")  # fmt: skip
     # the descriptor
     pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
     arch: str = flag("resnet50", "-a", help="network: for sscd resnet50, resnet50_disc, resnet50_im; for clip resnet50, "

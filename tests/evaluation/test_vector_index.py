@@ -1,5 +1,6 @@
 """An index on disk: what is written is read back, whole or not at all, and damage is told in a line."""
 
+import contextlib
 import json
 import os
 import resource
@@ -8,7 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import tars
+from tests import servers, tars
+from utils import downloads
 from utils.data import tar_shards
 from utils.errors import DataError, UsageError
 from utils.evaluation import vector_index
@@ -182,8 +184,9 @@ def test_the_fingerprint_tells_other_images(index):
     assert opened(root).fingerprint != before
 
 
+@pytest.mark.parametrize("there", ["here", "behind an address"])
 @pytest.mark.parametrize("how", ["untouched", "rewritten", "touched", "gone"])
-def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_path, how):
+def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_path, how, there, monkeypatch):
     (tmp_path / "data").mkdir()
     rows = []
     for name in ("0", "1"):
@@ -191,27 +194,32 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_pa
         tars.write(path, {"0.png": tars.png(1), "1.png": tars.png(2)})
         found = tar_shards.read_shard(path).images
         rows.append([{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in found])
-    root, source = tmp_path / "index", {"folder": str(tmp_path / "data"), "shards": True}
-    vector_index.write_index(root, descriptor={}, source=source, planned=["0", "1"])
-    for name, some in zip(("0", "1"), rows, strict=True):
-        state = tar_shards.state_of(tmp_path / "data" / f"{name}.tar")
-        vector_index.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
-    path = tmp_path / "data" / "1.tar"
-    if how == "rewritten":
-        tars.write(path, {"1.png": tars.png(2), "0.png": tars.png(1)})  # whole pictures lie at the old offsets
-    elif how == "touched":
-        os.utime(path, ns=(5, 5))
-    elif how == "gone":
-        path.unlink()
-    images = opened(root).images([3, 0, 2])
-    assert images.open(1).getpixel((0, 0)) == (1, 0, 0)
-    for i, value in ((0, 2), (2, 1)):
-        if how == "untouched":
-            assert images.open(i).getpixel((0, 0)) == (value, 0, 0)
-            continue
-        told = "No such file" if how == "gone" else "has changed since the index was built"
-        with pytest.raises(DataError, match=rf"1\.tar/{value - 1}\.png: {told}"):
-            images.open(i)
+    root, folder = tmp_path / "index", tmp_path / "data"
+    with contextlib.ExitStack() as served:
+        if there != "here":
+            folder = downloads.Address(served.enter_context(servers.serving(tmp_path / "data", monkeypatch)).address)
+        vector_index.write_index(root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"])
+        for name, some in zip(("0", "1"), rows, strict=True):
+            state = tar_shards.state_of(folder / f"{name}.tar")
+            vector_index.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
+        path = tmp_path / "data" / "1.tar"
+        if how == "rewritten":
+            tars.write(path, {"1.png": tars.png(2), "0.png": tars.png(1)})  # whole pictures lie at the old offsets
+        elif how == "touched":
+            os.utime(path, ns=(5, 5))
+        elif how == "gone":
+            path.unlink()
+        images = opened(root).images([3, 0, 2])
+        assert images.open(1).getpixel((0, 0)) == (1, 0, 0)
+        for i, value in ((0, 2), (2, 1)):
+            if how == "untouched":
+                assert images.open(i).getpixel((0, 0)) == (value, 0, 0)
+                continue
+            told = "has changed since the index was built"
+            if how == "gone":
+                told = "No such file" if there == "here" else "answered 404"
+            with pytest.raises(DataError, match=rf"1\.tar/{value - 1}\.png: {told}"):
+                images.open(i)
 
 
 def test_a_folders_image_of_another_size_is_not_shown(tmp_path):

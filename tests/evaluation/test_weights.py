@@ -1,12 +1,11 @@
-import io
 import os
 import pickle
-import urllib.request
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests import servers
 from utils.errors import DataError, UsageError
 from utils.evaluation import weights
 
@@ -25,19 +24,21 @@ def test_given_then_found_then_downloaded_then_an_error_that_helps(tmp_path, mon
         "--metrics fd",
     ):
         assert part in str(error.value)
-    asked = []
-
-    def answer(address, timeout):
-        asked.append((address, timeout))
-        return io.BytesIO(b"weights")
-
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    path = weights.find("--fid_weights", None, **FIND)
-    assert (path.as_posix(), path.read_bytes()) == ("pretrainedmodels/w.pth", b"weights")
-    assert asked == [("https://example.org/w.pth", 5)]  # one attempt
-    weights.find("--fid_weights", None, **FIND)
-    assert len(asked) == 1
+    authors = tmp_path / "authors"
+    authors.mkdir()
+    (authors / "w.pth").write_bytes(b"weights")
+    with servers.serving(authors, monkeypatch) as server:
+        there = FIND | {"address": f"{server.address}/w.pth"}
+        server.faults["/w.pth"] = [servers.status(503), servers.cut(3)]
+        for why in ("answered 503", "IncompleteRead"):  # one attempt each, and nothing that is cut is kept
+            with pytest.raises(weights.WeightsMissingError, match=rf"w.pth could not be read \(.*{why}"):
+                weights.find("--fid_weights", None, **there)
+        assert not list((tmp_path / "pretrainedmodels").iterdir())
+        path = weights.find("--fid_weights", None, **there)
+        assert (path.as_posix(), path.read_bytes()) == ("pretrainedmodels/w.pth", b"weights")
+        weights.find("--fid_weights", None, **there)
+        assert len(server.asked) == 3
     (tmp_path / "own.pth").write_bytes(b"mine")
     assert weights.find("--fid_weights", str(tmp_path / "own.pth"), **FIND).read_bytes() == b"mine"
     with pytest.raises(UsageError, match="--fid_weights='/no/such' does not exist"):
@@ -47,9 +48,11 @@ def test_given_then_found_then_downloaded_then_an_error_that_helps(tmp_path, mon
 def test_a_web_page_that_a_download_gave_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: io.BytesIO(b"\n<!DOCTYPE html><html>log in</html>"))
-    with pytest.raises(weights.WeightsMissingError, match="is a web page saved as weights"):
-        weights.find("--weights", None, **FIND)
+    (tmp_path / "authors").mkdir()
+    (tmp_path / "authors" / "w.pth").write_bytes(b"\n<!DOCTYPE html><html>log in</html>")
+    refused = pytest.raises(weights.WeightsMissingError, match="is a web page saved as weights")
+    with servers.serving(tmp_path / "authors", monkeypatch) as server, refused:
+        weights.find("--weights", None, **FIND | {"address": f"{server.address}/w.pth"})
     assert not list((tmp_path / "pretrainedmodels").iterdir())
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tars
+from tests import servers, tars
 from tests.conftest import SEED_FLAGS
 from tests.stages.index_builds import NAMES, contents, left_over, opened, record, stamps
-from utils import devices
+from utils import devices, downloads
 from utils.claims import Claims
 from utils.data import transforms
 from utils.errors import DataError, UsageError
@@ -248,6 +248,64 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
     assert "shard 00003 is made anew: its images have changed since" in build(shards)
 
 
+# Addresses ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(shards, monkeypatch):
+    monkeypatch.setattr(downloads, "WAITS", ())
+    with servers.serving(shards, monkeypatch) as found:
+        yield found
+
+
+def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_path):
+    source = f"{server.address}/{{00000..00003}}.tar"
+    build(shards, root=tmp_path / "here")
+    lines = build(source)
+    assert contents(tmp_path / "index") == contents(tmp_path / "here")
+    assert record(tmp_path / "index")["counts"] == record(tmp_path / "here")["counts"]
+    assert record(tmp_path / "index")["source"] == {
+        "folder": server.address, "relative": server.address, "shards": True,
+    }  # fmt: skip
+    assert lines[0].startswith("14 images of 4 shards")
+    assert left_over(tmp_path / "index") == []
+    whole = [path for path, span in server.asked if span is None]
+    assert sorted(whole) == [f"/{n}.tar" for n in NAMES]  # each comes once
+    before = stamps(tmp_path / "index")
+    os.utime(shards / "00002.tar", ns=(5, 5))
+    assert build(source)[0] == "shard 00002 is made anew: its images have changed since"
+    assert {n for n, stamp in stamps(tmp_path / "index").items() if stamp != before[n]} == {"00002"}
+    assert [p for p, span in server.asked if span is None][4:] == ["/00002.tar"]
+
+
+def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(shards, server, build, tmp_path):
+    root, source = tmp_path / "index", f"{server.address}/{{00000..00003}}.tar"
+    server.faults["/00002.tar"] = [servers.status(503)]
+    with pytest.raises(UsageError, match=r"1 of 4 addresses do not give a file, first https://.*/00002.tar: answered 503"):
+        build(source)  # before anything is made
+    assert not root.exists()
+    answered = []
+
+    def once(handler):
+        answered.append(handler.headers.get("Range"))
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-0/{(shards / '00002.tar').stat().st_size}")
+        handler.send_header("Content-Length", "1")
+        handler.end_headers()
+        handler.wfile.write(b"0")
+
+    server.faults["/00002.tar"] = [once, servers.cut(700)]
+    with pytest.raises(DataError, match=r"^https://.*/00002.tar: cannot be read \(.*IncompleteRead"):
+        build(source)
+    assert answered == ["bytes=0-0"]
+    assert vector_index.finished(root) == NAMES[:2]
+    assert left_over(root) == []
+    (root / "shards" / ".00002.tar.77.part").write_text("of a killed build")
+    assert build(source)[0].startswith("7 images of 2 shards")
+    assert opened(root).complete
+    assert left_over(root) == []
+
+
 # Folders -----------------------------------------------------------------------------------------------------------------
 
 
@@ -315,7 +373,7 @@ def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
     [
         ("9*.tar", "matches no file; takes tar files"),
         ("{00000..00004}.tar", r"00004.tar' does not exist; takes tar files"),
-        ("https://example.org/{0..9}.tar", "is an address; .* download them first"),
+        ("http://example.org/{0..9}.tar", "is an address that is not read; takes 'https://HOST/FOLDER/"),
         ("nowhere", "does not exist"),
     ],
 )

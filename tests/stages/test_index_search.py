@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import servers
 from tests.indices import image_index
-from utils import devices, flags
+from utils import devices, downloads, flags
 from utils.data import image_sets, tar_shards
 from utils.evaluation import search, vector_index
 from utils.retrieval_options import RetrievalOptions
@@ -147,6 +148,25 @@ def test_pictures_of_matches_are_read_from_their_shards(measure, generated, scen
     assert "cc_ent" in found
     (tmp_path / "tars").rename(tmp_path / "gone")
     _, without = measure(generated, index.root)
+    assert "complexity" in without["left_out"]
+    assert without["sim_mean"] == found["sim_mean"]
+
+
+def test_pictures_of_matches_are_read_from_behind_an_address(measure, generated, scenes_dir, tmp_path, monkeypatch):
+    images, texts = write_tars(tmp_path / "tars", scenes_dir)
+    here, _ = measure(generated, image_index(tmp_path / "here", images, texts).root)
+    with servers.serving(tmp_path / "tars", monkeypatch) as server:
+        index = image_index(tmp_path / "index", images, texts, folder=server.address)
+        folder, found = measure(generated, index.root)
+        assert matches(folder) == matches(here)
+        page = "gallery/page_01.png"
+        assert (folder / page).read_bytes() == (here / page).read_bytes()
+        assert "cc_ent" in found
+        assert server.asked
+        assert all(span for _path, span in server.asked)  # no shard comes whole
+    downloads._silent.cache_clear()
+    monkeypatch.setattr(downloads, "WAITS", ())
+    _, without = measure(generated, index.root)  # the server is gone
     assert "complexity" in without["left_out"]
     assert without["sim_mean"] == found["sim_mean"]
 

@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tars
+from tests import servers, tars
 from utils.errors import DataError, UsageError
 from utils.retrieval_options import RetrievalOptions
 from utils.stages import index_sources
+
+
+def contents(source, tmp_path):
+    """Of every shard what `content` yields."""
+    for name in source.names:
+        with source.content(name, tmp_path / "scratch") as found:
+            yield found
 
 
 def source_of(val_dir, **more):
@@ -27,7 +34,7 @@ def shards(tmp_path):
 def test_a_tar_file_is_a_shard(shards):
     source = source_of(shards / "{00009..00010}.tar")
     assert (source.shards, source.folder, source.names) == (True, shards.resolve(), ["00009", "00010"])
-    images, rows, damage = source.read("00009")
+    images, rows, damage = next(contents(source, shards))
     assert damage is None
     assert images.keys == ("00009.tar/000.png", "00009.tar/002.png")  # as training names them
     assert [np.asarray(images.open(i))[0, 0, 0] for i in range(2)] == [1, 3]
@@ -41,7 +48,7 @@ def test_a_tar_file_is_a_shard(shards):
 def test_a_tar_file_that_is_cut_is_a_shard_of_what_comes_before(shards):
     path = shards / "00009.tar"
     path.write_bytes(path.read_bytes()[:-9000])
-    images, rows, damage = source_of(shards).read("00009")
+    images, rows, damage = next(contents(source_of(shards), shards))
     assert len(images) == len(rows) == 1
     assert images.bad == ()  # the file is no image
     assert damage == "unexpected end of data"
@@ -55,8 +62,8 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
     (tmp_path / "f").mkdir()
     for name in (*odd, "a.png", "b.png"):
         (tmp_path / "f" / name).write_bytes(tars.png(3))
-    for source, shard, above in (("s", "0", "0.tar/"), ("f", "00000", "")):
-        images, rows, _ = source_of(tmp_path / source).read(shard)
+    for source, above in (("s", "0.tar/"), ("f", "")):
+        images, rows, _ = next(contents(source_of(tmp_path / source), tmp_path))
         assert images.keys == tuple(r["key"] for r in rows) == (f"{above}a.png", f"{above}b.png")
         assert images.open(1).getpixel((0, 0)) == (3, 0, 0)
         assert sorted(images.bad) == [(f"{above}{name}", "its name is not UTF-8") for name in sorted(odd)]
@@ -73,6 +80,33 @@ def test_a_tar_file_that_changes_is_told(shards):
         source.made_of("00009")
 
 
+def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
+    with servers.serving(shards, monkeypatch) as server:
+        source = source_of(f"{server.address}/{{00009..00010}}.tar")
+        assert (source.shards, source.folder, source.names) == (True, server.address, ["00009", "00010"])
+        assert sorted(server.asked) == [("/00009.tar", "bytes=0-0"), ("/00010.tar", "bytes=0-0")]
+        there, here = contents(source, tmp_path), contents(source_of(shards), tmp_path)
+        for (images, rows, damage), (own, own_rows, _) in zip(there, here, strict=True):
+            assert (images.keys, images.bad, rows, damage) == (own.keys, own.bad, own_rows, None)
+            assert [images.open(i).tobytes() for i in range(len(own))] == [own.open(i).tobytes() for i in range(len(own))]
+            assert len(list((tmp_path / "scratch").iterdir())) == 1  # one tar file at a time
+        assert not list((tmp_path / "scratch").iterdir())
+        before = source.made_of("00009")
+        os.utime(shards / "00009.tar", ns=(1, 1))
+        again = source_of(f"{server.address}/00009.tar")
+        assert again.made_of("00009") != before
+        assert not again.is_gone("00010")
+        (shards / "00009.tar").unlink()
+        with pytest.raises(UsageError, match=r"^--val_dir='https.*': 3 of 4 addresses do not give a file, first https://.*/"
+                           r"00008.tar: answered 404 Not Found$"):  # fmt: skip
+            source_of(f"{server.address}/{{00008..00011}}.tar")
+        unasked = index_sources.open_source(
+            RetrievalOptions(val_dir=f"{server.address}/00009.tar", build_index="x", pt_style="pixel"), ask=False
+        )
+        with pytest.raises(DataError, match="answered 404"):
+            unasked.made_of("00009")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Seven images, in shards of three."""
@@ -86,7 +120,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
     source = source_of(folder)
     assert (source.shards, source.folder, source.names) == (False, folder.resolve(), ["00000", "00001", "00002"])
-    parts = [source.read(name) for name in source.names]
+    parts = list(contents(source, folder))
     assert [images.keys for images, _, _ in parts] == [
         ("5.png", "6.png", "7.png"), ("8.png", "9.png", "10.png"), ("sub/11.png",)
     ]  # fmt: skip
@@ -109,7 +143,7 @@ def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
     given = {str(folder / ("sub" if i == 11 else "") / f"{i}.png"): [f"thing {i}"] for i in range(5, 12)}
     (tmp_path / "c.json").write_text(json.dumps(given))
     source = source_of(folder, val_captions=str(tmp_path / "c.json"))
-    assert [r["caption"] for r in source.read("00001")[1]] == ["thing 8", "thing 9", "thing 10"]
+    assert [r["caption"] for r in list(contents(source, tmp_path))[1][1]] == ["thing 8", "thing 9", "thing 10"]
     before = source.made_of("00001")
     assert before != source_of(folder).made_of("00001")
     (tmp_path / "c.json").write_text(json.dumps(given | {str(folder / "9.png"): ["other"]}))
@@ -127,7 +161,13 @@ def test_what_is_no_source(shards, tmp_path):
         (tmp_path / "absent", {}, "does not exist"),
         (shards / "7*.tar", {}, "matches no file; takes tar files"),
         (shards / ".0.tar", {}, "'.0.tar' is hidden"),
-        ("https://example.org/{0..9}.tar", {}, "is an address; .*download them first"),
+        ("https://example.org/{0..9}.tar?token=1", {}, "is an address that is not read; takes 'https://HOST"),
+        ("https://me:word@example.org/x/0.tar", {}, "is an address that is not read; .* without a user"),
+        ("http://example.org/x/0.tar", {}, "is an address that is not read"),
+        ("pipe:cat {0..9}.tar", {}, "is an address that is not read"),
+        ("https://example.org/x/{9..0}.tar", {}, "names no file; takes a first number that is not above the last"),
+        ("https://example.org/a/.0.tar", {}, "'.0.tar' is hidden"),
+        ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; takes those of one"),
         (shards, {"val_captions": "c.json"}, "--val_captions='c.json' does not go with --build_index of tar shards"),
     ):
         with pytest.raises(UsageError, match=message):

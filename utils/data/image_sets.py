@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from utils.downloads import Address, read_part
 from utils.errors import DataError, UsageError, require_dir
 
 # where Pillow finds an orientation
@@ -35,13 +36,14 @@ def natural_key(path):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images below root. keys: relative paths with /, natural order; bad: [(key, reason)] of files left out.
+    """Images below root. root: a Path, or for places an Address; keys: relative paths with /, natural order; bad: [(key,
+    reason)] of files left out.
 
     places: of images inside larger files (tar shards), their (file below root, offset in bytes); else empty.
     changed: keys of images that are known to be others than those that were listed: they are not opened.
     """
 
-    root: Path
+    root: Path | Address
     keys: tuple
     sizes: tuple
     bad: tuple = ()
@@ -62,13 +64,20 @@ class ImageSet:
             raise DataError(f"{name}: has changed since the index was built; --build_index reads it again")
         if not self.places:
             return open_image(self.path(index), **how)
+        return open_image(io.BytesIO(self._bytes(index)), name=name, **how)
+
+    def _bytes(self, index):
+        """Of an image inside a larger file. DataError when the tar was moved, the disk fails, or its server does."""
+        path, offset, size = self.path(index), self.places[index][1], self.sizes[index]
         try:
-            with open(self.path(index), "rb") as handle:
-                handle.seek(self.places[index][1])
-                content = handle.read(self.sizes[index])
-        except OSError as error:  # the tar was moved meanwhile, or the disk fails
-            raise DataError(f"{name}: {error.strerror}") from None
-        return open_image(io.BytesIO(content), name=name, **how)
+            if isinstance(self.root, Address):
+                return read_part(path, offset, size)
+            with open(path, "rb") as handle:
+                handle.seek(offset)
+                return handle.read(size)
+        except (OSError, DataError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
+            raise DataError(f"{self.root / self.keys[index]}: {why}") from None
 
     def stamp(self, index):
         """When the image's file was last changed, in ns."""

@@ -1,6 +1,7 @@
-"""WebDataset shards as an image set: local tar files, images beside .txt or .json members, read in place.
+"""WebDataset shards as an image set: tar files, images beside .txt or .json members, read in place.
 
-Nothing is unpacked and nothing is decoded but images, text and JSON: a member of any other kind is not opened.
+Nothing is unpacked and nothing is decoded but images, text and JSON: a member of any other kind is not opened. Tar files lie
+on this machine, or behind https addresses; of the latter --build_index alone takes all images, and others single ones.
 """
 
 import glob
@@ -11,6 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils import downloads
 from utils.data.image_sets import SUFFIXES, ImageSet, holds_images, natural_key
 from utils.errors import DataError, UsageError, first_line
 
@@ -19,6 +21,8 @@ TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no
 # what tarfile raises on bytes that are no tar file, or on sizes that are none; an OSError is the disk's
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError)
 TEXTS = (".txt", ".json")
+# of an https shard: no user, query or fragment, which would hold what a record must not
+ADDRESS = re.compile(r"(https://[^\s/?#@]+(?:/[^\s/?#@]+)*)/([^\s/?#@]+\.tar)")
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,41 @@ class ShardContent:
 
 
 def state_of(path):
-    """What tells a tar file from the same one changed. Returns: dict of JSON types; OSError when it is not there."""
+    """What tells a tar file from the same one changed. path: or an Address. Returns: dict of JSON types; OSError when it is
+    not there, DataError when a server does not give it."""
+    if isinstance(path, downloads.Address):
+        return downloads.state_of(path)
     facts = os.stat(path)
     return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
+def is_address(source):
+    """Whether a data source begins as an address does, of whatever kind, and is no file or folder."""
+    return re.match(r"\w+:", str(source)) is not None and not os.path.lexists(source)
+
+
 def is_shards(source):
-    """Whether a data source names tar files: by pattern, by name, or as a folder that holds some at its top."""
-    if str(source).endswith(".tar"):
+    """Whether a data source names tar files: by pattern, by name, by address, or as a folder that holds some at its top."""
+    if str(source).endswith(".tar") or is_address(source):
         return True
     return Path(source).is_dir() and any(Path(source).glob("*.tar"))
 
 
-def expand(pattern):
-    """Paths of 'DIR/{00000..00012}.tar' or of a glob, natural order. Digits keep their width."""
+def _braces(pattern):
+    """Yield the names of 'DIR/{00000..00012}.tar'. Digits keep their width."""
     span = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if span is None:
-        return _matching(pattern)
+        yield pattern
+        return
     first, last = span.groups()
-    numbers = range(int(first), int(last) + 1)
-    found = [p for n in numbers for p in expand(f"{pattern[: span.start()]}{n:0{len(first)}d}{pattern[span.end() :]}")]
-    return sorted(set(found), key=natural_key)  # two numbers with a glob may match one file
+    for number in range(int(first), int(last) + 1):
+        yield from _braces(f"{pattern[: span.start()]}{number:0{len(first)}d}{pattern[span.end() :]}")
+
+
+def expand(pattern):
+    """Paths of 'DIR/{00000..00012}.tar' or of a glob, natural order. Digits keep their width."""
+    # two numbers with a glob may match one file
+    return sorted({p for name in _braces(pattern) for p in _matching(name)}, key=natural_key)
 
 
 def _matching(pattern):
@@ -78,6 +96,25 @@ def _matching(pattern):
     return sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
 
 
+def shard_addresses(flag, source):
+    """Addresses of the tar files of 'https://HOST/DIR/{00000..00012}.tar'. UsageError for what is none, and for those of
+    several folders. Returns: (Address of the folder, [name of a shard]), natural order."""
+    shown, names = f"{flag}={str(source)!r}", set()
+    folders = set()
+    for address in _braces(str(source)):
+        parts = ADDRESS.fullmatch(address)
+        if parts is None:
+            raise UsageError(f"{shown} is an address that is not read; takes 'https://HOST/FOLDER/{{00000..00012}}.tar', "
+                             "without a user, a ? or a #, or tar files on this machine")  # fmt: skip
+        folders.add(parts[1])
+        names.add(parts[2].removesuffix(".tar"))
+    if not names:
+        raise UsageError(f"{shown} names no file; takes a first number that is not above the last")
+    if len(folders) > 1:
+        raise UsageError(f"{shown} names shards in {len(folders)} folders; takes those of one")
+    return downloads.Address(folders.pop()), sorted(names, key=natural_key)
+
+
 def shard_paths(flag, source):
     """Paths of the tar files that a source names: one file, a folder of them, a glob, or 'DIR/{00000..00012}.tar'.
 
@@ -85,8 +122,9 @@ def shard_paths(flag, source):
     order.
     """
     shown = f"{flag}={str(source)!r}"
-    if re.match(r"\w+:", str(source)):
-        raise UsageError(f"{shown} is an address; shards are read on this machine: download them first")
+    if is_address(source):
+        raise UsageError(f"{shown} is an address; --build_index takes those of https, all else takes tar files on this "
+                         "machine: download them first")  # fmt: skip
     path = Path(source)
     if path.is_dir():
         if holds_images(path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils import downloads
 from utils.data import tar_shards
 from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
 from utils.errors import DataError, UsageError
@@ -54,7 +55,8 @@ def is_index(path):
 def write_index(root, *, descriptor, source, planned, **more):
     """Write index.json. descriptor: dict, pt_style and the record of the extractor; source: {"folder", "shards": bool};
     planned: names of shards; more: of JSON types, such as counts."""
-    source = source | {"relative": os.path.relpath(source["folder"], root)}
+    folder = source["folder"]
+    source = source | {"relative": folder if tar_shards.is_address(folder) else os.path.relpath(folder, root)}
     names = sorted(planned, key=natural_key)
     write_manifest(Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more)
 
@@ -204,12 +206,12 @@ class VectorIndex:
     @functools.cached_property
     def image_root(self):
         """The folder of the images: as it was, or where it lies now if it was moved together with the index."""
-        moved = self.root / self.source["relative"]
-        return moved if moved.exists() and not Path(self.source["folder"]).exists() else Path(self.source["folder"])
+        was, *moved = folders_of(self.root, self.source)
+        return moved[0] if moved and moved[0].exists() and not was.exists() else was
 
     def images(self, rows):
-        """The images of some rows, in that order, as an ImageSet; those of tar files are read in place. Those whose tar file
-        was written to since, or whose file has another size, are its `changed`."""
+        """The images of some rows, in that order, as an ImageSet; those of tar files are read in place, also behind an
+        address. Those whose tar file was written to since, or whose file has another size, are its `changed`."""
         keys, sizes, offsets = (tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns)
         if not self.source["shards"]:
             others = frozenset(k for k, size in zip(keys, sizes, strict=True) if self._has_changed(k, {"bytes": size}))
@@ -227,9 +229,17 @@ class VectorIndex:
         """Whether a file is another than the recorded one; one that is gone is told when it is opened."""
         try:
             state = tar_shards.state_of(self.image_root / name)
-        except OSError:
+        except (OSError, DataError):
             return False
         return any(state[k] != recorded.get(k, state[k]) for k in state)
+
+
+def folders_of(root, source):
+    """Where the images of an index may lie: an Address, or a Path as it was and one as it is when it was moved together with
+    the index. source: of index.json. Returns: list of one or two."""
+    if tar_shards.is_address(source["folder"]):
+        return [downloads.Address(source["folder"])]
+    return [Path(source["folder"]), (Path(root) / source["relative"]).resolve()]
 
 
 def read_record(root):

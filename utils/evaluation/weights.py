@@ -4,11 +4,11 @@ import hashlib
 import os
 from pathlib import Path
 
+from utils import downloads
 from utils.errors import DataError, UsageError, first_line, require_file
 from utils.manifest import whole_file
 
 FOLDER = Path("pretrainedmodels")
-CONNECT_SECONDS = 5
 
 
 class WeightsMissingError(UsageError):
@@ -16,15 +16,11 @@ class WeightsMissingError(UsageError):
 
 
 def _fetch(address, path):
-    """Download a file from its authors' address, whole; one attempt, 5 s to connect. OSError if it fails."""
-    import urllib.request
-
+    """Download a file from its authors' address, whole; one attempt, 5 s to connect. OSError or DataError if it fails."""
     if os.environ.get("HF_HUB_OFFLINE"):
         raise OSError("HF_HUB_OFFLINE is set")
-    with urllib.request.urlopen(address, timeout=CONNECT_SECONDS) as answer, whole_file(path) as part:
-        with open(part, "wb") as out:
-            while block := answer.read(1 << 20):
-                out.write(block)
+    with whole_file(path) as part:
+        downloads.fetch(address, part, waits=())
         require_no_page(part, name=address)
 
 
@@ -41,9 +37,10 @@ def find(flag, given, *, name, address, what, otherwise):
         try:
             _fetch(address, path)
         except (OSError, DataError) as error:
+            why = first_line(str(error).removeprefix(f"{address}: "), 120)
             raise WeightsMissingError(
-                f"{what} needs {path}; it is not there and {address} could not be read ({first_line(error, 120)}); put "
-                f"the file there, or name one with {flag}, or {otherwise}"
+                f"{what} needs {path}; it is not there and {address} could not be read ({why}); put the file there, or "
+                f"name one with {flag}, or {otherwise}"
             ) from None
     return require_no_page(path)
 

@@ -66,7 +66,7 @@ def _prepare(build, say):
                     index_shards.paths_of(root, name)[0].unlink()
         # of tar files more may be named later; a folder is always all of it
         planned = sorted({*source.names, *(data["shards"] if source.shards else ())}, key=natural_key)
-        gone = [n for n in planned if n not in set(source.names) and not (source.folder / f"{n}.tar").exists()]
+        gone = [n for n in planned if n not in set(source.names) and source.is_gone(n)]
         if gone:
             say(f"{len(gone)} shards of the index are not among those named, first {gone[0]!r}, and their tar files are "
                 "gone: what was made of them stays")  # fmt: skip
@@ -98,16 +98,16 @@ def _remove_parts(build):
 def make_shard(build, name, bar):
     """Make a shard, whose claim this process holds. bar: is told of images. Returns: images in it."""
     made_of = build.source.made_of(name)  # before it is read: what changes meanwhile is then seen as changed
-    images, rows, damage = build.source.read(name)
+    opts = build.opts
 
     def counted(batches):
         for batch in batches:
             yield batch
             bar.update(len(batch[0]) + len(batch[2]))
 
-    opts = build.opts
     reading = features.Reading(opts.batch_size, opts.num_workers, build.processes, None, counted)
-    found = features.read_pass(images, range(len(images)), {"descriptor": build.extractor}, reading)
+    with build.source.content(name, build.root / index_shards.FOLDER) as (images, rows, damage):
+        found = features.read_pass(images, range(len(images)), {"descriptor": build.extractor}, reading)
     vectors = found.features["descriptor"]
     features.require_finite(images, found.indices, vectors)
     table = [
@@ -256,7 +256,7 @@ def _build(opts, processes, say):
     say = say if processes.main else (lambda line: None)
     root = Path(opts.build_index)
     with processes.together():
-        source = index_sources.open_source(opts)
+        source = index_sources.open_source(opts, ask=processes.main)
         existing = index_state.existing_record(opts, source)
     if opts.dry_run:
         say(json.dumps(_planned(opts, source, existing), indent=1))

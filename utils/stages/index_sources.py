@@ -1,8 +1,11 @@
 """What an index is made of: the shards of --val_dir, their images, and what tells them from the same ones changed."""
 
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from utils import manifest
+from utils import downloads, manifest
 from utils.data import captions, image_sets, tar_shards
 from utils.data.image_sets import ImageSet
 from utils.errors import DataError, UsageError, require_file
@@ -10,6 +13,7 @@ from utils.evaluation import feature_cache, index_shards
 
 FOLDER_SHARD = 10_000  # images of a folder that make a shard: what a killed build computes again is some of these
 NOT_UTF8 = "its name is not UTF-8"
+ASKED_AT_ONCE = 16  # addresses
 
 
 def _named(images, rows):
@@ -19,6 +23,20 @@ def _named(images, rows):
         return images, rows
     bad = tuple((key, NOT_UTF8) for key in images.keys if not index_shards.is_utf8(key))
     return replace(images.take(named), bad=(*images.bad, *bad)), [rows[i] for i in named]
+
+
+def _tar_content(name, path):
+    """The images of a shard of tar file `path`, whose `bad` are members that are not taken; what is known of each; why the
+    file cannot be read to its end, or None: what comes before is kept. Returns: (ImageSet, [dict], text or None)."""
+    content = tar_shards.read_shard(path, whole=False)
+    bad = tuple((f"{name}.tar/{member}", reason) for member, reason in content.bad)
+    rows = [
+        {"key": f"{name}.tar/{m.name}", "caption": m.caption, "url": m.url, "bytes": m.size, "offset": m.offset}
+        for m in content.images
+    ]
+    places = tuple((path.name, m.offset) for m in content.images)
+    keys, sizes = tuple(r["key"] for r in rows), tuple(r["bytes"] for r in rows)
+    return *_named(ImageSet(path.parent, keys, sizes, bad=bad, places=places), rows), content.damage
 
 
 class TarSource:
@@ -37,22 +55,61 @@ class TarSource:
         except OSError as error:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
 
-    def read(self, name):
-        """The images of a shard, whose `bad` are members that are not taken; what is known of each; why the file cannot be
-        read to its end, or None: what comes before is kept.
+    def is_gone(self, name):
+        """Whether a shard that is not among those named has lost its tar file."""
+        return not (self.folder / f"{name}.tar").exists()
 
-        Returns: (ImageSet, [dict], text or None).
-        """
-        path = self.paths[name]
-        content = tar_shards.read_shard(path, whole=False)
-        bad = [(f"{path.name}/{member}", reason) for member, reason in content.bad]
-        rows = [
-            {"key": f"{path.name}/{m.name}", "caption": m.caption, "url": m.url, "bytes": m.size, "offset": m.offset}
-            for m in content.images
-        ]
-        places = tuple((path.name, m.offset) for m in content.images)
-        keys, sizes = tuple(r["key"] for r in rows), tuple(r["bytes"] for r in rows)
-        return *_named(ImageSet(path.parent, keys, sizes, bad=tuple(bad), places=places), rows), content.damage
+    @contextlib.contextmanager
+    def content(self, name, scratch):
+        """Yield `_tar_content` of a shard, whose images can be read until the block ends. scratch: a folder to write to."""
+        yield _tar_content(name, self.paths[name])
+
+
+class AddressSource:
+    """Tar files behind https addresses of one folder, a shard each, downloaded one at a time to be read. As `TarSource`."""
+
+    shards = True
+
+    def __init__(self, folder, names):
+        self.folder, self.names, self._states = folder, names, {}
+
+    def require_there(self, flag):
+        """UsageError naming the flag unless every address answers; all are asked, and what they say is kept."""
+
+        def ask(name):
+            try:
+                return name, downloads.state_of(self._address(name)), None
+            except DataError as error:
+                return name, None, str(error)
+
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            found = list(pool.map(ask, self.names))
+        failed = [why for _, _, why in found if why]
+        if failed:
+            raise UsageError(f"{flag}: {len(failed)} of {len(found)} addresses do not give a file, first {failed[0]}")
+        self._states = {name: state for name, state, _ in found}
+
+    def _address(self, name):
+        return self.folder / f"{name}.tar"
+
+    def made_of(self, name):
+        """As `TarSource.made_of`; what was said at the start, where it was asked."""
+        return self._states.get(name) or downloads.state_of(self._address(name))
+
+    def is_gone(self, name):
+        """As `TarSource.is_gone`: not asked, as there may be thousands."""
+        return False
+
+    @contextlib.contextmanager
+    def content(self, name, scratch):
+        """As `TarSource.content`."""
+        scratch.mkdir(parents=True, exist_ok=True)
+        path = scratch / f".{name}.tar.{os.getpid()}.part"  # what a kill leaves, the next launch removes
+        try:
+            downloads.fetch(self._address(name), path)
+            yield _tar_content(name, path)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 class FolderSource:
@@ -77,18 +134,20 @@ class FolderSource:
         """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions all."""
         return feature_cache.state_of(self._part(name)) | {"captions_sha256": self.captions_sha256}
 
-    def read(self, name):
-        """As `TarSource.read`."""
+    @contextlib.contextmanager
+    def content(self, name, scratch):
+        """As `TarSource.content`."""
         images = self._part(name)
         rows = [
             {"key": key, "caption": self.captions.get(key, [None])[0], "bytes": size}
             for key, size in zip(images.keys, images.sizes, strict=True)
         ]
-        return *_named(images, rows), None
+        yield *_named(images, rows), None
 
 
-def open_source(opts):
-    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. Returns: a source, as above."""
+def open_source(opts, *, ask=True):
+    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. ask: addresses whether they are
+    there, which one process does for all. Returns: a source, as above."""
     if not tar_shards.is_shards(opts.val_dir):
         images = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
         return FolderSource(images, require_file("--val_captions", opts.val_captions) if opts.val_captions else None)
@@ -96,8 +155,13 @@ def open_source(opts):
         raise UsageError(
             f"--val_captions={opts.val_captions!r} does not go with --build_index of tar shards, which hold their captions"
         )
-    paths = tar_shards.shard_paths("--val_dir", opts.val_dir)
-    hidden = [p.name for p in paths if p.name.startswith(".")]
+    if tar_shards.is_address(opts.val_dir):
+        source = AddressSource(*tar_shards.shard_addresses("--val_dir", opts.val_dir))
+    else:
+        source = TarSource(tar_shards.shard_paths("--val_dir", opts.val_dir))
+    hidden = [n for n in source.names if n.startswith(".")]
     if hidden:
-        raise UsageError(f"--val_dir={opts.val_dir!r}: {hidden[0]!r} is hidden; takes tar files that are not")
-    return TarSource(paths)
+        raise UsageError(f"--val_dir={opts.val_dir!r}: {hidden[0] + '.tar'!r} is hidden; takes tar files that are not")
+    if ask and tar_shards.is_address(opts.val_dir):
+        source.require_there(f"--val_dir={opts.val_dir!r}")
+    return source

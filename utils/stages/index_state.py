@@ -11,7 +11,7 @@ from utils.evaluation import index_shards, vector_index
 from utils.stages import measurement
 
 # what is half written: of a shard, or of a file beside them
-PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
+PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet|tar)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
 
 
 def existing_record(opts, source):
@@ -38,9 +38,7 @@ def _found(opts, source):
         return None
     data = vector_index.read_record(root)
     theirs = data["source"]
-    # an index that was moved together with its images is still of them
-    folders = [Path(theirs["folder"]), (root / theirs["relative"]).resolve()]
-    if source.folder not in folders or source.shards != theirs["shards"]:
+    if source.folder not in vector_index.folders_of(root, theirs) or source.shards != theirs["shards"]:
         what = "tar shards" if theirs["shards"] else "images"
         raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
                          "those, or a new index")  # fmt: skip
