@@ -18,6 +18,10 @@ class DataError(ToolkitError):
     """A file or folder does not hold what it should; the message names it."""
 
 
+class UnreadError(DataError):
+    """A disk or a network did not give a file's bytes: it says nothing of what the file holds, and may pass."""
+
+
 class TrainingError(ToolkitError):
     """A run that had started cannot go on; the message names the step and what is kept. Exit status 1, not 2."""
 

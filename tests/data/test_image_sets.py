@@ -1,13 +1,16 @@
+import errno
+import os
 import struct
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from utils.data import image_sets
-from utils.errors import DataError, UsageError
+from utils.errors import DataError, UnreadError, UsageError
 
 
 def gradient(size=(9, 7)):
@@ -128,6 +131,49 @@ def test_broken_files_are_reported_with_their_reason(tmp_path):
     for name, reason in (("text.png", "is not an image"), ("cut.jpg", "(?i)truncated"), ("bomb.png", "decompression bomb")):
         with pytest.raises(DataError, match=reason):
             image_sets.open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["DDS", "EPS", "TIFF", "AVIF", "PPM"])
+def test_no_decoder_is_reached_but_those_of_the_names(tmp_path, kind, monkeypatch):
+    """Strangers' files may say they are JPEG. An EPS would be handed to Ghostscript."""
+    gradient().save(tmp_path / f"0.{kind}", kind)
+    (tmp_path / f"0.{kind}").rename(tmp_path / "0.jpg")
+    with pytest.raises(DataError, match="0.jpg: is not an image") as raised:
+        image_sets.open_image(tmp_path / "0.jpg")
+    assert not isinstance(raised.value, UnreadError)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"])
+def test_what_is_read_whatever_its_name(tmp_path, kind):
+    gradient().save(tmp_path / f"0.{kind}", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    (tmp_path / f"0.{kind}").rename(tmp_path / "0.jpg")
+    shown = np.asarray(image_sets.open_image(tmp_path / "0.jpg")).astype(int)
+    assert np.abs(shown - np.asarray(gradient()).astype(int)).max() < 40
+
+
+def failing_disk(monkeypatch, name, number):
+    """A disk that does not give the file of that name."""
+    real = Path.read_bytes
+
+    def read(path):
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
+def test_what_the_disk_does_not_give_is_no_bad_image(tmp_path, monkeypatch):
+    for i in range(3):
+        gradient().save(tmp_path / f"{i}.png")
+    found = image_sets.list_images("--d", tmp_path)
+    for number in (errno.EIO, errno.ESTALE, errno.EMFILE):
+        failing_disk(monkeypatch, "1.png", number)
+        with pytest.raises(UnreadError, match=rf"1\.png: {os.strerror(number)}"):
+            image_sets.readable("--d", found, max_bad=1.0, workers=2)
+        monkeypatch.undo()
+    failing_disk(monkeypatch, "1.png", errno.EACCES)
+    assert image_sets.readable("--d", found, max_bad=1.0, workers=2).bad == (("1.png", "Permission denied"),)
 
 
 def test_bad_images_are_left_out_up_to_the_share_that_is_accepted(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tars import png, sample, write
 from utils.data import image_sets, tar_shards
-from utils.errors import DataError, UsageError
+from utils.errors import DataError, UnreadError, UsageError
 
 
 @pytest.fixture
@@ -233,6 +233,21 @@ def test_damage_is_an_error_or_what_comes_before_it_is_kept(tmp_path, where):
     assert "\n" not in found.damage
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_of_headers_without_an_end_are_damage(tmp_path, kind):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 8
+    body = (b"6 a=b\n\n\n" if kind != tarfile.GNUTYPE_LONGNAME else b"n" * 8).ljust(512, b"\0")
+    write(tmp_path / "0.tar", {"000.png": png(0)})
+    first = (tmp_path / "0.tar").read_bytes()[: 512 + -(-len(png(0)) // 512) * 512]
+    (tmp_path / "0.tar").write_bytes(first + (info.tobuf(tarfile.GNU_FORMAT) + body) * 3000)
+    with pytest.raises(DataError, match=r"0\.tar: is not a whole tar file \(.+\)"):
+        tar_shards.read_shard(tmp_path / "0.tar")
+    found = tar_shards.read_shard(tmp_path / "0.tar", whole=False)
+    assert [m.name for m in found.images] == ["000.png"]
+    assert found.damage
+
+
 def test_a_tar_file_laid_behind_another_is_not_left_out_in_silence(shards):
     with open(shards / "00009.tar", "ab") as handle:
         handle.write((shards / "00010.tar").read_bytes())
@@ -242,7 +257,7 @@ def test_a_tar_file_laid_behind_another_is_not_left_out_in_silence(shards):
 
 def test_what_the_disk_does_not_give_is_no_damage(tmp_path):
     """Else an index would hold an empty shard for good, because a network was down for a minute."""
-    with pytest.raises(DataError, match=r"0\.tar: cannot be read \(No such file"):
+    with pytest.raises(UnreadError, match=r"0\.tar: cannot be read \(No such file"):
         tar_shards.read_shard(tmp_path / "0.tar", whole=False)
 
 

@@ -20,7 +20,8 @@ from tests.stages.index_builds import NAMES, contents, left_over, opened, record
 from utils import devices, downloads
 from utils.claims import Claims
 from utils.data import transforms
-from utils.errors import DataError, UsageError
+from utils.data.image_sets import ImageSet
+from utils.errors import DataError, UnreadError, UsageError
 from utils.evaluation import vector_index
 from utils.evaluation.network import Extractor
 from utils.stages import index_build, measurement
@@ -246,6 +247,25 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
     assert opened(root).complete
     os.utime(shards / "00003.tar", ns=(5, 5))
     assert "shard 00003 is made anew: its images have changed since" in build(shards)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(shards, build, tmp_path, monkeypatch, workers):
+    root, real = tmp_path / "index", ImageSet._bytes
+    build(shards, root=tmp_path / "here")
+
+    def failing(images, index):
+        if images.keys[index] == "00001.tar/002.jpg":
+            raise UnreadError(f"{images.root / images.keys[index]}: Input/output error")
+        return real(images, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSet, "_bytes", failing)
+        with pytest.raises(UnreadError, match=r"/00001\.tar/002\.jpg: Input/output error$"):
+            build(shards, "--num_workers", workers, "--max_bad_images", "1")
+    assert vector_index.finished(root) == ["00000"]
+    build(shards)
+    assert contents(root) == contents(tmp_path / "here")
 
 
 # Addresses ---------------------------------------------------------------------------------------------------------------

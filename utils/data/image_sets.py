@@ -1,6 +1,7 @@
 """A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer would show them."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -14,11 +15,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.downloads import Address, read_part
-from utils.errors import DataError, UsageError, require_dir
+from utils.errors import DataError, UnreadError, UsageError, require_dir
 
 # where Pillow finds an orientation
 TELL_ORIENTATION = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# What a file of such a name may hold. Pillow would go by the content, and open whatever it has a decoder for: strangers'
+# pictures would reach those that hand them to other programs (EPS) or raise errors of their own (DDS, AVIF)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # JPEG: a camera's MPO too
+# what the system says of a file that is not there to be read, by its nature; all else is the disk's
+NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 STORED_SIZE = "stored_size"  # in the info of an image that was read
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
@@ -58,7 +64,8 @@ class ImageSet:
         return self.root / (self.places[index][0] if self.places else self.keys[index])
 
     def open(self, index, **how):
-        """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be read, or has changed."""
+        """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be read, or has changed,
+        UnreadError if the disk or the server does not give it."""
         name = self.root / self.keys[index]
         if self.keys[index] in self.changed:
             raise DataError(f"{name}: has changed since the index was built; --build_index reads it again")
@@ -67,7 +74,7 @@ class ImageSet:
         return open_image(io.BytesIO(self._bytes(index)), name=name, **how)
 
     def _bytes(self, index):
-        """Of an image inside a larger file. DataError when the tar was moved, the disk fails, or its server does."""
+        """Of an image inside a larger file. UnreadError when that was moved, the disk fails, or the server does."""
         path, offset, size = self.path(index), self.places[index][1], self.sizes[index]
         try:
             if isinstance(self.root, Address):
@@ -77,7 +84,7 @@ class ImageSet:
                 return handle.read(size)
         except (OSError, DataError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
-            raise DataError(f"{self.root / self.keys[index]}: {why}") from None
+            raise UnreadError(f"{self.root / self.keys[index]}: {why}") from None
 
     def stamp(self, index):
         """When the image's file was last changed, in ns."""
@@ -170,14 +177,18 @@ def to_rgb(image):
 
 
 def open_image(source, *, name=None, at_least=None):
-    """Read an image file as PIL RGB; DataError with the reason if it is none, is truncated or is a bomb.
+    """Read an image file as PIL RGB; DataError with the reason if it is none of FORMATS, is truncated or is a bomb,
+    UnreadError if the disk does not give it.
 
     source: a path, or an open file with its name for messages; at_least: of pictures to look at, a side in pixels that is
     enough: a larger JPEG is then decoded at a half, a quarter or an eighth. Never of what is measured.
     Its .info[STORED_SIZE] is (width, height) in the file, before it is turned as its EXIF data say.
     """
+    name = name or source
+    if isinstance(source, str | Path):
+        source = io.BytesIO(_content(source))
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             stored = image.size
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # up to twice the limit Pillow only warns
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels may be a decompression bomb")
@@ -189,12 +200,22 @@ def open_image(source, *, name=None, at_least=None):
             return shown
     except UNREADABLE as error:
         reason = "is not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise DataError(f"{name or source}: {reason}") from None
+        raise DataError(f"{name}: {reason}") from None
+
+
+def _content(path):
+    """The bytes of an image's own file, read before they are decoded, as Pillow's errors of both are one."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise (DataError if error.errno in NO_FILE else UnreadError)(f"{path}: {error.strerror}") from None
 
 
 def _reason(images, index):
     try:
         images.open(index)
+    except UnreadError:
+        raise
     except DataError as error:
         return str(error).removeprefix(f"{images.root / images.keys[index]}: ")
     return None
@@ -217,7 +238,8 @@ def require_readable(flag, images, bad, *, max_bad):
 def readable(flag, images, *, max_bad, workers, show=lambda spans: spans):
     """The images that can be read, the others kept in `bad` with those of the set; UsageError when too many cannot.
 
-    Every file is decoded once, by threads. show: wraps the list of spans of 256 images, for a progress bar.
+    Every file is decoded once, by threads. UnreadError when the disk fails: what it does not give now is no bad image.
+    show: wraps the list of spans of 256 images, for a progress bar.
     """
     spans = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
     with ThreadPoolExecutor(max(1, workers)) as pool:  # a task a span: a million futures would hold gigabytes

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from utils import downloads
 from utils.data.image_sets import SUFFIXES, ImageSet, holds_images, natural_key
-from utils.errors import DataError, UsageError, first_line
+from utils.errors import DataError, UnreadError, UsageError, first_line
 
 CAPTION_FIELDS = ("caption", "text")  # of a .json member; img2dataset writes `caption`
 TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no book
-# what tarfile raises on bytes that are no tar file, or on sizes that are none; an OSError is the disk's
-DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError)
+# what tarfile raises on bytes that are no tar file, on sizes that are none, or on headers of headers without an end; an
+# OSError is the disk's
+DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError, RecursionError)
 TEXTS = (".txt", ".json")
 # of an https shard: no user, query or fragment, which would hold what a record must not
 ADDRESS = re.compile(r"(https://[^\s/?#@]+(?:/[^\s/?#@]+)*)/([^\s/?#@]+\.tar)")
@@ -217,7 +218,7 @@ def read_shard(path, *, whole=True):
     """What a tar file holds: names and places of images, what lies beside them. No image is decoded.
 
     whole: a file that is cut or damaged is a DataError; else what comes before the damage is kept, and the damage told.
-    A .txt beside an image says its caption before a .json does. DataError when the disk does not give the file. Returns:
+    A .txt beside an image says its caption before a .json does. UnreadError when the disk does not give the file. Returns:
     ShardContent.
     """
     images, bad, captions, urls, damage, seen = [], [], {}, {}, None, set()
@@ -244,7 +245,7 @@ def read_shard(path, *, whole=True):
         if whole:
             raise DataError(f"{path}: is not a whole tar file ({damage})") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UnreadError(f"{path}: cannot be read ({error.strerror})") from None
     found = (Member(*image, captions.get(_stem(image[0])), urls.get(_stem(image[0]))) for image in images)
     return ShardContent(tuple(found), tuple(bad), damage)
 

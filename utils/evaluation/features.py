@@ -7,8 +7,12 @@ from torch.utils.data import default_collate
 
 from utils.data import transforms
 from utils.data.image_sets import STORED_SIZE
-from utils.errors import DataError
+from utils.errors import DataError, UnreadError
 from utils.evaluation.feature_cache import state_of
+
+
+class _Unread(str):
+    """Why the disk or a server did not give an image: no fault of the image's."""
 
 
 class _Inputs(torch.utils.data.Dataset):
@@ -24,6 +28,8 @@ class _Inputs(torch.utils.data.Dataset):
         index = self.indices[item]
         try:
             image = self.images.open(index)
+        except UnreadError as error:  # raised here it would reach the user as the worker's traceback
+            return index, _Unread(error), None
         except DataError as error:
             return index, str(error), None
         cut = transforms.as_generated(image, self.side) if self.side else None
@@ -89,9 +95,12 @@ class Found:
 
 @torch.no_grad()
 def read_pass(images, indices, extractors, reading, *, side=None):
-    """Features of the readable ones of `indices`, by this process alone; nothing is kept for a later run. Returns: Found."""
+    """Features of the readable ones of `indices`, by this process alone; nothing is kept for a later run. UnreadError when
+    the disk fails: what it does not give now is no bad image. Returns: Found."""
     kept, sizes, bad, parts = [], [], [], {k: [] for k in extractors}
     for good, shapes, unreadable, stacks in reading.wrap(batches(images, indices, extractors, reading, side)):
+        if unread := next((reason for _, reason in unreadable if isinstance(reason, _Unread)), None):
+            raise UnreadError(unread)
         kept += good
         sizes += shapes
         bad += [(images.keys[i], reason) for i, reason in unreadable]
@@ -139,7 +148,8 @@ def _shared_pass(images, extractors, reading, side):
     """A pass over all images, a share each process. Returns: as `extract`."""
     processes = reading.processes
     first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
-    own = read_pass(images, range(first, last), extractors, reading, side=side)
+    with processes.together():
+        own = read_pass(images, range(first, last), extractors, reading, side=side)
     indices = [i for part in processes.gather(own.indices) for i in part]
     bad = [b for part in processes.gather(own.bad) for b in part]
     features = {key: processes.gather_rows(own.features[key]) for key in extractors}
