@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 from utils import flags, retrieval_options
 from utils.errors import UsageError, first_line
@@ -54,13 +55,16 @@ def compare_runs(opts):
 def prepare(opts, processes):
     """--build_index and --dedup: what is done with training images alone."""
     from utils.evaluation import search, vector_index
-    from utils.stages import deduplication, index_build
+    from utils.stages import deduplication, index_build, index_search
 
     say = print if processes.main else (lambda line: None)
     if not vector_index.is_index(opts.val_dir):
         if not opts.build_index:
             raise UsageError(f"--dedup works on an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
-        index_build.build(opts, processes, say)
+        with processes.together():
+            then = search.files(Path(opts.build_index)) if opts.ann else []
+            then += deduplication.require_possible(opts) if opts.dedup else []
+        index_build.build(opts, processes, say, then=then)
     elif opts.build_index:
         raise UsageError(f"--build_index={opts.build_index!r}: --val_dir={opts.val_dir!r} is an index already; takes images")
     if (opts.build_index and opts.dry_run) or not (opts.ann or opts.dedup):
@@ -70,7 +74,7 @@ def prepare(opts, processes):
     index = processes.share(index)
     with processes.together():
         if processes.main and opts.ann and not opts.dry_run:
-            search.approximate(index, say=say)
+            search.approximate(index, say=say, wrap=index_search.block_bar(index, "filling lists"))
     if opts.dedup:
         deduplication.deduplicate(opts, index, processes)
 
@@ -78,7 +82,7 @@ def prepare(opts, processes):
 def evaluate(opts, processes):
     """Read both folders, measure, write the evaluation. Processes share the reading; the main one does the rest."""
     from utils import devices
-    from utils.evaluation import feature_cache, vector_index
+    from utils.evaluation import feature_cache, search, vector_index
     from utils.evaluation.features import Reading
     from utils.reports.progress import progress
     from utils.stages import evaluation_files, evaluation_record, index_search, measurement, retrieval_sets
@@ -95,8 +99,9 @@ def evaluate(opts, processes):
         measurement.require_enough(opts, sets)
         folder = evaluation_files.evaluation_folder(opts, sets)
     if opts.dry_run:
+        more = [opts.matrix_path] if opts.matrix_path else search.planned(sets.index) if opts.ann else []
         say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated), "training": len(sets.training),
-                        "writes": folder.planned() + [str(p) for p in (opts.matrix_path,) if p]}, indent=1))  # fmt: skip
+                        "writes": folder.planned() + [str(p) for p in more]}, indent=1))  # fmt: skip
         return
     # of what was listed, as the folder's name: what turns out unreadable does not change it
     fingerprints = {"val_fingerprint": sets.training.fingerprint, "query_fingerprint": sets.generated.fingerprint}

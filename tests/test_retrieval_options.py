@@ -91,6 +91,31 @@ def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
     assert flags.parse(RetrievalOptions, [*build, "--dedup"], description="").output_dir == "o"
 
 
+@pytest.mark.parametrize(("given", "told"), [
+    (("--metrics", "fid,kid"), "--metrics='fid,kid'"), (("--sim_save_path", "m.npy"), "--sim_save_path='m.npy'"),
+    (("--num_matches", "7"), "--num_matches=7"), (("--run", "r"), "--run='r'"), (("--mq_flip",), "--mq_flip"),
+    (("--clip_protocol", "dcr"), "--clip_protocol='dcr'"),
+])  # fmt: skip
+@pytest.mark.parametrize("prepares", [("--build_index", "i"), ("--dedup",)])
+def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, told):
+    with pytest.raises(UsageError, match=f"^{told} is of an evaluation, and {prepares[0]} makes none; leave it out"):
+        flags.parse(RetrievalOptions, ["--val_dir", "v", *prepares, *given], description="")
+
+
+def test_a_threshold_is_of_evaluations_and_of_near_duplicates():
+    given = ["--val_dir", "v", "--copy_threshold", "0.8"]
+    assert flags.parse(RetrievalOptions, [*given, "--dedup"], description="").copy_threshold == 0.8
+    with pytest.raises(UsageError, match="--copy_threshold=0.8 is of an evaluation, and --build_index makes none"):
+        flags.parse(RetrievalOptions, [*given, "--build_index", "i"], description="")
+
+
+def test_captions_of_an_index_are_its_own():
+    with pytest.raises(
+        UsageError, match="--val_captions='c' does not go with --dedup of an index, which holds its captions"
+    ):
+        flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", "--val_captions", "c"], description="")
+
+
 def test_help_says_that_an_index_takes_captions():
     words = " ".join(flags.build_parser(RetrievalOptions, description="").format_help().split())
     assert "--build_index of a folder keeps them" in words[words.rindex("--val_captions VAL_CAPTIONS") :][:200]

@@ -9,9 +9,13 @@ from utils.errors import DataError, first_line
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
 WAITS = (1, 4)  # seconds before a second and a third attempt at what may pass: a busy server, a line that broke
-MAY_PASS = (429, 500, 502, 503, 504)
+MAY_PASS, GONE = (429, 500, 502, 503, 504), (404, 410)
 SILENT_SECONDS = 60  # for which a host that could not be reached is not tried again: a gallery asks for hundreds of files
 CONNECTIONS = 32  # kept open to a host; callers ask from fewer threads
+
+
+class GoneError(DataError):
+    """A server says that there is no such file."""
 
 
 class Address(str):
@@ -67,6 +71,8 @@ def _asked(address, work, *, waits=None, span=None):
                 reached = True
                 if answer.ok:
                     return work(answer)
+                if answer.status_code in GONE:
+                    raise GoneError(f"{address}: answered {answer.status_code} {answer.reason}")
                 said, final = f"answered {answer.status_code} {answer.reason}", answer.status_code not in MAY_PASS
         except requests.RequestException as error:
             said = f"cannot be read ({_reason(error)})"
@@ -107,7 +113,7 @@ def read_part(address, first, size):
 
 def state_of(address):
     """What tells a file from the same one changed, as far as its server says. Returns: {"bytes": int or None, "etag",
-    "last_modified": text or None}; DataError when there is no such file."""
+    "last_modified": text or None}; GoneError when there is no such file, DataError when it is not told."""
 
     def told(answer):
         # one byte is asked for: unlike HEAD that is allowed wherever reading is

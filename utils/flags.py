@@ -107,6 +107,11 @@ def switch(*aliases, help, free=False):
     return flag(False, *aliases, kind=SWITCH, help=help, free=free)
 
 
+def default_of(options, name):
+    """What a field of a dataclass of flags, or of one of its objects, is when its flag is not given."""
+    return next(option.default for option in dataclasses.fields(options) if option.name == name)
+
+
 # Parsing -------------------------------------------------------------------------------------------------------------
 
 

@@ -9,12 +9,17 @@ from utils.errors import UsageError
 from utils.evaluation.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
 from utils.evaluation.metrics import METRICS
 from utils.evaluation.similarity import SIMILARITIES
-from utils.flags import flag, one_of, real, some_of, switch, truth, whole
+from utils.flags import default_of, flag, one_of, real, some_of, switch, truth, whole
 from utils.options import Common, Reading, Tracking
 from utils.runs import require_writable
 
 PROTOCOLS = ("standard", "dcr")
 MOST_MATCHES = 1000  # of a query: those of all queries are held at once
+
+
+# flags that say what is computed of generations, or how
+OF_EVALUATIONS = ("metrics", "copy_threshold", "sim_save_path", "num_matches", "run", "fid_weights", "fid_protocol",
+                  "fd_extractor", "clip_model", "clip_pretrained", "clip_protocol", "mq_size", "mq_flip")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,21 +129,34 @@ class RetrievalOptions(Common, Reading, Tracking):
             raise UsageError(
                 "--val_dir is required (except with --compare_runs); give a folder of images, tar shards or an index"
             )
-        if self.prepares and self.query_dir:
+        if self.prepares:
+            self._check_preparation()
+        elif not self.query_dir:
+            raise UsageError(
+                "--query_dir is required (except with --build_index, --dedup, --compare_runs); give a folder of images"
+            )
+
+    def _check_preparation(self):
+        if self.query_dir:
             raise UsageError(
                 f"--query_dir={self.query_dir!r} does not go with {self.prepares}, which reads --val_dir alone; leave it "
                 "out, then search with --query_dir and --val_dir=INDEX"
             )
-        if not self.prepares and not self.query_dir:
+        for name in OF_EVALUATIONS:
+            value = getattr(self, name)
+            if value != default_of(self, name) and not (name == "copy_threshold" and self.dedup):
+                given = f"--{name}" if value is True else f"--{name}={','.join(value) if name == 'metrics' else value!r}"
+                raise UsageError(f"{given} is of an evaluation, and {self.prepares} makes none; leave it out")
+        if self.val_captions and not self.build_index:
             raise UsageError(
-                "--query_dir is required (except with --build_index, --dedup, --compare_runs); give a folder of images"
+                f"--val_captions={self.val_captions!r} does not go with --dedup of an index, which holds its captions"
             )
-        if self.build_index and self.output_dir and not self.dedup:
+        if self.output_dir and not self.dedup:
             raise UsageError(
                 f"--output_dir={self.output_dir!r} does not go with --build_index, which takes the index's own folder; "
                 "leave it out, or add --dedup"
             )
-        if self.prepares and self.chunked != "dotproduct":
+        if self.chunked != "dotproduct":
             raise UsageError(
                 f"--similarity_metric={self.similarity_metric!r} does not go with {self.prepares}; takes dotproduct"
             )
@@ -160,7 +178,7 @@ class RetrievalOptions(Common, Reading, Tracking):
             raise UsageError("--force goes with --compare_runs; give evaluations to compare, or leave it out")
         for name, users in (("arch", USES_ARCH), ("preset", USES_PRESET)):
             value = getattr(self, name)
-            if self.pt_style not in users and value != type(self).__dataclass_fields__[name].default:
+            if self.pt_style not in users and value != default_of(self, name):
                 raise UsageError(
                     f"--{name}={value!r} is of --pt_style {', '.join(users)}; --pt_style {self.pt_style} has none, leave it "
                     "out"

@@ -115,6 +115,7 @@ def clustered(tmp_path_factory):
 
 def test_approximate_search_finds_planted_copies_and_scores_them_exactly(clustered):
     index, query, planted = clustered
+    (index.root / "ann.json").unlink(missing_ok=True)  # of a test before
     said = []
     found = search.approximate(index, say=said.append)
     assert isinstance(found, search.Approximate)
@@ -222,7 +223,7 @@ def test_of_two_launches_one_trains(clustered, monkeypatch):
     real = search.Claims.take
 
     def after_the_other(self, name, *, wait=False):
-        if name == "ann":
+        if name == search.CLAIM:
             search._write(index, kept[0], kept[1] | {"state": state})
         return real(self, name, wait=wait)
 

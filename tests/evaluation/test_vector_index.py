@@ -222,6 +222,26 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_pa
                 images.open(i)
 
 
+@pytest.mark.parametrize("rows", [3, 2, 4])
+def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_opened(tmp_path, rows):
+    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": True}, planned=["0", "1"])
+    for name in ("0", "1"):
+        vector_index.write_shard(tmp_path, name, unit(3, 4, 1), [row(name, i) for i in range(3)], descriptor={}, made_of={})
+    index = opened(tmp_path)
+    os.utime(vector_index.paths_of(tmp_path, "1")[0], ns=(5, 5))
+    index = opened(tmp_path)
+    vector_index.write_shard(
+        tmp_path, "1", unit(rows, 4, 2), [row("1", i + 7) for i in range(rows)], descriptor={}, made_of={}
+    )  # fmt: skip
+    told = "1.npy: was made anew after the index was opened; search again"
+    for call in (lambda: index.table([5]), lambda: index.take([5]), lambda: list(index.blocks(2)),
+                 lambda: index.find(["1.tar/001.jpg"])):  # fmt: skip
+        with pytest.raises(DataError, match=told):
+            call()
+    assert index.table([2])[0]["key"] == "0.tar/002.jpg"  # of the other shard nothing is lost
+    assert len(opened(tmp_path).table(range(3 + rows))) == 3 + rows
+
+
 def test_a_folders_image_of_another_size_is_not_shown(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(tars.noise(i))

@@ -20,7 +20,7 @@ from utils.data import duplication, scenes
 from utils.data.image_sets import list_images
 from utils.data.tar_shards import list_shards
 from utils.errors import UsageError
-from utils.evaluation import near_duplicates, vector_index
+from utils.evaluation import near_duplicates, search, vector_index
 from utils.reports import galleries
 from utils.retrieval_options import RetrievalOptions
 from utils.stages import deduplication
@@ -382,6 +382,31 @@ def test_a_dry_run_says_what_would_be_written(index):
     assert sorted(writes) == sorted(map(str, folder.iterdir()))
     assert writes == deduplication.planned(options(), str(index.root), 0.95)
     assert deduplication.planned(options(output_dir="o"), "absent", 0.95)[0] == "o/groups.parquet"
+
+
+def test_a_dry_run_names_the_lists_of_an_approximate_search(index, monkeypatch):
+    monkeypatch.setattr(search, "LEAST_ANN", 10)
+    lines = []
+    deduplication.deduplicate(options(dry_run=True, ann=True), index, ALONE, lines.append)
+    assert json.loads(lines[0])["writes"][:2] == [str(index.root / name) for name in ("ann.faiss", "ann.json")]
+
+
+def test_a_descriptor_that_is_named_has_to_be_that_of_the_index(index):
+    for more, told in (({"pt_style": "clip"}, "--pt_style='clip'"), ({"pt_style": "sscd", "preset": "sscd"}, "--pt_style='sscd'"),
+                       ({"pt_style": "sscd", "multiscale": True}, "--pt_style='sscd'")):  # fmt: skip
+        with pytest.raises(UsageError, match=f"^{told}: the index .* was made with pt_style 'pixel'"):
+            deduplication.deduplicate(options(**more), index, ALONE, pytest.fail)
+
+
+def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    asked = ["--build_index", tmp_path / "i", "--val_dir", planted[0], "--dedup", "--report_to", "none"]
+    for more, told in ((("--pt_style", "pixel", "--copy_threshold", "-0.5"), "--copy_threshold=-0.5 does not go with --dedup"),
+                       (("--pt_style", "pixel", "--output_dir", tmp_path / "mine"), "holds 'notes.txt', which no --dedup wrote"),
+                       (("--pt_style", "timm", "--arch", "tf_efficientnet_lite0"), "--dedup takes --copy_threshold")):  # fmt: skip
+        assert told in refused("diff_retrieval", *asked, *more)
+        assert not (tmp_path / "i").exists()
 
 
 def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(index, tmp_path):

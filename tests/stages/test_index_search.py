@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +14,12 @@ import torch
 from PIL import Image
 
 from tests import servers
-from tests.indices import image_index
+from tests.indices import image_index, index_of
 from utils import devices, downloads, flags
 from utils.data import image_sets, tar_shards
 from utils.evaluation import search, vector_index
 from utils.retrieval_options import RetrievalOptions
+from utils.stages import index_search
 
 FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
 
@@ -187,7 +190,7 @@ def test_an_approximate_search_gives_what_an_exact_one_does_on_few_images(measur
     assert matches(folder) == matches(exact)
     assert found["settings"]["search"] == "exact"
     called = []
-    monkeypatch.setattr(search, "approximate", lambda index, *, say: called.append(1) or Wrong())
+    monkeypatch.setattr(search, "approximate", lambda index, **_: called.append(1) or Wrong())
     _, found = measure(generated, index.root, "--ann")
     assert called == [1]
     assert found["settings"]["search"] == "approximate"
@@ -195,7 +198,7 @@ def test_an_approximate_search_gives_what_an_exact_one_does_on_few_images(measur
 
 
 class Wrong:
-    settings = {"search": "approximate"}
+    settings, kept = {"search": "approximate"}, True
 
     def search(self, query, k):
         return np.full((len(query), 1), 0.25, np.float32), np.zeros((len(query), 1), np.int64)
@@ -234,6 +237,7 @@ def test_duplicated_images_of_a_run_are_known_by_key(measure, micro_run, scenes_
         (("--similarity_metric", "splitloss", "--num_loss_chunks", 2), "does not go with an index; takes dotproduct"),
         (("--sim_save_path", "OUT"), "--sim_save_path=.* does not go with an index"),
         (("--val_captions", "c.json"), "--val_captions='c.json' does not go with an index"),
+        (("--einsum_chunks", 30), "--einsum_chunks=30 does not go with an index"),
         (("--metrics", "duplication"), "--metrics='duplication' cannot be computed"),
     ],
 )
@@ -271,6 +275,74 @@ def test_a_dry_run_counts_and_writes_nothing(script, generated, index):
     assert (told["generated"], told["training"]) == (3, 12)
     assert sorted(p.as_posix() for p in index.root.rglob("*")) == before
     assert not (generated / "evaluations").exists()
+    assert not any("ann." in path for path in told["writes"])
+
+
+def test_a_dry_run_names_the_lists_that_would_be_made(script, generated, index, monkeypatch):
+    asked = ["--query_dir", generated, "--val_dir", index.root, *FLAGS, "--ann"]
+    monkeypatch.setattr(search, "LEAST_ANN", 10)
+    lists = [str(index.root / name) for name in ("ann.faiss", "ann.json")]
+    assert json.loads(script("diff_retrieval", *asked, "--dry_run"))["writes"][-2:] == lists
+    monkeypatch.setattr(search, "LEAST_ANN", 13)  # so few are searched exactly
+    assert lists[0] not in json.loads(script("diff_retrieval", *asked, "--dry_run"))["writes"]
+
+
+# Several processes -------------------------------------------------------------------------------------------------------
+
+
+class OfTwo(devices.Processes):
+    """Process `index` of two that are threads."""
+
+    def __init__(self, number, meeting, told):
+        super().__init__(devices.Alone(torch.device("cpu")))
+        self.index, self.count, self.main, self.meeting, self.told = number, 2, number == 0, meeting, told
+
+    def gather(self, value):
+        self.told[self.index] = value
+        self.meeting.wait()
+        found = list(self.told)
+        self.meeting.wait()
+        return found
+
+    def share(self, value):
+        return self.gather(value)[0]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch, kept):
+    """Each a part of the queries; where the lists cannot be kept, the one that has them all."""
+    monkeypatch.setattr(search, "LEAST_ANN", 1000)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3000, 16), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index, query = index_of(tmp_path / "index", vectors), np.ascontiguousarray(vectors[::600])
+    trained, searched, made, real = [], [], search._made, search.Approximate.search
+
+    def counted(searcher, some, k):
+        searched.append(len(some))
+        return real(searcher, some, k)
+
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(search, "_made", lambda *a, **k: trained.append(1) or made(*a, **k))
+    monkeypatch.setattr(search.Approximate, "search", counted)
+    if not kept:
+        monkeypatch.setattr(search, "_write", read_only)
+    meeting, told = threading.Barrier(2, timeout=60), [None, None]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(
+            lambda number: index_search._approximately(index, query, 4, OfTwo(number, meeting, told), lambda line: None), range(2)
+        ))  # fmt: skip
+    assert trained == [1]
+    assert sorted(searched) == ([2, 3] if kept else [5])
+    alone = search.approximate(index, say=lambda line: None)
+    scores, rows = alone.search(query, 4)
+    for one in found:
+        assert np.array_equal(one[1], rows)
+        assert np.array_equal(one[0], scores)
+        assert one[2] == alone.settings
+    assert rows[:, 0].tolist() == list(range(0, 3000, 600))
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "prepare"])

@@ -103,6 +103,26 @@ def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(s
         build(shards)
 
 
+def test_a_folder_of_shards_that_holds_none_is_taken(shards, build, tmp_path):
+    root = tmp_path / "index"
+    (root / "shards").mkdir(parents=True)
+    (root / "shards" / ".00000.npy.77.part").write_text("of a killed build")
+    build(shards)
+    assert opened(root).complete
+
+
+def test_an_index_below_a_link_is_still_of_its_images_when_both_are_moved(shards, build, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    build(shards, root=tmp_path / "link" / "index")
+    (tmp_path / "away").mkdir()
+    for name in ("shards", "deep"):
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    there = tmp_path / "away" / "deep" / "er" / "index"
+    assert opened(there).images([0]).open(0).size
+    assert build(tmp_path / "away" / "shards", root=there)[0].startswith("4 shards: 14 images")
+
+
 def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards)

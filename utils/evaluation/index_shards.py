@@ -91,13 +91,15 @@ def _fingerprint(rows):
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy, in bytes."""
+    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy, in bytes; stamp: as
+    `stamp_of`, when it was opened."""
 
     name: str
     first: int
     rows: int
     offset: int
     facts: dict
+    stamp: int
 
 
 def _header(path):
@@ -147,17 +149,25 @@ def wrong_field(found, **types):
 
 def read_shard(root, name, *, first=0):
     """A shard that is there: (Shard, its dimensions). DataError unless both files are whole and of one length."""
-    path = paths_of(root, name)[0]
+    path, stamp = paths_of(root, name)[0], stamp_of(root, name)
     rows, dimensions, offset = _header(path)
     count, facts = shard_facts(root, name)
     if count != rows:
         raise DataError(f"{path}: holds {rows} vectors, its Parquet {count} rows; {ANEW}")
-    return Shard(name, first, rows, offset, facts), dimensions
+    return Shard(name, first, rows, offset, facts, stamp), dimensions
 
 
 def is_finished(root, name):
     """Whether a shard's vectors are there: they are written last."""
     return paths_of(root, name)[0].is_file()
+
+
+def stamp_of(root, name):
+    """When a shard was made, in ns, which tells it from one made anew; None when it is not there."""
+    try:
+        return os.stat(paths_of(root, name)[0]).st_mtime_ns
+    except OSError:
+        return None
 
 
 def finished(root):

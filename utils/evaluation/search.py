@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from utils.evaluation.vector_index import VectorIndex
 from utils.manifest import read_manifest, whole_file, write_manifest
 
 ANN_FILE, ANN_RECORD = "ann.faiss", "ann.json"
-CLAIM = "ann"  # of who makes them
+CLAIM = ".ann"  # of who makes them; no shard's name begins with a dot
 LEAST_ANN = 10_000  # vectors below which an exact search takes no time, and too few train a quantizer
 PIECES = 128  # a vector's code is a number of 4 bits for each of that many pieces: 64 bytes, 64 GB for 1e9 vectors
 SAMPLE = 64  # vectors a list that k-means sees; faiss asks for at least 39
@@ -66,7 +67,8 @@ class Exact:
     device: object = None
     part: int = 0
     parts: int = 1
-    wrap: object = iter
+    wrap: object = iter  # takes the blocks, for a bar
+    kept: ClassVar[bool] = True  # nothing has to be made
 
     @property
     def settings(self):
@@ -122,6 +124,7 @@ class Approximate:
     index: VectorIndex
     quantized: object
     record: dict
+    kept: bool = True  # beside the index, where other processes find it
     probes: int = PROBES
 
     @property
@@ -142,18 +145,32 @@ class Approximate:
         return scores, rows
 
 
-def approximate(index, *, say):
+def approximate(index, *, say, wrap=iter):
     """The searcher of --ann: the lists and codes that are kept beside the index, made when they are missing or of other
-    shards. An index of fewer than LEAST_ANN vectors is searched exactly, said. Returns: Approximate or Exact."""
+    shards. An index of fewer than LEAST_ANN vectors is searched exactly, said. wrap: takes the blocks that are put into
+    lists, for a bar. Returns: Approximate or Exact."""
     if len(index) < LEAST_ANN:
         say(f"{len(index)} vectors are searched exactly: --ann takes {LEAST_ANN} or more")
         return Exact(index)
     state = _state(index)
-    found = _read(index, state, say)
+    found, kept = _read(index, state, say), True
     if found is None:
         with _claimed(index.root):  # of two launches one trains, and the other reads what it kept
-            found = _read(index, state, lambda line: None) or _trained(index, state, say)
-    return Approximate(index, *found)
+            found = _read(index, state, lambda line: None)
+            if found is None:
+                *found, kept = _trained(index, state, say, wrap)
+    return Approximate(index, *found, kept=kept)
+
+
+def files(root):
+    """Paths of the lists and codes of the index at `root`, and of their record."""
+    return [root / ANN_FILE, root / ANN_RECORD]
+
+
+def planned(index):
+    """Those of `files` that `approximate` would write. Returns: [Path]."""
+    there = len(index) < LEAST_ANN or _read(index, _state(index), lambda line: None)
+    return [] if there else files(index.root)
 
 
 @contextlib.contextmanager
@@ -167,14 +184,16 @@ def _claimed(root):
         yield
 
 
-def _trained(index, state, say):
+def _trained(index, state, say, wrap):
+    """Returns: (faiss index, record, whether both are kept)."""
     say(f"training the approximate search of {len(index)} vectors, once")
-    found = _made(index, state)
+    found = _made(index, state, wrap)
     try:
         _write(index, *found)
     except OSError as error:
         say(f"the approximate search is not kept in {index.root} ({error.strerror}); the next one makes it anew")
-    return found
+        return *found, False
+    return *found, True
 
 
 def _state(index):
@@ -187,14 +206,15 @@ def _read(index, state, say):
     """(faiss index, record) as kept, or None."""
     import faiss
 
-    path, record_path = index.root / ANN_FILE, index.root / ANN_RECORD
+    path, record_path = files(index.root)
     if not (path.is_file() and record_path.is_file()):
         return None
     try:
         record = read_manifest(record_path, "ann")
         if record.get("state") != state:
             return None
-        quantized = faiss.read_index(str(path))
+        # mapped: codes are in the page cache once, however many processes search them
+        quantized = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except (DataError, RuntimeError) as error:  # faiss has no error of its own
         say(f"{path} cannot be read and is made anew ({first_line(error)})")
         return None
@@ -207,8 +227,9 @@ def lists_for(count):
     return 2 ** round(np.log2(2 * np.sqrt(count)))
 
 
-def _made(index, state, seed=0):
-    """Train lists and codes on a sample, then add every vector, a block at a time. Returns: (faiss index, record)."""
+def _made(index, state, wrap=iter, seed=0):
+    """Train lists and codes on a sample, then add every vector, a block at a time. wrap: takes the blocks. Returns: (faiss
+    index, record)."""
     import faiss
 
     started = time.perf_counter()
@@ -220,7 +241,7 @@ def _made(index, state, seed=0):
     count = min(len(index), lists * SAMPLE)
     made.train(index.take(np.sort(np.random.default_rng(seed).choice(len(index), count, replace=False))))
     trained = time.perf_counter()
-    for _first, block in index.blocks():
+    for _first, block in wrap(index.blocks()):
         made.add(block.numpy())
     record = {"state": state, "vectors": len(index), "lists": lists, "pieces": pieces, "bits": 4, "sample": count,
               "seed": seed, "faiss": faiss.__version__, "train_seconds": trained - started,

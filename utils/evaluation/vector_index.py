@@ -7,6 +7,7 @@ Vectors are memory-mapped and never all held: what a search holds is a block of 
 through the shards that are there in natural order.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -30,6 +31,7 @@ from utils.evaluation.index_shards import (  # noqa: F401
     read_shard,
     schema,
     shard_facts,
+    stamp_of,
     write_shard,
     wrong_field,
 )
@@ -56,7 +58,8 @@ def write_index(root, *, descriptor, source, planned, **more):
     """Write index.json. descriptor: dict, pt_style and the record of the extractor; source: {"folder", "shards": bool};
     planned: names of shards; more: of JSON types, such as counts."""
     folder = source["folder"]
-    source = source | {"relative": folder if tar_shards.is_address(folder) else os.path.relpath(folder, root)}
+    relative = folder if tar_shards.is_address(folder) else os.path.relpath(folder, Path(root).resolve())
+    source = source | {"relative": relative}
     names = sorted(planned, key=natural_key)
     write_manifest(Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more)
 
@@ -110,9 +113,21 @@ class VectorIndex:
             # torch's map holds no file descriptor, numpy's holds one: a system allows some thousand
             start, count = shard.offset // 2, shard.rows * self.dimensions
             path = str(paths_of(self.root, shard.name)[0])
-            whole = torch.from_file(path, shared=False, size=start + count, dtype=torch.float16)
+            with self._as_opened(shard):
+                whole = torch.from_file(path, shared=False, size=start + count, dtype=torch.float16)
             self._maps[shard.name] = whole[start:].view(shard.rows, self.dimensions)
         return self._maps[shard.name]
+
+    @contextlib.contextmanager
+    def _as_opened(self, shard):
+        """DataError unless a shard that is read in the block is still the one that was opened: a build that finds its images
+        changed makes it anew, under the same names."""
+        try:
+            yield
+        finally:
+            if stamp_of(self.root, shard.name) != shard.stamp:
+                path = paths_of(self.root, shard.name)[0]
+                raise DataError(f"{path}: was made anew after the index was opened; search again") from None
 
     @functools.cached_property
     def _maps(self):
@@ -177,7 +192,9 @@ class VectorIndex:
         wanted = pa.schema([schema().field(c) for c in columns])
         parts, order = [wanted.empty_table()], [np.empty(0, np.int64)]
         for shard, places, positions in self._by_shard(rows):
-            parts.append(read_rows(self.root, shard.name, columns).take(positions).replace_schema_metadata(None))
+            with self._as_opened(shard):
+                known = read_rows(self.root, shard.name, columns).take(positions)
+            parts.append(known.replace_schema_metadata(None))
             order.append(places)
         places = np.concatenate(order)
         found = pa.concat_tables(parts)
@@ -198,7 +215,8 @@ class VectorIndex:
         for shard in self.shards:
             if self.source["shards"] and shard.name not in named:
                 continue  # a key of a tar's member begins with the tar's name
-            column = read_rows(self.root, shard.name, ["key"])["key"]
+            with self._as_opened(shard):
+                column = read_rows(self.root, shard.name, ["key"])["key"]
             for position in np.flatnonzero(pc.is_in(column, wanted)):
                 found.setdefault(column[int(position)].as_py(), shard.first + int(position))
         return found

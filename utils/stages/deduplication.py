@@ -7,7 +7,6 @@
   gallery/           PNG, a row a group
 """
 
-import functools
 import json
 import re
 import shlex
@@ -18,11 +17,11 @@ import numpy as np
 
 from utils import flags, manifest, runs
 from utils.errors import UsageError
-from utils.evaluation import near_duplicates
+from utils.evaluation import near_duplicates, search
 from utils.evaluation.extractors import EXTRACTORS
 from utils.reports import galleries
 from utils.reports.progress import progress
-from utils.stages import evaluation_files
+from utils.stages import evaluation_files, index_search, measurement
 
 KIND = "dedup"
 FILES = ("groups.parquet", "weights.json", "summary.json", "gallery")
@@ -67,13 +66,22 @@ def planned(opts, root, threshold):
     return [str(_folder(opts, root, threshold) / name) for name in FILES]
 
 
+def require_possible(opts):
+    """What can be told of --dedup before --build_index has made the index, which takes long. UsageError on a threshold or
+    folder that cannot be. Returns: as `planned`."""
+    threshold = threshold_of(opts, {"pt_style": opts.pt_style})
+    folder_of(opts, opts.build_index, threshold)
+    return planned(opts, opts.build_index, threshold)
+
+
 def _folder(opts, root, threshold):
     return Path(opts.output_dir) if opts.output_dir else Path(root) / f"dedup-{threshold:g}"
 
 
-def folder_of(opts, index, threshold):
-    """Path of the folder to write; UsageError unless it is new, empty, or a --dedup and nothing else."""
-    folder = _folder(opts, index.root, threshold)
+def folder_of(opts, root, threshold):
+    """Path of the folder to write for the index at `root`; UsageError unless it is new, empty, or a --dedup and nothing
+    else."""
+    folder = _folder(opts, root, threshold)
     runs.require_writable("--output_dir", folder)
     inside = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
@@ -95,32 +103,28 @@ def find(opts, index, processes, *, threshold, say, searcher=None):
     Exactly, every process looks at its share of the pairs of blocks; approximately, the main process does it all. Returns:
     (Groups, method), on other processes than the main one (None, method).
     """
-    if opts.ann or len(index) > near_duplicates.EXACT_ROWS:
+    if _is_approximate(opts, index):
         return _approximately(index, processes, threshold=threshold, say=say, searcher=searcher), "approximate"
-    bar = functools.partial(_bar, main_process=processes.main)
     with processes.together():
         labels = near_duplicates.exact_groups(
             index, threshold=threshold, device=processes.device, part=processes.index, parts=processes.count,
-            wrap=lambda pairs: bar(pairs, total=len(pairs)),
+            wrap=lambda pairs: progress(pairs, total=len(pairs), label="near-duplicates", main_process=processes.main),
         )  # fmt: skip
     parts = processes.gather(labels)
     return (near_duplicates.groups_of(index, near_duplicates.joined(parts)) if processes.main else None), "exact"
+
+
+def _is_approximate(opts, index):
+    return opts.ann or len(index) > near_duplicates.EXACT_ROWS
 
 
 def _approximately(index, processes, *, threshold, say, searcher):
     if not processes.main:
         return None
     if searcher is None:
-        from utils.evaluation import search
-
-        searcher = search.approximate(index, say=say)
-    total = -(-len(index) // index.block_rows())
-    found = near_duplicates.neighbours(index, searcher, wrap=lambda blocks: _bar(blocks, total=total))
+        searcher = search.approximate(index, say=say, wrap=index_search.block_bar(index, "filling lists"))
+    found = near_duplicates.neighbours(index, searcher, wrap=index_search.block_bar(index, "near-duplicates"))
     return near_duplicates.groups_of(index, near_duplicates.approximate_groups(index, found, threshold=threshold))
-
-
-def _bar(blocks, *, total, main_process=True):
-    return progress(blocks, total=total, label="near-duplicates", main_process=main_process)
 
 
 def counts_of(index, groups):
@@ -263,10 +267,13 @@ def deduplicate(opts, index, processes, say=print, *, searcher=None):
     """
     say = say if processes.main else (lambda line: None)
     with processes.together():
+        if any(getattr(opts, name) != flags.default_of(opts, name) for name in measurement.AS_GIVEN):
+            measurement.require_descriptor(opts, index.root, index.descriptor)  # else it need not be said again
         threshold = threshold_of(opts, index.descriptor)
-        folder = folder_of(opts, index, threshold)
+        folder = folder_of(opts, index.root, threshold)
     if opts.dry_run:
-        writes = planned(opts, index.root, threshold)
+        lists = search.planned(index) if _is_approximate(opts, index) else []
+        writes = [*map(str, lists), *planned(opts, index.root, threshold)]
         say(json.dumps({"options": flags.as_dict(opts), "writes": writes}, indent=1))
         return
     started = time.perf_counter()

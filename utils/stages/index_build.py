@@ -66,16 +66,30 @@ def _prepare(build, say):
                     index_shards.paths_of(root, name)[0].unlink()
         # of tar files more may be named later; a folder is always all of it
         planned = sorted({*source.names, *(data["shards"] if source.shards else ())}, key=natural_key)
-        gone = [n for n in planned if n not in set(source.names) and source.is_gone(n)]
-        if gone:
-            say(f"{len(gone)} shards of the index are not among those named, first {gone[0]!r}, and their tar files are "
-                "gone: what was made of them stays")  # fmt: skip
+        planned = _without_lost(root, source, planned, say)
         for name in () if source.shards else sorted({*index_shards.finished(root)} - {*planned}, key=natural_key):
             say(f"shard {name} is removed: the folder holds fewer images now")
             for path in index_shards.paths_of(root, name):
                 path.unlink(missing_ok=True)
         if build.unfinished() or planned != list(data["shards"]) or "adopted" in data:
             _write_record(build, data["descriptor"], planned)  # counts of an earlier build hold no longer
+
+
+def _without_lost(root, source, planned, say):
+    """The planned shards but those that were never made and now cannot be: an index that waited for them would never be
+    complete."""
+    others = [n for n in planned if n not in set(source.names)]
+    unmade = [n for n in others if not index_shards.is_finished(root, n)]
+    lost = {n for n in unmade if source.is_gone(n)}
+    # of addresses those of finished shards are not asked for: there may be thousands
+    made = [n for n in others if n not in unmade and isinstance(source, index_sources.TarSource) and source.is_gone(n)]
+    told = "shards of the index are not among those named, first"
+    if lost:
+        say(f"{len(lost)} {told} {min(lost, key=natural_key)!r}, and their tar files were gone before anything was made of "
+            "them: they are planned no longer")  # fmt: skip
+    if made:
+        say(f"{len(made)} {told} {made[0]!r}, and their tar files are gone: what was made of them stays")
+    return [n for n in planned if n not in lost]
 
 
 def _write_record(build, descriptor, planned, **more):
@@ -150,8 +164,8 @@ def _work(build):
 def _ending_together(build):
     """An error in one process ends the others of the launch too, after the shard in hand instead of after all of them.
 
-    A user's error and, where there are others, the disk's end all with a line; others are raised as they are, and the
-    processes that then wait for this one are ended by what launched them.
+    A user's error and the disk's end all with a line; others are raised as they are, and the processes that then wait for
+    this one are ended by what launched them.
     """
     try:
         with build.processes.together():
@@ -160,9 +174,10 @@ def _ending_together(build):
             except Exception as error:
                 with contextlib.suppress(OSError):  # a disk that is full may be the error
                     build.stop.touch()
-                if isinstance(error, OSError) and build.processes.count > 1:
+                if isinstance(error, OSError):
+                    who = f" (process {build.processes.index + 1} of {build.processes.count})"
                     told = f"{error.filename or build.root}: {error.strerror or error}"
-                    raise DataError(f"{told} (process {build.processes.index + 1} of {build.processes.count})") from error
+                    raise DataError(told + who * (build.processes.count > 1)) from error
                 raise
     finally:
         if build.processes.main:
@@ -207,8 +222,8 @@ def _finish(build, launch, say):
 # The stage -------------------------------------------------------------------------------------------------------------
 
 
-def _planned(opts, source, existing):
-    """What a build would do, for --dry_run: read only. Returns: dict."""
+def _planned(opts, source, existing, then):
+    """What a build would do, for --dry_run: read only. then: paths that are written afterwards. Returns: dict."""
     root = Path(opts.build_index)
     descriptor = existing and existing["descriptor"]
     finished = [
@@ -219,7 +234,7 @@ def _planned(opts, source, existing):
     left = [n for n in source.names if n not in set(finished)]
     writes = [root / vector_index.FILE, *itertools.chain.from_iterable(index_shards.paths_of(root, n) for n in left)]
     return {"options": flags.as_dict(opts), "shards": len(source.names), "finished": len(finished),
-            "writes": [str(p) for p in writes]}  # fmt: skip
+            "writes": [str(p) for p in (*writes, *then)]}  # fmt: skip
 
 
 def _claims(root, names, processes, say):
@@ -227,11 +242,11 @@ def _claims(root, names, processes, say):
     with processes.together():
         try:
             claims = Claims(root / CLAIMS)
+            works = processes.main and claims.work()
         except OSError as error:
             raise UsageError(
-                f"--build_index={str(root)!r} cannot be made ({error.strerror}); takes another folder"
+                f"--build_index={str(root)!r} cannot be made ({error.strerror}: {error.filename!r}); takes another folder"
             ) from None
-        works = processes.main and claims.work()
     if processes.share(works):
         return claims
     say(f"{root}: this file system has no locks; each process makes a fixed share of the shards, and a second launch at the "
@@ -239,27 +254,28 @@ def _claims(root, names, processes, say):
     return Stride(names, processes.index, processes.count)
 
 
-def build(opts, processes, say=print):
+def build(opts, processes, say=print, *, then=()):
     """Make an index of --val_dir in --build_index, or go on with one: shards that are whole and of the same images stay.
 
-    opts: RetrievalOptions; processes: devices.Processes; say: takes a line for the user, of the main process alone.
+    opts: RetrievalOptions; processes: devices.Processes; say: takes a line for the user, of the main process alone; then:
+    paths that the caller writes afterwards, for --dry_run.
     UsageError for a folder that is not ours, an index of other images or of another descriptor, and, once all is written,
     when too many images cannot be read. Stopped when Ctrl-C ends it.
     """
     try:
-        _build(opts, processes, say)
+        _build(opts, processes, say, then)
     except KeyboardInterrupt:
         raise Stopped("stopped; the same command goes on", signal.SIGINT) from None
 
 
-def _build(opts, processes, say):
+def _build(opts, processes, say, then):
     say = say if processes.main else (lambda line: None)
     root = Path(opts.build_index)
     with processes.together():
         source = index_sources.open_source(opts, ask=processes.main)
         existing = index_state.existing_record(opts, source)
     if opts.dry_run:
-        say(json.dumps(_planned(opts, source, existing), indent=1))
+        say(json.dumps(_planned(opts, source, existing, then), indent=1))
         return
     with processes.together():
         dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)

@@ -1,21 +1,24 @@
 """diff_retrieval.py against an index: the evaluation of a folder, with descriptors of training images that lie on disk."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
+from utils import flags
 from utils.data import image_sets
 from utils.errors import UsageError
 from utils.evaluation import features, metrics, search, vector_index
 from utils.evaluation import similarity as sim
+from utils.reports.progress import progress
 from utils.stages import measurement, retrieval_sets
 
 
 def read_sets(opts, *, say):
     """The generations, and an index as the training images. say: takes a line for the user. Returns: Sets, whose `training`
     is the index until `measure` knows which of its images matter."""
-    for name in ("sim_save_path", "val_captions"):
-        if getattr(opts, name):
+    for name in ("sim_save_path", "val_captions", "einsum_chunks"):
+        if getattr(opts, name) != flags.default_of(opts, name):
             raise UsageError(f"--{name}={getattr(opts, name)!r} does not go with an index as --val_dir; leave it out")
     if opts.chunked != "dotproduct":
         raise UsageError(f"--similarity_metric={opts.similarity_metric!r} does not go with an index; takes dotproduct")
@@ -84,19 +87,31 @@ def measure(opts, sets, networks, reading, say):
     ), found  # fmt: skip
 
 
+def block_bar(index, label, *, parts=1, main_process=True):
+    """What wraps the blocks of one of `parts` parts of an index, for a bar where there are several."""
+    total = math.ceil(len(index) / parts / index.block_rows())
+    return lambda blocks: progress(blocks, total=total, label=label, main_process=main_process and total > 1)
+
+
 def _exactly(index, query, k, processes, say):
-    searcher = search.Exact(index, processes.device, processes.index, processes.count)
+    wrap = block_bar(index, "searching", parts=processes.count, main_process=processes.main)
+    searcher = search.Exact(index, processes.device, processes.index, processes.count, wrap)
     with processes.together():  # a disk may fail one of them
         found = searcher.search(query, k)
     return *search.merged(processes.gather(found), k), searcher.settings
 
 
 def _approximately(index, query, k, processes, say):
+    wrap = block_bar(index, "filling lists")
     with processes.together():
-        # the main process trains, where that is still to be done; the others then read what it kept
-        searcher = search.approximate(index, say=say) if processes.main else None
-    searcher = searcher or search.approximate(index, say=say)
-    first, last = (len(query) * (processes.index + n) // processes.count for n in (0, 1))
+        # the main process trains, where that is still to be done; the others then read what it kept, if it could
+        searcher = search.approximate(index, say=say, wrap=wrap) if processes.main else None
+    parts = processes.count if processes.share(searcher and searcher.kept) else 1
+    first, last = (len(query) * min(processes.index + n, parts) // parts for n in (0, 1))
     with processes.together():
-        found = searcher.search(query[first:last], k)
-    return *(np.concatenate(side) for side in zip(*processes.gather(found), strict=True)), searcher.settings
+        if first < last and searcher is None:
+            searcher = search.approximate(index, say=say)
+        found = searcher.search(query[first:last], k) if first < last else None
+    found = [part for part in processes.gather(found) if part is not None]
+    settings = processes.share(searcher and searcher.settings)
+    return *(np.concatenate(side) for side in zip(*found, strict=True)), settings

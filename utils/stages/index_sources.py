@@ -97,7 +97,13 @@ class AddressSource:
         return self._states.get(name) or downloads.state_of(self._address(name))
 
     def is_gone(self, name):
-        """As `TarSource.is_gone`: not asked, as there may be thousands."""
+        """As `TarSource.is_gone`, which is asked for."""
+        try:
+            downloads.state_of(self._address(name))
+        except downloads.GoneError:
+            return True
+        except DataError:  # it may be there another time
+            return False
         return False
 
     @contextlib.contextmanager

@@ -30,8 +30,7 @@ def _found(opts, source):
         adopted = _adopted(root, source, shown)
         if adopted:
             return adopted
-        foreign = [p.name for p in sorted(root.iterdir()) if p.name != CLAIMS and not PART.fullmatch(p.name)] if (
-            root.is_dir()) else []  # fmt: skip
+        foreign = [p.name for p in sorted(root.iterdir()) if not _is_ours(p)] if root.is_dir() else []
         if foreign:
             raise UsageError(f"{shown} holds {foreign[0]!r}, which no index wrote; takes a new folder, or an index to go on "
                              "with")  # fmt: skip
@@ -43,6 +42,13 @@ def _found(opts, source):
         raise UsageError(f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in {theirs['folder']!r}; takes "
                          "those, or a new index")  # fmt: skip
     return data
+
+
+def _is_ours(path):
+    """Whether a build left this in a folder in which no shard is whole; files of shards may be somebody's own."""
+    if path.name == index_shards.FOLDER and path.is_dir():
+        return all(PART.fullmatch(p.name) for p in path.iterdir())
+    return path.name == CLAIMS or PART.fullmatch(path.name) is not None
 
 
 def _adopted(root, source, shown):
