@@ -15,6 +15,7 @@ the libraries were imported and the queries read. Status 1 when exact and flat d
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 SIDES = ("flat", "exact", "approximate")
+SIZES = ("vectors", "dimensions", "queries", "shards")
 CLUSTERS, NEAREST, FARTHEST = 20_000, 0.95, 0.75
 K = 10
 
@@ -40,17 +42,27 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def write_synthetic(folder, *, vectors, dimensions, queries, shards):
-    """The index, queries.npy and planted.npy (the row that each query is a near-copy of) under `folder`."""
+def descriptor_of(sizes):
+    """What index.json says of synthetic vectors: their sizes, by which one kept in a folder is known again."""
+    return {"pt_style": "synthetic", **sizes}
+
+
+def write_synthetic(folder, sizes):
+    """The index, queries.npy and planted.npy (the row that each query is a near-copy of) under `folder`.
+
+    sizes: how many vectors, dimensions, queries, shards.
+    """
     from utils.evaluation import vector_index
 
+    vectors, dimensions, queries, shards = (sizes[name] for name in SIZES)
+    _remove_earlier(folder)
     rng = np.random.default_rng(0)
     centres = unit(rng.standard_normal((CLUSTERS, dimensions), dtype=np.float32))
     share = 1 / np.arange(1, CLUSTERS + 1) ** 0.8
     planted = rng.choice(vectors, queries, replace=False)
     found = np.empty((queries, dimensions), np.float32)
     names = [f"{i:05d}" for i in range(shards)]
-    descriptor = {"pt_style": "synthetic"}
+    descriptor = descriptor_of(sizes)
     source = {"folder": str(folder), "shards": True}
     vector_index.write_index(folder / "index", descriptor=descriptor, source=source, planned=names)
     bounds = np.arange(shards + 1) * vectors // shards
@@ -64,6 +76,20 @@ def write_synthetic(folder, *, vectors, dimensions, queries, shards):
         vector_index.write_shard(folder / "index", name, rows, known, descriptor=descriptor, made_of={})
     np.save(folder / "queries.npy", found)
     np.save(folder / "planted.npy", planted)
+
+
+def _remove_earlier(folder):
+    """Remove what a run that was stopped, or one of other sizes, left; SystemExit when the index is somebody's own."""
+    from utils.evaluation import vector_index
+
+    if not (folder / "index").exists():
+        return
+    record = vector_index.read_record(folder / "index") if vector_index.is_index(folder / "index") else {}
+    if record.get("descriptor", {}).get("pt_style") != "synthetic":
+        raise SystemExit(f"--folder={str(folder)!r} holds an 'index' that this benchmark did not make; takes another folder")
+    for name in ("planted.npy", "queries.npy"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "index")
 
 
 def near_copy(vector, cosine, rng):
@@ -154,14 +180,23 @@ def run_turn(side, folder, threads):
 # The comparison ------------------------------------------------------------------------------------------------------
 
 
+def is_kept(folder, sizes):
+    """Whether the folder holds the whole index of these sizes, and its queries, which are written last."""
+    from utils.evaluation import vector_index
+
+    if not (folder / "planted.npy").exists() or not vector_index.is_index(folder / "index"):
+        return False
+    return vector_index.read_record(folder / "index")["descriptor"] == descriptor_of(sizes)
+
+
 def compare(args, folder):
     """Turns of every side, the table, the ratios. Returns: whether exact and flat name the same best matches."""
     from utils.evaluation import search, vector_index
     from utils.reports.tables import markdown
 
     index = vector_index.open_index("--val_dir", folder / "index")
-    print(f"{len(index)} vectors of {index.dimensions} in {len(index.shards)} shards, {args.queries} queries, k = {K}, "
-          f"{args.threads} threads, {args.rounds} rounds", flush=True)  # fmt: skip
+    print(f"{len(index)} vectors of {index.dimensions} dimensions in {len(index.shards)} shards, {args.queries} "
+          f"queries, k = {K}, {args.threads} threads, {args.rounds} rounds", flush=True)  # fmt: skip
     searcher = search.approximate(index, say=print)  # made once, and kept in the folder
     if isinstance(searcher, search.Exact):
         raise SystemExit(
@@ -210,7 +245,8 @@ def main(argv=None):
     parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3, help="that count, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where the index is kept, else a folder that is removed")
+    parser.add_argument("--folder", type=Path, help="where the index is kept (one of other sizes is replaced), else a "
+                        "folder that is removed")  # fmt: skip
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.side:
@@ -218,10 +254,9 @@ def main(argv=None):
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch)
-        if not (folder / "planted.npy").exists():
-            write_synthetic(
-                folder, vectors=args.vectors, dimensions=args.dimensions, queries=args.queries, shards=args.shards
-            )
+        sizes = {name: getattr(args, name) for name in SIZES}
+        if not is_kept(folder, sizes):
+            write_synthetic(folder, sizes)
         raise SystemExit(0 if compare(args, folder) else 1)
 
 

@@ -1,0 +1,79 @@
+"""The search benchmark at a small size: its sides, what it keeps, and that it fails when they disagree."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from benchmarks import search
+from utils.evaluation import vector_index
+
+SMALL = ["--vectors", "12000", "--dimensions", "32", "--queries", "40", "--shards", "7", "--rounds", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """run(...) -> (status, what was printed): every turn in this process. run.wrong: a side that is made to find others."""
+
+    def turn(side, folder, threads):
+        search.turn(side, folder, threads)
+        if side == run.wrong:
+            np.save(folder / f"{side}.npy", np.load(folder / f"{side}.npy")[:, ::-1])
+        printed = capsys.readouterr().out.splitlines()
+        run.earlier += printed[:-1]
+        return json.loads(printed[-1])
+
+    def run(*more):
+        run.earlier = []
+        with pytest.raises(SystemExit) as ended:
+            search.main([*SMALL, "--folder", str(tmp_path), *more])
+        return ended.value.code, "\n".join([*run.earlier, capsys.readouterr().out])
+
+    run.wrong = None
+    monkeypatch.setattr(search, "run_turn", turn)
+    return run
+
+
+def test_every_side_is_measured_and_finds_the_planted_copies(run, tmp_path):
+    status, printed = run()
+    assert status == 0
+    assert "12000 vectors of 32 dimensions in 7 shards, 40 queries, k = 10, 1 threads" in printed
+    cells = {c[1]: c[2:] for c in ([c.strip() for c in line.split("|")] for line in printed.splitlines()) if len(c) > 6}
+    for side in search.SIDES:
+        seconds, _range, memory, found, of_ten = cells[side][:5]
+        assert float(seconds) > 0
+        assert int(memory) >= 0
+        assert float(found) > 0.9
+        assert float(of_ten) > 0.5
+    assert float(cells["exact"][4]) == float(cells["flat"][4]) == 1
+    for ratio in ("exact / flat", "exact / approximate", "flat / approximate"):
+        assert float(re.search(rf"^{ratio} ([\d.]+) ", printed, re.M)[1]) > 0
+    queries, planted = np.load(tmp_path / "queries.npy"), np.load(tmp_path / "planted.npy")
+    index = vector_index.open_index("--val_dir", tmp_path / "index")
+    cosines = np.einsum("qd,qd->q", queries, index.take(planted))
+    assert search.FARTHEST - 1e-3 < cosines.min() < cosines.max() < search.NEAREST + 1e-3
+
+
+def test_sides_that_disagree_are_an_error(run):
+    run.wrong = "exact"
+    assert run()[0] == 1
+
+
+def test_an_index_of_the_same_sizes_is_kept_and_others_are_replaced(run, tmp_path):
+    run()
+    made = (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns
+    run()
+    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns == made
+    assert "30 queries" in run("--queries", "30")[1]
+    assert len(np.load(tmp_path / "planted.npy")) == 30
+    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns != made
+
+
+def test_an_index_of_somebody_is_left_alone(run, tmp_path):
+    vector_index.write_index(tmp_path / "index", descriptor={"pt_style": "sscd"}, source={"folder": "x", "shards": True},
+                             planned=["0"])  # fmt: skip
+    before = (tmp_path / "index" / "index.json").read_bytes()
+    status, _ = run()
+    assert "holds an 'index' that this benchmark did not make" in status
+    assert (tmp_path / "index" / "index.json").read_bytes() == before
