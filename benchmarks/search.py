@@ -4,13 +4,14 @@
     python benchmarks/search.py --folder DIR          keeps the index there, and takes the one that it finds
 
 The vectors are synthetic: 20,000 clusters of unequal size, a vector's cosine with its centre about 0.7. Each query is a
-planted near-copy of one vector, at a cosine drawn from 0.75 to 0.95. Three sides take turns, each turn a process of its own:
+planted near-copy of one vector, at a cosine drawn from 0.75 to 0.95. Three sides:
 - flat: faiss.IndexFlatIP with all vectors in memory, float32; loading is not counted.
 - exact: utils.evaluation.search.Exact on the memory-mapped float16 shards, a block at a time.
-- approximate: the same index by IVF-PQ, its candidates scored exactly on the stored vectors; opening is stated apart.
-A turn searches three times and counts the median, so that starting threads and mapping pages counts once. RssAnon, the
-memory that is the process's own and not the page cache's, is sampled while a turn opens and searches, above what it was when
-the libraries were imported and the queries read. Status 1 when exact and flat disagree in a best match.
+- approximate: the same index by IVF-PQ, its candidates scored exactly on the stored vectors.
+Seconds: one process holds all three, and they take turns search by search, as the speed of a shared machine drifts within
+seconds; ratios are within rounds. Memory: RssAnon, what is a process's own and not the page cache's, sampled in a process of
+each side while it opens and searches, above what it was when the libraries were imported and the queries read. Opening: in
+the process of the exact side. Status 1 when exact and flat disagree in a best match.
 """
 
 import argparse
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 SIDES = ("flat", "exact", "approximate")
+TURNS = "turns"  # of all sides
 SIZES = ("vectors", "dimensions", "queries", "shards")
 CLUSTERS, NEAREST, FARTHEST = 20_000, 0.95, 0.75
 K = 10
@@ -99,7 +101,7 @@ def near_copy(vector, cosine, rng):
     return cosine * vector + (1 - cosine**2) ** 0.5 * other
 
 
-# A turn, in a process of its own --------------------------------------------------------------------------------------
+# The sides --------------------------------------------------------------------------------------
 
 
 def anonymous():
@@ -138,42 +140,73 @@ def flat_search(index):
     return whole.search
 
 
-def turn(side, folder, threads):
-    """Search as `side` does. Prints one line of JSON."""
+def exact_search(index):
+    from utils.evaluation import search
+
+    return search.Exact(index).search
+
+
+def approximate_search(index):
+    from utils.evaluation import search
+
+    return search.approximate(index, say=lambda line: None).search
+
+
+# how each side is made of an opened index
+MAKE = {
+    "flat": flat_search,
+    "exact": exact_search,
+    "approximate": approximate_search,
+}
+
+
+def prepared(threads):
+    """Use that many threads."""
     import faiss
     import torch
 
-    from utils.evaluation import search, vector_index
-
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
+
+
+def measure(side, folder, rounds):
+    """Open and search as `side` does, `rounds` times. Leaves the rows it found. Returns: seconds, bytes."""
+    from utils.evaluation import vector_index
+
     query = np.load(folder / "queries.npy")
     with Sampled() as memory:
         started = time.perf_counter()
         index = vector_index.open_index("--val_dir", folder / "index")
         opened = time.perf_counter()
-        find = {
-            "flat": flat_search,
-            "exact": lambda index: search.Exact(index).search,
-            "approximate": lambda index: search.approximate(index, say=lambda line: None).search,
-        }[side](index)
-        ready, seconds = time.perf_counter(), []
-        for _ in range(3):
-            begun = time.perf_counter()
-            scores, rows = find(query, K)
-            seconds.append(time.perf_counter() - begun)
+        find = MAKE[side](index)
+        ready = time.perf_counter()
+        for _ in range(rounds):
+            _, rows = find(query, K)
     np.save(folder / f"{side}.npy", rows)
-    print(json.dumps({
-        "seconds": statistics.median(seconds), "first": seconds[0], "opening": opened - started, "loading": ready - opened,
-        "memory": memory.above, "best": float(scores[:, 0].mean()),
-    }))  # fmt: skip
+    return {"opening": opened - started, "loading": ready - opened, "memory": memory.above}
 
 
-def run_turn(side, folder, threads):
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--threads", str(threads)]
+def take_turns(_side, folder, rounds):
+    """All sides in one process, by turns, after a round that is not counted. Returns: {side: [seconds of a search]}."""
+    from utils.evaluation import vector_index
+
+    query, index = np.load(folder / "queries.npy"), vector_index.open_index("--val_dir", folder / "index")
+    find, seconds = {side: MAKE[side](index) for side in SIDES}, {side: [] for side in SIDES}
+    for number in range(rounds + 1):
+        for side in SIDES[number % 3 :] + SIDES[: number % 3]:  # each follows each
+            begun = time.perf_counter()
+            find[side](query, K)
+            seconds[side] += [time.perf_counter() - begun] if number else []
+    return seconds
+
+
+def run_process(what, folder, *, rounds, threads):
+    """`measure` of a side, or `take_turns`, in a process of its own. Returns: what it returned."""
+    command = [sys.executable, __file__, "--process", what, "--folder", str(folder), "--rounds", str(rounds), "--threads",
+               str(threads)]  # fmt: skip
     told = subprocess.run(command, capture_output=True, text=True)
     if told.returncode:
-        raise SystemExit(f"{side}: {told.stderr[-2000:]}")
+        raise SystemExit(f"{what}: {told.stderr[-2000:]}")
     return json.loads(told.stdout.strip().splitlines()[-1])
 
 
@@ -204,33 +237,27 @@ def compare(args, folder):
         )
     built = searcher.record
     del searcher
-    found = {side: [] for side in SIDES}
-    for number in range(args.rounds + 1):
-        for side in SIDES:
-            result = run_turn(side, folder, args.threads)
-            if number:  # the first turns read the disk
-                found[side].append(result)
+    found = {side: run_process(side, folder, rounds=3, threads=args.threads) for side in SIDES}
+    seconds = run_process(TURNS, folder, rounds=args.rounds, threads=args.threads)
     planted, rows = np.load(folder / "planted.npy"), {side: np.load(folder / f"{side}.npy") for side in SIDES}
     table = []
     for side in SIDES:
-        times = sorted(r["seconds"] for r in found[side])
+        times = sorted(seconds[side])
         shared = np.mean([len(set(a) & set(b)) / K for a, b in zip(rows[side], rows["flat"], strict=True)])
         table.append([
             side, f"{statistics.median(times):.3f}", f"{times[0]:.3f} to {times[-1]:.3f}",
-            f"{max(r['memory'] for r in found[side]) / 2**20:.0f}", f"{(rows[side][:, 0] == planted).mean():.3f}",
+            f"{found[side]['memory'] / 2**20:.0f}", f"{(rows[side][:, 0] == planted).mean():.3f}",
             f"{shared:.3f}",
         ])  # fmt: skip
     print()
     print(
         markdown(("side", "seconds (median)", "range", "RssAnon, MiB above", "planted copy first", "of flat's ten"), table)
     )
-    # within a round, because the speed of a shared machine drifts
     for one, other in (("exact", "flat"), ("exact", "approximate"), ("flat", "approximate")):
-        ratios = sorted(a["seconds"] / b["seconds"] for a, b in zip(found[one], found[other], strict=True))
+        ratios = sorted(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
         print(f"\n{one} / {other} {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", end="")
     print("\n")
-    opening, loading = (statistics.median(r[what] for r in found[side]) for what, side in
-                        (("opening", "exact"), ("loading", "approximate")))  # fmt: skip
+    opening, loading = found["exact"]["opening"], found["approximate"]["loading"]
     print(f"opening {len(index.shards)} shards {opening:.2f} s; reading lists and codes {loading:.2f} s")
     print(f"{built['lists']} lists, codes of {built['pieces']} x {built['bits']} bits: trained on {built['sample']} in "
           f"{built['train_seconds']:.1f} s, all added in {built['add_seconds']:.1f} s")  # fmt: skip
@@ -243,14 +270,15 @@ def main(argv=None):
     parser.add_argument("--dimensions", type=int, default=512)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3, help="that count, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=9, help="searches of a side that count, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the index is kept (one of other sizes is replaced), else a "
                         "folder that is removed")  # fmt: skip
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--process", choices=(*SIDES, TURNS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.side:
-        turn(args.side, args.folder, args.threads)
+    if args.process:
+        prepared(args.threads)
+        print(json.dumps((take_turns if args.process == TURNS else measure)(args.process, args.folder, args.rounds)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch)

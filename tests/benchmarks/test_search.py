@@ -9,29 +9,27 @@ import pytest
 from benchmarks import search
 from utils.evaluation import vector_index
 
-SMALL = ["--vectors", "12000", "--dimensions", "32", "--queries", "40", "--shards", "7", "--rounds", "1", "--threads", "1"]
+SMALL = ["--vectors", "12000", "--dimensions", "32", "--queries", "40", "--shards", "7", "--rounds", "2", "--threads", "1"]
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run(...) -> (status, what was printed): every turn in this process. run.wrong: a side that is made to find others."""
+    """run(...) -> (status, what was printed): every process of it in this one. run.wrong: a side that is made to find others."""
 
-    def turn(side, folder, threads):
-        search.turn(side, folder, threads)
-        if side == run.wrong:
-            np.save(folder / f"{side}.npy", np.load(folder / f"{side}.npy")[:, ::-1])
-        printed = capsys.readouterr().out.splitlines()
-        run.earlier += printed[:-1]
-        return json.loads(printed[-1])
+    def process(what, folder, *, rounds, threads):
+        search.prepared(threads)
+        found = (search.take_turns if what == search.TURNS else search.measure)(what, folder, rounds)
+        if what == run.wrong:
+            np.save(folder / f"{what}.npy", np.load(folder / f"{what}.npy")[:, ::-1])
+        return json.loads(json.dumps(found))
 
     def run(*more):
-        run.earlier = []
         with pytest.raises(SystemExit) as ended:
             search.main([*SMALL, "--folder", str(tmp_path), *more])
-        return ended.value.code, "\n".join([*run.earlier, capsys.readouterr().out])
+        return ended.value.code, capsys.readouterr().out
 
     run.wrong = None
-    monkeypatch.setattr(search, "run_turn", turn)
+    monkeypatch.setattr(search, "run_process", process)
     return run
 
 
@@ -53,6 +51,16 @@ def test_every_side_is_measured_and_finds_the_planted_copies(run, tmp_path):
     index = vector_index.open_index("--val_dir", tmp_path / "index")
     cosines = np.einsum("qd,qd->q", queries, index.take(planted))
     assert search.FARTHEST - 1e-3 < cosines.min() < cosines.max() < search.NEAREST + 1e-3
+
+
+def test_a_process_of_its_own_tells_what_it_measured(run, tmp_path, monkeypatch):
+    run()
+    monkeypatch.undo()
+    found = search.run_process("exact", tmp_path, rounds=1, threads=1)
+    assert set(found) == {"opening", "loading", "memory"}
+    assert found["memory"] > 0
+    with pytest.raises(SystemExit, match="(?s)exact: .*No such file"):
+        search.run_process("exact", tmp_path / "absent", rounds=1, threads=1)
 
 
 def test_sides_that_disagree_are_an_error(run):

@@ -180,10 +180,17 @@ class VectorIndex:
         """The vectors of some rows, in that order. Returns: [n, D] float32."""
         import torch
 
-        found = torch.empty(len(rows), self.dimensions)
+        # gathered shard by shard by numpy, whose calls cost a third of torch's, then converted and put in order at once
+        gathered, order, filled = np.empty((len(rows), self.dimensions), np.float16), [np.empty(0, np.int64)], 0
         for shard, places, positions in self._by_shard(rows):
-            found[torch.from_numpy(places)] = self.vectors(shard)[torch.from_numpy(positions)].float()
-        return found.numpy()
+            part = gathered[filled : filled + len(places)]
+            np.take(self.vectors(shard).numpy(), positions, axis=0, out=part, mode="clip")  # which writes into `out` itself
+            order.append(places)
+            filled += len(places)
+        found, places = torch.from_numpy(gathered), np.concatenate(order)
+        if not (np.diff(places) > 0).all():  # rows that rise are in order already
+            found = torch.empty_like(found).index_copy_(0, torch.from_numpy(places), found)
+        return found.float().numpy()
 
     def arrow(self, rows, columns=COLUMNS):
         """What is known of some rows, in that order; each shard's Parquet is read once. Returns: pyarrow.Table."""
