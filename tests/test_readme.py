@@ -32,6 +32,7 @@ SCALED = {
 
 CUT = {"--total_round": "2"}  # where a command has it
 OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training images among themselves
+NOT_OF_INDEX = ("--metrics",)  # which are of an evaluation, where an index is made or looked at alone
 
 
 def commands():
@@ -79,6 +80,8 @@ def scaled(words, script, place):
         | (OF_INDEX if "<path_to_index>" in words else {})
         | {k: v for k, v in CUT.items() if any(w.startswith(k) for w in words)}
     )
+    if {"--build_index", "--dedup"} & {*words}:
+        given = {k: v for k, v in given.items() if k not in NOT_OF_INDEX}
     filled = []
     for word in words:
         flag, equals, value = word.partition("=")

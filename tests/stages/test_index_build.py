@@ -19,8 +19,7 @@ from tests.conftest import SEED_FLAGS
 from tests.stages.index_builds import NAMES, contents, left_over, opened, record, stamps
 from utils import devices, downloads
 from utils.claims import Claims
-from utils.data import transforms
-from utils.data.image_sets import ImageSet
+from utils.data import tar_shards, transforms
 from utils.errors import DataError, UnreadError, UsageError
 from utils.evaluation import search, vector_index
 from utils.evaluation.network import Extractor
@@ -251,19 +250,21 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(shards, build, tmp_path, monkeypatch, workers):
-    root, real = tmp_path / "index", ImageSet._bytes
+    root, real, away = tmp_path / "index", tar_shards.read_shard, tmp_path / "away.tar"
     build(shards, root=tmp_path / "here")
 
-    def failing(images, index):
-        if images.keys[index] == "00001.tar/002.jpg":
-            raise UnreadError(f"{images.root / images.keys[index]}: Input/output error")
-        return real(images, index)
+    def gone_afterwards(path, **how):
+        found = real(path, **how)
+        if path.name == "00001.tar":
+            path.rename(away)
+        return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageSet, "_bytes", failing)
-        with pytest.raises(UnreadError, match=r"/00001\.tar/002\.jpg: Input/output error$"):
+        patch.setattr(tar_shards, "read_shard", gone_afterwards)
+        with pytest.raises(UnreadError, match=r"/00001\.tar/000\.jpg: No such file or directory$"):
             build(shards, "--num_workers", workers, "--max_bad_images", "1")
     assert vector_index.finished(root) == ["00000"]
+    away.rename(shards / "00001.tar")
     build(shards)
     assert contents(root) == contents(tmp_path / "here")
 
