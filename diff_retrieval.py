@@ -73,10 +73,10 @@ def prepare(opts, processes):
         index = processes.main and vector_index.open_index("--val_dir", opts.build_index or opts.val_dir)
     index = processes.share(index)
     with processes.together():
-        if processes.main and opts.ann and not opts.dry_run:
-            search.approximate(index, say=say, wrap=index_search.block_bar(index, "filling lists"))
+        ann = processes.main and opts.ann and not opts.dry_run
+        searcher = search.approximate(index, say=say, wrap=index_search.block_bar(index, "filling lists")) if ann else None
     if opts.dedup:
-        deduplication.deduplicate(opts, index, processes)
+        deduplication.deduplicate(opts, index, processes, searcher=searcher)
 
 
 def evaluate(opts, processes):

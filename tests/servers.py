@@ -58,6 +58,19 @@ def cut(count):
     return answer
 
 
+def hung_up(count):
+    """A fault: an answer of `count` bytes that announces no length, and whose end is that of the connection."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b"x" * count)
+        handler.close_connection = True
+
+    return answer
+
+
 def moved(location):
     """A fault: an answer that sends elsewhere."""
 

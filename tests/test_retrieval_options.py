@@ -94,12 +94,21 @@ def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
 @pytest.mark.parametrize(("given", "told"), [
     (("--metrics", "fid,kid"), "--metrics='fid,kid'"), (("--sim_save_path", "m.npy"), "--sim_save_path='m.npy'"),
     (("--num_matches", "7"), "--num_matches=7"), (("--run", "r"), "--run='r'"), (("--mq_flip",), "--mq_flip"),
-    (("--clip_protocol", "dcr"), "--clip_protocol='dcr'"),
+    (("--clip_protocol", "dcr"), "--clip_protocol='dcr'"), (("--dontsave",), "--dontsave"), (("--cache_dir", "c"), "--cache_dir='c'"),
 ])  # fmt: skip
 @pytest.mark.parametrize("prepares", [("--build_index", "i"), ("--dedup",)])
 def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, told):
     with pytest.raises(UsageError, match=f"^{told} is of an evaluation, and {prepares[0]} makes none; leave it out"):
         flags.parse(RetrievalOptions, ["--val_dir", "v", *prepares, *given], description="")
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    (("--imsize", "448"), "--imsize=448"), (("--isvit",), "--isvit"), (("--weights", "w.pt"), "--weights='w.pt'"),
+])  # fmt: skip
+def test_a_network_is_named_for_an_index_that_is_made_alone(given, told):
+    with pytest.raises(UsageError, match=f"^{told} is of a network, and --dedup of an index has none; leave it out"):
+        flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", *given], description="")
+    assert flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", "--build_index", "i", *given], description="").dedup
 
 
 def test_a_threshold_is_of_evaluations_and_of_near_duplicates():

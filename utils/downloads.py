@@ -3,6 +3,8 @@
 import functools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from utils.errors import DataError, first_line
@@ -11,7 +13,12 @@ CONNECT_SECONDS, READ_SECONDS = 5, 60
 WAITS = (1, 4)  # seconds before a second and a third attempt at what may pass: a busy server, a line that broke
 MAY_PASS, GONE = (429, 500, 502, 503, 504), (404, 410)
 SILENT_SECONDS = 60  # for which a host that could not be reached is not tried again: a gallery asks for hundreds of files
+ASKED_AT_ONCE = 16  # addresses
 CONNECTIONS = 32  # kept open to a host; callers ask from fewer threads
+
+
+class CutError(Exception):
+    """Less came than was to come: it may pass."""
 
 
 class GoneError(DataError):
@@ -39,10 +46,17 @@ def _session(_process):
     return session
 
 
+@dataclass
+class _Heard:
+    """Of a host, on the clock of time.monotonic: when it last answered; until when it is not asked."""
+
+    last: float = 0.0
+    silent_until: float = 0.0
+
+
 @functools.cache
-def _silent(_process):
-    """{host: until when} of hosts that could not be reached, on the clock of time.monotonic."""
-    return {}
+def _heard(_process, _host):
+    return _Heard()
 
 
 def _reason(error):
@@ -58,57 +72,75 @@ def _asked(address, work, *, waits=None, span=None):
     good answer: at the last attempt at what may pass, else at once, as from a host that was not reached a moment ago."""
     import requests
 
-    host, silent = urlsplit(address).netloc, _silent(os.getpid())
-    if silent.get(host, 0) > time.monotonic():
-        raise DataError(f"{address}: {host} could not be reached a moment ago")
-    headers, reached = {"Range": f"bytes={span}"} if span else {}, False
-    may_pass = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    begun, headers = time.monotonic(), {"Range": f"bytes={span}"} if span else {}
+    may_pass = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, CutError)
+    try:
+        heard = _heard(os.getpid(), urlsplit(address).netloc)
+    except ValueError as error:
+        raise DataError(f"{address}: is no address ({error})") from None
+    if heard.silent_until > begun:
+        raise DataError(f"{address}: its host could not be reached a moment ago")
     for wait in (*(WAITS if waits is None else waits), None):
         try:
             with _session(os.getpid()).get(
                 address, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)
             ) as answer:
-                reached = True
+                heard.last = time.monotonic()
                 if answer.ok:
                     return work(answer)
                 if answer.status_code in GONE:
                     raise GoneError(f"{address}: answered {answer.status_code} {answer.reason}")
                 said, final = f"answered {answer.status_code} {answer.reason}", answer.status_code not in MAY_PASS
-        except requests.RequestException as error:
+        # ValueError: of the libraries below, on a host that can be none
+        except (requests.RequestException, CutError, ValueError) as error:
             said = f"cannot be read ({_reason(error)})"
             final = not isinstance(error, may_pass) or isinstance(error, requests.exceptions.SSLError)
         if final or wait is None:
             break
         time.sleep(wait)
-    if not reached:
-        silent[host] = time.monotonic() + SILENT_SECONDS
+    if heard.last < begun:  # nobody had an answer meanwhile
+        heard.silent_until = time.monotonic() + SILENT_SECONDS
     raise DataError(f"{address}: {said}")
 
 
-def fetch(address, path, *, waits=None):
-    """Download a file to `path`, where a failure leaves what came. waits: seconds before further attempts, else WAITS.
-    DataError when it cannot be had whole; OSError is the disk's."""
+def _state(answer):
+    """What an answer says of its file, as `state_of`."""
+    length = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    length = length if answer.status_code == 206 else answer.headers.get("Content-Length", "")
+    return {"bytes": int(length) if length.isdigit() else None, "etag": answer.headers.get("ETag"),
+            "last_modified": answer.headers.get("Last-Modified")}  # fmt: skip
+
+
+def fetch(address, path, *, size=None, waits=None):
+    """Download a file to `path`, where a failure leaves what came. size: in bytes, if it is known; waits: seconds before
+    further attempts, else WAITS. DataError when it cannot be had whole; OSError is the disk's."""
 
     def save(answer):
         with open(path, "wb") as out:
-            for block in answer.iter_content(1 << 20):  # raises when fewer bytes come than were announced
+            for block in answer.iter_content(1 << 20):
                 out.write(block)
+        # a server that announces no length ends a file by hanging up, and so does a line that breaks
+        expected = _state(answer)["bytes"] if size is None else size
+        found = os.stat(path).st_size
+        if expected is not None and found != expected:
+            raise CutError(f"{found} bytes came of {expected}")
 
     _asked(address, save, waits=waits)
 
 
 def read_part(address, first, size):
-    """`size` bytes of a file from byte `first` on. DataError when its server does not give parts of files."""
+    """`size` bytes of a file from byte `first` on, and the file's state, as `state_of`. DataError when its server does not
+    give parts of files. Returns: (bytes, dict)."""
 
     def part(answer):
         if answer.status_code != 206:
             raise DataError(f"{address}: its server does not give parts of files")
-        return answer.content
+        content = answer.content
+        if len(content) != size:
+            raise CutError(f"{len(content)} bytes came from {first} on, not {size}")
+        return content, _state(answer)
 
-    content = _asked(address, part, span=f"{first}-{first + size - 1}")
-    if len(content) != size:
-        raise DataError(f"{address}: gave {len(content)} bytes from {first} on, not {size}")
-    return content
+    return _asked(address, part, span=f"{first}-{first + size - 1}")
 
 
 def state_of(address):
@@ -119,9 +151,19 @@ def state_of(address):
         # one byte is asked for: unlike HEAD that is allowed wherever reading is
         if answer.status_code == 206:
             _ = answer.content  # so that the connection is used again
-        length = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        length = length if answer.status_code == 206 else answer.headers.get("Content-Length", "")
-        return {"bytes": int(length) if length.isdigit() else None, "etag": answer.headers.get("ETag"),
-                "last_modified": answer.headers.get("Last-Modified")}  # fmt: skip
+        return _state(answer)
 
     return _asked(address, told, span="0-0")
+
+
+def states_of(addresses):
+    """`state_of` of many, some at a time. Returns: [dict, or the DataError that told why there is none]."""
+
+    def ask(address):
+        try:
+            return state_of(address)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(ask, addresses))

@@ -17,9 +17,11 @@ PROTOCOLS = ("standard", "dcr")
 MOST_MATCHES = 1000  # of a query: those of all queries are held at once
 
 
-# flags that say what is computed of generations, or how
-OF_EVALUATIONS = ("metrics", "copy_threshold", "sim_save_path", "num_matches", "run", "fid_weights", "fid_protocol",
-                  "fd_extractor", "clip_model", "clip_pretrained", "clip_protocol", "mq_size", "mq_flip")  # fmt: skip
+# flags that say what is computed of generations, or how; and of the networks through which images go
+OF_EVALUATIONS = ("metrics", "copy_threshold", "sim_save_path", "num_matches", "dontsave", "cache_dir", "einsum_chunks",
+                  "run", "fid_weights", "fid_protocol", "fd_extractor", "clip_model", "clip_pretrained", "clip_protocol",
+                  "mq_size", "mq_flip")  # fmt: skip
+OF_NETWORKS = ("weights", "imsize", "isvit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +144,10 @@ class RetrievalOptions(Common, Reading, Tracking):
                 f"--query_dir={self.query_dir!r} does not go with {self.prepares}, which reads --val_dir alone; leave it "
                 "out, then search with --query_dir and --val_dir=INDEX"
             )
-        for name in OF_EVALUATIONS:
-            value = getattr(self, name)
-            if value != default_of(self, name) and not (name == "copy_threshold" and self.dedup):
-                given = f"--{name}" if value is True else f"--{name}={','.join(value) if name == 'metrics' else value!r}"
-                raise UsageError(f"{given} is of an evaluation, and {self.prepares} makes none; leave it out")
+        of_evaluations = [n for n in OF_EVALUATIONS if not (n == "copy_threshold" and self.dedup)]
+        self._refuse(of_evaluations, f"is of an evaluation, and {self.prepares} makes none; leave it out")
+        if not self.build_index:
+            self._refuse(OF_NETWORKS, "is of a network, and --dedup of an index has none; leave it out")
         if self.val_captions and not self.build_index:
             raise UsageError(
                 f"--val_captions={self.val_captions!r} does not go with --dedup of an index, which holds its captions"
@@ -161,13 +162,16 @@ class RetrievalOptions(Common, Reading, Tracking):
                 f"--similarity_metric={self.similarity_metric!r} does not go with {self.prepares}; takes dotproduct"
             )
 
+    def _refuse(self, names, why):
+        """UsageError for the first of the flags that is given, as far as it is not its default."""
+        for name in names:
+            if (value := getattr(self, name)) != default_of(self, name):
+                shown = ",".join(value) if isinstance(value, tuple) else value
+                raise UsageError(f"--{name} {why}" if value is True else f"--{name}={shown!r} {why}")
+
     def _check_comparison(self):
-        for name in ("build_index", "dedup", "ann"):
-            if value := getattr(self, name):
-                given = f"--{name}" if value is True else f"--{name}={value!r}"
-                raise UsageError(
-                    f"{given} does not go with --compare_runs, which reads evaluations alone; leave one of them out"
-                )
+        why = "does not go with --compare_runs, which reads evaluations alone; leave one of them out"
+        self._refuse(("build_index", "dedup", "ann"), why)
 
     def check(self):
         if self.compare_runs:

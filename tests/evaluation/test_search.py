@@ -150,10 +150,10 @@ def test_lists_and_codes_are_kept_until_the_shards_change(clustered):
 def test_a_folder_that_cannot_be_written_costs_time_alone(clustered, monkeypatch):
     index, query, planted = clustered
 
-    def full(*_):
-        raise OSError(30, "Read-only file system")
+    import faiss
 
-    monkeypatch.setattr(search, "_write", full)
+    real = faiss.write_index
+    monkeypatch.setattr(faiss, "write_index", lambda found, path: real(found, "/proc/none"))  # faiss says what it says
     monkeypatch.setattr(search, "_read", lambda *_: None)
     said = []
     _, rows = search.approximate(index, say=said.append).search(query, 1)

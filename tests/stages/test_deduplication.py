@@ -398,6 +398,13 @@ def test_a_descriptor_that_is_named_has_to_be_that_of_the_index(index):
             deduplication.deduplicate(options(**more), index, ALONE, pytest.fail)
 
 
+def test_the_searcher_of_ann_is_made_once(script, index, monkeypatch):
+    made, real = [], search.approximate
+    monkeypatch.setattr(search, "approximate", lambda *a, **k: made.append(1) or real(*a, **k))
+    script("diff_retrieval", "--val_dir", index.root, "--dedup", "--ann", "--pt_style", "pixel", "--report_to", "none")
+    assert made == [1]
+
+
 def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")

@@ -167,7 +167,6 @@ def test_pictures_of_matches_are_read_from_behind_an_address(measure, generated,
         assert "cc_ent" in found
         assert server.asked
         assert all(span for _path, span in server.asked)  # no shard comes whole
-    downloads._silent.cache_clear()
     monkeypatch.setattr(downloads, "WAITS", ())
     _, without = measure(generated, index.root)  # the server is gone
     assert "complexity" in without["left_out"]

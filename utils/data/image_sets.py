@@ -8,7 +8,7 @@ import os
 import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # JPEG: a camera's MPO too
 # what the system says of a file that is not there to be read, by its nature; all else is the disk's
 NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+CHANGED = "has changed since the index was built; --build_index reads it again"
 STORED_SIZE = "stored_size"  # in the info of an image that was read
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
@@ -46,7 +47,8 @@ class ImageSet:
     reason)] of files left out.
 
     places: of images inside larger files (tar shards), their (file below root, offset in bytes); else empty.
-    changed: keys of images that are known to be others than those that were listed: they are not opened.
+    changed: keys of images that are known to be others than those that were listed: they are not opened; states: of an
+    Address, {file: its state when it was listed}: a picture of a file of another state is not shown.
     """
 
     root: Path | Address
@@ -55,6 +57,7 @@ class ImageSet:
     bad: tuple = ()
     places: tuple = ()
     changed: frozenset = frozenset()
+    states: dict = field(default_factory=dict)
 
     def __len__(self):
         return len(self.keys)
@@ -68,23 +71,28 @@ class ImageSet:
         UnreadError if the disk or the server does not give it."""
         name = self.root / self.keys[index]
         if self.keys[index] in self.changed:
-            raise DataError(f"{name}: has changed since the index was built; --build_index reads it again")
+            raise DataError(f"{name}: {CHANGED}")
         if not self.places:
             return open_image(self.path(index), **how)
         return open_image(io.BytesIO(self._bytes(index)), name=name, **how)
 
     def _bytes(self, index):
         """Of an image inside a larger file. UnreadError when that was moved, the disk fails, or the server does."""
-        path, offset, size = self.path(index), self.places[index][1], self.sizes[index]
+        path, (file, offset), size = self.path(index), self.places[index], self.sizes[index]
+        name, state = self.root / self.keys[index], None
         try:
             if isinstance(self.root, Address):
-                return read_part(path, offset, size)
-            with open(path, "rb") as handle:
-                handle.seek(offset)
-                return handle.read(size)
+                content, state = read_part(path, offset, size)
+            else:
+                with open(path, "rb") as handle:
+                    handle.seek(offset)
+                    content = handle.read(size)
         except (OSError, DataError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
-            raise UnreadError(f"{self.root / self.keys[index]}: {why}") from None
+            raise UnreadError(f"{name}: {why}") from None
+        if self.states.get(file, state) != state:
+            raise DataError(f"{name}: {CHANGED}")
+        return content
 
     def stamp(self, index):
         """When the image's file was last changed, in ns."""

@@ -48,10 +48,7 @@ class ShardContent:
 
 
 def state_of(path):
-    """What tells a tar file from the same one changed. path: or an Address. Returns: dict of JSON types; OSError when it is
-    not there, DataError when a server does not give it."""
-    if isinstance(path, downloads.Address):
-        return downloads.state_of(path)
+    """What tells a tar file from the same one changed. Returns: dict of JSON types; OSError when it is not there."""
     facts = os.stat(path)
     return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 

@@ -168,7 +168,7 @@ def files(root):
 
 def planned(index):
     """Those of `files` that `approximate` would write. Returns: [Path]."""
-    there = len(index) < LEAST_ANN or _read(index, _state(index), lambda line: None)
+    there = len(index) < LEAST_ANN or _record(index, _state(index)) is not None
     return [] if there else files(index.root)
 
 
@@ -189,8 +189,8 @@ def _trained(index, state, say, wrap):
     found = _made(index, state, wrap)
     try:
         _write(index, *found)
-    except OSError as error:
-        say(f"the approximate search is not kept in {index.root} ({error.strerror}); the next one makes it anew")
+    except (OSError, RuntimeError) as error:  # the latter is faiss's, of whatever the disk says
+        say(f"the approximate search is not kept in {index.root} ({first_line(error)}); the next one makes it anew")
         return *found, False
     return *found, True
 
@@ -201,19 +201,26 @@ def _state(index):
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _record(index, state):
+    """What is recorded of the lists and codes that are kept, or None when there are none of these shards. DataError when it
+    cannot be read."""
+    path, record_path = files(index.root)
+    if not (path.is_file() and record_path.is_file()):
+        return None
+    record = read_manifest(record_path, "ann")
+    return None if record.get("state") != state else record
+
+
 def _read(index, state, say):
     """(faiss index, record) as kept, or None."""
     import faiss
 
-    path, record_path = files(index.root)
-    if not (path.is_file() and record_path.is_file()):
-        return None
+    path = files(index.root)[0]
     try:
-        record = read_manifest(record_path, "ann")
-        if record.get("state") != state:
+        record = _record(index, state)
+        if record is None:
             return None
-        # mapped: codes are in the page cache once, however many processes search them
-        quantized = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        quantized = faiss.read_index(str(path))
     except (DataError, RuntimeError) as error:  # faiss has no error of its own
         say(f"{path} cannot be read and is made anew ({first_line(error)})")
         return None

@@ -242,6 +242,9 @@ class VectorIndex:
             others = frozenset(k for k, size in zip(keys, sizes, strict=True) if self._has_changed(k, {"bytes": size}))
             return ImageSet(self.image_root, keys, sizes, changed=others)
         places = tuple((k.split("/")[0], offset) for k, offset in zip(keys, offsets, strict=True))
+        if isinstance(self.image_root, downloads.Address):  # what it says is compared when a picture is asked for
+            states = {tar: self._made_of[tar] for tar in {tar for tar, _ in places} if self._made_of.get(tar)}
+            return ImageSet(self.image_root, keys, sizes, places=places, states=states)
         others = {tar for tar in {tar for tar, _ in places} if self._has_changed(tar, self._made_of.get(tar, {}))}
         changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in others)
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
@@ -254,7 +257,7 @@ class VectorIndex:
         """Whether a file is another than the recorded one; one that is gone is told when it is opened."""
         try:
             state = tar_shards.state_of(self.image_root / name)
-        except (OSError, DataError):
+        except OSError:
             return False
         return any(state[k] != recorded.get(k, state[k]) for k in state)
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import devices, flags, runs
@@ -78,11 +78,13 @@ def _prepare(build, say):
 def _without_lost(root, source, planned, say):
     """The planned shards but those that were never made and now cannot be: an index that waited for them would never be
     complete."""
-    others = [n for n in planned if n not in set(source.names)]
-    unmade = [n for n in others if not index_shards.is_finished(root, n)]
-    lost = {n for n in unmade if source.is_gone(n)}
+    named, there = set(source.names), set(index_shards.finished(root))
+    others = [n for n in planned if n not in named]
+    if not others:
+        return planned
+    lost = set(source.gone([n for n in others if n not in there]))
     # of addresses those of finished shards are not asked for: there may be thousands
-    made = [n for n in others if n not in unmade and isinstance(source, index_sources.TarSource) and source.is_gone(n)]
+    made = source.gone([n for n in others if n in there]) if isinstance(source, index_sources.TarSource) else ()
     told = "shards of the index are not among those named, first"
     if lost:
         say(f"{len(lost)} {told} {min(lost, key=natural_key)!r}, and their tar files were gone before anything was made of "
@@ -123,7 +125,7 @@ def make_shard(build, name, bar):
     with build.source.content(name, build.root / index_shards.FOLDER) as (images, rows, damage):
         found = features.read_pass(images, range(len(images)), {"descriptor": build.extractor}, reading)
     vectors = found.features["descriptor"]
-    features.require_finite(images, found.indices, vectors)
+    features.require_finite(replace(images, root=build.source.folder), found.indices, vectors)
     table = [
         rows[i] | {"width": width, "height": height}
         for i, (width, height) in zip(found.indices, found.sizes, strict=True)
@@ -226,12 +228,9 @@ def _planned(opts, source, existing, then):
     """What a build would do, for --dry_run: read only. then: paths that are written afterwards. Returns: dict."""
     root = Path(opts.build_index)
     descriptor = existing and existing["descriptor"]
-    finished = [
-        n
-        for n in source.names
-        if index_shards.is_finished(root, n) and not index_state.why_anew(root, n, source, descriptor)
-    ]
-    left = [n for n in source.names if n not in set(finished)]
+    there = {n for n in source.names if index_shards.is_finished(root, n)}
+    finished = {n for n in there if not index_state.why_anew(root, n, source, descriptor)}
+    left = [n for n in source.names if n not in finished]
     writes = [root / vector_index.FILE, *itertools.chain.from_iterable(index_shards.paths_of(root, n) for n in left)]
     return {"options": flags.as_dict(opts), "shards": len(source.names), "finished": len(finished),
             "writes": [str(p) for p in (*writes, *then)]}  # fmt: skip
@@ -274,8 +273,9 @@ def _build(opts, processes, say, then):
     with processes.together():
         source = index_sources.open_source(opts, ask=processes.main)
         existing = index_state.existing_record(opts, source)
+        if opts.dry_run and processes.main:
+            say(json.dumps(_planned(opts, source, existing, then), indent=1))
     if opts.dry_run:
-        say(json.dumps(_planned(opts, source, existing, then), indent=1))
         return
     with processes.together():
         dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)

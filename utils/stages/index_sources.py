@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from utils import downloads, manifest
@@ -13,7 +12,6 @@ from utils.evaluation import feature_cache, index_shards
 
 FOLDER_SHARD = 10_000  # images of a folder that make a shard: what a killed build computes again is some of these
 NOT_UTF8 = "its name is not UTF-8"
-ASKED_AT_ONCE = 16  # addresses
 
 
 def _named(images, rows):
@@ -55,9 +53,9 @@ class TarSource:
         except OSError as error:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
 
-    def is_gone(self, name):
-        """Whether a shard that is not among those named has lost its tar file."""
-        return not (self.folder / f"{name}.tar").exists()
+    def gone(self, names):
+        """Those of some shards, named or not, that have lost their tar file. Returns: [name]."""
+        return [n for n in names if not (self.folder / f"{n}.tar").exists()]
 
     @contextlib.contextmanager
     def content(self, name, scratch):
@@ -75,19 +73,11 @@ class AddressSource:
 
     def require_there(self, flag):
         """UsageError naming the flag unless every address answers; all are asked, and what they say is kept."""
-
-        def ask(name):
-            try:
-                return name, downloads.state_of(self._address(name)), None
-            except DataError as error:
-                return name, None, str(error)
-
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            found = list(pool.map(ask, self.names))
-        failed = [why for _, _, why in found if why]
+        found = downloads.states_of(map(self._address, self.names))
+        failed = [state for state in found if isinstance(state, DataError)]
         if failed:
             raise UsageError(f"{flag}: {len(failed)} of {len(found)} addresses do not give a file, first {failed[0]}")
-        self._states = {name: state for name, state, _ in found}
+        self._states = dict(zip(self.names, found, strict=True))
 
     def _address(self, name):
         return self.folder / f"{name}.tar"
@@ -96,15 +86,10 @@ class AddressSource:
         """As `TarSource.made_of`; what was said at the start, where it was asked."""
         return self._states.get(name) or downloads.state_of(self._address(name))
 
-    def is_gone(self, name):
-        """As `TarSource.is_gone`, which is asked for."""
-        try:
-            downloads.state_of(self._address(name))
-        except downloads.GoneError:
-            return True
-        except DataError:  # it may be there another time
-            return False
-        return False
+    def gone(self, names):
+        """As `TarSource.gone`, which is asked for; one that does not answer may be there another time."""
+        found = downloads.states_of(map(self._address, names))
+        return [n for n, state in zip(names, found, strict=True) if isinstance(state, downloads.GoneError)]
 
     @contextlib.contextmanager
     def content(self, name, scratch):
@@ -112,7 +97,7 @@ class AddressSource:
         scratch.mkdir(parents=True, exist_ok=True)
         path = scratch / f".{name}.tar.{os.getpid()}.part"  # what a kill leaves, the next launch removes
         try:
-            downloads.fetch(self._address(name), path)
+            downloads.fetch(self._address(name), path, size=self.made_of(name)["bytes"])
             yield _tar_content(name, path)
         finally:
             path.unlink(missing_ok=True)
