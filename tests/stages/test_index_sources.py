@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests import servers, tars
+from utils import downloads
 from utils.errors import DataError, UsageError
 from utils.retrieval_options import RetrievalOptions
 from utils.stages import index_sources
@@ -105,6 +106,19 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
         )
         with pytest.raises(DataError, match="answered 404"):
             unasked.made_of("00009")
+
+
+def test_a_download_that_ends_early_is_no_shorter_shard(shards, tmp_path, monkeypatch):
+    """A server that announces no length ends a file as a line that breaks does: by silence."""
+    monkeypatch.setattr(downloads, "WAITS", (0,))
+    with servers.serving(shards, monkeypatch) as server:
+        source, size = source_of(f"{server.address}/00009.tar"), (shards / "00009.tar").stat().st_size
+        server.faults["/00009.tar"] = [servers.hung_up(700), servers.hung_up(700)]
+        with pytest.raises(DataError, match=rf"00009\.tar: cannot be read \(700 bytes came of {size}\)"):
+            next(contents(source, tmp_path))
+        assert not list((tmp_path / "scratch").iterdir())
+        server.faults["/00009.tar"] = [servers.hung_up(700)]
+        assert len(next(contents(source, tmp_path))[0]) == 2  # at the second attempt
 
 
 @pytest.fixture
