@@ -105,7 +105,7 @@ def test_one_line_that_broke_does_not_silence_a_host_that_answers_others(server,
 
     def drop(handler):
         downloads.state_of(f"{server.address}/b.tar")  # another's answer comes meanwhile
-        handler.connection.close()
+        handler.close_connection = True  # without a word
 
     (server.root / "b.tar").write_bytes(b"there")
     server.faults["/a.tar"] = [drop]
