@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.pipelines import MINIATURES, miniature
-from utils.diffusion import families, generation, guidance, mitigation, models, steering
+from utils.diffusion import families, generation, guidance, mitigation, models, schedulers, steering
 from utils.records import Prompt
 
 
@@ -100,7 +100,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
 @pytest.mark.parametrize("name", ["EulerDiscrete", "PNDM"])
 def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts, name):
     pipeline = models.assemble(micro_parts())
-    families.use_scheduler(pipeline, name)
+    schedulers.use_scheduler(pipeline, name)
     with pytest.raises(TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"):
         made(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
 

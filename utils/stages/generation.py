@@ -8,7 +8,7 @@ import time
 
 from utils import devices, runs
 from utils.data.caption_edits import RandomTokens
-from utils.diffusion import families, generation, mitigation, models
+from utils.diffusion import families, generation, mitigation, models, schedulers
 from utils.errors import Stopped
 from utils.reports import tracking
 from utils.stages.comparison import compare
@@ -21,7 +21,7 @@ def load(plan, device):
     """The pipeline, on its device, with the scheduler and the LoRA weights of the plan."""
     opts, model = plan.opts, plan.model
     pipeline = models.load_pipeline(model.flag, model.source, dtype=devices.dtype_of(opts.mixed_precision))
-    families.use_scheduler(pipeline, plan.scheduler)
+    schedulers.use_scheduler(pipeline, plan.scheduler)
     if opts.lora:
         models.load_lora(pipeline, opts.lora)
     pipeline.to(device)

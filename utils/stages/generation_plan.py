@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import devices, generations, runs
-from utils.diffusion import cache, families, mitigation, models
+from utils.diffusion import cache, families, mitigation, models, schedulers
 from utils.errors import UsageError
 from utils.stages.prompts import choose_prompts
 
@@ -102,7 +102,7 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
     scale = scale if opts.guidance_scale is None else opts.guidance_scale
     base = model.native and families.FAMILIES[name].stable_diffusion
     wanted = opts.scheduler or ("DPMSolverMultistep" if base else None)
-    scheduler, order, first = families.plan_scheduler(name, wanted, configs, steps)
+    scheduler, order, first = schedulers.plan_scheduler(name, wanted, configs, steps)
     guided = families.require_guidance(
         name, configs.denoiser, scale, opts.negative_prompt, scale_given=opts.guidance_scale is not None
     )
