@@ -24,105 +24,19 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from assets import tiny_sd_parts
 from utils import seeding
 from utils.data import scene_reading, scenes
 from utils.diffusion import latents as lat
 from utils.manifest import whole_file, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
-MAX_LENGTH = 48  # a paraphrase, three words and four numbers of five digits: at most 43 tokens
 EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
 EXTRA_SHARE = 0.20  # captions that carry one to three words that no scene shows, as captions of the web do
 NUMBER_SHARE = 0.10  # of those words, numbers: else a digit would be an embedding that was never trained
 CHUNK, PASSES = 2048, 2  # each scene is drawn once, seen twice by the U-Net, then never again
 BATCH = 16
 FIGURE_CAPTIONS = 200
-
-# Stable Diffusion's values; the library's defaults differ
-SCHEDULER = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-}
-
-
-def common_words():
-    return (HERE / "common_words.txt").read_text().split()
-
-
-# Parts ---------------------------------------------------------------------------------------------------------------
-
-
-def grammar_words():
-    words = {*scenes.COLOURS, *scenes.SHAPES, *scenes.TEXTURES}
-    for index in range(50):
-        for caption in scenes.scene_at(index, stream="tiny-sd/pretraining").captions:
-            words.update(caption.replace(",", " ").split())
-    return sorted(words)
-
-
-def build_tokenizer():
-    """A CLIPTokenizer whose words are learned by BPE from two lists until every one of them is a single id."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
-    words = [*grammar_words(), *common_words()]
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # the trainer breaks ties by id, and numbers the letters that end a word in the order of a hash table: number them here
-    ends = sorted({word[-1] + "</w>" for word in words})
-    bpe.train_from_iterator(
-        words,
-        trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", special_tokens=ends, show_progress=False),
-    )
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    # the tokenizer lower-cases: printable ASCII without capitals, each inside a word and at its end
-    characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    ids = [*characters, *(c + "</w>" for c in characters), *("".join(m) for m in merges)]
-    ids = [*dict.fromkeys(ids), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(ids)}, merges=merges, model_max_length=MAX_LENGTH)
-    split = [w for w in words if len(tokenizer(w).input_ids) != 3]
-    if split:
-        raise RuntimeError(f"words of more than one id: {split[:5]}")
-    share = len(set(words)) / (len(tokenizer) - 2)
-    print(f"tokenizer: {len(tokenizer)} ids, {share:.2f} of the ordinary ones are whole words")
-    return tokenizer, share
-
-
-def build_autoencoder():
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        sample_size=64, block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        mid_block_add_attention=False,
-    )  # fmt: skip
-
-
-def build_text_encoder(tokenizer):
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
-
-
-def build_unet():
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=64,
-        attention_head_dim=4, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -289,13 +203,14 @@ def measure_scaling_factor(vae, args):
 def train_unet(vae, tokenizer, text_encoder, unet, args):
     from diffusers import DDPMScheduler
 
-    scheduler = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k not in ("set_alpha_to_one", "steps_offset")})
+    of_ddim = ("set_alpha_to_one", "steps_offset")
+    scheduler = DDPMScheduler(**{k: v for k, v in tiny_sd_parts.SCHEDULER.items() if k not in of_ddim})
     modules = {"text_encoder": text_encoder, "unet": unet}
     vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[:8]
     made_for = {"vocabulary": vocabulary}  # embeddings learned for other ids would be noise, and nothing else would show it
     stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args, made_for=made_for)
     stage.load()
-    words = common_words()
+    words = tiny_sd_parts.common_words()
     per_chunk = CHUNK * PASSES // BATCH
 
     def batches(step):
@@ -326,18 +241,7 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
     return stage
 
 
-# The folder, its figures, its card -----------------------------------------------------------------------------------
-
-
-def save_pipeline(parts, folder):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        **parts, scheduler=DDIMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder)
-    return pipeline
+# Its figures, its card -----------------------------------------------------------------------------------
 
 
 def measure(folder, args):
@@ -415,16 +319,19 @@ def main(argv=None):
     facts_path = Path(args.work_dir) / "facts.json"
     if not args.figures_only:
         torch.manual_seed(seeding.derive_seed(args.seed, "tiny-sd/training", 0))  # initial weights
-        tokenizer, share = build_tokenizer()
-        vae = build_autoencoder().to(args.device)
-        text_encoder, unet = build_text_encoder(tokenizer).to(args.device), build_unet().to(args.device)
+        tokenizer, share = tiny_sd_parts.build_tokenizer()
+        vae = tiny_sd_parts.build_autoencoder().to(args.device)
+        text_encoder, unet = (
+            tiny_sd_parts.build_text_encoder(tokenizer).to(args.device),
+            tiny_sd_parts.build_unet().to(args.device),
+        )
         parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
         sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
         print(" ".join(f"{k}: {v / 1e6:.2f} M" for k, v in sizes.items()), flush=True)
         first = train_autoencoder(vae, args)
         vae.register_to_config(scaling_factor=measure_scaling_factor(vae, args))
         second = train_unet(vae, tokenizer, text_encoder, unet, args)
-        save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
+        tiny_sd_parts.save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
         losses = [t.item() for t in second.losses[-1000:]]
         write_json(facts_path, {
             "ids": len(tokenizer), "word_share": share, "scaling_factor": vae.config.scaling_factor,

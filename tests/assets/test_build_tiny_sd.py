@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from assets import build_tiny_sd as build
+from assets import tiny_sd_parts
 
 
 @pytest.fixture
@@ -72,25 +73,19 @@ def test_a_state_of_another_seed_is_refused(small, tmp_path):
 def test_a_state_of_another_vocabulary_is_refused(small, tmp_path, monkeypatch):
     arguments = ["--out", str(tmp_path / "m"), "--work_dir", str(tmp_path / "w"), "--device", "cpu"]
     arguments += ["--autoencoder_steps", "4", "--unet_steps", "8"]
-    monkeypatch.setattr(build, "save_pipeline", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(tiny_sd_parts, "save_pipeline", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build.main(arguments)
-    words = build.common_words()
-    monkeypatch.setattr(build, "common_words", lambda: words[:-1])
+    words = tiny_sd_parts.common_words()
+    monkeypatch.setattr(tiny_sd_parts, "common_words", lambda: words[:-1])
     with pytest.raises(SystemExit, match="unet.safetensors was made for .*'vocabulary'"):
         build.main(arguments)
-
-
-def test_the_tokenizer_is_the_same_every_time():
-    first, second = build.build_tokenizer()[0], build.build_tokenizer()[0]
-    assert first.get_vocab() == second.get_vocab()
-    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
 
 
 def test_extra_words_and_empty_captions_come_as_often_as_the_card_says():
     import numpy as np
 
-    rng, words = np.random.default_rng(0), build.common_words()
+    rng, words = np.random.default_rng(0), tiny_sd_parts.common_words()
     made = [build.training_caption(("a red circle",), rng, words) for _ in range(4000)]
     assert np.mean([m == "" for m in made]) == pytest.approx(0.10, abs=0.02)
     extra = [len(m.split()) - 3 for m in made if m and m != "a red circle"]
