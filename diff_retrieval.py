@@ -122,7 +122,7 @@ def evaluate(opts, processes):
         print(line)
     with folder.writing() as part:
         table = evaluation_files.write(
-            part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts
+            part, measured=measured, sets=sets, row=row, left_out=left_out, settings=settings, opts=opts, say=print
         )
     if opts.matrix_path:
         measured.write_matrix(opts.matrix_path)

@@ -66,7 +66,7 @@ def test_no_redirect_leaves_https(server, tmp_path):
     server.faults["/a.tar"] = [servers.moved(f"{server.address}/b.tar"), servers.moved("http://localhost:1/b.tar")]
     downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_bytes() == b"there"
-    with pytest.raises(DataError, match="No connection adapters were found for 'http://localhost:1/b.tar'"):
+    with pytest.raises(DataError, match="cannot be read .it leads to an address that is not of https"):
         downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=(0, 0))
 
 

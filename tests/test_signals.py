@@ -1,8 +1,13 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from tests.conftest import ROOT
+from utils import signals
 from utils.signals import StopSignal
 
 
@@ -15,3 +20,40 @@ def test_a_signal_is_remembered_and_the_handlers_are_put_back(number):
         assert stop.number == number
         assert signal.getsignal(number) == before  # a second one ends the process as usual
     assert signal.getsignal(number) == before
+
+
+WORKER = """
+import os, sys, time
+import torch.utils.data
+from utils import signals
+
+class Slow(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, item):
+        print(os.getpid(), flush=True)
+        time.sleep(40)
+        return item
+
+next(iter(torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=signals.end_with_parent())))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's workers look for their parent themselves")
+def test_a_worker_ends_with_a_parent_that_is_killed():
+    """torch's own look every five seconds, and between two items alone: this one would stay for forty."""
+    with subprocess.Popen([sys.executable, "-c", WORKER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        killed = time.monotonic()
+        parent.kill()
+        parent.stdout.read()  # to its end, when nobody holds the pipe any more
+        assert time.monotonic() - killed < 20
+
+
+def test_a_worker_whose_parent_died_before_it_began_ends_at_once():
+    child = os.fork()
+    if not child:
+        signals.end_with_parent().func(1, (), 0)  # as of a parent that is another process by now
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

@@ -61,6 +61,8 @@ def _heard(_process, _host):
 
 def _reason(error):
     """What the innermost of the errors that libraries wrap into one another says, in a line."""
+    if type(error).__name__ == "InvalidSchema":  # of requests, which is imported where it is used
+        return "it leads to an address that is not of https"
     inner = error.reason if isinstance(getattr(error, "reason", None), Exception) else next(iter(error.args), None)
     if isinstance(inner, Exception):
         return _reason(inner)

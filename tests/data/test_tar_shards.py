@@ -248,6 +248,17 @@ def test_headers_of_headers_without_an_end_are_damage(tmp_path, kind):
     assert found.damage
 
 
+@pytest.mark.parametrize(("content", "what"), [
+    (b"\n<!doctype HTML><html>" * 99, "is a web page"), (b"\x1f\x8b\x08" + b"x" * 2000, "is compressed; takes plain tar files"),
+    (b"some words" * 200, "invalid header"), (b"", "empty file"),
+])  # fmt: skip
+def test_what_is_no_tar_file_is_named(tmp_path, content, what):
+    (tmp_path / "0.tar").write_bytes(content)
+    assert tar_shards.read_shard(tmp_path / "0.tar", whole=False).damage == what
+    with pytest.raises(DataError, match=rf"0\.tar: is not a whole tar file \({what}\); get it again, or leave it out"):
+        tar_shards.read_shard(tmp_path / "0.tar")
+
+
 def test_a_tar_file_laid_behind_another_is_not_left_out_in_silence(shards):
     with open(shards / "00009.tar", "ab") as handle:
         handle.write((shards / "00010.tar").read_bytes())

@@ -541,13 +541,25 @@ def test_pictures_of_shards_are_read_in_place_and_grey_when_the_shard_is_gone(ta
     assert np.array_equal(np.asarray(page.crop((x - 64, y - 64, x + 64, y + 64))), shown)
     (folder / "0.tar").unlink()
     (folder / "1.tar").write_bytes(b"\0" * 100)
-    deduplicated(index)
+    lines = deduplicated(index)[-1]
     assert [page_of(index).getpixel(middle(0, c)) for c in range(6)] == [GREY] * 6
+    assert lines[-1].startswith("pictures that cannot be read now are grey: 60, first '")
+
+
+def test_pictures_of_one_grey_are_said_to_be_in_no_group(tmp_path):
+    """Under `pixel` their vector is 0, which has a cosine of 0 with all."""
+    for i, colour in enumerate(((0, 0, 0), (0, 0, 0), (255, 255, 255), (90, 90, 90), (9, 80, 9), (9, 80, 9))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{i}.png")
+    index = image_index(tmp_path / "index", list_images("--d", tmp_path))
+    rows, _, summary, lines = deduplicated(index)
+    assert [r["key"] for r in rows] == ["4.png", "5.png"]
+    assert summary["counts"]["flat"] == 4
+    assert lines[0].startswith("4 pictures of one grey all over have no descriptor and are in no group, equal or not")
 
 
 def test_tars_that_ended_early_are_said():
     counts = dict.fromkeys(("images", "groups", "largest_group", "shards", "shards_planned"), 5) | {
-        "images_in_groups": 10, "images_that_could_go": 5, "damaged_shards": 2
+        "images_in_groups": 10, "images_that_could_go": 5, "damaged_shards": 2, "flat": 0
     }  # fmt: skip
     told = list(deduplication.said(counts, threshold=0.9, method="exact", named=True, folder=Path("/x")))
     assert told[0] == "2 tar files could not be read to the end when the index was built: see index.json"

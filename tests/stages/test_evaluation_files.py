@@ -121,7 +121,7 @@ def shown(monkeypatch):
 
 
 def test_the_most_similar_come_first_in_the_gallery(sets, tmp_path, shown):
-    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1)
+    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
     assert shown == [[
         ("1.png", [(0.97, "b.png"), (0.5, "c.png")]), ("0.png", [(0.8, "d.png"), (0.25, "a.png")]),
         ("2.png", [(0.4, "a.png"), (0.4, "b.png")]),
@@ -135,7 +135,7 @@ def test_the_most_similar_come_first_in_the_gallery(sets, tmp_path, shown):
 def test_pages_have_so_many_rows_and_there_are_so_many_pages(sets, tmp_path, shown, monkeypatch, rows, pages, sizes):
     monkeypatch.setattr(evaluation_files, "GALLERY_ROWS", rows)
     monkeypatch.setattr(evaluation_files, "GALLERY_PAGES", pages)
-    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1)
+    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
     assert [len(page) for page in shown] == sizes
     assert [page[0][0] for page in shown] == ["1.png", "2.png" if rows == 2 else "0.png"][: len(sizes)]
     names = [f"page_{i:02d}.png" for i in range(1, len(sizes) + 1)]
@@ -145,7 +145,7 @@ def test_pages_have_so_many_rows_and_there_are_so_many_pages(sets, tmp_path, sho
 def test_the_gallery_shows_ten_matches_at_most_and_the_table_all(sets, tmp_path, shown, monkeypatch):
     assert evaluation_files.GALLERY_COLUMNS == 10
     many = measured(scores=np.linspace(0.9, 0.1, 36).reshape(3, 12), matches=np.arange(36).reshape(3, 12) % 4)
-    evaluation_files.write_gallery(tmp_path / "gallery", many, sets, workers=1)
+    evaluation_files.write_gallery(tmp_path / "gallery", many, sets, workers=1, unshown={})
     assert [len(found) for _, found in shown[0]] == [10] * 3
     narrow = evaluation_files.galleries.match_page([], threshold=None, columns=10).width
     assert Image.open(tmp_path / "gallery" / "page_01.png").width == narrow
@@ -157,15 +157,20 @@ def test_what_can_no_longer_be_read_is_grey(sets, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    assert evaluation_files.to_look_at(sets.training, 0, 20).getpixel((1, 1)) == (0, 30, 0)
+    assert evaluation_files.to_look_at(sets.training, 0, 20, {}).getpixel((1, 1)) == (0, 30, 0)
     monkeypatch.setattr(image_sets.ImageSet, "open", fail)
-    assert evaluation_files.to_look_at(sets.training, 0, 20).getcolors() == [(400, evaluation_files.GREY)]
+    unshown = {}
+    assert evaluation_files.to_look_at(sets.training, 0, 20, unshown).getcolors() == [(400, evaluation_files.GREY)]
+    assert list(unshown) == [sets.training.keys[0]]
+    assert evaluation_files.unshown_in_words(unshown | {"x": "y"}).startswith(
+        f"pictures that cannot be read now are grey: 2, first {sets.training.keys[0]!r} ("
+    )
 
 
 def test_the_first_pages_are_given_to_the_report_as_jpeg(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation_files, "GALLERY_ROWS", 1)
     monkeypatch.setattr(evaluation_files, "PAGE_GALLERY", 2)
-    given = evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=2)
+    given = evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=2, unshown={})
     files = sorted((tmp_path / "gallery").iterdir())
     assert (len(given), len(files)) == (2, 3)
     for data, path in zip(given, files[:2], strict=True):
@@ -181,7 +186,7 @@ def test_the_published_layout_is_ten_a_page_and_twenty_pages():
 @pytest.mark.parametrize("side", [192, 8])
 def test_every_picture_that_the_page_names_is_there_small(sets, monkeypatch, side):
     monkeypatch.setattr(evaluation_files, "PICTURE_SIDE", side)
-    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=2)
+    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=2, unshown={})
     assert [r["query"] for r in rows] == ["sub/1.png", "sub/0.png", "sub/2.png"]
     assert set(pictures) == {r[k] for r in rows for k in ("query_picture", "match_picture")}
     colours = {"query_picture": [60, 0, 120], "match_picture": [60, 180, 0]}
@@ -194,7 +199,7 @@ def test_every_picture_that_the_page_names_is_there_small(sets, monkeypatch, sid
 
 
 def test_rows_of_the_page_say_what_is_known(sets):
-    rows, _ = evaluation_files.page_rows(measured(), sets, workers=1)
+    rows, _ = evaluation_files.page_rows(measured(), sets, workers=1, unshown={})
     assert rows[0] == {
         "query": "sub/1.png", "match": "b.png", "score": 0.97, "prompt": "p1", "caption": "a caption",
         "source_image": "train/1.png", "seed": 71, "source_score": None, "duplicated": True, "clipscore": None,
@@ -203,7 +208,7 @@ def test_rows_of_the_page_say_what_is_known(sets):
     assert (rows[1]["caption"], rows[1]["source_score"], rows[1]["duplicated"], rows[1]["clipscore"]) == (
         None, 0.125, False, 0.3
     )  # fmt: skip
-    rows, _ = evaluation_files.page_rows(measured(duplicated=None, alignment={}), sets, workers=1)
+    rows, _ = evaluation_files.page_rows(measured(duplicated=None, alignment={}), sets, workers=1, unshown={})
     assert {(r["duplicated"], r["clipscore"]) for r in rows} == {(None, None)}
 
 
@@ -211,7 +216,7 @@ def test_the_page_shows_the_beginning_of_what_is_long(sets):
     long = "<a>é " * 200_000
     queries = [dataclasses.replace(q, source_prompt=long[: 500 + q.index]) for q in sets.queries]
     rows, _ = evaluation_files.page_rows(
-        measured(), dataclasses.replace(sets, queries=queries, captions={"b.png": long}), workers=1
+        measured(), dataclasses.replace(sets, queries=queries, captions={"b.png": long}), workers=1, unshown={}
     )
     assert [len(row["prompt"]) for row in rows] == [500] * 3
     assert rows[1]["prompt"] == long[:500]  # of the first generation, whole
@@ -225,13 +230,13 @@ def test_the_page_shows_the_beginning_of_what_is_long(sets):
 def test_the_page_shows_so_many_of_the_most_similar(sets, monkeypatch):
     assert evaluation_files.PAGE_ROWS == 500
     monkeypatch.setattr(evaluation_files, "PAGE_ROWS", 2)
-    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=1)
+    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=1, unshown={})
     assert [r["query"] for r in rows] == ["sub/1.png", "sub/0.png"]
     assert len(pictures) == 4
 
 
 def test_a_training_image_that_several_match_is_embedded_once(sets):
-    rows, pictures = evaluation_files.page_rows(measured(matches=np.zeros((3, 2), int)), sets, workers=1)
+    rows, pictures = evaluation_files.page_rows(measured(matches=np.zeros((3, 2), int)), sets, workers=1, unshown={})
     assert {r["match_picture"] for r in rows} == {"training/a.png"}
     assert len(pictures) == 4
 

@@ -61,7 +61,7 @@ def test_an_index_holds_what_a_loop_over_the_members_finds(shards, build, tmp_pa
     data, short = record(tmp_path / "index"), sorted(min(r["width"], r["height"]) for r in expected)
     assert data["counts"] == {
         "images": 14, "unreadable": 0, "with_caption": 10, "with_url": 10, "bytes": sum(r["bytes"] for r in expected),
-        "short_side": [short[0], short[6], short[-1]], "shards": 4, "damaged_shards": [],
+        "short_side": [short[0], short[6], short[-1]], "shards": 4, "damaged_shards": [], "flat": 0,
     }  # fmt: skip
     launch = data["launch"]
     assert (launch["shards"], launch["images"], launch["processes"], launch["device"]) == (4, 14, 1, "cpu")
@@ -384,6 +384,21 @@ def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
     assert build(shards)[0].startswith(told)
     assert len(opened(tmp_path / "index")) == 14  # what was computed stays
     assert not build(shards / "00001.tar")[0].startswith("3 shards")  # not named, but there
+
+
+def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build, tmp_path):
+    (shards / "00003.tar").write_bytes((shards / "00003.tar").read_bytes()[:-9000])
+    with pytest.raises(UsageError, match="1 of 4 tar files are damaged: '00003.tar'"):
+        build(shards)
+    (shards / "00003.tar").unlink()
+    lines = build(shards)
+    assert "and their tar files are gone: what was made of them stays" in lines[0]
+    assert any(line.startswith("1 of 4 tar files are damaged") for line in lines)  # still said, but no error
+    for path in vector_index.paths_of(tmp_path / "index", "00003")[:1]:
+        path.unlink()  # who wants it out of the index removes its vectors
+    assert "they are planned no longer" in build(shards)[0]
+    assert record(tmp_path / "index")["counts"]["damaged_shards"] == []
+    assert not vector_index.paths_of(tmp_path / "index", "00003")[1].exists()
 
 
 def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(shards, server, build, tmp_path):

@@ -16,7 +16,8 @@ def write(root, name, sizes, *, bad=(), captions=True, damage=None):
          "caption": "" if captions and i == 0 else "a" if captions else None}
         for i, (w, h) in enumerate(sizes)
     ]  # fmt: skip
-    vectors = np.zeros((len(rows), 4 if rows else 0))
+    vectors = np.ones((len(rows), 4 if rows else 0))
+    vectors[3:4] = 0  # as of one grey
     vector_index.write_shard(root, name, vectors, rows, descriptor={}, made_of={}, bad=bad, damage=damage)
 
 
@@ -30,7 +31,7 @@ def test_counts_over_shards_are_those_of_all_images_together(tmp_path, count):
     assert index_counts.count(tmp_path, ["0", "1", "2"]) == {
         "images": count, "unreadable": 3, "with_caption": min(count, 2),
         "with_url": max(0, min(count, 2) - 1) + max(0, count - 3),
-        "bytes": sum(10 * w for w, _ in sizes), "shards": 3, "damaged_shards": ["2"],
+        "bytes": sum(10 * w for w, _ in sizes), "shards": 3, "damaged_shards": ["2"], "flat": int(count > 5),
         "short_side": [short[0], short[(count - 1) // 2], short[-1]] if sizes else None,
     }  # fmt: skip
 
@@ -38,7 +39,8 @@ def test_counts_over_shards_are_those_of_all_images_together(tmp_path, count):
 def test_the_counts_in_words(tmp_path):
     write(tmp_path, "0", SIZES, bad=[("x", "broken")])
     assert index_counts.in_words(index_counts.count(tmp_path, ["0"])) == (
-        "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short side 7 to 64 px, median 15"
+        "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short side 7 to 64 px, median 15, "
+        "1 of one grey all over, which match nothing"
     )
 
 

@@ -108,6 +108,15 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
             unasked.made_of("00009")
 
 
+def test_an_answer_that_is_no_tar_file_is_an_error_and_no_empty_shard(tmp_path, monkeypatch):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "0.tar").write_text("<!DOCTYPE html><html>log in</html>" * 99)
+    with servers.serving(tmp_path / "s", monkeypatch) as server:
+        with pytest.raises(DataError, match=r"https://.*/0\.tar: is no tar file \(is a web page\)"):
+            next(contents(source_of(f"{server.address}/0.tar"), tmp_path))
+        assert source_of(f"HTTPS{server.address[5:]}/0.tar").folder == server.address
+
+
 def test_a_download_that_ends_early_is_no_shorter_shard(shards, tmp_path, monkeypatch):
     """A server that announces no length ends a file as a line that breaks does: by silence."""
     monkeypatch.setattr(downloads, "WAITS", (0,))
@@ -181,6 +190,11 @@ def test_what_is_no_source(shards, tmp_path):
         ("pipe:cat {0..9}.tar", {}, "is an address that is not read"),
         ("https://example.org/x/{9..0}.tar", {}, "names no file; takes a first number that is not above the last"),
         ("https://example.org/a/.0.tar", {}, "'.0.tar' is hidden"),
+        (
+            "https://example.org/x/*.tar",
+            {},
+            "is an address that is not read; takes 'https://HOST/FOLDER/{00000..00012}.tar'",
+        ),
         ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; takes those of one"),
         (shards, {"val_captions": "c.json"}, "--val_captions='c.json' does not go with --build_index of tar shards"),
     ):

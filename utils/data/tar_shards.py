@@ -22,8 +22,10 @@ TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no
 # OSError is the disk's
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError, RecursionError)
 TEXTS = (".txt", ".json")
+NO_TAR = {b"\x1f\x8b": "is compressed; takes plain tar files", b"<!doctype": "is a web page", b"<html": "is a web page",
+          b"<?xml": "is a web page"}  # fmt: skip
 # of an https shard: no user, query or fragment, which would hold what a record must not
-ADDRESS = re.compile(r"(https://[^\s/?#@]+(?:/[^\s/?#@]+)*)/([^\s/?#@]+\.tar)")
+ADDRESS = re.compile(r"((?i:https)://[^\s/?#@]+(?:/[^\s/?#@*{}]+)*)/([^\s/?#@*{}]+\.tar)")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def shard_addresses(flag, source):
         if parts is None:
             raise UsageError(f"{shown} is an address that is not read; takes 'https://HOST/FOLDER/{{00000..00012}}.tar', "
                              "without a user, a ? or a #, or tar files on this machine")  # fmt: skip
-        folders.add(parts[1])
+        folders.add("https" + parts[1][len("https") :])  # which may be written in capitals
         names.add(parts[2].removesuffix(".tar"))
     if not names:
         raise UsageError(f"{shown} names no file; takes a first number that is not above the last")
@@ -190,6 +192,13 @@ def _require_end(path, offset):
             block = handle.read(1 << 20)
 
 
+def _no_tar(path):
+    """What a file is of which not one member could be read, as far as its beginning tells; None if it does not."""
+    with open(path, "rb") as handle:
+        start = handle.read(64).lstrip().lower()
+    return next((what for magic, what in NO_TAR.items() if start.startswith(magic)), None)
+
+
 def _members(path):
     """Yield (TarInfo, its bytes if it is a text) of a tar file's regular members, and of links by the name of an image. What
     DAMAGE names is raised."""
@@ -238,9 +247,9 @@ def read_shard(path, *, whole=True):
             if member.isfile():
                 seen.add(member.name)
     except DAMAGE as error:
-        damage = first_line(error)
+        damage = first_line(error) if images or bad else _no_tar(path) or first_line(error)
         if whole:
-            raise DataError(f"{path}: is not a whole tar file ({damage})") from None
+            raise DataError(f"{path}: is not a whole tar file ({damage}); get it again, or leave it out") from None
     except OSError as error:
         raise UnreadError(f"{path}: cannot be read ({error.strerror})") from None
     found = (Member(*image, captions.get(_stem(image[0])), urls.get(_stem(image[0]))) for image in images)

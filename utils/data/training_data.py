@@ -1,13 +1,12 @@
 """Training data: captioned images, and the draw of every slot of every batch as a pure function of (seed, step, slot)."""
 
 import os
-import signal
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from utils import seeding
+from utils import seeding, signals
 from utils.data import duplication, transforms
 
 
@@ -112,12 +111,6 @@ class SlotBatches:
         return ([(step, slot) for slot in self.slots] for step in self.steps)
 
 
-def _outlive_signals(worker):
-    """A signal to the whole group of processes stops the training loop, which then still needs its workers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def usable_workers(asked):
     """As many loader processes as asked, but no more than this process has cores: more would wait for one another."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -132,5 +125,6 @@ def loader(draws, *, steps, batch_size, process=0, num_workers=0):
         batch_sampler=batches,
         num_workers=usable_workers(num_workers),
         collate_fn=collate,
-        worker_init_fn=_outlive_signals,
+        # a signal to the whole group of processes stops the training loop, which then still needs its workers
+        worker_init_fn=signals.end_with_parent(ignoring=signals.StopSignal.SIGNALS),
     )

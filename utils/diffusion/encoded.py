@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils import signals
 from utils.data import training_data, transforms
 from utils.diffusion import cache, models
 from utils.diffusion import latents as lat
@@ -38,7 +39,8 @@ class Latents:
         for part, groups in self.rows.missing(process, processes):
             order = [i for group in groups for i in group]
             reader = _Reader(self._pixels)
-            loader = torch.utils.data.DataLoader(reader, batch_size=None, sampler=order, num_workers=workers)
+            loader = torch.utils.data.DataLoader(reader, batch_size=None, sampler=order, num_workers=workers,
+                                                 worker_init_fn=signals.end_with_parent())  # fmt: skip
             pixels, computed = iter(loader), []
             for group in groups:
                 batch = torch.stack([next(pixels) for _ in group])

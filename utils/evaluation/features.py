@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import default_collate
 
+from utils import signals
 from utils.data import transforms
 from utils.data.image_sets import STORED_SIZE
+from utils.data.training_data import usable_workers
 from utils.errors import DataError, UnreadError
 from utils.evaluation.feature_cache import state_of
 
@@ -78,7 +80,8 @@ def batches(images, indices, extractors, reading, side=None):
     cut = side if any(as_generated for _, as_generated in steps.values()) else None
     return torch.utils.data.DataLoader(
         _Inputs(images, indices, steps, cut), batch_size=reading.batch_size, collate_fn=_batch,
-        num_workers=min(reading.num_workers, -(-len(indices) // reading.batch_size)),
+        num_workers=min(usable_workers(reading.num_workers), -(-len(indices) // reading.batch_size)),
+        worker_init_fn=signals.end_with_parent(),
     )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ def write_shard(root, name, vectors, rows, *, descriptor, made_of, bad=(), damag
     vectors = np.asarray(vectors)
     facts = {"descriptor": descriptor, "made_of": made_of, "bad": [list(b) for b in bad], "fingerprint": _fingerprint(rows)}
     facts |= {"damage": damage} if damage else {}
+    # of one grey all over, under `pixel`: they match nothing, not even themselves
+    facts |= {"flat": flat} if (flat := int((vectors == 0).all(1).sum())) else {}
     cleaned = [{c: _utf8(r.get(c)) for c in COLUMNS} | {"key": r["key"]} for r in rows]
     table = pa.Table.from_pylist(cleaned, schema())
     array_path, table_path = paths_of(root, name)

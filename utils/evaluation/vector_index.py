@@ -97,6 +97,11 @@ class VectorIndex:
         return [tuple(b) for s in self.shards for b in s.facts["bad"]]
 
     @property
+    def flat(self):
+        """How many images have the vector 0, as those of one grey have under `pixel`: no search finds them."""
+        return sum(s.facts.get("flat", 0) for s in self.shards)
+
+    @property
     def damaged(self):
         """[(name of a tar file, why)] of those that could not be read to their end: what comes before is in the index."""
         return [(f"{s.name}.tar", s.facts["damage"]) for s in self.shards if "damage" in s.facts]

@@ -132,6 +132,7 @@ def counts_of(index, groups):
     members = len(groups.rows)
     return {
         "images": len(index), "left_out": len(index.bad), "damaged_shards": len(index.damaged),
+        "flat": index.flat,
         "groups": len(groups), "images_in_groups": members,
         "images_that_could_go": members - len(groups), "largest_group": int(groups.sizes[0]) if len(groups) else 0,
         "shards": len(index.shards), "shards_planned": len(index.planned),
@@ -184,7 +185,9 @@ def weights_of(index, groups, keys):
 
 
 def write_gallery(folder, index, groups, *, workers):
-    """Pages of GALLERY_ROWS groups, the largest first, GALLERY_PAGES at most, as PNG. Returns: their number."""
+    """Pages of GALLERY_ROWS groups, the largest first, GALLERY_PAGES at most, as PNG. Returns: {key: why} of pictures that
+    cannot be read and are grey."""
+    unshown = {}
     shown = range(min(len(groups), GALLERY_ROWS * GALLERY_PAGES))
     pages = [shown[first : first + GALLERY_ROWS] for first in range(0, len(shown), GALLERY_ROWS)]
 
@@ -192,7 +195,7 @@ def write_gallery(folder, index, groups, *, workers):
         start, size = int(groups.starts[group]), int(groups.sizes[group])
         here = slice(start, start + min(size, GALLERY_COLUMNS))
         images = index.images(groups.rows[here])
-        opened = (evaluation_files.to_look_at(images, i, galleries.SIDE) for i in range(len(images)))
+        opened = (evaluation_files.to_look_at(images, i, galleries.SIDE, unshown) for i in range(len(images)))
         pictures = [galleries.fitted(image, galleries.SIDE) for image in opened]
         return list(zip(pictures, groups.similarity[here].tolist(), images.keys, strict=True)), size
 
@@ -200,25 +203,26 @@ def write_gallery(folder, index, groups, *, workers):
         return galleries.group_page([row_of(group) for group in chosen], columns=GALLERY_COLUMNS)
 
     galleries.write_pages(folder, pages, draw, workers=workers)
-    return len(pages)
+    return unshown
 
 
 def write(folder, index, groups, *, threshold, method, seconds, options, workers):
     """The files of --dedup, put in place whole: a --dedup of ours there is replaced (`folder_of` looks at what is there).
 
-    seconds: that finding took; options: of the script, of JSON types. Returns: counts, and whether there is a weights.json.
+    seconds: that finding took; options: of the script, of JSON types. Returns: counts; whether there is a weights.json;
+    {key: why} of pictures that are grey.
     """
     counts = counts_of(index, groups)
-    named = False
+    named, unshown = False, {}
 
     def write_all(part):
-        nonlocal named
+        nonlocal named, unshown
         part.mkdir(parents=True)
         weights = weights_of(index, groups, write_groups(part / "groups.parquet", index, groups))
         named = bool(weights)
         if named:
             manifest.write_json(part / "weights.json", weights)
-        write_gallery(part / "gallery", index, groups, workers=workers)
+        unshown = write_gallery(part / "gallery", index, groups, workers=workers)
         manifest.write_manifest(
             part / "summary.json", KIND, threshold=threshold, method=method, descriptor=index.descriptor, counts=counts,
             index={"folder": str(index.root), "fingerprint": index.fingerprint}, source=index.source, seconds=seconds,
@@ -226,7 +230,7 @@ def write(folder, index, groups, *, threshold, method, seconds, options, workers
         )  # fmt: skip
 
     runs.save_folder(write_all, folder)
-    return counts, named
+    return counts, named, unshown
 
 
 # What is said --------------------------------------------------------------------------------------------------------
@@ -238,6 +242,11 @@ def said(counts, *, threshold, method, named, folder):
         yield f"{counts['damaged_shards']} tar files could not be read to the end when the index was built: see index.json"
     if counts["shards"] < counts["shards_planned"]:
         yield f"the index is still being built: {counts['shards']} of {counts['shards_planned']} shards were looked at"
+    if counts["flat"]:
+        yield (
+            f"{counts['flat']} pictures of one grey all over have no descriptor and are in no group, equal or not: this "
+            "descriptor cannot tell them"
+        )
     head = f"{counts['images']} images, {method}, similarity at least {threshold:g}: "
     if counts["groups"]:
         head += (
@@ -281,7 +290,9 @@ def deduplicate(opts, index, processes, say=print, *, searcher=None):
     if groups is None:
         return
     seconds = round(time.perf_counter() - started, 1)
-    counts, named = write(folder, index, groups, threshold=threshold, method=method, seconds=seconds,
+    counts, named, unshown = write(folder, index, groups, threshold=threshold, method=method, seconds=seconds,
                           options=flags.as_dict(opts), workers=opts.num_workers)  # fmt: skip
     for line in said(counts, threshold=threshold, method=method, named=named, folder=folder):
         say(line)
+    if unshown:
+        say(evaluation_files.unshown_in_words(unshown))

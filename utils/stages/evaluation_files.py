@@ -112,19 +112,27 @@ def write_matches(folder, measured, sets, row):
     tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *(name for name, _ in more)), rows, numbers=NUMBERS)
 
 
-def to_look_at(images, index, side):
+def to_look_at(images, index, side, unshown):
     """An image of an ImageSet that was read before, `side` pixels at least; grey if it, or the tar that held it, is gone or
-    another one meanwhile: the numbers are worth more than a picture. Returns: PIL RGB."""
+    another one meanwhile: the numbers are worth more than a picture. unshown: {key: why}, to which it is then added.
+    Returns: PIL RGB."""
     try:
         return images.open(index, at_least=side)
-    except (DataError, OSError):
+    except (DataError, OSError) as error:
+        unshown[images.keys[index]] = str(error).removeprefix(f"{images.root / images.keys[index]}: ")
         return Image.new("RGB", (side, side), GREY)
 
 
-def write_gallery(folder, measured, sets, *, workers):
+def unshown_in_words(unshown):
+    """A line on pictures that are grey. unshown: {key: why}, at least one."""
+    key, why = next(iter(unshown.items()))
+    return f"pictures that cannot be read now are grey: {len(unshown)}, first {key!r} ({why})"
+
+
+def write_gallery(folder, measured, sets, *, workers, unshown):
     """Pages of ten queries and their matches, ten at most, the most similar queries first, 20 pages at most, as PNG.
 
-    Returns: the first PAGE_GALLERY of them as JPEG, in bytes: what report.html can carry.
+    unshown: as `to_look_at`. Returns: the first PAGE_GALLERY of them as JPEG, in bytes: what report.html can carry.
     """
     order = np.argsort(-measured.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
     pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
@@ -132,7 +140,7 @@ def write_gallery(folder, measured, sets, *, workers):
     @functools.lru_cache(2000)  # a training image is the match of many; 50 KB each
     def picture_of(of_training, index):
         images = sets.training if of_training else sets.generated
-        return galleries.fitted(to_look_at(images, index, galleries.SIDE), galleries.SIDE)
+        return galleries.fitted(to_look_at(images, index, galleries.SIDE, unshown), galleries.SIDE)
 
     columns = min(GALLERY_COLUMNS, measured.scores.shape[1])
 
@@ -177,9 +185,9 @@ def _jpeg(image):
     return buffer.getvalue()
 
 
-def _picture(images, index):
+def _picture(images, index, unshown):
     """A small JPEG of an image, in bytes."""
-    image = to_look_at(images, index, PICTURE_SIDE)
+    image = to_look_at(images, index, PICTURE_SIDE, unshown)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return _jpeg(image)
 
@@ -189,8 +197,9 @@ def _beginning(text):
     return text if text is None or len(text) <= PAGE_LETTERS else text[: PAGE_LETTERS - 1] + "…"
 
 
-def page_rows(measured, sets, *, workers):
-    """Rows of the page's table, the most similar first, and the pictures that they name. Returns: ([dict], {name: JPEG})."""
+def page_rows(measured, sets, *, workers, unshown):
+    """Rows of the page's table, the most similar first, and the pictures that they name. unshown: as `to_look_at`. Returns:
+    ([dict], {name: JPEG})."""
     order = np.argsort(-measured.best, kind="stable")[:PAGE_ROWS]
     clipscores = measured.alignment.get("clipscore", np.full(len(measured.best), np.nan))
     rows = []
@@ -209,12 +218,13 @@ def page_rows(measured, sets, *, workers):
     opened = {r["query_picture"]: (sets.generated, int(q)) for r, q in zip(rows, order, strict=True)}
     opened |= {r["match_picture"]: (sets.training, int(measured.matches[q, 0])) for r, q in zip(rows, order, strict=True)}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(lambda item: _picture(*item), opened.values())
+        pictures = pool.map(lambda item: _picture(*item, unshown), opened.values())
         return rows, dict(zip(opened, pictures, strict=True))
 
 
-def write(folder, *, measured, sets, row, left_out, settings, opts):
-    """Everything an evaluation leaves; `folder` is taken whole into place by its caller."""
+def write(folder, *, measured, sets, row, left_out, settings, opts, say):
+    """Everything an evaluation leaves; `folder` is taken whole into place by its caller. say: takes a line for the user.
+    Returns: rows of the page's table, their pictures."""
     counts = counts_of(measured, sets)
     extras = {"unreadable": [list(b) for b in (*sets.generated.bad, *sets.training.bad)], "left_out": left_out}
     manifest.write_manifest(folder / "metrics.json", "evaluation", **row, settings=settings, counts=counts, **extras)
@@ -222,8 +232,12 @@ def write(folder, *, measured, sets, row, left_out, settings, opts):
     if not opts.dontsave:
         np.save(folder / "similarity.npy", measured.best.astype(np.float32))
     figures = write_plots(folder / "plots", measured=measured, row=row, settings=settings)
-    pages = write_gallery(folder / "gallery", measured, sets, workers=opts.num_workers)
-    rows, pictures = page_rows(measured, sets, workers=opts.num_workers)
+    unshown = {}
+    pages = write_gallery(folder / "gallery", measured, sets, workers=opts.num_workers, unshown=unshown)
+    rows, pictures = page_rows(measured, sets, workers=opts.num_workers, unshown=unshown)
+    if unshown:
+        say(unshown_in_words(unshown))
+        left_out = left_out | {"pictures": unshown_in_words(unshown)}
     page.write_report(
         folder / "report.html", metrics=row, settings=settings, counts=counts, left_out=left_out, plots=figures, pages=pages,
         rows=rows, pictures=pictures, total=len(sets.queries),

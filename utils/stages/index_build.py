@@ -89,6 +89,8 @@ def _without_lost(root, source, planned, say):
     if lost:
         say(f"{len(lost)} {told} {min(lost, key=natural_key)!r}, and their tar files were gone before anything was made of "
             "them: they are planned no longer")  # fmt: skip
+        for path in (path for name in lost for path in index_shards.paths_of(root, name)):
+            path.unlink(missing_ok=True)  # the Parquet of one whose vectors were removed
     if made:
         say(f"{len(made)} {told} {made[0]!r}, and their tar files are gone: what was made of them stays")
     return [n for n in planned if n not in lost]
@@ -197,7 +199,7 @@ def _finish(build, launch, say):
         data = vector_index.read_record(root)
         planned = data["shards"]
         missing = [n for n in planned if not index_shards.is_finished(root, n)]
-        if not missing and (launch["shards"] or "damaged_shards" not in data.get("counts", ())):
+        if not missing and (launch["shards"] or "flat" not in data.get("counts", ())):
             data |= {"counts": index_counts.count(root, planned), "launch": launch}
             _write_record(build, data["descriptor"], planned, counts=data["counts"], launch=launch)
     if launch["shards"]:
@@ -217,7 +219,9 @@ def _finish(build, launch, say):
     say(f"index: {root}")
     if not missing:
         flag = f"--val_dir={opts.val_dir!r}"
-        index_counts.require_whole(flag, root, data["counts"], max_bad=opts.max_bad_images)
+        named = set(build.source.names)  # a shard whose tar file is gone cannot be made whole again
+        there = data["counts"] | {"damaged_shards": [n for n in data["counts"]["damaged_shards"] if n in named]}
+        index_counts.require_whole(flag, root, there, max_bad=opts.max_bad_images)
         index_counts.require_readable(flag, root, planned, data["counts"], max_bad=opts.max_bad_images)
 
 

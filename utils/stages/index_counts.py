@@ -19,7 +19,7 @@ def count(root, names):
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes"), 0)
+    totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes", "flat"), 0)
     damaged = []
     sides = np.zeros(1, np.int64)  # how many images have a short side of i pixels
     for name in names:
@@ -28,7 +28,7 @@ def count(root, names):
         with pq.ParquetFile(index_shards.paths_of(root, name)[1]) as file:
             table = file.read(columns=["width", "height", "bytes"])
             found = (rows, len(facts["bad"]), _filled(file.metadata, "caption"), _filled(file.metadata, "url"),
-                     pc.sum(table["bytes"]).as_py() or 0)  # fmt: skip
+                     pc.sum(table["bytes"]).as_py() or 0, facts.get("flat", 0))  # fmt: skip
         totals = {key: totals[key] + n for key, n in zip(totals, found, strict=True)}
         short = np.bincount(pc.min_element_wise(table["width"], table["height"]).to_numpy(), minlength=len(sides))
         short[: len(sides)] += sides
@@ -49,7 +49,7 @@ def in_words(counts):
     return (
         f"{counts['shards']} shards: {counts['images']} images, {counts['unreadable']} of {total} unreadable, "
         f"{counts['with_caption']} with a caption, {counts['with_url']} with a URL, {counts['bytes'] / 1e9:.3f} GB"
-        f"{sides}"
+        f"{sides}" + (f", {counts['flat']} of one grey all over, which match nothing" if counts["flat"] else "")
     )
 
 

@@ -98,7 +98,10 @@ class AddressSource:
         path = scratch / f".{name}.tar.{os.getpid()}.part"  # what a kill leaves, the next launch removes
         try:
             downloads.fetch(self._address(name), path, size=self.made_of(name)["bytes"])
-            yield _tar_content(name, path)
+            content = _tar_content(name, path)
+            if content[2] and not content[1] and not content[0].bad:  # what a login or a dead link answers
+                raise DataError(f"{self._address(name)}: is no tar file ({content[2]})")
+            yield content
         finally:
             path.unlink(missing_ok=True)
 
