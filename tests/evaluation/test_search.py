@@ -138,10 +138,15 @@ def test_lists_and_codes_are_kept_until_the_shards_change(clustered):
     assert np.array_equal(first[1], again[1])
     record = json.loads((index.root / "ann.json").read_text())
     assert (record["vectors"], record["lists"], record["pieces"]) == (12_000, 256, 32)
+    assert search.planned(index) == []
     (index.root / "ann.faiss").write_bytes(b"not faiss")
     search.approximate(index, say=said.append)
     assert "cannot be read and is made anew" in said[0]
     record_path = index.root / "ann.json"
+    whole = record_path.read_text()
+    record_path.write_text("{")
+    assert search.planned(index) == search.files(index.root)
+    record_path.write_text(whole)
     record_path.write_text(record_path.read_text().replace(record["state"], "0" * 64))
     search.approximate(index, say=said.append)
     assert sum("training" in line for line in said) == 2

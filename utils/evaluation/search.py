@@ -168,7 +168,9 @@ def files(root):
 
 def planned(index):
     """Those of `files` that `approximate` would write. Returns: [Path]."""
-    there = len(index) < LEAST_ANN or _record(index, _state(index)) is not None
+    there = len(index) < LEAST_ANN
+    with contextlib.suppress(DataError):  # a damaged one is made anew
+        there = there or _record(index, _state(index)) is not None
     return [] if there else files(index.root)
 
 
