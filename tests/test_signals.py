@@ -1,8 +1,10 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,9 +53,12 @@ def test_a_worker_ends_with_a_parent_that_is_killed():
         assert time.monotonic() - killed < 20
 
 
-def test_a_worker_whose_parent_died_before_it_began_ends_at_once():
+@pytest.mark.parametrize(("alive", "status"), [(False, 1), (True, 7)])
+def test_a_worker_whose_parent_died_before_it_began_ends_at_once(alive, status):
+    """One of a fork server, whose parent by name is not the one by number, does its work."""
     child = os.fork()
     if not child:
-        signals.end_with_parent().func(1, (), 0)  # as of a parent that is another process by now
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        multiprocessing.parent_process = lambda: SimpleNamespace(pid=1, is_alive=lambda: alive)
+        signals.end_with_parent()(0)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status

@@ -4,6 +4,7 @@ the end of a parent, to those that read for it."""
 import contextlib
 import ctypes
 import functools
+import multiprocessing
 import os
 import signal
 
@@ -31,20 +32,21 @@ class StopSignal:
 
 
 def end_with_parent(*, ignoring=()):
-    """A worker_init_fn for a DataLoader made by this process: its workers are killed when it dies, however it dies.
-
-    ignoring: signals that the workers do not heed, as the parent's work is not done when they come.
+    """A worker_init_fn for a DataLoader: its workers are killed when the process that made them dies, however it dies.
 
     torch's own workers look for their parent every five seconds, and one that starts while it is killed takes whoever adopts
-    it for its parent, and stays.
+    it for its parent, and stays. ignoring: signals that the workers do not heed, as the parent's work is not done when they
+    come.
     """
-    return functools.partial(_end_with, os.getpid(), ignoring)
+    return functools.partial(_end_with_parent, ignoring)
 
 
-def _end_with(parent, ignoring, _worker):
+def _end_with_parent(ignoring, _worker):
     for number in ignoring:
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(AttributeError, OSError):  # another system: torch's way is left
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
+    parent = multiprocessing.parent_process()
+    if os.getppid() == parent.pid:  # a fork server stands between, where workers come from one: torch's way is left
+        with contextlib.suppress(AttributeError, OSError):  # so it is on another system
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not parent.is_alive():  # it died before that
         os._exit(1)
