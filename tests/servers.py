@@ -45,30 +45,27 @@ def status(code):
     return lambda handler: handler.send_error(code)
 
 
-def cut(count):
-    """A fault: an answer that ends after `count` bytes, though more are announced."""
+def _ending_after(count, header, value):
+    """A fault: an answer of that header and `count` bytes, after which the connection is closed."""
 
     def answer(handler):
         handler.send_response(200)
-        handler.send_header("Content-Length", str(count + 1000))
+        handler.send_header(header, value)
         handler.end_headers()
         handler.wfile.write(b"x" * count)
         handler.close_connection = True
 
     return answer
+
+
+def cut(count):
+    """A fault: an answer that ends after `count` bytes, though more are announced."""
+    return _ending_after(count, "Content-Length", str(count + 1000))
 
 
 def hung_up(count):
     """A fault: an answer of `count` bytes that announces no length, and whose end is that of the connection."""
-
-    def answer(handler):
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        handler.wfile.write(b"x" * count)
-        handler.close_connection = True
-
-    return answer
+    return _ending_after(count, "Connection", "close")
 
 
 def moved(location):

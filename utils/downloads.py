@@ -158,6 +158,12 @@ def state_of(address):
     return _asked(address, told, span="0-0")
 
 
+def is_web_page(path):
+    """Whether a file is a web page, as a login or a dead link answers in the place of a file."""
+    with open(path, "rb") as handle:
+        return handle.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
 def states_of(addresses):
     """`state_of` of many, some at a time. Returns: [dict, or the DataError that told why there is none]."""
 

@@ -22,8 +22,6 @@ TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no
 # OSError is the disk's
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, IndexError, KeyError, RecursionError)
 TEXTS = (".txt", ".json")
-NO_TAR = {b"\x1f\x8b": "is compressed; takes plain tar files", b"<!doctype": "is a web page", b"<html": "is a web page",
-          b"<?xml": "is a web page"}  # fmt: skip
 # of an https shard: no user, query or fragment, which would hold what a record must not
 ADDRESS = re.compile(r"((?i:https)://[^\s/?#@]+(?:/[^\s/?#@*{}]+)*)/([^\s/?#@*{}]+\.tar)")
 
@@ -194,9 +192,10 @@ def _require_end(path, offset):
 
 def _no_tar(path):
     """What a file is of which not one member could be read, as far as its beginning tells; None if it does not."""
+    if downloads.is_web_page(path):
+        return "is a web page"
     with open(path, "rb") as handle:
-        start = handle.read(64).lstrip().lower()
-    return next((what for magic, what in NO_TAR.items() if start.startswith(magic)), None)
+        return "is compressed; takes plain tar files" if handle.read(2) == b"\x1f\x8b" else None
 
 
 def _members(path):

@@ -47,9 +47,7 @@ def find(flag, given, *, name, address, what, otherwise):
 
 def require_no_page(path, name=None):
     """The path; DataError if the file is a web page, as a download behind a login or a dead link leaves."""
-    with open(path, "rb") as handle:
-        start = handle.read(64).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if downloads.is_web_page(path):
         raise DataError(f"{name or path}: is a web page saved as weights; download the file itself again")
     return path
 
