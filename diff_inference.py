@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from utils import flags, options
+from utils.cli import flags, generation_options
 
 
 def main(argv=None):
     with flags.exit_on_user_error("diff_inference.py"):
-        opts = flags.parse(options.GenerationOptions, argv, description=__doc__)
+        opts = flags.parse(generation_options.GenerationOptions, argv, description=__doc__)
+        from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folders
 
         name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
         generate_folders(

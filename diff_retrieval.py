@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from utils import flags, retrieval_options
-from utils.errors import UsageError, first_line
+from utils.cli import flags, retrieval_options
+from utils.runtime.errors import UsageError, first_line
 
 
 def report(opts, folder, row, table, settings):
@@ -41,21 +41,20 @@ def track(opts, folder, row, table, settings):
 
 def compare_runs(opts):
     """--compare_runs: one table and one figure of several evaluations."""
-    from utils.stages import comparison_files, run_comparison
+    from utils.retrieval import compare_evaluations, compare_files
 
-    folder = comparison_files.require_ours(opts.output_dir or comparison_files.default_folder(opts.compare_runs))
-    comparison = run_comparison.read(opts.compare_runs, force=opts.force, seed=opts.seed)
+    folder = compare_files.require_ours(opts.output_dir or compare_files.default_folder(opts.compare_runs))
+    comparison = compare_evaluations.read(opts.compare_runs, force=opts.force, seed=opts.seed)
     if opts.dry_run:
         print(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder)]}, indent=1))
         return
-    comparison_files.write(comparison, folder)
+    compare_files.write(comparison, folder)
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
 
 
 def prepare(opts, processes):
     """--build_index and --dedup: what is done with training images alone."""
-    from utils.evaluation import search, vector_index
-    from utils.stages import deduplication, index_build, index_search
+    from utils.index import deduplication, index_build, index_evaluation, search, vector_index
 
     say = print if processes.main else (lambda line: None)
     if not vector_index.is_index(opts.val_dir):
@@ -74,18 +73,18 @@ def prepare(opts, processes):
     index = processes.share(index)
     with processes.together():
         ann = processes.main and opts.ann and not opts.dry_run
-        searcher = search.approximate(index, say=say, wrap=index_search.block_bar(index, "filling lists")) if ann else None
+        searcher = search.approximate(index, say=say, wrap=index_evaluation.block_bar(index, "filling lists")) if ann else None
     if opts.dedup:
         deduplication.deduplicate(opts, index, processes, searcher=searcher)
 
 
 def evaluate(opts, processes):
     """Read both folders, measure, write the evaluation. Processes share the reading; the main one does the rest."""
-    from utils import devices
-    from utils.evaluation import feature_cache, search, vector_index
-    from utils.evaluation.features import Reading
+    from utils.index import index_evaluation, search, vector_index
     from utils.reports.progress import progress
-    from utils.stages import evaluation_files, evaluation_record, index_search, measurement, retrieval_sets
+    from utils.retrieval import evaluation_files, evaluation_inputs, evaluation_record, feature_cache, measurement
+    from utils.retrieval.features import ReaderSettings
+    from utils.runtime import devices
 
     say = print if processes.main else (lambda line: None)
     indexed = vector_index.is_index(opts.val_dir)
@@ -93,11 +92,11 @@ def evaluate(opts, processes):
         raise UsageError(f"--ann searches an index; --val_dir={opts.val_dir!r} is none, --build_index makes one of it")
     with processes.together():
         # of a set that grows every process sees what the main one does
-        sets = processes.main and (index_search if indexed else retrieval_sets).read_sets(opts, say=say)
+        sets = processes.main and (index_evaluation if indexed else evaluation_inputs).read_sets(opts, say=say)
     sets = processes.share(sets)
     with processes.together():
         measurement.require_enough(opts, sets)
-        folder = evaluation_files.evaluation_folder(opts, sets)
+        folder = evaluation_files.folder_for(opts, sets)
     if opts.dry_run:
         more = [opts.matrix_path] if opts.matrix_path else search.planned(sets.index) if opts.ann else []
         say(json.dumps({"options": flags.as_dict(opts), "generated": len(sets.generated), "training": len(sets.training),
@@ -108,12 +107,12 @@ def evaluate(opts, processes):
     dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
     with processes.together():
         networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
-    reading = Reading(
+    reading = ReaderSettings(
         opts.batch_size, opts.num_workers, processes,
         feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say),
         lambda batches: progress(batches, total=len(batches), label="reading", main_process=processes.main),
     )  # fmt: skip
-    measured, sets = (index_search if indexed else measurement).measure(opts, sets, networks, reading, say)
+    measured, sets = (index_evaluation if indexed else measurement).measure(opts, sets, networks, reading, say)
     if not processes.main:
         return
     row, left_out = measurement.compute(opts, measured)
@@ -135,11 +134,11 @@ def main(argv=None):
         if opts.compare_runs:
             compare_runs(opts)
             return
-        from utils import devices
+        from utils.runtime import parallel
 
-        if opts.multiprocessing_distributed and devices.start_on_this_node(opts, argv if argv is not None else sys.argv[1:]):
+        if opts.multiprocessing_distributed and parallel.start_on_this_node(opts, argv if argv is not None else sys.argv[1:]):
             return
-        with devices.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
+        with parallel.measuring(world_size=opts.world_size, rank=opts.rank, dist_url=opts.dist_url,
                                backend=opts.dist_backend, gpu=opts.gpu) as processes:  # fmt: skip
             (prepare if opts.prepares else evaluate)(opts, processes)
 

@@ -7,17 +7,17 @@ A run that was stopped or killed continues with --resume_from_checkpoint latest.
 import json
 import os
 
-from utils import flags, options
+from utils.cli import flags, train_options
 
 
 def resumed(opts):
     """What --resume_from_checkpoint continues. Returns: (run.json or None, State or None)."""
-    from utils import runs, states
+    from utils.files import resume_states, run_folder
 
     if not opts.resume_from_checkpoint:
         return None, None
-    run = runs.open_run("--output_dir", opts.output_dir) if os.path.isdir(opts.output_dir) else None
-    return run and run.record, states.find_state(opts.output_dir, opts.resume_from_checkpoint)
+    run = run_folder.open_run("--output_dir", opts.output_dir) if os.path.isdir(opts.output_dir) else None
+    return run and run.record, resume_states.find_state(opts.output_dir, opts.resume_from_checkpoint)
 
 
 def wanted_processes(opts, count, say):
@@ -31,23 +31,24 @@ def wanted_processes(opts, count, say):
 
 def main(argv=None):
     with flags.exit_on_user_error("diff_train.py"):
-        opts = flags.parse(options.TrainOptions, argv, description=__doc__)
-        from utils import devices, hub, runs, states
-        from utils.diffusion import families, training
+        opts = flags.parse(train_options.TrainOptions, argv, description=__doc__)
+        from utils.files import hub, resume_states, run_folder
+        from utils.models import families
         from utils.reports import tracking
-        from utils.stages import training_job, training_loop
+        from utils.runtime import devices, parallel
+        from utils.training import trainer, training_job, training_loop
 
         if opts.local_rank >= 0 and "RANK" in os.environ:
             os.environ.setdefault("LOCAL_RANK", str(opts.local_rank))  # old launchers say it by flag alone
-        run = runs.NewRun(opts.output_dir).require_new(resumes=bool(opts.resume_from_checkpoint))
+        run = run_folder.NewRun(opts.output_dir).require_new(resumes=bool(opts.resume_from_checkpoint))
         record, state = resumed(opts)
         if record is not None:
             training_job.require_same_options(record, opts, flags.changed(opts, record["options"]))
         hub_id = opts.hub_model_id or run.path.resolve().name
         token = hub.require_token(opts.hub_token, hub_id) if opts.push_to_hub else None
         if opts.use_8bit_adam:
-            training.require_8bit()
-        data = training_job.checked_data(opts, print if devices.first_process() else lambda line: None)
+            trainer.require_8bit()
+        data = training_job.checked_data(opts, print if parallel.first_process() else lambda line: None)
         source = opts.pretrained_model_name_or_path
         name, configs = families.read(
             "--pretrained_model_name_or_path", source, revision=opts.revision, takes=families.TRAINED
@@ -59,10 +60,10 @@ def main(argv=None):
             print(json.dumps({"options": shown, "images": len(data.images), "writes": planned}, indent=1))
             return
         devices.dtype_of(opts.mixed_precision)
-        accelerator = devices.accelerator(mixed_precision=opts.mixed_precision)
-        processes, say = devices.Processes(accelerator), accelerator.print
+        accelerator = parallel.accelerator(mixed_precision=opts.mixed_precision)
+        processes, say = parallel.Processes(accelerator), accelerator.print
         wanted_processes(opts, processes.count, say)
-        seed = devices.shared_seed(opts.seed if opts.seed is not None or record is None else record["seed"])
+        seed = parallel.shared_seed(opts.seed if opts.seed is not None or record is None else record["seed"])
         run.writes = processes.main
         job = training_job.build(opts, data, accelerator, seed)
         fresh = training_job.record_of(opts, job, run, shown=shown, seed=seed, processes=processes.count)
@@ -86,7 +87,7 @@ def main(argv=None):
         fresh["tracker"] = tracker.run_id or (record and record.get("tracker"))
         run.begin(fresh, job.data.prompts, metrics_bytes=state.info["metrics_bytes"] if state else 0)
         if processes.main:
-            states.clean(run.path, after=state.position if state else 0)
+            resume_states.clean(run.path, after=state.position if state else 0)
         if state:
             say(f"continues from {state.path}")
         else:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils import flags, options
+from utils.cli import flags, generation_options
 
 # Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023, Carlini et al. 2023)
 REPLICATED_PROMPTS = (
@@ -23,9 +23,9 @@ REPLICATED_PROMPTS = (
 
 def main(argv=None):
     with flags.exit_on_user_error("sd_mitigation.py"):
-        opts = flags.parse(options.MitigationOptions, argv, description=__doc__)
+        opts = flags.parse(generation_options.MitigationOptions, argv, description=__doc__)
+        from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress
-        from utils.stages.generation import generate_folders
 
         # a run is asked for its own prompts only by a style; the published list is what this script is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS

@@ -4,7 +4,7 @@
 
 Every batch is a function of (seed, stage, step), and a state is kept every few minutes under --work_dir: stop it at any
 time and start it again. The scenes come from a stream of their own that no --seed of the scenes command reaches, and
-the figures from a third one (utils/seeding.py).
+the figures from a third one (utils/runtime/seeding.py).
 """
 
 import argparse
@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from assets import tiny_sd_parts
-from utils import seeding
-from utils.data import scene_reading, scenes
-from utils.diffusion import latents as lat
-from utils.manifest import whole_file, write_json, write_text
+from benchmarks import scene_reader
+from utils.data import scenes
+from utils.files.whole_files import whole_file, write_json, write_text
+from utils.runtime import seeding
+from utils.training import latents as lat
 
 HERE = Path(__file__).resolve().parent
 EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
@@ -249,8 +250,8 @@ def measure(folder, args):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     from utils.data.transforms import pixel_input
-    from utils.evaluation.extractors import pixel_network
-    from utils.evaluation.similarity import normalised, top_matches
+    from utils.retrieval.descriptors.extractors import pixel_network
+    from utils.retrieval.formulas.similarity import normalised, top_matches
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
@@ -279,8 +280,8 @@ def measure(folder, args):
     for name, queries in (("generated", generated), ("held-out scenes", [s.image for s in held_out])):
         best, _ = top_matches(described(queries), train, k=1)
         scores[name] = (best[:, 0] > 0.95).float().mean().item()
-    right = [scene_reading.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
-    rule = [scene_reading.read_background(s.image) == s.spec.background for s in held_out]
+    right = [scene_reader.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
+    rule = [scene_reader.read_background(s.image) == s.spec.background for s in held_out]
     figures = {
         "captions": FIGURE_CAPTIONS,
         "autoencoder_psnr_db": round((-10 * error.log10()).mean().item(), 2),

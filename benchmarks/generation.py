@@ -32,10 +32,11 @@ def prompts_of(count):
 
 def ours(args, progress=lambda items, **_: items):
     """The stage of diff_inference.py itself. Returns: a function that makes a turn's images into a folder."""
-    from utils import devices, flags, options
-    from utils.stages import generation, generation_plan
+    from utils.cli import flags, generation_options
+    from utils.generation import generation_plan, generation_stage
+    from utils.runtime import parallel
 
-    processes = devices.Processes(devices.accelerator(mixed_precision="no"))
+    processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
 
     def parsed(folder):
         side = [
@@ -57,18 +58,18 @@ def ours(args, progress=lambda items, **_: items):
             args.mixed_precision,
         ]
         prompts = [word for p in prompts_of(args.images) for word in ("--prompt", p)]
-        return flags.parse(options.GenerationOptions, [*side, *how, *prompts, *(["--compile"] if args.compile else [])],
+        return flags.parse(generation_options.GenerationOptions, [*side, *how, *prompts, *(["--compile"] if args.compile else [])],
                            description="")  # fmt: skip
 
     def planned(folder):
         return generation_plan.plan(parsed(folder), default_prompts=(), default_root=folder, beside_run=False, process=0,
                                     say=lambda line: None)  # fmt: skip
 
-    pipeline = generation.load(planned(Path("unused")), processes.device)
+    pipeline = generation_stage.load(planned(Path("unused")), processes.device)
 
     def turn(folder):
         plan = planned(folder)
-        generation.make(plan, [], pipeline, processes=processes, progress=progress, say=lambda line: None)
+        generation_stage.make(plan, [], pipeline, processes=processes, progress=progress, say=lambda line: None)
 
     return turn
 
@@ -97,7 +98,7 @@ def work(args):
     """A side's process: a turn for each line on standard input, an answer in JSON for each."""
     import torch
 
-    from utils import devices
+    from utils.runtime import devices
 
     turn = {"ours": ours, "published": published}[args.work](args)
     device = devices.default_device()

@@ -72,8 +72,8 @@ def arm(log, launch, moment, count):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from utils.evaluation import features, index_shards
-    from utils.stages import index_build
+    from utils.index import index_build, shard_files
+    from utils.retrieval import features
 
     make = index_build.make_shard
 
@@ -88,7 +88,7 @@ def arm(log, launch, moment, count):
     if moment == "never":
         return
     owner, name = {"batch": (features, "_rows"), "parquet": (pq, "write_table"), "between": (np, "save"),
-                   "vectors": (np, "save"), "shard": (index_shards, "write_shard")}[moment]  # fmt: skip
+                   "vectors": (np, "save"), "shard": (shard_files, "write_shard")}[moment]  # fmt: skip
     real, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def dying(*args, **kwargs):
@@ -210,7 +210,7 @@ def main(argv=None):
     import pyarrow.parquet  # noqa: F401
     import torch.utils.data  # noqa: F401
 
-    import utils.stages.index_build  # noqa: F401
+    import utils.index.index_build  # noqa: F401
     from utils.reports.tables import markdown
 
     rng, out, rows, right, said = random.Random(args.seed), Path(tempfile.mkdtemp()), [], [], ""

@@ -51,12 +51,12 @@ def arm(moment, count, share):
     """
     from safetensors import torch as files
 
-    from utils import runs
-    from utils.diffusion import ensemble, training
+    from utils.files import run_folder
+    from utils.training import ensemble, trainer
 
     calls, times = iter(range(1, 10**6)), [time.perf_counter()]
-    owner, name = {"any": (training.Training, "step"), "average": (ensemble.devices, "sum_over_processes"),
-                   "state": (files, "save_file"), "checkpoint": (runs, "save_folder")}[moment]  # fmt: skip
+    owner, name = {"any": (trainer.Trainer, "step"), "average": (ensemble.parallel, "sum_over_processes"),
+                   "state": (files, "save_file"), "checkpoint": (run_folder, "save_folder")}[moment]  # fmt: skip
     real = getattr(owner, name)
 
     def dying(*args, **kwargs):
@@ -110,8 +110,8 @@ def main(argv=None):
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-    import utils.stages.training_job
-    import utils.stages.training_loop  # noqa: F401
+    import utils.training.training_job
+    import utils.training.training_loop  # noqa: F401
     from utils.data import scenes
 
     rng, out = random.Random(args.seed), Path(tempfile.mkdtemp())
@@ -139,9 +139,9 @@ def main(argv=None):
             }[moment]
             arguments = command(args.model, out / "scenes", run, args.side)
             killed = child(arguments, log, lambda m=moment, c=count, s=share: arm(m, c, s))
-            from utils import states
+            from utils.files import resume_states
 
-            at = [s.path.name for s in states.list_states(run)] if run.exists() else []
+            at = [s.path.name for s in resume_states.list_states(run)] if run.exists() else []
             status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
             found = checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
             where = f"{'after' if moment == 'any' else 'in'} call {count}"

@@ -15,7 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.study import running  # noqa: E402
-from utils.manifest import read_json, write_json, write_text  # noqa: E402
+from utils.files.whole_files import (
+    read_json,
+    write_json,
+    write_text,  # noqa: E402
+)
 from utils.reports.tables import markdown  # noqa: E402
 
 TINY_SD = "assets/tiny-sd"

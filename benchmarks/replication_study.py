@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.study import experiments, findings, measured, pages, rows, running  # noqa: E402
-from utils.errors import DataError  # noqa: E402
+from utils.runtime.errors import DataError  # noqa: E402
 
 
 def numbers(text):
@@ -130,7 +130,7 @@ def main(argv=None):
         parser.error(f"argument --workers: {args.workers}; takes 1 or more")
     out = args.out or Path("runs/study-smoke" if args.smoke else "runs/study")
     docs = args.docs or (out if args.smoke else Path("docs"))
-    plan = experiments.Plan(out, experiments.SMOKE if args.smoke else experiments.Budget())
+    plan = experiments.StudyPlan(out, experiments.SMOKE if args.smoke else experiments.Budget())
     seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
     arms = list(dict.fromkeys(arm for number in args.only for arm in experiments.EXPERIMENTS[number]))
     if args.dry_run:

@@ -233,16 +233,17 @@ def our_passes(network):
     """
     import torch
 
-    from utils import devices
-    from utils.evaluation import feature_cache, features, sscd
-    from utils.evaluation.network import Wanted
+    from utils.retrieval import feature_cache, features
+    from utils.retrieval.descriptors import sscd
+    from utils.retrieval.descriptors.network import Wanted
+    from utils.runtime import parallel
 
-    processes = devices.Processes(devices.accelerator(mixed_precision="no"))
+    processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
     wanted = Wanted(device=processes.device, dtype=torch.float32, arch="resnet50", preset="dcr", weights=str(network))
     extractors = {"descriptor": sscd.build(wanted)}
 
     def how(workers):
-        return features.Reading(READ_BATCH, workers, processes, feature_cache.FeatureCache(None, print))
+        return features.ReaderSettings(READ_BATCH, workers, processes, feature_cache.FeatureCache(None, print))
 
     def read(images, workers):
         for _ in features.batches(images, range(len(images)), extractors, how(workers)):

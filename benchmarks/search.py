@@ -6,7 +6,7 @@
 The vectors are synthetic: 20,000 clusters of unequal size, a vector's cosine with its centre about 0.7. Each query is a
 planted near-copy of one vector, at a cosine drawn from 0.75 to 0.95. Three sides:
 - flat: faiss.IndexFlatIP with all vectors in memory, float32; loading is not counted.
-- exact: utils.evaluation.search.Exact on the memory-mapped float16 shards, a block at a time.
+- exact: utils.index.search.Exact on the memory-mapped float16 shards, a block at a time.
 - approximate: the same index by IVF-PQ, its candidates scored exactly on the stored vectors.
 Seconds: one process holds all three, and they take turns search by search, as the speed of a shared machine drifts within
 seconds; ratios are within rounds. Memory: RssAnon, what is a process's own and not the page cache's, sampled in a process of
@@ -54,7 +54,7 @@ def write_synthetic(folder, sizes):
 
     sizes: how many vectors, dimensions, queries, shards.
     """
-    from utils.evaluation import vector_index
+    from utils.index import shard_files, vector_index
 
     vectors, dimensions, queries, shards = (sizes[name] for name in SIZES)
     _remove_earlier(folder)
@@ -75,14 +75,14 @@ def write_synthetic(folder, sizes):
         for q in np.flatnonzero((planted >= first) & (planted < last)):
             found[q] = near_copy(rows[planted[q] - first], rng.uniform(FARTHEST, NEAREST), rng)
         known = [{"key": f"{name}.tar/{i:06d}.jpg", "bytes": 1, "offset": 0} for i in range(last - first)]
-        vector_index.write_shard(folder / "index", name, rows, known, descriptor=descriptor, made_of={})
+        shard_files.write_shard(folder / "index", name, rows, known, descriptor=descriptor, made_of={})
     np.save(folder / "queries.npy", found)
     np.save(folder / "planted.npy", planted)
 
 
 def _remove_earlier(folder):
     """Remove what a run that was stopped, or one of other sizes, left; SystemExit when the index is somebody's own."""
-    from utils.evaluation import vector_index
+    from utils.index import vector_index
 
     if not (folder / "index").exists():
         return
@@ -141,13 +141,13 @@ def flat_search(index):
 
 
 def exact_search(index):
-    from utils.evaluation import search
+    from utils.index import search
 
     return search.Exact(index).search
 
 
 def approximate_search(index):
-    from utils.evaluation import search
+    from utils.index import search
 
     return search.approximate(index, say=lambda line: None).search
 
@@ -171,7 +171,7 @@ def prepared(threads):
 
 def measure(side, folder, rounds):
     """Open and search as `side` does, `rounds` times. Leaves the rows it found. Returns: seconds, bytes."""
-    from utils.evaluation import vector_index
+    from utils.index import vector_index
 
     query = np.load(folder / "queries.npy")
     with Sampled() as memory:
@@ -188,7 +188,7 @@ def measure(side, folder, rounds):
 
 def take_turns(_side, folder, rounds):
     """All sides in one process, by turns, after a round that is not counted. Returns: {side: [seconds of a search]}."""
-    from utils.evaluation import vector_index
+    from utils.index import vector_index
 
     query, index = np.load(folder / "queries.npy"), vector_index.open_index("--val_dir", folder / "index")
     find, seconds = {side: MAKE[side](index) for side in SIDES}, {side: [] for side in SIDES}
@@ -215,7 +215,7 @@ def run_process(what, folder, *, rounds, threads):
 
 def is_kept(folder, sizes):
     """Whether the folder holds the whole index of these sizes, and its queries, which are written last."""
-    from utils.evaluation import vector_index
+    from utils.index import vector_index
 
     if not (folder / "planted.npy").exists() or not vector_index.is_index(folder / "index"):
         return False
@@ -224,7 +224,7 @@ def is_kept(folder, sizes):
 
 def compare(args, folder):
     """Turns of every side, the table, the ratios. Returns: whether exact and flat name the same best matches."""
-    from utils.evaluation import search, vector_index
+    from utils.index import search, vector_index
     from utils.reports.tables import markdown
 
     index = vector_index.open_index("--val_dir", folder / "index")

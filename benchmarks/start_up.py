@@ -46,16 +46,17 @@ def main(argv=None):
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--shards", type=int, default=4)
     args = parser.parse_args(argv)
-    from utils import flags, manifest, options
+    from utils.cli import flags, train_options
     from utils.data import training_data
-    from utils.diffusion import models
-    from utils.stages import training_job
+    from utils.files import whole_files
+    from utils.models import loading
+    from utils.training import training_job
 
-    tokenizer = models.load_tokenizer("--model", str(ROOT / "assets" / "tiny-sd"))
+    tokenizer = loading.load_tokenizer("--model", str(ROOT / "assets" / "tiny-sd"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_images(folder, args.images, args.side)
-        opts = flags.parse(options.TrainOptions, [
+        opts = flags.parse(train_options.TrainOptions, [
             "--pretrained_model_name_or_path", "none", "--instance_data_dir", str(folder / "train"), "--instance_prompt_loc",
             str(folder / "captions.json"), "--class_prompt", "instancelevel_blip", "--duplication", "dup_both",
             "--clients_num", str(args.shards),
@@ -70,7 +71,7 @@ def main(argv=None):
             for k, part in enumerate(training_data.split(args.images, args.shards, 1))
         ]  # fmt: skip
         marks.append(("duplication, shards, draws", time.perf_counter()))
-        manifest.write_json(folder / "out.json", captioned.prompts)
+        whole_files.write_json(folder / "out.json", captioned.prompts)
         batch = next(iter(training_data.loader(draws[0], steps=range(1), batch_size=16)))
         marks.append((f"captions.json written, first batch of {len(batch['slot'])}", time.perf_counter()))
         for (_, before), (label, after) in zip(marks, marks[1:], strict=False):

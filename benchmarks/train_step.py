@@ -32,10 +32,10 @@ def sd21_folder(out):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from utils.diffusion import models
+    from utils.models import loading
 
     torch.manual_seed(0)
-    tiny = models.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
+    tiny = loading.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.model_max_length = 77
     text_encoder = CLIPTextModel(CLIPTextConfig(
@@ -51,17 +51,19 @@ def sd21_folder(out):
         attention_head_dim=(5, 10, 20, 20), use_linear_projection=True,
     )  # fmt: skip
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
-    models.assemble(models.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)).save_pretrained(out)
+    loading.assemble(loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)).save_pretrained(out)
     return out
 
 
 def our_loop(model, data, side, batch, args, out, *, kept):
     """diff_train.py's own loop. Returns: (an endless iterator of steps, seconds that encoding ahead took)."""
-    from utils import devices, flags, options, runs
-    from utils.stages import training_job, training_loop
+    from utils.cli import flags, train_options
+    from utils.files import run_folder
+    from utils.runtime import parallel
+    from utils.training import training_job, training_loop
 
-    run = runs.NewRun(out / "run")
-    opts = flags.parse(options.TrainOptions, [
+    run = run_folder.NewRun(out / "run")
+    opts = flags.parse(train_options.TrainOptions, [
         "--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(data / "train"), "--instance_prompt_loc",
         str(data / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution", str(side), "--center_crop",
         "--random_flip", "--train_batch_size", str(batch), "--max_train_steps", "100000", "--save_steps", "100000",
@@ -69,8 +71,8 @@ def our_loop(model, data, side, batch, args, out, *, kept):
         "--mixed_precision", args.mixed_precision, "--report_to", "none", "--output_dir", str(run.path),
         *(["--compile"] if args.compile else []),
     ], description="")  # fmt: skip
-    accelerator = devices.accelerator(mixed_precision=opts.mixed_precision)
-    processes = devices.Processes(accelerator)
+    accelerator = parallel.accelerator(mixed_precision=opts.mixed_precision)
+    processes = parallel.Processes(accelerator)
     job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()
     if kept:
@@ -91,9 +93,9 @@ def published_loop(model, data, side, batch, args, device):
     from torchvision import transforms
     from tqdm import tqdm
 
-    from utils.diffusion import models
+    from utils.models import loading
 
-    parts = models.load_parts("--model", str(model))
+    parts = loading.load_parts("--model", str(model))
     vae, text_encoder, unet = parts.vae.to(device), parts.text_encoder.to(device), parts.unet.to(device).train()
     vae.requires_grad_(False)
     text_encoder.requires_grad_(False)
@@ -142,9 +144,9 @@ def bare_loop(model, side, batch, args, device):
     """Forward, backward and optimizer step on the same tensors again and again: what no loop can do without."""
     import torch
 
-    from utils.diffusion import models
+    from utils.models import loading
 
-    parts = models.load_parts("--model", str(model))
+    parts = loading.load_parts("--model", str(model))
     unet = parts.unet.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
     noisy = torch.randn(batch, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2, device=device)
@@ -168,9 +170,9 @@ def flops_of_a_step(model, side):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from utils.diffusion import models
+    from utils.models import loading
 
-    parts = models.load_parts("--model", str(model))
+    parts = loading.load_parts("--model", str(model))
     noisy = torch.randn(1, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2)
     text = torch.randn(1, parts.tokenizer.model_max_length, parts.unet.config.cross_attention_dim)
     with FlopCounterMode(display=False) as counter:
@@ -224,9 +226,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     import torch
 
-    from utils import devices
     from utils.data import scenes
     from utils.reports.tables import markdown
+    from utils.runtime import devices
 
     device = devices.default_device()
     scratch = tempfile.TemporaryDirectory()

@@ -52,7 +52,7 @@ def _micro_parts(prediction_type="epsilon"):
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type=prediction_type,
     )  # fmt: skip
-    from utils.diffusion.models import DiffusionParts
+    from utils.models.loading import DiffusionParts
 
     return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
 
@@ -77,10 +77,10 @@ def micro_parts():
 @pytest.fixture(scope="session")
 def micro_sd(tmp_path_factory):
     """The random pipeline as a folder."""
-    from utils.diffusion import models
+    from utils.models import loading
 
     folder = tmp_path_factory.mktemp("models") / "micro-sd"
-    models.assemble(_micro_parts()).save_pretrained(folder)
+    loading.assemble(_micro_parts()).save_pretrained(folder)
     return folder
 
 

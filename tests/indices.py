@@ -3,20 +3,21 @@
 import numpy as np
 import torch
 
-from utils.evaluation import extractors, network, vector_index
-from utils.evaluation.similarity import normalised
+from utils.index import shard_files, vector_index
+from utils.retrieval.descriptors import extractors, network
+from utils.retrieval.formulas.similarity import normalised
 
 
 def index_of(
     root, vectors, rows=None, *, folder=None, names=("00000",), in_tars=False, pt_style="pixel", planned=None, record=None
 ):
-    """An opened index of vectors [N, D] in shards of about equal length. rows: N dicts of vector_index.COLUMNS."""
+    """An opened index of vectors [N, D] in shards of about equal length. rows: N dicts of shard_files.COLUMNS."""
     rows = rows or [{"key": f"{i:05d}.png", "bytes": 1} for i in range(len(vectors))]
     descriptor = {"pt_style": pt_style} | (record or {})
     source = {"folder": str(folder or root), "shards": in_tars}
     vector_index.write_index(root, descriptor=descriptor, source=source, planned=planned or names)
     for name, places in zip(names, np.array_split(np.arange(len(vectors)), len(names)), strict=True):
-        vector_index.write_shard(
+        shard_files.write_shard(
             root, name, vectors[places], [rows[i] for i in places], descriptor=descriptor, made_of={}
         )  # fmt: skip
     return vector_index.open_index("--val_dir", root)

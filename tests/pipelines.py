@@ -38,9 +38,9 @@ def _vae(channels, shift=None):
 
 def stable_diffusion(prediction_type="epsilon"):
     """SD 1.x (epsilon) or 2.x (v_prediction)."""
-    from utils.diffusion import models
+    from utils.models import loading
 
-    return models.assemble(_micro_parts(prediction_type))
+    return loading.assemble(_micro_parts(prediction_type))
 
 
 def stable_diffusion_xl():

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import diff_inference
 from tests.conftest import ROOT
-from utils import generations
+from utils.files import generation_folder
 
 FAST = ("--num_inference_steps", 3)
 
@@ -166,7 +166,7 @@ def test_a_finished_generation_is_reused_and_other_settings_are_refused(infer, r
 
 def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused, micro_run, monkeypatch, tmp_path):
     whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
-    save, saved, broken = generations.Generation._save_image, [], tmp_path / "broken"
+    save, saved, broken = generation_folder.Generation._save_image, [], tmp_path / "broken"
 
     def stopped_at_five(self, made):
         if len(saved) == 5:
@@ -176,7 +176,7 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused
 
     command = ("--modelpath", micro_run, "--savepath", broken, *FAST, "-nb", 4, "-imb", 2, "--batch_size", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(generations.Generation, "_save_image", stopped_at_five)
+        patch.setattr(generation_folder.Generation, "_save_image", stopped_at_five)
         with pytest.raises(SystemExit) as ended:
             diff_inference.main([str(a) for a in command])
     assert ended.value.code == 130
@@ -209,7 +209,7 @@ def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tm
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(infer, refused, micro_run, monkeypatch, tmp_path):
-    save = generations.Generation._save_image
+    save = generation_folder.Generation._save_image
 
     def full(self, made):
         if made.job.index == 2:
@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(infer, refused, micro_run, mo
         return save(self, made)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generations.Generation, "_save_image", full)
+        patch.setattr(generation_folder.Generation, "_save_image", full)
         line = refused("diff_inference", "--modelpath", micro_run, "-nb", 4, *FAST, "--savepath", tmp_path / "g", status=1)
     assert "cannot write: [Errno 28] No space left on device" in line
     infer("-nb", 4, savepath=tmp_path / "g")
@@ -252,10 +252,10 @@ def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
     """W + B A, with alpha / r = 1."""
     from safetensors.torch import load_file
 
-    from utils.diffusion import models
+    from utils.models import loading
 
-    plain, changed = (models.load_pipeline("--x", str(micro_sd)) for _ in range(2))
-    models.load_lora(changed, str(lora))
+    plain, changed = (loading.load_pipeline("--x", str(micro_sd)) for _ in range(2))
+    loading.load_lora(changed, str(lora))
     added = load_file(next(lora.iterdir()))
     before, after = plain.unet.state_dict(), changed.unet.state_dict()
     assert set(before) == set(after)
@@ -289,8 +289,8 @@ def test_a_tracker_gets_figures_and_images(infer, monkeypatch):
 
 
 def test_images_are_saved_by_as_many_threads_as_asked(infer, monkeypatch):
-    asked, pool = [], generations.ThreadPoolExecutor
-    monkeypatch.setattr(generations, "ThreadPoolExecutor", lambda threads: asked.append(threads) or pool(threads))
+    asked, pool = [], generation_folder.ThreadPoolExecutor
+    monkeypatch.setattr(generation_folder, "ThreadPoolExecutor", lambda threads: asked.append(threads) or pool(threads))
     infer("-nb", 1, "-j", 3)
     assert asked == [3]
 

@@ -314,8 +314,8 @@ def test_a_second_run_reads_no_training_image(measure, copies, monkeypatch):
     decoded = [p for p in opened if "/train/" in p]
     assert len(set(decoded)) == 12
     shutil.rmtree(copies / "evaluations")
-    monkeypatch.setattr("utils.stages.evaluation_files.write_gallery", lambda *a, **k: [])  # which shows some again
-    monkeypatch.setattr("utils.stages.evaluation_files.page_rows", lambda *a, **k: ([], {}))
+    monkeypatch.setattr("utils.retrieval.evaluation_files.write_gallery", lambda *a, **k: [])  # which shows some again
+    monkeypatch.setattr("utils.retrieval.evaluation_files.page_rows", lambda *a, **k: ([], {}))
     opened.clear()
     Image.open(copies / "0.png").save(copies / "4.png")  # other queries, the same training images
     _, second = measure(copies, *NO_FD, "--cache_dir", copies.parent / "kept")
@@ -398,7 +398,7 @@ def test_complexity_and_memorized_quantity_on_enough_images(script, tmp_path):
     from scipy.stats import pearsonr
 
     from utils.data import scenes
-    from utils.evaluation import complexity
+    from utils.retrieval.formulas import complexity
 
     scenes.write_scenes(tmp_path / "s", count=60, seed=1, size=32)
     train = sorted((tmp_path / "s" / "train").rglob("*.png"))

@@ -309,12 +309,12 @@ def test_bad_input_ends_before_anything_is_written(refused, micro_sd, scenes_dir
 def short_sd(tmp_path_factory):
     """The random pipeline with three timesteps, so that loss control sees each of them often."""
     from tests.conftest import _micro_parts
-    from utils.diffusion import models
+    from utils.models import loading
 
     parts = _micro_parts()
     scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=3)
     folder = tmp_path_factory.mktemp("models") / "short-sd"
-    pipeline = models.assemble(dataclasses.replace(parts, scheduler=scheduler))
+    pipeline = loading.assemble(dataclasses.replace(parts, scheduler=scheduler))
     pipeline.save_pretrained(folder)
     return folder
 
@@ -445,7 +445,7 @@ def test_processes_that_are_wanted_but_not_there_are_told_how_to_start(train):
 
 
 def test_an_upload_gets_the_final_checkpoint_and_no_record_gets_the_token(train, monkeypatch):
-    from utils import hub
+    from utils.files import hub
 
     sent = []
     monkeypatch.setattr(hub, "push", lambda *what: sent.append(what) or "address")
@@ -504,18 +504,18 @@ def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
 
 
 def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkeypatch):
-    from utils.diffusion import models
+    from utils.models import loading
     from utils.reports import tracking
 
     opened, loaded = {}, []
-    load = models.load_pipeline
+    load = loading.load_pipeline
 
     class Recorder(tracking.NoTracker):
         def __init__(self, **kwargs):
             opened.update(kwargs)
 
     monkeypatch.setitem(tracking.TRACKERS, "none", Recorder)
-    monkeypatch.setattr(models, "load_pipeline", lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k))
+    monkeypatch.setattr(loading, "load_pipeline", lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k))
     train(wandb_project="mine", run_name="tuesday", revision="fp32", max_train_steps=1)
     assert (opened["project"], opened["name"], loaded) == ("mine", "tuesday", ["fp32"])
     assert opened["config"]["seed"] == 7

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 import diff_retrieval
 from tests.indices import image_index
+from utils.cli.retrieval_options import RetrievalOptions
 from utils.data.image_sets import list_images, open_image
-from utils.devices import Alone, Processes
-from utils.retrieval_options import RetrievalOptions
-from utils.stages import deduplication
+from utils.index import deduplication
+from utils.runtime.parallel import Alone, Processes
 
 pytest.importorskip("skimage")
 CARRIED = Path(importlib.util.find_spec("skimage").origin).parent / "data"

@@ -181,12 +181,12 @@ def test_pictures_and_pages_of_the_readme_exist():
 def test_every_flag_of_the_readme_exists():
     from dataclasses import fields
 
-    from utils import options
-    from utils.retrieval_options import RetrievalOptions
+    from utils.cli import generation_options, scenes_options, train_options
+    from utils.cli.retrieval_options import RetrievalOptions
 
     known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}  # the last two are the launchers'
     known |= {"--smoke", "--only", "--seeds", "--budget"}  # of the study: tests/benchmarks/test_replication_study.py
-    for cls in (options.TrainOptions, options.MitigationOptions, RetrievalOptions, options.ScenesOptions):
+    for cls in (train_options.TrainOptions, generation_options.MitigationOptions, RetrievalOptions, scenes_options.ScenesOptions):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}
     text = (ROOT / "README.md").read_text()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import sd_mitigation
-from utils import options
+from utils.cli import generation_options
 
 FAST = ("--num_inference_steps", 2, "--resolution", 16)
 
@@ -115,7 +115,7 @@ def test_a_comparison_is_refused_before_hours_go_into_its_first_half(refused, sc
 
 def test_every_flag_of_inference_is_one_of_mitigation():
     inference, both = (
-        {f.name for f in dataclasses.fields(o)} for o in (options.GenerationOptions, options.MitigationOptions)
+        {f.name for f in dataclasses.fields(o)} for o in (generation_options.GenerationOptions, generation_options.MitigationOptions)
     )
     assert both - inference == {"compare"}
     assert inference <= both

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from utils import seeding
-from utils.data import scene_reading, scenes
-from utils.evaluation.extractors import EXTRACTORS
-from utils.evaluation.network import Wanted
-from utils.evaluation.similarity import normalised, top_matches
+from benchmarks import scene_reader
+from utils.data import scenes
+from utils.retrieval.descriptors.extractors import EXTRACTORS
+from utils.retrieval.descriptors.network import Wanted
+from utils.retrieval.formulas.similarity import normalised, top_matches
+from utils.runtime import seeding
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_it_obeys_captions_and_does_not_copy(pipeline):
         [s.captions[0] for s in held_out], num_inference_steps=20, guidance_scale=3.0,
         generator=[seeding.torch_generator(0, "latents", i) for i in range(32)],
     ).images  # fmt: skip
-    right = np.mean([scene_reading.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
+    right = np.mean([scene_reader.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
     assert right >= 0.8
     pixel = EXTRACTORS["pixel"](Wanted(device=torch.device("cpu"), dtype=torch.float32))
 

@@ -29,12 +29,12 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def short_sd(tmp_path_factory):
     """The random pipeline with sixteen timesteps, so that loss control drops some samples within a few steps."""
-    from utils.diffusion import models
+    from utils.models import loading
 
     parts = _micro_parts()
     scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=16)
     folder = tmp_path_factory.mktemp("models") / "short-sd"
-    models.assemble(dataclasses.replace(parts, scheduler=scheduler)).save_pretrained(folder)
+    loading.assemble(dataclasses.replace(parts, scheduler=scheduler)).save_pretrained(folder)
     return folder
 
 

@@ -43,7 +43,7 @@ SMOKE = Budget(images=8, steps=40, rounds=5, batch=2, prompts=8, generated=8, sa
 
 
 @dataclass(frozen=True)
-class Training:
+class StudyTraining:
     """images: of its training set, or None for the budget's; flags: what differs from the recipe."""
 
     images: int | None = None
@@ -95,18 +95,18 @@ GROUPS = {
 }  # fmt: skip
 
 TRAININGS = {
-    "dup_both": Training(flags=BOTH, checkpoints=True),
-    "dup_image": Training(flags=(*CAPTIONS, "--duplication", "dup_image")),
-    "nodup": Training(flags=CAPTIONS),
-    **{f"{style}": Training(flags=("--class_prompt", style, *DUPLICATES))
+    "dup_both": StudyTraining(flags=BOTH, checkpoints=True),
+    "dup_image": StudyTraining(flags=(*CAPTIONS, "--duplication", "dup_image")),
+    "nodup": StudyTraining(flags=CAPTIONS),
+    **{f"{style}": StudyTraining(flags=("--class_prompt", style, *DUPLICATES))
        for style in ("nolevel", "classlevel", "instancelevel_random")},
-    **{f"{n} images": Training(images=n, flags=CAPTIONS) for n in SIZES if n != 32},
-    **{f"train {name}": Training(flags=BOTH + flags) for name, flags in TRAIN_TIME.items()},
-    **{f"IET {k}": Training(flags=CAPTIONS, copies=k) for k in COPIES},
-    **{f"AGC {ratio}": Training(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
-    "IET 4 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
+    **{f"{n} images": StudyTraining(images=n, flags=CAPTIONS) for n in SIZES if n != 32},
+    **{f"train {name}": StudyTraining(flags=BOTH + flags) for name, flags in TRAIN_TIME.items()},
+    **{f"IET {k}": StudyTraining(flags=CAPTIONS, copies=k) for k in COPIES},
+    **{f"AGC {ratio}": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
+    "IET 4 AGC 1.25": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
     # added when the first seed showed that four copies copy nothing and that their banks hardly fill: it decides nothing
-    "IET 2 AGC 1.25": Training(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
+    "IET 2 AGC 1.25": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
 }  # fmt: skip
 
 ARMS = {
@@ -149,7 +149,7 @@ def names(budget):
 EXPERIMENTS = {number: tuple(named) for number, named in names(Budget()).items()}
 
 
-class Plan:
+class StudyPlan:
     """Where everything of a study lies, and its commands. out: folder of everything it makes; budget: Budget.
 
     keyed: whether folders of runs and images end in a hash of their options, so that no finished one is taken for another.
@@ -246,13 +246,13 @@ class Plan:
 
     def run_key(self, training, seed):
         """A hash of the commands that make a run, whatever folder they write to."""
-        here = Plan("out", self.budget, keyed=False)
+        here = StudyPlan("out", self.budget, keyed=False)
         scenes = ["-m", "utils.data.scenes", "--count", self.images_of(training), "--seed", seed]
         return _hash([scenes, here.training_command(training, seed)[1]])
 
     def key(self, name, seed):
         """What names an arm's row: a hash of all of the commands that make it, whatever folder they write to."""
-        here = Plan("out", self.budget, keyed=False)
+        here = StudyPlan("out", self.budget, keyed=False)
         reference = ["-m", "utils.data.scenes", "--count", self.budget.reference, "--seed", REFERENCE_SEED]
         commands = [[self.run_key(self.needs(name), seed)], reference, *(c for _, c in here.arm_commands(name, seed))]
         return _hash(commands)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from utils.seeding import numpy_rng
+from utils.runtime.seeding import numpy_rng
 
 COPIED = 0.95
 ROUNDS = 2000

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from benchmarks.study import experiments
 from benchmarks.study.findings import COPIED
-from utils.diffusion.latents import squared_error
-from utils.diffusion.models import embed, load_pipeline
-from utils.manifest import read_json
+from utils.files.whole_files import read_json
+from utils.models.loading import embed, load_pipeline
 from utils.reports.tables import markdown
-from utils.seeding import torch_generator
+from utils.runtime.seeding import torch_generator
+from utils.training.latents import squared_error
 
 TIMESTEPS = (900, 600, 300)
 STYLES = {"caption": "dup_both", "class": "classlevel", "four random tokens": "instancelevel_random"}
@@ -106,7 +106,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="the study's folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of its runs (default: %(default)s)")
     args = parser.parse_args(argv)
-    plan = experiments.Plan(args.out, experiments.Budget())
+    plan = experiments.StudyPlan(args.out, experiments.Budget())
     if not plan.run("nodup", args.seed).is_dir():
         parser.error(
             f"argument --out: {str(args.out)!r} holds no runs of seed {args.seed}; run the study, or give its folder"

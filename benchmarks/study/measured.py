@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import scene_reader
 from benchmarks.study.rows import COMPLEXITY, FD, METRICS, Row
-from utils.data import scene_reading
-from utils.manifest import read_json
+from utils.files.whole_files import read_json
 
 
 def agreements(images, rows):
@@ -21,14 +21,14 @@ def agreements(images, rows):
     found = []
     for row in rows:
         try:
-            asked = scene_reading.asked_of(row["source_prompt"])
+            asked = scene_reader.asked_of(row["source_prompt"])
         except ValueError:
             found.append((np.nan, np.nan))
             continue
         with Image.open(images / row["file"]) as image:
-            reading = scene_reading.read_scene(image.convert("RGB"))
-        colours = scene_reading.agreement(reading, asked, of=scene_reading.COLOUR_ATTRIBUTES)
-        found.append((scene_reading.agreement(reading, asked), colours))
+            reading = scene_reader.read_scene(image.convert("RGB"))
+        colours = scene_reader.agreement(reading, asked, of=scene_reader.COLOUR_ATTRIBUTES)
+        found.append((scene_reader.agreement(reading, asked), colours))
     return np.array(found)
 
 

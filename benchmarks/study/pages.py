@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.study import experiments, figures, findings
 from benchmarks.study.rows import FD
-from utils.manifest import write_text
+from utils.files.whole_files import write_text
 from utils.reports import plots
 from utils.reports.tables import markdown
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import DataError
 from utils.reports.tables import write_csv
+from utils.runtime.errors import DataError
 
 FD = "fd_tf_efficientnet_lite0"
 METRICS = ("sim_mean", "sim_95pc", "copy_share", "copy_share_dup", "copy_share_nodup", "sim_dup", "sim_nodup",

@@ -13,7 +13,7 @@ import traceback
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
-from utils.manifest import read_json
+from utils.files.whole_files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 

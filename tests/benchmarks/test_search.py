@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search
-from utils.evaluation import vector_index
+from utils.index import vector_index
 
 SMALL = ["--vectors", "12000", "--dimensions", "32", "--queries", "40", "--shards", "7", "--rounds", "2", "--threads", "1"]
 

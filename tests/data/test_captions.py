@@ -5,7 +5,7 @@ from PIL import Image
 
 from utils.data import captions, image_sets
 from utils.data.caption_edits import RandomTokens
-from utils.errors import DataError, UsageError
+from utils.runtime.errors import DataError, UsageError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils.data import duplication, image_sets
-from utils.errors import UsageError
+from utils.runtime.errors import UsageError
 
 
 def test_the_duplicated_set_is_a_share_without_replacement_and_a_function_of_the_seed():

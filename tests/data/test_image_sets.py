@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from utils.data import image_sets
-from utils.errors import DataError, UnreadError, UsageError
+from utils.runtime.errors import DataError, UnreadError, UsageError
 
 
 def gradient(size=(9, 7)):

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from utils import seeding
 from utils.data import scenes
+from utils.runtime import seeding
 
 
 def test_a_scene_is_a_function_of_its_index():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tars import png, sample, write
 from utils.data import image_sets, tar_shards
-from utils.errors import DataError, UnreadError, UsageError
+from utils.runtime.errors import DataError, UnreadError, UsageError
 
 
 @pytest.fixture

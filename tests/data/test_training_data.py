@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.data import captions, image_sets, training_data, transforms
-from utils.diffusion import mitigation
+from utils.training import train_mitigations
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def make(scenes_dir, micro_parts):
 
     def draws(*, style="dup_both", special=None, seed=5, global_batch=4, mixup=0.0, random_flip=True):
         data, _ = training_data.captioned_images(images, texts, style=style, share=0.25, weight=5.0, seed=seed)
-        hooks = mitigation.train_hooks(duplication=style, special=special, p=0.5, noise=0, mixup=mixup, tokenizer=tokenizer)
+        hooks = train_mitigations.train_hooks(duplication=style, special=special, p=0.5, noise=0, mixup=mixup, tokenizer=tokenizer)
         transform = functools.partial(
             transforms.training_input, resolution=16, center_crop=False, random_flip=random_flip
         )  # fmt: skip

@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from utils import seeding
 from utils.data.caption_edits import RandomTokens
 from utils.data.image_sets import natural_key
-from utils.errors import DataError, UsageError
-from utils.manifest import read_json
+from utils.files.whole_files import read_json
+from utils.runtime import seeding
+from utils.runtime.errors import DataError, UsageError
 
 RANDOM_CAPTIONS = 10  # alternatives an image under instancelevel_random without a file
 RANDOM_CAPTION_TOKENS = 4

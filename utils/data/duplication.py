@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from utils import seeding
 from utils.data.captions import match_keys
-from utils.errors import UsageError, require_file
-from utils.manifest import read_json
+from utils.files.whole_files import read_json
+from utils.runtime import seeding
+from utils.runtime.errors import UsageError, require_file
 
 
 def own_caption(captions, duplicated, rng):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.downloads import Address, read_part
-from utils.errors import DataError, UnreadError, UsageError, require_dir
+from utils.files.downloads import Address, read_part
+from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
 # where Pillow finds an orientation
 TELL_ORIENTATION = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
@@ -29,7 +29,7 @@ CHANGED = "has changed since the index was built; --build_index reads it again"
 STORED_SIZE = "stored_size"  # in the info of an image that was read
 # what the stages themselves write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
-INDEX_KIND = b'"kind": "index"'  # in the index.json that utils.evaluation.vector_index writes
+INDEX_KIND = b'"kind": "index"'  # in the index.json that utils.index.vector_index writes
 # What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
 BROKEN_EXIF = (struct.error, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, OSError, SyntaxError)
 UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils.seeding import numpy_rng
+from utils.runtime.seeding import numpy_rng
 
 COLOURS = {
     "red": (214, 32, 38),
@@ -237,7 +237,7 @@ def write_scenes(out, *, count, seed=0, size=64):
 
     out: a Path that does not exist yet or is empty. Also writes specs.json, what was drawn, for checkers.
     """
-    from utils.manifest import write_json
+    from utils.files.whole_files import write_json
 
     captions, specs = {}, {}
     for index in range(count):
@@ -254,11 +254,11 @@ def write_scenes(out, *, count, seed=0, size=64):
 def main(argv=None):
     from pathlib import Path
 
-    from utils import flags, options
-    from utils.errors import UsageError
+    from utils.cli import flags, scenes_options
+    from utils.runtime.errors import UsageError
 
     with flags.exit_on_user_error("python -m utils.data.scenes"):
-        opts = flags.parse(options.ScenesOptions, argv, description=__doc__)
+        opts = flags.parse(scenes_options.ScenesOptions, argv, description=__doc__)
         out = Path(opts.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out={opts.out!r} is not empty; give a new folder")

@@ -12,9 +12,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import downloads
 from utils.data.image_sets import SUFFIXES, ImageSet, holds_images, natural_key
-from utils.errors import DataError, UnreadError, UsageError, first_line
+from utils.files import downloads
+from utils.runtime.errors import DataError, UnreadError, UsageError, first_line
 
 CAPTION_FIELDS = ("caption", "text")  # of a .json member; img2dataset writes `caption`
 TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no book

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from utils import seeding, signals
 from utils.data import duplication, transforms
+from utils.runtime import seeding, signals
 
 
 @dataclass(frozen=True)

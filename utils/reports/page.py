@@ -11,7 +11,7 @@ import json
 import math
 from pathlib import Path
 
-from utils.manifest import write_text
+from utils.files.whole_files import write_text
 
 HERE = Path(__file__).parent
 

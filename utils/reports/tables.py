@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 
-from utils.manifest import whole_file, write_text
+from utils.files.whole_files import whole_file, write_text
 
 
 def write_csv(path, columns, rows):

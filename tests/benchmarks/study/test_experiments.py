@@ -1,7 +1,7 @@
 import dataclasses
 
 from benchmarks.study import experiments
-from benchmarks.study.experiments import ARMS, SMOKE, TRAININGS, Budget, Plan
+from benchmarks.study.experiments import ARMS, SMOKE, TRAININGS, Budget, StudyPlan
 
 
 def value(command, flag):
@@ -16,14 +16,14 @@ def test_every_arm_is_in_a_finding_and_every_training_in_an_arm():
 def test_every_training_sees_as_many_samples_whatever_its_copies_and_images():
     for budget in (Budget(), SMOKE):
         for name in TRAININGS:
-            _, command = Plan("out", budget).training_command(name, 1)
+            _, command = StudyPlan("out", budget).training_command(name, 1)
             copies = int(value(command, "--clients_num")) if "--clients_num" in command else 1
             rounds = int(value(command, "--total_round")) if "--total_round" in command else 1
             assert int(value(command, "--max_train_steps")) * rounds * copies == budget.steps, name
 
 
 def test_every_arm_makes_as_many_images_of_prompts_that_it_was_trained_on():
-    plan = Plan("out", Budget())
+    plan = StudyPlan("out", Budget())
     for name in ARMS:
         (_, generate), (_, measure), (_, distance) = plan.arm_commands(name, 1)
         prompts = int(value(generate, "-nb"))
@@ -37,14 +37,14 @@ def test_every_arm_makes_as_many_images_of_prompts_that_it_was_trained_on():
 
 
 def test_a_key_changes_with_every_option_and_not_with_the_folder(monkeypatch):
-    plan = Plan("out", Budget())
+    plan = StudyPlan("out", Budget())
     before = plan.run("nodup", 1)
     keys = {(name, seed): plan.key(name, seed) for name in ARMS for seed in (1, 2)}
     assert len(set(keys.values())) == len(keys)
-    assert Plan("elsewhere", Budget()).key("nodup", 1) == keys["nodup", 1]
+    assert StudyPlan("elsewhere", Budget()).key("nodup", 1) == keys["nodup", 1]
     for field in dataclasses.fields(Budget):
         other = dataclasses.replace(Budget(), **{field.name: getattr(Budget(), field.name) * 2})
-        assert [arm for arm in ARMS if Plan("out", other).key(arm, 1) != keys[arm, 1]], field.name
+        assert [arm for arm in ARMS if StudyPlan("out", other).key(arm, 1) != keys[arm, 1]], field.name
     monkeypatch.setitem(ARMS, "RT 1", dataclasses.replace(ARMS["RT 1"], guidance=4.0))
     monkeypatch.setitem(TRAININGS, "nodup", dataclasses.replace(TRAININGS["nodup"], flags=("--use_8bit_adam",)))
     changed = {arm for arm in ARMS if plan.key(arm, 1) != keys[arm, 1]}
@@ -54,5 +54,5 @@ def test_a_key_changes_with_every_option_and_not_with_the_folder(monkeypatch):
 
 def test_the_scenes_of_the_distance_are_nobodys_training_images():
     assert experiments.REFERENCE_SEED not in experiments.SEEDS
-    folders = {command[command.index("--seed") + 1] for command in Plan("o", Budget()).data_commands((1, 2), ARMS).values()}
+    folders = {command[command.index("--seed") + 1] for command in StudyPlan("o", Budget()).data_commands((1, 2), ARMS).values()}
     assert folders == {1, 2, experiments.REFERENCE_SEED}

@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.study import looked_into
-from benchmarks.study.experiments import SMOKE, Plan
-from utils.manifest import write_json
+from benchmarks.study.experiments import SMOKE, StudyPlan
+from utils.files.whole_files import write_json
 
 
 def test_the_same_prompt_twice_moves_nothing(micro_sd):
@@ -27,7 +27,7 @@ def test_skipped_share_by_hand(tmp_path):
 
 
 def test_copies_by_the_texture_that_was_matched(tmp_path):
-    plan = Plan(tmp_path, SMOKE)
+    plan = StudyPlan(tmp_path, SMOKE)
     write_json(
         plan.scenes("nodup", 1) / "specs.json",
         {"train/ring/000000.png": {"texture": "plain"}, "train/star/000001.png": {"texture": "dotted"}},

@@ -116,7 +116,7 @@ def test_the_page_of_the_repository_is_that_of_its_rows(tmp_path):
     from benchmarks.study import rows
 
     found = rows.read_rows(ROOT / "docs" / "study.csv")
-    plan = experiments.Plan("runs/study", Budget())
+    plan = experiments.StudyPlan("runs/study", Budget())
     assert set(found) <= {plan.key(arm, seed) for arm in experiments.ARMS for seed in experiments.SEEDS}
     pages.write(tmp_path, Budget(), list(found.values()))
     assert (tmp_path / "study.md").read_text() == (ROOT / "docs" / "study.md").read_text()

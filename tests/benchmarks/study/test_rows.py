@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks.study import rows
 from tests.benchmarks.study.rows_by_hand import row
-from utils.errors import DataError
+from utils.runtime.errors import DataError
 
 
 def test_rows_come_back_as_they_were_written_sorted_and_once(tmp_path):

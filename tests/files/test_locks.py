@@ -1,0 +1,111 @@
+"""Claims: one holder at a time, whoever asks; a holder that dies lets go."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+
+import pytest
+
+from utils.files import locks
+from utils.files.locks import Claims, Stride
+
+
+@contextlib.contextmanager
+def forked(work):
+    """A child process that does some work, says so, and waits until it is killed. Yields: its number."""
+    heard, said = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException), work():
+            os.write(said, b"x")
+            signal.pause()
+        os._exit(1)
+    os.read(heard, 1)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(heard)
+        os.close(said)
+
+
+def is_free(folder, name):
+    with Claims(folder).take(name) as mine:
+        return mine
+
+
+def test_one_holder_at_a_time(tmp_path):
+    held = Claims(tmp_path / "c")
+    with held.take("a") as mine:
+        assert mine
+        assert not is_free(tmp_path / "c", "a")
+        assert is_free(tmp_path / "c", "b")
+    assert is_free(tmp_path / "c", "a")
+    with pytest.raises(ValueError, match="mine"), held.take("a"):
+        raise ValueError("mine")
+    assert is_free(tmp_path / "c", "a")
+
+
+def test_a_holder_that_is_killed_lets_go(tmp_path):
+    with forked(lambda: Claims(tmp_path).take("a")):
+        assert not is_free(tmp_path, "a")
+    assert is_free(tmp_path, "a")
+
+
+def test_a_forked_worker_does_not_keep_what_its_parent_held(tmp_path):
+    """A worker that reads images lives for seconds after its parent was killed; the next launch wants the shard at once."""
+    held = Claims(tmp_path)
+    with contextlib.ExitStack() as children:
+        with held.take("a"):
+            children.enter_context(forked(contextlib.nullcontext))
+            assert not is_free(tmp_path, "a")  # the child's closing did not let go for the parent
+        assert is_free(tmp_path, "a")  # while the child lives
+
+
+def test_waiting_for_a_claim(tmp_path):
+    with Claims(tmp_path).take("a", wait=True) as mine:
+        assert mine
+    with forked(lambda: Claims(tmp_path).take("a")) as pid:
+        os.kill(pid, signal.SIGKILL)
+        with Claims(tmp_path).take("a", wait=True) as mine:
+            assert mine
+
+
+@pytest.mark.parametrize("number", locks.NO_LOCKS)
+def test_file_systems_without_locks_are_found_out(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    assert Claims(tmp_path).work()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not Claims(tmp_path).work()
+    assert not locks._held
+
+
+def test_another_error_of_the_disk_is_one(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="broken"):
+        Claims(tmp_path).work()
+
+
+def test_strides_share_out_every_piece_once():
+    names = [f"{i}" for i in range(7)]
+    strides = [Stride(names, index, 3) for index in range(3)]
+    owners = []
+    for name in names:
+        found = []
+        for stride in strides:
+            with stride.take(name) as mine:
+                found.append(mine)
+        owners.append(found.index(True))
+        assert sum(found) == 1
+    assert owners == [0, 1, 2, 0, 1, 2, 0]
+    with strides[2].take(".index", wait=True) as mine, strides[0].while_others_wait().take("4") as all_mine:
+        assert mine
+        assert all_mine

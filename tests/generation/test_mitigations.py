@@ -1,0 +1,147 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from utils.cli import flags, generation_options
+from utils.data.caption_edits import RandomTokens
+from utils.generation import denoiser_hook, mitigations
+from utils.runtime.errors import UsageError
+from utils.training import train_mitigations
+
+
+def hooks(tokenizer, **changes):
+    settings = {"duplication": "nodup", "special": None, "p": 0.1, "noise": 0.0, "mixup": 0.0, "tokenizer": tokenizer}
+    return train_mitigations.train_hooks(**(settings | changes))
+
+
+def test_without_mitigation_nothing_is_edited(micro_parts):
+    plain = hooks(micro_parts().tokenizer)
+    assert plain.choose_caption(["own", "other"], True, np.random.default_rng(0)) == "own"
+    e = torch.randn(2, 3, 4)
+    assert plain.edit_embeddings(e, None, ratio=1.0, noise=None) is e
+
+
+def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(micro_parts):
+    both = hooks(micro_parts().tokenizer, duplication="dup_image", special="wordrepeat", p=1.0)
+    drawn = [both.choose_caption(["own one", "other two"], True, np.random.default_rng(i)) for i in range(40)]
+    assert any("other" in d for d in drawn)
+    assert any("own" in d for d in drawn)
+    assert all(len(d.split()) == 4 for d in drawn)
+    plain = [both.choose_caption(["own one", "other two"], False, np.random.default_rng(i)) for i in range(40)]
+    assert not any("other" in d for d in plain)
+
+
+def test_embeddings_are_mixed_and_then_noised(micro_parts):
+    e, partner, noise = torch.tensor([[[4.0]]]), torch.tensor([[[8.0]]]), torch.tensor([[[10.0]]])
+    found = hooks(micro_parts().tokenizer, noise=0.1, mixup=0.5).edit_embeddings(e, partner, ratio=0.75, noise=noise)
+    torch.testing.assert_close(found, torch.tensor([[[6.0]]]))  # 0.75 * 4 + 0.25 * 8 + 0.1 * 10
+
+
+OFF = {"rand_noise_lam": 0.0, "rand_augs": None, "rand_aug_repeats": 2, "cfg_start": None, "cfg_before": 0.0, "seed": 3}
+
+
+def test_options_turn_mitigations_on_and_name_them():
+    def names(**given):
+        return [m.name for m in mitigations.chosen(OFF | given)]
+
+    assert names() == []
+    assert names(rand_noise_lam=0.1) == ["ginfer0.1"]
+    assert names(rand_augs="rand_word_add", rand_aug_repeats=4) == ["auginfer_rand_word_add_4"]
+    assert names(cfg_start=500.0) == ["cfgstart_500_0"]
+    assert names(cfg_start="auto", cfg_before=-2.0) == ["cfgstart_auto_-2"]
+    assert names(rand_noise_lam=0.1, rand_augs="rand_numb_add") == ["ginfer0.1", "auginfer_rand_numb_add_2"]
+    assert mitigations.chosen(OFF | {"rand_noise_lam": 0.1} | mitigations.without()) == ()
+
+
+def test_settings_hold_the_flags_of_what_is_on():
+    found = mitigations.settings(OFF | {"cfg_start": 500.0})
+    assert found == dict.fromkeys(("rand_noise_lam", "rand_augs", "rand_aug_repeats")) | {
+        "cfg_start": 500.0,
+        "cfg_before": 0.0,
+    }
+
+
+def test_sample_hooks_edit_as_often_as_asked(micro_parts):
+    tokens = RandomTokens(micro_parts().tokenizer)
+    made = mitigations.SampleHooks(mitigations.chosen(OFF | {"rand_augs": "rand_numb_add", "rand_aug_repeats": 3}), tokens)
+    assert len(made.edit_prompt("a b", np.random.default_rng(0)).split()) == 5
+    assert mitigations.SampleHooks().edit_prompt("a b", np.random.default_rng(0)) == "a b"
+
+
+def test_noise_on_embeddings_is_each_images_own_and_scales_with_lambda():
+    zero = torch.zeros(2, 32, 16)
+
+    def edited(lam, seeds=(1, 2)):
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        return mitigations.SampleHooks(mitigations.chosen(OFF | {"rand_noise_lam": lam})).edit_embeddings(zero, generators)
+
+    half = edited(0.5)
+    assert half.std().item() == pytest.approx(0.5, rel=0.1)
+    assert not torch.equal(half[0], half[1])
+    assert torch.equal(edited(1.0), 2 * half)
+    assert torch.equal(edited(0.5, (9, 2))[1], half[1])
+    assert edited(0.0) is zero
+
+
+def test_hooks_at_the_denoiser_run_one_after_the_other_and_report_together():
+    class Adds:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def __call__(self, number):
+            return number + self.scale
+
+        def report(self):
+            return [{"a": 1}, {"a": 2}]
+
+    both = mitigations.SampleHooks((mitigations.Mitigation("x", "--x", steer=Adds),
+                                   mitigations.Mitigation("y", "--y", steer=lambda scale: lambda n: 10 * n)))  # fmt: skip
+    chain = both.steering(3)
+    assert chain(1) == 40
+    assert chain.report(2) == [{"a": 1}, {"a": 2}]
+    assert mitigations.SampleHooks().steering(3) is None
+
+
+def test_a_pipeline_that_lacks_what_a_mitigation_needs_is_an_error_that_names_it():
+    edit, steer = (mitigations.chosen(OFF | given) for given in ({"rand_augs": "rand_word_add"}, {"cfg_start": 500.0}))
+    mitigations.require(edit + steer, guided=True, tokenizer=True)
+    with pytest.raises(UsageError, match="--cfg_start needs an unconditional branch, .* takes --guidance_scale above 1"):
+        mitigations.require(steer, guided=False, tokenizer=True)
+    with pytest.raises(UsageError, match="--rand_augs needs a tokenizer"):
+        mitigations.require(edit, guided=True, tokenizer=False)
+    auto = mitigations.chosen(OFF | {"cfg_start": "auto"})
+    mitigations.require(steer, guided=True, tokenizer=True, order=2)
+    with pytest.raises(
+        UsageError, match="--cfg_start='auto' compares steps, and this scheduler evaluates the network 2 times"
+    ):
+        mitigations.require(auto, guided=True, tokenizer=True, order=2)
+
+
+def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
+    def louder(*, loudness):
+        return mitigations.Mitigation(f"loud{loudness}", "--loudness", edit_prompt=lambda p, rng, tokens: p.upper())
+
+    monkeypatch.setattr(mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, louder))
+    (made,) = mitigations.chosen(OFF | {"loudness": 3})
+    assert made.name == "loud3"
+    assert mitigations.settings(OFF | {"loudness": 3})["loudness"] == 3
+    assert mitigations.SampleHooks((made,)).edit_prompt("a", None) == "A"
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    """From the command line to the hook, with the option declared as the page says."""
+    declared, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL)
+    room = vars(mitigations) | vars(generation_options)
+    body = declared.replace("    cfg_stop", "\n    cfg_stop")
+    exec(f"@dataclass(frozen=True, kw_only=True)\nclass Longer(GenerationOptions):\n    ...\n{body}\n{code}", room)
+    monkeypatch.setattr(mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, room["unguided_end"]))
+    opts = flags.parse(room["Longer"], ["--prompt", "x", "--cfg_stop", "500"], description="")
+    (made,) = mitigations.chosen(vars(opts))
+    below, above = (denoiser_hook.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0) for t in (400.0, 600.0))
+    assert made.name == "cfgstop_500"
+    assert made.steer(7.5)(below).conditional.item() == 0
+    assert made.steer(7.5)(above) is above
+    assert mitigations.chosen(vars(flags.parse(room["Longer"], ["--prompt", "x"], description=""))) == ()

@@ -1,0 +1,70 @@
+"""A copy in training, over the twelve scenes, with the random pipeline."""
+
+import functools
+
+import pytest
+import torch
+
+from utils.data import captions, image_sets, training_data, transforms
+from utils.runtime import parallel
+from utils.training import ensemble, loss_control, train_mitigations, trainer
+
+SIDE = 16
+
+
+@pytest.fixture
+def start(scenes_dir, micro_parts):
+    """start(**changes) -> Ensemble (its .model is the Trainer) over the scenes, nothing trained yet."""
+
+    def made(*, parts=None, noise=0.0, mixup=0.0, steps=3, rounds=1, shards=1, schedule="constant", warmup=0, lr=1e-3,
+             accumulation=1, batch=2, ratio=None, bias_correction=False, text=False, weights=None, **optimisation):  # fmt: skip
+        parts = parts or micro_parts()
+        images = image_sets.list_images("--d", scenes_dir / "train")
+        texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
+        data, _ = training_data.captioned_images(images, texts, style="nodup", share=0, weight=1, seed=0, weights=weights)
+        hooks = train_mitigations.train_hooks(
+            duplication="nodup", special=None, p=0, noise=noise, mixup=mixup, tokenizer=parts.tokenizer
+        )
+        transform = functools.partial(transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False)
+        parts_of = training_data.split(len(images), shards, 0)
+        plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
+        accelerator = parallel.accelerator(mixed_precision="no")
+        control = ratio and loss_control.AntiGradientControl(
+            ratio=ratio, decay=0.8, num_timesteps=1000, bias_correction=bias_correction
+        )
+        model = trainer.Trainer(
+            parts, accelerator=accelerator, team=parallel.Team(), dtype=torch.float32, hooks=hooks, seed=0, resolution=SIDE,
+            optimisation=trainer.Optimisation(lr, (0.9, 0.999), 1e-2, 1e-8, 1.0, schedule, warmup, steps * rounds,
+                                               accumulation=accumulation, **optimisation),
+            control=control, images=len(images), train_text_encoder=text,
+        )  # fmt: skip
+        draws = {
+            k: training_data.Draws(
+                data.take(part), seed=0, shard=k, global_batch=batch, transform=transform,
+                choose_caption=hooks.choose_caption, partners=bool(mixup),
+            )
+            for k, part in enumerate(parts_of)
+        }  # fmt: skip
+        return ensemble.Ensemble(model, plan, draws)
+
+    return made
+
+
+@pytest.fixture
+def finished():
+    """finished(copies, batch=, position=, until=) -> (Progress of every position, the weights as one vector)."""
+
+    def run(copies, *, batch=2, position=0, until=None):
+        found = []
+        for at in copies.run(position, batch_size=batch):
+            found.append(at)
+            if at.position == until:
+                break
+        return found, flat(copies.model)
+
+    return run
+
+
+def flat(model):
+    """The weights in training as one vector, a copy."""
+    return torch.cat([p.detach().flatten().clone() for p in model.weights.values()])

@@ -1,0 +1,97 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.data import image_sets, transforms
+from utils.models import loading
+from utils.training import frozen_outputs
+from utils.training import latents as lat
+
+
+@pytest.fixture
+def images(scenes_dir, tmp_path):
+    folder = shutil.copytree(scenes_dir / "train", tmp_path / "train")
+    for path in folder.rglob("*.png"):  # not compressed: one size for all, so that another content keeps it
+        Image.open(path).save(path, compress_level=0)
+    return image_sets.list_images("--d", folder)
+
+
+def made(tmp_path, images, parts, flips=True):
+    cached = frozen_outputs.Latents(tmp_path / "cache", images, parts, resolution=16, flips=flips, dtype=torch.float32)
+    count = len(list(cached.build(parts.vae, device=torch.device("cpu"))))
+    cached.rows.open()
+    return cached, count
+
+
+def test_kept_moments_are_those_of_encoding_each_view(tmp_path, images, micro_parts):
+    parts = micro_parts()
+    cached, count = made(tmp_path, images, parts)
+    assert count == 12
+    for row, flipped in ((3, False), (3, True), (11, True)):
+        pixels = transforms.training_pixels(images.open(row), resolution=16, flipped=flipped)[None]
+        expected = lat.moments(parts.vae, pixels)
+        torch.testing.assert_close(cached.moments([row], [flipped]), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(cached.moments([3], [False]), cached.moments([3], [True]))
+
+
+def test_samples_of_kept_moments_have_the_distribution_of_encoding_each_time(tmp_path, images, micro_parts):
+    """Mean and standard deviation over many samples of one image's latents, against the posterior's own."""
+    parts = micro_parts()
+    with torch.no_grad():
+        parts.vae.quant_conv.bias[4:] = 1.0  # log variances about 1: samples that spread
+    cached, _ = made(tmp_path, images, parts, flips=False)
+    mean, std = cached.moments([5], [False]).unbind(1)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, *mean.shape[1:], generator=generator)
+    kept = lat.posterior_sample(mean, std, noise, scaling_factor=parts.vae.config.scaling_factor)
+    with torch.no_grad():
+        pixels = transforms.training_pixels(images.open(5), resolution=16)[None]
+        posterior = parts.vae.encode(pixels).latent_dist
+        anew = torch.cat([posterior.sample(generator=generator) for _ in range(4000)]) * 0.5
+    torch.testing.assert_close(kept.mean(0), anew.mean(0), rtol=0, atol=0.08)
+    torch.testing.assert_close(kept.std(0), anew.std(0), rtol=0.1, atol=0)
+    assert kept.std(0).mean() > 0.3
+
+
+def test_a_changed_image_is_encoded_again(tmp_path, images, micro_parts):
+    parts = micro_parts()
+    first, _ = made(tmp_path, images, parts)
+    before = first.moments(range(12), [0] * 12)
+    images.path(4).write_bytes(images.path(5).read_bytes())  # the same size, so the same fingerprint
+    os.utime(images.path(4), ns=(1, 1))
+    changed, count = made(tmp_path, images, parts)
+    assert count == 12  # one group of sixteen rows
+    same = [torch.equal(a, b) for a, b in zip(before, changed.moments(range(12), [0] * 12), strict=True)]
+    assert same.index(False) == 4
+    assert same.count(False) == 1
+    assert made(tmp_path, images, parts)[1] == 0
+
+
+def test_another_autoencoder_or_resolution_has_a_cache_of_its_own(tmp_path, images, micro_parts):
+    parts, other = micro_parts(), micro_parts()
+    with torch.no_grad():
+        next(other.vae.parameters()).add_(1)
+    folders = {
+        frozen_outputs.Latents(tmp_path, images, p, resolution=r, flips=f, dtype=d).rows.folder
+        for p, r, f, d in ((parts, 16, True, torch.float32), (other, 16, True, torch.float32), (parts, 24, True, torch.float32),
+                           (parts, 16, False, torch.float32), (parts, 16, True, torch.bfloat16))
+    }  # fmt: skip
+    assert len(folders) == 5
+
+
+def test_embeddings_come_back_by_prompt(tmp_path, micro_parts):
+    parts = micro_parts()
+    prompts = [f"a {c} thing" for c in "abcdefghijklmnopqrst"]
+    cached = frozen_outputs.Embeddings(tmp_path / "cache", prompts, parts, dtype=torch.float32)
+    assert list(cached.build(parts.text_encoder, device="cpu")) == list(range(20))
+    cached.rows.open()
+    asked = ["a q thing", "a b thing", "a q thing"]
+    with torch.no_grad():
+        expected = loading.embed(parts.tokenizer, parts.text_encoder, asked, device="cpu")
+    torch.testing.assert_close(cached.embeddings(asked), expected, rtol=1e-4, atol=1e-5)
+    assert cached.rows.rows == 20
+    assert np.prod(cached.rows.shape) == 32 * 16

@@ -1,0 +1,114 @@
+"""What stands before the first step: data, shards, what is encoded ahead. Resuming is tested with the loop."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from utils.cli import flags, train_options
+from utils.runtime import parallel
+from utils.training import training_job
+
+
+@pytest.fixture
+def built(micro_sd, scenes_dir):
+    """built(*flags) -> (Job, options, Data) of a run on the twelve scenes."""
+
+    def made(*extra):
+        opts = flags.parse(train_options.TrainOptions, [
+            "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir", str(scenes_dir / "train"),
+            "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution",
+            "16", "--train_batch_size", "2", "--num_workers", "0", *extra,
+        ], description="")  # fmt: skip
+        data = training_job.checked_data(opts, print)
+        return training_job.build(opts, data, parallel.accelerator(mixed_precision="no"), seed=3), opts, data
+
+    return made
+
+
+def test_a_copy_has_the_steps_of_its_shard_s_epochs(built):
+    job, *_ = built("--clients_num", "5", "--num_train_epochs", "2", "--total_round", "3")
+    assert (job.plan.sizes, job.plan.steps, job.plan.total) == (
+        (3, 3, 2, 2, 2),
+        4,
+        60,
+    )  # 2 * ceil(3 / 2), five turns, three rounds
+    assert job.model.optimisation.steps == 12  # of the schedule: one copy, all rounds
+    assert job.per_step == 2
+
+
+def test_every_shard_draws_its_own_images_and_all_are_drawn(built):
+    job, *_ = built("--clients_num", "3")
+    keys = [set(d.data.images.keys) for d in job.copies.draws.values()]
+    assert set.union(*keys) == set(job.data.images.keys)
+    assert sum(map(len, keys)) == 12
+    for shard, draws in job.copies.draws.items():
+        assert {draws[s, 0]["row"] for s in range(30)} == set(job.shards[shard].tolist())
+
+
+def test_duplicated_images_keep_their_weight_in_their_shard(built):
+    job, *_ = built("--clients_num", "2", "--duplication", "dup_both", "--weight_pc", "0.25", "--dup_weight", "7")
+    weights = {k: w for d in job.copies.draws.values() for k, w in zip(d.data.images.keys, d.data.weights, strict=True)}
+    assert {k for k, w in weights.items() if w == 7} == set(job.duplicated)
+    assert len(job.duplicated) == 3
+
+
+def test_weights_of_a_file_follow_a_subset(built, scenes_dir, tmp_path):
+    import json
+
+    from utils.data import image_sets
+
+    keys = image_sets.list_images("--d", scenes_dir / "train").keys
+    (tmp_path / "w.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
+    job, *_ = built("--weights_file", str(tmp_path / "w.json"), "--trainsubset", "0.5")
+    assert job.data.weights.tolist() == [keys.index(k) for k in job.data.images.keys]
+    assert len(job.data.images) == 6
+
+
+def test_what_is_encoded_ahead_is_what_the_frozen_networks_say(built, tmp_path):
+    alone = parallel.Processes(
+        SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True)
+    )
+    said = []
+    flags_ = ("--center_crop", "--random_flip", "--max_train_steps", "20")
+    job, opts, _ = built(*flags_)
+    batch = next(iter(_loader(job)))
+    (noisy, _, own, *_), *_ = job.model.inputs(batch, 0)
+    training_job.encode_ahead(job, opts, tmp_path, alone, said.append)
+    batch = next(iter(_loader(job)))
+    assert "pixels" not in batch
+    (kept, _, kept_own, *_), *_ = job.model.inputs(batch, 0)
+    torch.testing.assert_close(kept, noisy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kept_own, own, rtol=1e-4, atol=1e-4)
+    assert said == []
+
+
+def _loader(job):
+    from utils.data import training_data
+
+    return training_data.loader(job.copies.draws[0], steps=range(1), batch_size=2)
+
+
+@pytest.mark.parametrize(("extra", "rows"), [
+    ((), 12), (("--trainspecial", "allcaps"), 60), (("--duplication", "dup_image"), 60), (("--trainspecial", "randwordadd"), None),
+    (("--train_text_encoder",), None),
+])  # fmt: skip
+def test_captions_are_kept_where_they_are_fixed(built, tmp_path, extra, rows):
+    alone = parallel.Processes(
+        SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True)
+    )
+    job, opts, _ = built("--max_train_steps", "40", *extra)
+    training_job.encode_ahead(job, opts, tmp_path, alone, lambda line: None)
+    found = job.model.cached_text
+    assert (found.rows.rows if found else None) == rows
+    if rows:
+        job.model.inputs(next(iter(_loader(job))), 0)
+
+
+def test_the_host_memory_that_waiting_copies_need(built):
+    job, *_ = built("--clients_num", "4", "--use_ema")
+    weights = 4 * sum(p.numel() for p in job.model.weights.values())
+    assert job.copies.host_bytes() == 4 * 2 * weights + 3 * 2 * weights
+    said = []
+    training_job.require_host_memory(job, said.append)
+    assert said[0].startswith("4 copies take turns; those that wait need 0.00 GiB of host memory, ")
