@@ -13,8 +13,12 @@ def main(argv=None):
 
         name = Path(opts.modelpath or opts.pretrained_model_name_or_path or opts.default_model).name
         generate_folders(
-            opts, default_root=Path("inferences") / name, beside_run=True, progress=progress, say=print
-        )  # fmt: skip
+            opts,
+            default_root=Path("inferences") / name,
+            beside_run=True,
+            progress=progress,
+            say=print,
+        )
 
 
 if __name__ == "__main__":

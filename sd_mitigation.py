@@ -1,10 +1,12 @@
-"""Generate from a stock model with an inference-time mitigation, on prompts that it is known to answer with copies."""
+"""Generate from a stock model with an inference-time mitigation, on prompts that it is known to
+answer with copies."""
 
 from pathlib import Path
 
 from utils.cli import flags, generation_options
 
-# Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023, Carlini et al. 2023)
+# Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023,
+# Carlini et al. 2023)
 REPLICATED_PROMPTS = (
     "Wall View 002",
     "Wall View 003",
@@ -27,12 +29,17 @@ def main(argv=None):
         from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress
 
-        # a run is asked for its own prompts only by a style; the published list is what this script is for
+        # a run is asked for its own prompts only by a style; the published list is what this script
+        # is for
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
         generate_folders(
-            opts, default_prompts=prompts, default_root=Path("mitigationSD") / f"inf_{opts.seed}", beside_run=False,
-            progress=progress, say=print,
-        )  # fmt: skip
+            opts,
+            default_prompts=prompts,
+            default_root=Path("mitigationSD") / f"inf_{opts.seed}",
+            beside_run=False,
+            progress=progress,
+            say=print,
+        )
 
 
 if __name__ == "__main__":

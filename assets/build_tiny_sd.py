@@ -1,11 +1,13 @@
-"""Build assets/tiny-sd: Stable Diffusion's architecture, small enough for a laptop, pretrained on scenes.
+"""Build assets/tiny-sd: Stable Diffusion's architecture, small enough for a laptop, pretrained on
+scenes.
 
-    python assets/build_tiny_sd.py                 # tokenizer, autoencoder, text encoder and U-Net, figures, model card
+    python assets/build_tiny_sd.py                 # tokenizer, autoencoder, text encoder and U-Net,
+figures, model card
 
-Every batch is a function of (seed, stage, step), and a state is kept every few minutes under --work_dir: stop it at any
-time and start it again. The scenes come from a stream of their own that no --seed of the scenes command reaches, and
-the figures from a third one (utils/runtime/seeding.py).
-"""
+Every batch is a function of (seed, stage, step), and a state is kept every few minutes under
+--work_dir: stop it at any time and start it again. The scenes come from a stream of their own that
+no --seed of the scenes command reaches, and the figures from a third one
+(utils/runtime/seeding.py)."""
 
 import argparse
 import hashlib
@@ -33,24 +35,28 @@ from utils.training import latents as lat
 
 HERE = Path(__file__).resolve().parent
 EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
-EXTRA_SHARE = 0.20  # captions that carry one to three words that no scene shows, as captions of the web do
-NUMBER_SHARE = 0.10  # of those words, numbers: else a digit would be an embedding that was never trained
+# captions that carry one to three words that no scene shows, as captions of the web do
+EXTRA_SHARE = 0.20
+# of those words, numbers: else a digit would be an embedding that was never trained
+NUMBER_SHARE = 0.10
 CHUNK, PASSES = 2048, 2  # each scene is drawn once, seen twice by the U-Net, then never again
 BATCH = 16
 FIGURE_CAPTIONS = 200
 
 
-# Data ----------------------------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------
 
 
 def draw_chunk(chunk):
-    """Scenes chunk * CHUNK ... of the pretraining stream. Returns: uint8 [CHUNK, 64, 64, 3], captions [CHUNK][5]."""
+    """Scenes chunk * CHUNK ... of the pretraining stream. Returns: uint8 [CHUNK, 64, 64, 3],
+    captions [CHUNK][5]."""
     drawn = [scenes.scene_at(chunk * CHUNK + i, stream="tiny-sd/pretraining") for i in range(CHUNK)]
     return np.stack([np.asarray(s.image) for s in drawn]), [s.captions for s in drawn]
 
 
 def chunks_from(first):
-    """Yield (number, images, captions) from chunk `first` on, each drawn in another process while the last is used."""
+    """Yield (number, images, captions) from chunk `first` on, each drawn in another process while
+    the last is used."""
     with ProcessPoolExecutor(1) as pool:
         ahead = pool.submit(draw_chunk, first)
         while True:
@@ -66,29 +72,38 @@ def to_pixels(images, device):
 
 
 def training_caption(captions, rng, words):
-    """One of the five captions, now and then empty or with one to three words of no meaning here."""
+    """One of the five captions, now and then empty or with one to three words of no meaning
+    here."""
     if rng.random() < EMPTY_SHARE:
         return ""
     text = captions[rng.integers(len(captions))].split(" ")
     if rng.random() < EXTRA_SHARE:
         for _ in range(rng.integers(1, 4)):
-            word = str(rng.integers(100_000)) if rng.random() < NUMBER_SHARE else words[rng.integers(len(words))]
+            word = (
+                str(rng.integers(100_000))
+                if rng.random() < NUMBER_SHARE
+                else words[rng.integers(len(words))]
+            )
             text.insert(rng.integers(len(text) + 1), word)
     return " ".join(text)
 
 
-# Training ------------------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
 
 
 class Stage:
-    """A named stage of the build: modules, EMA copies, AdamW with a cosine rate, and a state that is whole or absent."""
+    """A named stage of the build: modules, EMA copies, AdamW with a cosine rate, and a state that
+    is whole or absent."""
 
     def __init__(self, name, modules, *, steps, lr, ema, args, made_for=()):
         self.name, self.modules, self.steps, self.lr, self.decay = name, modules, steps, lr, ema
         self.path = Path(args.work_dir) / f"{name}.safetensors"
         self.params = [p for m in modules.values() for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(self.params, lr=lr, weight_decay=1e-2, fused=True)
-        self.ema = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in modules.items()}
+        self.ema = {
+            k: {n: p.detach().clone() for n, p in m.state_dict().items()}
+            for k, m in modules.items()
+        }
         self.step, self.seconds, self.losses = 0, 0.0, []
         self.made_for = {"seed": args.seed, "steps": steps, **dict(made_for)}
 
@@ -98,12 +113,18 @@ class Stage:
         state = load_file(self.path)
         info = json.loads(self.path.with_suffix(".json").read_text())
         if info.get("made_for", self.made_for) != self.made_for:
-            sys.exit(f"{self.path} was made for {info['made_for']}, not {self.made_for}; give another --work_dir")
+            sys.exit(
+                f"{self.path} was made for {info['made_for']}, not {self.made_for}; give another"
+                " --work_dir"
+            )
         for key, module in self.modules.items():
             module.load_state_dict({n: state[f"{key}/model/{n}"] for n in module.state_dict()})
-            self.ema[key] = {n: state[f"{key}/ema/{n}"].to(self.params[0].device) for n in module.state_dict()}
+            self.ema[key] = {
+                n: state[f"{key}/ema/{n}"].to(self.params[0].device) for n in module.state_dict()
+            }
         moments = {
-            i: {k: state[f"optimizer/{i}/{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(self.params))
+            i: {k: state[f"optimizer/{i}/{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+            for i in range(len(self.params))
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -119,7 +140,10 @@ class Stage:
             state |= {f"optimizer/{i}/{k}": v for k, v in moments.items()}
         with whole_file(self.path) as part:
             save_file({k: v.detach().cpu().clone() for k, v in state.items()}, part)
-        write_json(self.path.with_suffix(".json"), {"seconds": self.seconds, "step": self.step, "made_for": self.made_for})
+        write_json(
+            self.path.with_suffix(".json"),
+            {"seconds": self.seconds, "step": self.step, "made_for": self.made_for},
+        )
 
     def update(self, loss, warm_up=200):
         for group in self.optimizer.param_groups:
@@ -134,14 +158,19 @@ class Stage:
             for key, module in self.modules.items():
                 current = module.state_dict()
                 names = [n for n in current if current[n].is_floating_point()]
-                torch._foreach_lerp_([self.ema[key][n] for n in names], [current[n] for n in names], 1 - decay)
+                torch._foreach_lerp_(
+                    [self.ema[key][n] for n in names], [current[n] for n in names], 1 - decay
+                )
         self.step += 1
         self.losses.append(loss.detach())
 
     def report(self, every=200):
         if self.step % every == 0:
             mean = torch.stack(self.losses[-every:]).mean().item()
-            print(f"{self.name}: step {self.step}/{self.steps} loss {mean:.4f}, {self.seconds:.0f} s", flush=True)
+            print(
+                f"{self.name}: step {self.step}/{self.steps} loss {mean:.4f}, {self.seconds:.0f} s",
+                flush=True,
+            )
 
     def run(self, batches, loss_of, *, save_every):
         """Train until `steps`; batches yield from step `self.step` on."""
@@ -163,7 +192,9 @@ class Stage:
 
 
 def train_autoencoder(vae, args):
-    stage = Stage("autoencoder", {"vae": vae}, steps=args.autoencoder_steps, lr=2e-3, ema=0.998, args=args)
+    stage = Stage(
+        "autoencoder", {"vae": vae}, steps=args.autoencoder_steps, lr=2e-3, ema=0.998, args=args
+    )
     stage.load()
     per_chunk = CHUNK // BATCH
 
@@ -179,7 +210,9 @@ def train_autoencoder(vae, args):
         noise = torch.randn(posterior.mean.shape, generator=generator).to(args.device)
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
         # a whisper of KL keeps latents centred and of bounded size, as in latent diffusion
-        return (reconstruction - pixels).square().mean() + 1e-5 * posterior.kl().mean() / noise[0].numel()
+        return (reconstruction - pixels).square().mean() + 1e-5 * posterior.kl().mean() / noise[
+            0
+        ].numel()
 
     if stage.step < stage.steps:
         stage.run(batches, loss_of, save_every=per_chunk)
@@ -190,14 +223,19 @@ def train_autoencoder(vae, args):
 @torch.no_grad()
 def encode_all(vae, images, device):
     """uint8 [N, 64, 64, 3] -> the posterior's mean and std, each [N, 4, 16, 16], unscaled."""
-    parts = [vae.encode(to_pixels(images[i : i + 64], device)).latent_dist for i in range(0, len(images), 64)]
+    parts = [
+        vae.encode(to_pixels(images[i : i + 64], device)).latent_dist
+        for i in range(0, len(images), 64)
+    ]
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
 
 
 def measure_scaling_factor(vae, args):
     images, _ = draw_chunk(0)
     mean, std = encode_all(vae, images, args.device)
-    noise = torch.randn(mean.shape, generator=seeding.torch_generator(args.seed, "tiny-sd/training", 2)).to(args.device)
+    noise = torch.randn(
+        mean.shape, generator=seeding.torch_generator(args.seed, "tiny-sd/training", 2)
+    ).to(args.device)
     return round(1 / (mean + std * noise).std().item(), 5)
 
 
@@ -205,11 +243,18 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
     from diffusers import DDPMScheduler
 
     of_ddim = ("set_alpha_to_one", "steps_offset")
-    scheduler = DDPMScheduler(**{k: v for k, v in tiny_sd_parts.SCHEDULER.items() if k not in of_ddim})
+    scheduler = DDPMScheduler(
+        **{k: v for k, v in tiny_sd_parts.SCHEDULER.items() if k not in of_ddim}
+    )
     modules = {"text_encoder": text_encoder, "unet": unet}
-    vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()[:8]
-    made_for = {"vocabulary": vocabulary}  # embeddings learned for other ids would be noise, and nothing else would show it
-    stage = Stage("unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args, made_for=made_for)
+    vocabulary = hashlib.sha256(
+        json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    ).hexdigest()[:8]
+    # embeddings learned for other ids would be noise, and nothing else would show it
+    made_for = {"vocabulary": vocabulary}
+    stage = Stage(
+        "unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args, made_for=made_for
+    )
     stage.load()
     words = tiny_sd_parts.common_words()
     per_chunk = CHUNK * PASSES // BATCH
@@ -218,7 +263,9 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
         for number, images, captions in chunks_from(step // per_chunk):
             mean, std = encode_all(vae, images, args.device)
             rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 3, number)
-            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)]).reshape(-1, BATCH)
+            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)]).reshape(
+                -1, BATCH
+            )
             for picked in order[step % per_chunk :]:
                 yield mean[picked], std[picked], [captions[i] for i in picked]
             step = 0
@@ -228,7 +275,9 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
         rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 4, step)
         generator = seeding.torch_generator(args.seed, "tiny-sd/training", 5, step)
         texts = [training_caption(c, rng, words) for c in captions]
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(args.device)
+        ids = tokenizer(
+            texts, padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids.to(args.device)
         sampled, noise = torch.randn(2, *mean.shape, generator=generator).to(args.device)
         timesteps = torch.randint(1000, (len(texts),), generator=generator).to(args.device)
         clean = lat.posterior_sample(mean, std, sampled, scaling_factor=vae.config.scaling_factor)
@@ -242,7 +291,7 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
     return stage
 
 
-# Its figures, its card -----------------------------------------------------------------------------------
+# Its figures, its card ----------------------------------------------------------------------------
 
 
 def measure(folder, args):
@@ -266,9 +315,11 @@ def measure(folder, args):
     for start in range(0, FIGURE_CAPTIONS, 20):
         batch = range(start, start + 20)
         generated += pipeline(
-            [held_out[i].captions[0] for i in batch], num_inference_steps=25, guidance_scale=3.0,
+            [held_out[i].captions[0] for i in batch],
+            num_inference_steps=25,
+            guidance_scale=3.0,
             generator=[seeding.torch_generator(args.seed, "tiny-sd/training", 6, i) for i in batch],
-        ).images  # fmt: skip
+        ).images
     first, _ = draw_chunk(0)
     from PIL import Image
 
@@ -277,10 +328,16 @@ def measure(folder, args):
 
     train = described([Image.fromarray(a) for a in first[:2000]])
     scores = {}
-    for name, queries in (("generated", generated), ("held-out scenes", [s.image for s in held_out])):
+    for name, queries in (
+        ("generated", generated),
+        ("held-out scenes", [s.image for s in held_out]),
+    ):
         best, _ = top_matches(described(queries), train, k=1)
         scores[name] = (best[:, 0] > 0.95).float().mean().item()
-    right = [scene_reader.read_background(i) == s.spec.background for i, s in zip(generated, held_out, strict=True)]
+    right = [
+        scene_reader.read_background(i) == s.spec.background
+        for i, s in zip(generated, held_out, strict=True)
+    ]
     rule = [scene_reader.read_background(s.image) == s.spec.background for s in held_out]
     figures = {
         "captions": FIGURE_CAPTIONS,
@@ -307,14 +364,20 @@ def model_card(figures, facts):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default=str(HERE / "tiny-sd"))
     parser.add_argument("--work_dir", default=str(HERE / "build"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder_steps", type=int, default=2048)
     parser.add_argument("--unet_steps", type=int, default=19_968)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--figures_only", action="store_true", help="measure the folder --out again and rewrite its card")
+    parser.add_argument(
+        "--figures_only",
+        action="store_true",
+        help="measure the folder --out again and rewrite its card",
+    )
     args = parser.parse_args(argv)
 
     facts_path = Path(args.work_dir) / "facts.json"
@@ -334,18 +397,29 @@ def main(argv=None):
         second = train_unet(vae, tokenizer, text_encoder, unet, args)
         tiny_sd_parts.save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
         losses = [t.item() for t in second.losses[-1000:]]
-        write_json(facts_path, {
-            "ids": len(tokenizer), "word_share": share, "scaling_factor": vae.config.scaling_factor,
-            **{f"{k}_parameters": v for k, v in sizes.items()},
-            "autoencoder_steps": first.steps, "autoencoder_minutes": first.seconds / 60,
-            "unet_steps": second.steps, "unet_minutes": second.seconds / 60,
-            "scenes_seen": second.steps * BATCH // PASSES,
-            "loss": sum(losses) / len(losses) if losses else None,
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}", "torch": torch.__version__,
-            "seed": args.seed, "date": time.strftime("%Y-%m-%d"),
-        })  # fmt: skip
+        write_json(
+            facts_path,
+            {
+                "ids": len(tokenizer),
+                "word_share": share,
+                "scaling_factor": vae.config.scaling_factor,
+                **{f"{k}_parameters": v for k, v in sizes.items()},
+                "autoencoder_steps": first.steps,
+                "autoencoder_minutes": first.seconds / 60,
+                "unet_steps": second.steps,
+                "unet_minutes": second.seconds / 60,
+                "scenes_seen": second.steps * BATCH // PASSES,
+                "loss": sum(losses) / len(losses) if losses else None,
+                "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}",
+                "torch": torch.__version__,
+                "seed": args.seed,
+                "date": time.strftime("%Y-%m-%d"),
+            },
+        )
     figures = measure(args.out, args)
-    write_text(Path(args.out) / "README.md", model_card(figures, json.loads(facts_path.read_text())))
+    write_text(
+        Path(args.out) / "README.md", model_card(figures, json.loads(facts_path.read_text()))
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The parts of tiny-sd: Stable Diffusion's architecture, small, its tokenizer learned from two lists of words."""
+"""The parts of tiny-sd: Stable Diffusion's architecture, small, its tokenizer learned from two
+lists of words."""
 
 import json
 from pathlib import Path
@@ -34,25 +35,31 @@ def grammar_words():
 
 
 def build_tokenizer():
-    """A CLIPTokenizer whose words are learned by BPE from two lists until every one of them is a single id."""
+    """A CLIPTokenizer whose words are learned by BPE from two lists until every one of them is a
+    single id."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     words = [*grammar_words(), *common_words()]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # the trainer breaks ties by id, and numbers the letters that end a word in the order of a hash table: number them here
+    # the trainer breaks ties by id, and numbers the letters that end a word in the order of a hash
+    # table: number them here
     ends = sorted({word[-1] + "</w>" for word in words})
     bpe.train_from_iterator(
         words,
-        trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", special_tokens=ends, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=10_000, end_of_word_suffix="</w>", special_tokens=ends, show_progress=False
+        ),
     )
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
     # the tokenizer lower-cases: printable ASCII without capitals, each inside a word and at its end
     characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     ids = [*characters, *(c + "</w>" for c in characters), *("".join(m) for m in merges)]
     ids = [*dict.fromkeys(ids), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(ids)}, merges=merges, model_max_length=MAX_LENGTH)
+    tokenizer = CLIPTokenizer(
+        vocab={t: i for i, t in enumerate(ids)}, merges=merges, model_max_length=MAX_LENGTH
+    )
     split = [w for w in words if len(tokenizer(w).input_ids) != 3]
     if split:
         raise RuntimeError(f"words of more than one id: {split[:5]}")
@@ -65,39 +72,60 @@ def build_autoencoder():
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        sample_size=64, block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=64,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
         mid_block_add_attention=False,
-    )  # fmt: skip
+    )
 
 
 def build_text_encoder(tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH, projection_dim=64, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            projection_dim=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def build_unet():
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=64,
-        attention_head_dim=4, norm_num_groups=8,
+        sample_size=16,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+    )
 
 
 def save_pipeline(parts, folder):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
-        **parts, scheduler=DDIMScheduler(**SCHEDULER), safety_checker=None, feature_extractor=None,
+        **parts,
+        scheduler=DDIMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
-    )  # fmt: skip
+    )
     pipeline.save_pretrained(folder)
     return pipeline

@@ -1,12 +1,13 @@
-"""A process that is expected to be killed: forked, so that it has the libraries at once, and printing into a file."""
+"""A process that is expected to be killed: forked, so that it has the libraries at once, and
+printing into a file."""
 
 import os
 import sys
 
 
 def run_forked(work, log):
-    """Call work() in a forked process whose output is appended to the file `log`. Returns: its exit status, negative for a
-    signal's."""
+    """Call work() in a forked process whose output is appended to the file `log`. Returns: its exit
+    status, negative for a signal's."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

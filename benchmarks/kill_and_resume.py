@@ -1,11 +1,12 @@
-"""Kill a training run at ten moments, resume it each time, and compare the final weights with those of a run left alone.
+"""Kill a training run at ten moments, resume it each time, and compare the final weights with those
+of a run left alone.
 
     python benchmarks/kill_and_resume.py
 
-An ensemble of three copies with anti-gradient control, two rounds, on scenes with the model that the repository carries.
-Four kills come at a random moment from a random step on, two each while the copies are averaged, while a state is written,
-and while a checkpoint is. SIGKILL every time. Prints a checksum a row; ends with status 1 unless all are equal.
-"""
+An ensemble of three copies with anti-gradient control, two rounds, on scenes with the model that
+the repository carries. Four kills come at a random moment from a random step on, two each while the
+copies are averaged, while a state is written, and while a checkpoint is. SIGKILL every time. Prints
+a checksum a row; ends with status 1 unless all are equal."""
 
 import argparse
 import hashlib
@@ -19,24 +20,74 @@ import threading
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: no thread pool may be alive before
+# children are forked: no thread pool may be alive before
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-MOMENTS = ("any", "any", "any", "any", "average", "average", "state", "state", "checkpoint", "checkpoint")
+MOMENTS = (
+    "any",
+    "any",
+    "any",
+    "any",
+    "average",
+    "average",
+    "state",
+    "state",
+    "checkpoint",
+    "checkpoint",
+)
 
 
 def command(model, data, out, side):
     """A run of three shards: 2 rounds of 6 steps a copy."""
     return [
-        "--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(data / "train"),
-        "--instance_prompt_loc", str(data / "captions.json"), "--class_prompt", "instancelevel_blip",
-        "--resolution", str(side),
-        "--center_crop", "--random_flip", "--train_batch_size", "2", "--max_train_steps", "6", "--clients_num", "3",
-        "--total_round", "2", "--modelsaverounds", "1", "--state_steps", "4", "--mem_ratio", "1.25", "--use_ema",
-        "--learning_rate", "1e-3", "--lr_warmup_steps", "0", "--log_steps", "3", "--sample_batch_size", "1", "--save_steps",
-        "99", "--seed", "5", "--num_workers", "0", "--report_to", "none", "--output_dir", str(out),
-    ]  # fmt: skip
+        "--pretrained_model_name_or_path",
+        str(model),
+        "--instance_data_dir",
+        str(data / "train"),
+        "--instance_prompt_loc",
+        str(data / "captions.json"),
+        "--class_prompt",
+        "instancelevel_blip",
+        "--resolution",
+        str(side),
+        "--center_crop",
+        "--random_flip",
+        "--train_batch_size",
+        "2",
+        "--max_train_steps",
+        "6",
+        "--clients_num",
+        "3",
+        "--total_round",
+        "2",
+        "--modelsaverounds",
+        "1",
+        "--state_steps",
+        "4",
+        "--mem_ratio",
+        "1.25",
+        "--use_ema",
+        "--learning_rate",
+        "1e-3",
+        "--lr_warmup_steps",
+        "0",
+        "--log_steps",
+        "3",
+        "--sample_batch_size",
+        "1",
+        "--save_steps",
+        "99",
+        "--seed",
+        "5",
+        "--num_workers",
+        "0",
+        "--report_to",
+        "none",
+        "--output_dir",
+        str(out),
+    ]
 
 
 def die():
@@ -46,17 +97,20 @@ def die():
 def arm(moment, count, share):
     """Let this process kill itself inside the `count`-th call of what the moment names.
 
-    "any" is counted in steps, and dies `share` of a step's time later, wherever the process then is: a time on the clock
-    would miss a run that is faster than the one it was chosen from.
-    """
+    "any" is counted in steps, and dies `share` of a step's time later, wherever the process then
+    is: a time on the clock would miss a run that is faster than the one it was chosen from."""
     from safetensors import torch as files
 
     from utils.files import run_folder
     from utils.training import ensemble, trainer
 
     calls, times = iter(range(1, 10**6)), [time.perf_counter()]
-    owner, name = {"any": (trainer.Trainer, "step"), "average": (ensemble.parallel, "sum_over_processes"),
-                   "state": (files, "save_file"), "checkpoint": (run_folder, "save_folder")}[moment]  # fmt: skip
+    owner, name = {
+        "any": (trainer.Trainer, "step"),
+        "average": (ensemble.parallel, "sum_over_processes"),
+        "state": (files, "save_file"),
+        "checkpoint": (run_folder, "save_folder"),
+    }[moment]
     real = getattr(owner, name)
 
     def dying(*args, **kwargs):
@@ -76,7 +130,8 @@ def arm(moment, count, share):
 
 
 def child(arguments, log, prepare=None):
-    """Run diff_train.py in a forked process that prints into a file. Returns: its exit status, negative for a signal's."""
+    """Run diff_train.py in a forked process that prints into a file. Returns: its exit status,
+    negative for a signal's."""
     from benchmarks.forked import run_forked
 
     def work():
@@ -90,21 +145,32 @@ def child(arguments, log, prepare=None):
 
 
 def checksum(run):
-    """SHA-256 over the weights of a run's final checkpoint, its metrics without times, and skips.csv; 16 digits."""
+    """SHA-256 over the weights of a run's final checkpoint, its metrics without times, and
+    skips.csv; 16 digits."""
     import json
 
-    digest = hashlib.sha256((run / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    digest = hashlib.sha256(
+        (run / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    digest.update(json.dumps([{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]).encode())
+    digest.update(
+        json.dumps(
+            [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+        ).encode()
+    )
     return hashlib.sha256(digest.digest() + (run / "skips.csv").read_bytes()).hexdigest()[:16]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--model", default=str(ROOT / "assets" / "tiny-sd"))
     parser.add_argument("--side", type=int, default=64, help="resolution that the model takes")
-    parser.add_argument("--moments", default=",".join(MOMENTS), help="of any, average, state, checkpoint")
+    parser.add_argument(
+        "--moments", default=",".join(MOMENTS), help="of any, average, state, checkpoint"
+    )
     args = parser.parse_args(argv)
     # before the forks, and by name, for the libraries import lazily: children then start at once
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline  # noqa: F401
@@ -128,9 +194,11 @@ def main(argv=None):
         same = 0
         moments = args.moments.split(",")
         for number, moment in enumerate(moments):
-            # each in a folder of its own, so that each builds its own cache of latents and may die doing it
+            # each in a folder of its own, so that each builds its own cache of latents and may die
+            # doing it
             run, share = out / f"{number}" / "run", rng.random()
-            # 36 steps, of which the last always leaves a step undone; 400 tensors a round; six states; three checkpoints
+            # 36 steps, of which the last always leaves a step undone; 400 tensors a round; six
+            # states; three checkpoints
             count = {
                 "any": rng.randrange(2, 36),
                 "average": rng.randrange(1, 400),
@@ -143,9 +211,15 @@ def main(argv=None):
 
             at = [s.path.name for s in resume_states.list_states(run)] if run.exists() else []
             status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
-            found = checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
+            found = (
+                checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
+            )
             where = f"{'after' if moment == 'any' else 'in'} call {count}"
-            print(f"killed ({killed}) {moment:10} {where:14} {at[-1] if at else 'no state':12} {found}", flush=True)
+            print(
+                f"killed ({killed}) {moment:10} {where:14} {at[-1] if at else 'no state':12}"
+                f" {found}",
+                flush=True,
+            )
             same += found == whole and killed == -signal.SIGKILL
         print(f"{same} of {len(moments)} equal")
         sys.exit(same != len(moments))

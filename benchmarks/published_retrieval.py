@@ -1,10 +1,10 @@
-"""The published retrieval procedure, plainly written, for benchmarks/retrieval.py to run in a process of its own.
+"""The published retrieval procedure, plainly written, for benchmarks/retrieval.py to run in a
+process of its own.
 
-What the first paper's script does, with the metrics that need Inception or CLIP left out: a pass over each folder for
-descriptors, the whole matrix of similarities and all of it sorted, complexity of matched images decoded again, plots, and
-gallery pages that search again and open their images again, drawn by matplotlib at 20 x 20 inches. Nothing is slowed on
-purpose.
-"""
+What the first paper's script does, with the metrics that need Inception or CLIP left out: a pass
+over each folder for descriptors, the whole matrix of similarities and all of it sorted, complexity
+of matched images decoded again, plots, and gallery pages that search again and open their images
+again, drawn by matplotlib at 20 x 20 inches. Nothing is slowed on purpose."""
 
 import argparse
 import io
@@ -33,7 +33,9 @@ def descriptors(folder, network, device, workers):
     """One pass. Returns: [N, D], normalised, on the CPU."""
     import torch
 
-    loader = torch.utils.data.DataLoader(folder, batch_size=64, num_workers=workers, pin_memory=device.type == "cuda")
+    loader = torch.utils.data.DataLoader(
+        folder, batch_size=64, num_workers=workers, pin_memory=device.type == "cuda"
+    )
     with torch.no_grad():
         found = torch.cat([network(pixels.to(device)).float().cpu() for pixels in loader])
     return torch.nn.functional.normalize(found, dim=1)
@@ -53,7 +55,8 @@ def complexity(image):
 
 
 def draw_plots(out, best, background, measures):
-    """A histogram, and a scatter plot of each measure with its correlation. Returns: {measure: (r, p)}."""
+    """A histogram, and a scatter plot of each measure with its correlation. Returns: {measure: (r,
+    p)}."""
     import matplotlib
     from scipy.stats import pearsonr
 
@@ -76,11 +79,14 @@ def draw_plots(out, best, background, measures):
 
 
 def draw_page(path, rows):
-    """A gallery page to a PNG. rows: lists of [3, H, W] tensors in [-1, 1], a query and its matches."""
+    """A gallery page to a PNG. rows: lists of [3, H, W] tensors in [-1, 1], a query and its
+    matches."""
     import numpy as np
     from matplotlib import pyplot
 
-    lines = [np.concatenate([image.numpy().transpose(1, 2, 0) for image in row], axis=1) for row in rows]
+    lines = [
+        np.concatenate([image.numpy().transpose(1, 2, 0) for image in row], axis=1) for row in rows
+    ]
     pyplot.figure(figsize=(20, 2 * PAGE_ROWS))
     pyplot.imshow((np.concatenate(lines) * 0.5 + 0.5).clip(0, 1))
     pyplot.axis("off")
@@ -97,10 +103,18 @@ def published(args):
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = torch.jit.load(args.weights, map_location=device).eval()
-    transform = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(),
-                                    transforms.Normalize([0.5] * 3, [0.5] * 3)])  # fmt: skip
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
     queries, training = Folder(args.query_dir, transform), Folder(args.val_dir, transform)
-    generated, known = (descriptors(folder, network, device, args.workers) for folder in (queries, training))
+    generated, known = (
+        descriptors(folder, network, device, args.workers) for folder in (queries, training)
+    )
 
     similarity, among = generated @ known.T, known @ known.T
     nearest = similarity.argsort(dim=1, descending=True)[:, 0]
@@ -110,7 +124,12 @@ def published(args):
     small = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224)])
     matched = [complexity(small(Image.open(training.paths[i]).convert("RGB"))) for i in nearest]
     entropy, size, variation = np.array(matched).T
-    measures = {"entropy": entropy, "size": size, "variation": variation, "mixed": entropy * size**0.5}
+    measures = {
+        "entropy": entropy,
+        "size": size,
+        "variation": variation,
+        "mixed": entropy * size**0.5,
+    }
     out = Path(args.out)
     out.mkdir()
     correlations = draw_plots(out, best.numpy(), background.numpy(), measures)
@@ -122,7 +141,11 @@ def published(args):
         draw_page(out / f"page{number}.png", shown)
 
     np.save(out / "similarity.npy", best.numpy())
-    row = {f"{name}_{what}": value for name, pair in correlations.items() for what, value in zip("rp", pair, strict=True)}
+    row = {
+        f"{name}_{what}": value
+        for name, pair in correlations.items()
+        for what, value in zip("rp", pair, strict=True)
+    }
     for name, scores in (("sim", best.numpy()), ("bg", background.numpy())):
         row |= {f"{name}_mean": float(scores.mean()), f"{name}_std": float(scores.std())}
         row |= {f"{name}_{p}pc": float(np.percentile(scores, p)) for p in (75, 90, 95)}
@@ -130,9 +153,15 @@ def published(args):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, what in (("query_dir", "generated images"), ("val_dir", "training images"), ("weights", "a TorchScript file"),
-                       ("out", "new folder")):  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, what in (
+        ("query_dir", "generated images"),
+        ("val_dir", "training images"),
+        ("weights", "a TorchScript file"),
+        ("out", "new folder"),
+    ):
         parser.add_argument(f"--{name}", required=True, help=what)
     parser.add_argument("-j", "--workers", type=int, default=2)
     published(parser.parse_args(argv))

@@ -1,12 +1,15 @@
 """What the papers found, found again on the benchmark that this project carries: `make study`.
 
-Nine findings, each a few trainings of tiny-sd on scenes and sets of images made with them, all through the four scripts.
-What is finished is kept: a run by its folder, a set of images as a row of docs/study.csv, keyed by all of its options, so a
-clone that holds some rows makes only the others. docs/study.md and its figures are written anew from the rows at the end.
+Nine findings, each a few trainings of tiny-sd on scenes and sets of images made with them, all
+through the four scripts. What is finished is kept: a run by its folder, a set of images as a row of
+docs/study.csv, keyed by all of its options, so a clone that holds some rows makes only the others.
+docs/study.md and its figures are written anew from the rows at the end.
 
     python benchmarks/replication_study.py --only 1,6 --seeds 1      # two findings, one seed
-    python benchmarks/replication_study.py --budget 60               # begin nothing after an hour; go on another day
-    python benchmarks/replication_study.py --smoke                   # all of it, too short to find anything
+    python benchmarks/replication_study.py --budget 60               # begin nothing after an hour;
+go on another day
+    python benchmarks/replication_study.py --smoke                   # all of it, too short to find
+anything
     python benchmarks/replication_study.py --dry_run                 # print the commands
 """
 
@@ -27,7 +30,9 @@ def numbers(text):
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2,3") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of whole numbers such as 1,2,3"
+        ) from None
 
 
 def seeds_of(text):
@@ -35,7 +40,9 @@ def seeds_of(text):
     if min(chosen) < 0:
         raise argparse.ArgumentTypeError(f"{text!r}: seeds are 0 or more")
     if experiments.REFERENCE_SEED in chosen:
-        raise argparse.ArgumentTypeError(f"{text!r}: {experiments.REFERENCE_SEED} draws the scenes of the Frechet distance")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {experiments.REFERENCE_SEED} draws the scenes of the Frechet distance"
+        )
     return chosen
 
 
@@ -51,7 +58,9 @@ def minutes(text):
 def findings_of(text):
     chosen = numbers(text)
     if not set(chosen) <= set(experiments.EXPERIMENTS):
-        raise argparse.ArgumentTypeError(f"{text!r}: findings are numbered 1 to {len(experiments.EXPERIMENTS)}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: findings are numbered 1 to {len(experiments.EXPERIMENTS)}"
+        )
     return chosen
 
 
@@ -64,12 +73,19 @@ def make_arm(plan, name, seed, machine):
     started = time.perf_counter()
     for done, command in plan.arm_commands(name, seed):
         running.run_command(done, command)
-    return measured.read_arm(plan, name, seed, machine=machine, seconds=time.perf_counter() - started,
-                             complexity=name in findings.CORRELATED)  # fmt: skip
+    return measured.read_arm(
+        plan,
+        name,
+        seed,
+        machine=machine,
+        seconds=time.perf_counter() - started,
+        complexity=name in findings.CORRELATED,
+    )
 
 
 def tasks_of(plan, arms, seeds, found, machine):
-    """Tasks of running.run_graph for the arms that have no row: data, then each training and what is made with it."""
+    """Tasks of running.run_graph for the arms that have no row: data, then each training and what
+    is made with it."""
     missing = {s: [a for a in arms if plan.key(a, s) not in found] for s in seeds}
     data = {}
     for seed, names in missing.items():
@@ -79,19 +95,29 @@ def tasks_of(plan, arms, seeds, found, machine):
         for training in dict.fromkeys(plan.needs(a) for a in names):
             tasks["train", training, seed] = tuple(data), make_training, (plan, training, seed)
             for arm in (a for a in names if plan.needs(a) == training):
-                tasks["arm", arm, seed] = (("train", training, seed),), make_arm, (plan, arm, seed, machine)
+                tasks["arm", arm, seed] = (
+                    (("train", training, seed),),
+                    make_arm,
+                    (plan, arm, seed, machine),
+                )
     return tasks
 
 
 def run_all(tasks, path, *, names, budget):
-    """Run tasks, writing each row into the table at `path` as it comes. Returns: lines of what failed."""
+    """Run tasks, writing each row into the table at `path` as it comes. Returns: lines of what
+    failed."""
     started, failed, done = time.perf_counter(), [], 0
 
     def spent():
         return (time.perf_counter() - started) / 60
 
     with running.pool(names) as executor:
-        graph = running.run_graph(executor, tasks, workers=len(names), may_start=lambda: budget is None or spent() < budget)
+        graph = running.run_graph(
+            executor,
+            tasks,
+            workers=len(names),
+            may_start=lambda: budget is None or spent() < budget,
+        )
         for name, result in graph:
             done += 1
             label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
@@ -99,8 +125,12 @@ def run_all(tasks, path, *, names, budget):
                 failed.append(f"{label}: {result}")
             elif isinstance(result, rows.Row):
                 rows.add_row(path, result)
-            print(f"{done}/{len(tasks)} {label}{': failed' if isinstance(result, BaseException) else ''}"
-                  f"   ({spent():.1f} min)", flush=True)  # fmt: skip
+            print(
+                f"{done}/{len(tasks)}"
+                f" {label}{': failed' if isinstance(result, BaseException) else ''}  "
+                f" ({spent():.1f} min)",
+                flush=True,
+            )
     return failed
 
 
@@ -116,14 +146,37 @@ def print_commands(plan, arms, seeds):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=findings_of, default=tuple(experiments.EXPERIMENTS), help="numbers of findings: 1,6")
-    parser.add_argument("--seeds", type=seeds_of, help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        type=findings_of,
+        default=tuple(experiments.EXPERIMENTS),
+        help="numbers of findings: 1,6",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=seeds_of,
+        help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke",
+    )
     parser.add_argument("--budget", type=minutes, help="minutes after which nothing more is begun")
-    parser.add_argument("--smoke", action="store_true", help="a few steps each: whether it runs, not what it finds")
-    parser.add_argument("--workers", type=int, help="processes (default: one a GPU, else one a core)")
-    parser.add_argument("--out", type=Path, help="folder of runs and images (default: runs/study, or runs/study-smoke)")
-    parser.add_argument("--docs", type=Path, help="folder of study.csv, study.md and figures (default: docs; smoke: --out)")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps each: whether it runs, not what it finds"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes (default: one a GPU, else one a core)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of runs and images (default: runs/study, or runs/study-smoke)",
+    )
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        help="folder of study.csv, study.md and figures (default: docs; smoke: --out)",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print every command and stop")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
@@ -132,7 +185,9 @@ def main(argv=None):
     docs = args.docs or (out if args.smoke else Path("docs"))
     plan = experiments.StudyPlan(out, experiments.SMOKE if args.smoke else experiments.Budget())
     seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
-    arms = list(dict.fromkeys(arm for number in args.only for arm in experiments.EXPERIMENTS[number]))
+    arms = list(
+        dict.fromkeys(arm for number in args.only for arm in experiments.EXPERIMENTS[number])
+    )
     if args.dry_run:
         print_commands(plan, arms, seeds)
         return
@@ -143,16 +198,25 @@ def main(argv=None):
     except DataError as error:
         parser.error(str(error))
     tasks = tasks_of(plan, arms, seeds, table, running.machine())
-    print(f"{len(arms) * len(seeds)} sets of images, of which {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} "
-          f"are to be made; {len(names)} processes")  # fmt: skip
+    print(
+        f"{len(arms) * len(seeds)} sets of images, of which"
+        f" {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} are to be made; {len(names)}"
+        " processes"
+    )
     try:
-        failed = run_all(tasks, docs / "study.csv", names=names, budget=args.budget) if tasks else []
+        failed = (
+            run_all(tasks, docs / "study.csv", names=names, budget=args.budget) if tasks else []
+        )
     finally:  # whatever ended it: the page is that of the rows there are, of all seeds
         found = rows.read_rows(docs / "study.csv").values()
         pages.write(docs, plan.budget, [row for row in found if plan.is_current(row)])
         print(f"look at {docs / 'study.md'}")
     if failed:
-        sys.exit("\n".join(["study: error: what follows failed; the same command tries it again", *failed]))
+        sys.exit(
+            "\n".join(
+                ["study: error: what follows failed; the same command tries it again", *failed]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
-"""The published retrieval procedure against diff_retrieval.py in one run: from start to finished report, every process.
+"""The published retrieval procedure against diff_retrieval.py in one run: from start to finished
+report, every process.
 
-    python benchmarks/retrieval.py                       600 queries, 1,500 training images, a descriptor that costs nothing
+    python benchmarks/retrieval.py                       600 queries, 1,500 training images, a
+descriptor that costs nothing
     python benchmarks/retrieval.py --network resnet50    the same, a ResNet-50 with random weights
     python benchmarks/retrieval.py --decoding            reading alone, against bare decoding
 
-Three sides take turns, each turn a process of its own; a first turn of each warms up. Memory is that of a process and its
-workers together, what they share counted once.
-- published: a pass over each folder for descriptors, whole matrices of similarities (queries with training images, training
-  images with each other), all of the first one sorted; the complexity of matched images in a pass that decodes them again;
-  histogram, four scatter plots; gallery pages that search again and open the images again, drawn by matplotlib at 20 x 20
+Three sides take turns, each turn a process of its own; a first turn of each warms up. Memory is
+that of a process and its workers together, what they share counted once. - published: a pass over
+each folder for descriptors, whole matrices of similarities (queries with training images, training
+  images with each other), all of the first one sorted; the complexity of matched images in a pass
+that decodes them again;
+  histogram, four scatter plots; gallery pages that search again and open the images again, drawn by
+matplotlib at 20 x 20
   inches. Batches of 64.
 - ours: diff_retrieval.py on the same folders with an empty cache.
 - ours, cached: another folder of queries, with what the turn before kept of the training images.
-All take the same TorchScript file, transform, workers and threads, compute in float32, show ten matches a query and write
-20 gallery pages at most, as published. Both of our sides' best scores must be the published ones, else the status is 1.
-Inception and CLIP run on no side. The published script also imports pandas, seaborn and OpenCV: this side does not.
-"""
+All take the same TorchScript file, transform, workers and threads, compute in float32, show ten
+matches a query and write 20 gallery pages at most, as published. Both of our sides' best scores
+must be the published ones, else the status is 1. Inception and CLIP run on no side. The published
+script also imports pandas, seaborn and OpenCV: this side does not."""
 
 import argparse
 import importlib.util
@@ -33,15 +37,24 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 # carried by scikit-image: portraits, things, the sky, tissue; in colour
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png",
-               "motorcycle_right.png", "retina.jpg", "rocket.jpg")  # fmt: skip
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 SIDES = ("published", "ours", "ours, cached")
 TOLERANCE = 1e-4  # of a score: what another order of sums in float32 may change
 PUBLISHED = Path(__file__).with_name("published_retrieval.py")
 MATCHES = 10  # of a query, as published
 
 
-# The images and the networks -----------------------------------------------------------------------------------------
+# The images and the networks ----------------------------------------------------------------------
 
 
 def photographs():
@@ -73,7 +86,8 @@ def with_noise(image, rng, scale=8):
 
 
 def write_images(out, *, queries, training, seed=0):
-    """`training` views in out/train; in out/queries0 and out/queries1 `queries` each, every other a noisy copy of one."""
+    """`training` views in out/train; in out/queries0 and out/queries1 `queries` each, every other a
+    noisy copy of one."""
     import numpy as np
     from PIL import Image
 
@@ -84,12 +98,15 @@ def write_images(out, *, queries, training, seed=0):
             if name == "train" or i % 2:
                 image = view(sources[rng.integers(len(sources))], rng)
             else:
-                image = with_noise(Image.open(out / "train" / f"{rng.integers(training):05}.jpg"), rng)
+                image = with_noise(
+                    Image.open(out / "train" / f"{rng.integers(training):05}.jpg"), rng
+                )
             image.save(out / name / f"{i:05}.jpg", quality=90)
 
 
 def write_network(name, path):
-    """A TorchScript file of [B, 3, H, W] -> [B, D]: `free`, cells of an 8 x 8 grid, or `resnet50`, random, 512-d."""
+    """A TorchScript file of [B, 3, H, W] -> [B, D]: `free`, cells of an 8 x 8 grid, or `resnet50`,
+    random, 512-d."""
     import torch
 
     torch.manual_seed(0)
@@ -100,11 +117,12 @@ def write_network(name, path):
 
         network = resnet50(weights=None, num_classes=512)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, the form that SSCD has
+        # torch deprecates TorchScript, the form that SSCD has
+        warnings.simplefilter("ignore", FutureWarning)
         torch.jit.trace(network.eval(), torch.rand(2, 3, 224, 224)).save(str(path))
 
 
-# Measuring -----------------------------------------------------------------------------------------------------------
+# Measuring ----------------------------------------------------------------------------------------
 
 
 def held(pid):
@@ -122,7 +140,8 @@ def held(pid):
 
 
 def measured(command, *, threads, log):
-    """Run a command to its end. Returns: (seconds, peak bytes); SystemExit with what it said when it fails."""
+    """Run a command to its end. Returns: (seconds, peak bytes); SystemExit with what it said when
+    it fails."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     peak, started = 0, time.perf_counter()
     with open(log, "w") as out:
@@ -136,37 +155,68 @@ def measured(command, *, threads, log):
             process.kill()
     seconds = time.perf_counter() - started
     if process.wait():
-        sys.exit(f"{' '.join(command)}\nended with status {process.returncode}:\n{log.read_text()[-3000:]}")
+        sys.exit(
+            f"{' '.join(command)}\nended with status"
+            f" {process.returncode}:\n{log.read_text()[-3000:]}"
+        )
     return seconds, peak
 
 
 def command_of(side, *, queries, out, cache, args, data):
     """The command line of a turn. queries: the folder; out: a new one; cache: of our sides."""
-    folders = ["--query_dir", str(queries), "--val_dir", str(data / "train"), "--weights", str(data / "network.pt"),
-               "-j", str(args.workers)]  # fmt: skip
+    folders = [
+        "--query_dir",
+        str(queries),
+        "--val_dir",
+        str(data / "train"),
+        "--weights",
+        str(data / "network.pt"),
+        "-j",
+        str(args.workers),
+    ]
     if side == "published":
         return [sys.executable, str(PUBLISHED), *folders, "--out", str(out)]
     return [
-        sys.executable, str(ROOT / "diff_retrieval.py"), "--pt_style", "sscd", *folders, "--metrics",
-        "similarity,background,complexity", "--num_matches", str(MATCHES), "--mixed_precision", "no", "--report_to", "none",
-        "--cache_dir", str(cache), "--output_dir", str(out),
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "diff_retrieval.py"),
+        "--pt_style",
+        "sscd",
+        *folders,
+        "--metrics",
+        "similarity,background,complexity",
+        "--num_matches",
+        str(MATCHES),
+        "--mixed_precision",
+        "no",
+        "--report_to",
+        "none",
+        "--cache_dir",
+        str(cache),
+        "--output_dir",
+        str(out),
+    ]
 
 
 def take_turns(args, data):
-    """All rounds. Returns: {side: [(seconds, bytes)]} without the warm-up, and the largest difference of a best score.
+    """All rounds. Returns: {side: [(seconds, bytes)]} without the warm-up, and the largest
+    difference of a best score.
 
-    The two folders of queries change places every round, so that scores found with a cache have published ones to equal,
-    from two rounds on.
-    """
+    The two folders of queries change places every round, so that scores found with a cache have
+    published ones to equal, from two rounds on."""
     import numpy as np
 
     found, scores = {side: [] for side in SIDES}, []
     for number in range(args.rounds + args.warm_ups):
         for side in SIDES:
             folder, out = (number + (side == "ours, cached")) % 2, data / f"{side}-{number}"
-            command = command_of(side, queries=data / f"queries{folder}", out=out, cache=data / f"cache{number}", args=args,
-                                 data=data)  # fmt: skip
+            command = command_of(
+                side,
+                queries=data / f"queries{folder}",
+                out=out,
+                cache=data / f"cache{number}",
+                args=args,
+                data=data,
+            )
             found[side].append(measured(command, threads=args.threads, log=data / "log.txt"))
             scores.append((side, folder, np.load(out / "similarity.npy")))
     expected = {folder: values for side, folder, values in scores if side == "published"}
@@ -185,9 +235,18 @@ def compare(args, data):
         seconds = [s for s, _ in turns]
         median[side] = statistics.median(seconds)
         memory = statistics.median(m for _, m in turns)
-        rows.append([side, f"{median[side]:.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}", f"{memory / 2**20:.0f}"])
-    print(f"\n{args.network}, {args.queries} queries, {args.training} training images of 256 px, -j {args.workers}, "
-          f"{args.threads} threads, {args.rounds} rounds\n")  # fmt: skip
+        rows.append(
+            [
+                side,
+                f"{median[side]:.2f}",
+                f"{min(seconds):.2f} to {max(seconds):.2f}",
+                f"{memory / 2**20:.0f}",
+            ]
+        )
+    print(
+        f"\n{args.network}, {args.queries} queries, {args.training} training images of 256 px, -j"
+        f" {args.workers}, {args.threads} threads, {args.rounds} rounds\n"
+    )
     print(markdown(("side", "seconds (median)", "range", "peak MiB (median)"), rows))
     print(f"\npublished / ours: {median['published'] / median['ours']:.2f}")
     print(f"ours / ours, cached: {median['ours'] / median['ours, cached']:.2f}")
@@ -196,7 +255,7 @@ def compare(args, data):
         sys.exit(f"the sides' best scores differ by {difference}; at most {TOLERANCE} was expected")
 
 
-# Reading alone -------------------------------------------------------------------------------------------------------
+# Reading alone ------------------------------------------------------------------------------------
 
 READ_BATCH = 128
 
@@ -222,12 +281,15 @@ def bare_pass(images, workers):
     """Decode every image in a loader's workers, and nothing else."""
     import torch
 
-    for _ in torch.utils.data.DataLoader(Decoded(images), batch_size=READ_BATCH, num_workers=workers):
+    for _ in torch.utils.data.DataLoader(
+        Decoded(images), batch_size=READ_BATCH, num_workers=workers
+    ):
         pass
 
 
 def our_passes(network):
-    """What diff_retrieval.py does to a folder, nothing kept: up to the network, and with it. network: a TorchScript file.
+    """What diff_retrieval.py does to a folder, nothing kept: up to the network, and with it.
+    network: a TorchScript file.
 
     Returns: two passes as bare_pass.
     """
@@ -239,11 +301,19 @@ def our_passes(network):
     from utils.runtime import parallel
 
     processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
-    wanted = Wanted(device=processes.device, dtype=torch.float32, arch="resnet50", preset="dcr", weights=str(network))
+    wanted = Wanted(
+        device=processes.device,
+        dtype=torch.float32,
+        arch="resnet50",
+        preset="dcr",
+        weights=str(network),
+    )
     extractors = {"descriptor": sscd.build(wanted)}
 
     def how(workers):
-        return features.ReaderSettings(READ_BATCH, workers, processes, feature_cache.FeatureCache(None, print))
+        return features.ReaderSettings(
+            READ_BATCH, workers, processes, feature_cache.FeatureCache(None, print)
+        )
 
     def read(images, workers):
         for _ in features.batches(images, range(len(images)), extractors, how(workers)):
@@ -256,7 +326,8 @@ def our_passes(network):
 
 
 def decoding(args, data):
-    """Images a second of both passes over the training images, in turns in this process; the ratio."""
+    """Images a second of both passes over the training images, in turns in this process; the
+    ratio."""
     import torch
 
     from utils.data import image_sets
@@ -265,7 +336,11 @@ def decoding(args, data):
     torch.set_num_threads(args.threads)
     images = image_sets.list_images("--val_dir", data / "train")
     reading, extracting = our_passes(data / "network.pt")
-    passes = {"bare decoding": bare_pass, "ours, to the network": reading, "ours, through it": extracting}
+    passes = {
+        "bare decoding": bare_pass,
+        "ours, to the network": reading,
+        "ours, through it": extracting,
+    }
     found = {name: [] for name in passes}
     for _ in range(args.rounds + 1):
         for name, read in passes.items():
@@ -273,15 +348,27 @@ def decoding(args, data):
             read(images, args.workers)
             found[name].append(len(images) / (time.perf_counter() - started))
     rates = {name: sorted(turns[1:]) for name, turns in found.items()}
-    rows = [[name, f"{statistics.median(r):.0f}", f"{r[0]:.0f} to {r[-1]:.0f}"] for name, r in rates.items()]
-    print(f"\n{len(images)} images of 256 px, -j {args.workers}, {args.threads} threads, {args.rounds} rounds\n")
+    rows = [
+        [name, f"{statistics.median(r):.0f}", f"{r[0]:.0f} to {r[-1]:.0f}"]
+        for name, r in rates.items()
+    ]
+    print(
+        f"\n{len(images)} images of 256 px, -j {args.workers}, {args.threads} threads,"
+        f" {args.rounds} rounds\n"
+    )
     print(markdown(("pass", "images/s (median)", "range"), rows))
     bare, *ours = (statistics.median(rates[name]) for name in passes)
-    print("\nours / bare decoding: {:.2f} to the network, {:.2f} through it".format(*(rate / bare for rate in ours)))
+    print(
+        "\nours / bare decoding: {:.2f} to the network, {:.2f} through it".format(
+            *(rate / bare for rate in ours)
+        )
+    )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", choices=("free", "resnet50"), default="free")
     parser.add_argument("--queries", type=int, default=600)
     parser.add_argument("--training", type=int, default=1500)

@@ -1,13 +1,15 @@
-"""Read a scene back from its pixels: the five things a caption asks for, and how many of them a picture shows.
+"""Read a scene back from its pixels: the five things a caption asks for, and how many of them a
+picture shows.
 
-By rule, without learned weights: the palette votes for the background; the two other colours with most flat pixels in one
-piece are the things; each of the ten outlines is fitted to a thing in place, size and turn, and the best fit names it. The
-small thing is painted over the large one, so the large one is fitted without the pixels of the small.
+By rule, without learned weights: the palette votes for the background; the two other colours with
+most flat pixels in one piece are the things; each of the ten outlines is fitted to a thing in
+place, size and turn, and the best fit names it. The small thing is painted over the large one, so
+the large one is fitted without the pixels of the small.
 
-Right on 2,000 held-out scenes: background 100 %, each colour and shape of a thing 99.95 %; blurred (sigma 0.7 pixels) and
-noisy (sigma 3 of 255): 100 % and 99.8 %. After tiny-sd's autoencoder (300 scenes): background 100 %, colours 99.3 %, large
-shape 98.7 %, small shape 78.3 %, for it rounds small crosses and stars. Some 12 ms a picture on one core.
-"""
+Right on 2,000 held-out scenes: background 100 %, each colour and shape of a thing 99.95 %; blurred
+(sigma 0.7 pixels) and noisy (sigma 3 of 255): 100 % and 99.8 %. After tiny-sd's autoencoder (300
+scenes): background 100 %, colours 99.3 %, large shape 98.7 %, small shape 78.3 %, for it rounds
+small crosses and stars. Some 12 ms a picture on one core."""
 
 import re
 from dataclasses import dataclass, fields
@@ -22,13 +24,15 @@ from utils.data.scenes import COLOURS, SHADE, SHAPES, TEXTURES
 _NAMES, _SHAPE_NAMES = list(COLOURS), list(SHAPES)
 _PURE = np.array(list(COLOURS.values()), np.float32)
 _PALETTE = np.concatenate([_PURE, SHADE * _PURE])  # the colours, then their shades
-# a pixel farther than this from the background and its shades is of something else; jitter moves a colour by 31 at most,
-# the palette's nearest to another with its shades, orange to yellow, lies 63 from it
+# a pixel farther than this from the background and its shades is of something else; jitter moves a
+# colour by 31 at most, the palette's nearest to another with its shades, orange to yellow, lies 63
+# from it
 _APART = 30.0
-# fewer flat pixels in one piece are an edge between two things: of 1,000 scenes the least thing has 23 (softened: 16),
-# the most that is none 2 (softened: 12, and 5.5 at the 99th percentile)
+# fewer flat pixels in one piece are an edge between two things: of 1,000 scenes the least thing has
+# 23 (softened: 16), the most that is none 2 (softened: 12, and 5.5 at the 99th percentile)
 _FEWEST_FLAT = 6.0
-LARGE, SMALL = (0.20, 0.42), (0.09, 0.21)  # radii to try, shares of the side: those of scenes, and some room
+# radii to try, shares of the side: those of scenes, and some room
+LARGE, SMALL = (0.20, 0.42), (0.09, 0.21)
 _RIM = 2.0  # pixels over which an outline fades: one of its own, one for a decoder's softness
 
 
@@ -43,7 +47,7 @@ class SceneAttributes:
     small_shape: str | None
 
 
-# Captions ------------------------------------------------------------------------------------------------------------
+# Captions -----------------------------------------------------------------------------------------
 
 
 def _grammar():
@@ -53,11 +57,13 @@ def _grammar():
 
 
 def asked_of(caption):
-    """What caption 0 of a scene asks for. Returns: SceneAttributes. ValueError for a caption of another grammar."""
+    """What caption 0 of a scene asks for. Returns: SceneAttributes. ValueError for a caption of
+    another grammar."""
     found = _grammar().fullmatch(caption)
     if found is None:
         raise ValueError(
-            f"caption {caption!r} is not of the form 'a red circle and a blue star on a striped green background'"
+            f"caption {caption!r} is not of the form 'a red circle and a blue star on a striped"
+            " green background'"
         )
     large_colour, large_shape, small_colour, small_shape, background = found.groups()
     return SceneAttributes(background, large_colour, large_shape, small_colour, small_shape)
@@ -73,7 +79,7 @@ def agreement(reading, asked, *, of=ATTRIBUTES):
     return sum(got is not None and got == wanted for got, wanted in pairs) / len(of)
 
 
-# Colours -------------------------------------------------------------------------------------------------------------
+# Colours ------------------------------------------------------------------------------------------
 
 
 def _squared_distances(pixels, colours):
@@ -82,10 +88,11 @@ def _squared_distances(pixels, colours):
 
 
 def read_background(image):
-    """The background colour read off a scene: every pixel votes for the nearest of ten colours and their ten shades.
+    """The background colour read off a scene: every pixel votes for the nearest of ten colours and
+    their ten shades.
 
-    image: PIL RGB or uint8 array [H, W, 3]. Returns: the name with the most votes. One rule for real and generated.
-    """
+    image: PIL RGB or uint8 array [H, W, 3]. Returns: the name with the most votes. One rule for
+    real and generated."""
     pixels = np.asarray(image, dtype=np.float32).reshape(-1, 3)
     nearest = _squared_distances(pixels, _PALETTE).argmin(1)
     votes = np.bincount(nearest, minlength=len(_PALETTE)).reshape(2, -1).sum(0)
@@ -93,13 +100,15 @@ def read_background(image):
 
 
 def _distance_to_ground(pixels, ground):
-    """How far each pixel is from a background of colour `ground` and from all mixtures with its shade. Returns: [N]."""
+    """How far each pixel is from a background of colour `ground` and from all mixtures with its
+    shade. Returns: [N]."""
     along = np.clip(pixels @ ground / max(float(ground @ ground), 1.0), SHADE, 1.0)
     return np.sqrt(np.square(pixels - along[:, None] * ground).sum(1))
 
 
 def _ground_colour(pixels, index):
-    """The background's own, unshaded and jittered colour: the median of its pixels, else the palette's."""
+    """The background's own, unshaded and jittered colour: the median of its pixels, else the
+    palette's."""
     near = _squared_distances(pixels, _PALETTE).argmin(1)
     own, shaded = pixels[near == index], pixels[near == index + len(_NAMES)]
     if len(own) >= max(40, len(shaded) / 4):
@@ -108,7 +117,8 @@ def _ground_colour(pixels, index):
 
 
 def _flatness(picture):
-    """1 where a pixel's neighbours are like it, near 0 at edges, which mix two colours into a third. Returns: [H, W]."""
+    """1 where a pixel's neighbours are like it, near 0 at edges, which mix two colours into a
+    third. Returns: [H, W]."""
     size = (3, 3, 1)
     spread = (ndimage.maximum_filter(picture, size) - ndimage.minimum_filter(picture, size)).max(2)
     return 1.0 / (1.0 + np.square(spread / 40.0))
@@ -116,7 +126,8 @@ def _flatness(picture):
 
 @dataclass(frozen=True)
 class _Thing:
-    """A connected patch of one colour. rgb: its own; mask: [H, W] bool; votes: flat pixels; reach: extent, pixels."""
+    """A connected patch of one colour. rgb: its own; mask: [H, W] bool; votes: flat pixels; reach:
+    extent, pixels."""
 
     colour: str
     rgb: np.ndarray
@@ -132,35 +143,53 @@ def _thing(picture, flatness, mask, index):
     piece = pieces == int(np.argmax(votes)) + 1
     flat = piece & (flatness >= np.quantile(flatness[piece], 0.6))
     ys, xs = np.nonzero(piece)
-    reach = np.quantile(np.hypot(ys - ys.mean(), xs - xs.mean()), 0.97)  # a whole or half hidden shape, stray pixels aside
-    return _Thing(_NAMES[index], np.median(picture[flat], axis=0), piece, float(votes.max()), float(reach))
+    # a whole or half hidden shape, stray pixels aside
+    reach = np.quantile(np.hypot(ys - ys.mean(), xs - xs.mean()), 0.97)
+    return _Thing(
+        _NAMES[index], np.median(picture[flat], axis=0), piece, float(votes.max()), float(reach)
+    )
 
 
 def _things(picture, background, to_ground):
-    """The two things on a background, the far-reaching one first; None for one that is not there."""
+    """The two things on a background, the far-reaching one first; None for one that is not
+    there."""
     distances = _squared_distances(picture.reshape(-1, 3), _PURE)
     distances[:, background] = np.inf
     nearest = np.where(to_ground > _APART, distances.argmin(1).reshape(to_ground.shape), -1)
     flatness = _flatness(picture)
-    enough = np.nonzero(np.bincount(nearest[nearest >= 0], minlength=len(_NAMES)) >= _FEWEST_FLAT)[0]
+    enough = np.nonzero(np.bincount(nearest[nearest >= 0], minlength=len(_NAMES)) >= _FEWEST_FLAT)[
+        0
+    ]
     found = [_thing(picture, flatness, nearest == index, index) for index in enough]
     found = sorted((t for t in found if t.votes >= _FEWEST_FLAT), key=lambda t: -t.votes)[:2]
     large, small = [*sorted(found, key=lambda t: -t.reach), None, None][:2]
     return large, small
 
 
-# Shapes --------------------------------------------------------------------------------------------------------------
+# Shapes -------------------------------------------------------------------------------------------
 
 # how many turns of a shape look the same, and how many to try between two of those
 _SAME_TURNS = {"square": 4, "triangle": 3, "star": 5, "cross": 4, "diamond": 2, "hexagon": 6}
-_TURNS = {"circle": 1, "square": 6, "triangle": 8, "star": 6, "ring": 1, "cross": 6, "crescent": 20, "diamond": 10,
-          "heart": 20, "hexagon": 4}  # fmt: skip
-_GRID, _SPAN, _FINE = 256, 2.0, 2  # tables of distances: points a side, half their side in radii, and their oversampling
+_TURNS = {
+    "circle": 1,
+    "square": 6,
+    "triangle": 8,
+    "star": 6,
+    "ring": 1,
+    "cross": 6,
+    "crescent": 20,
+    "diamond": 10,
+    "heart": 20,
+    "hexagon": 4,
+}
+# tables of distances: points a side, half their side in radii, and their oversampling
+_GRID, _SPAN, _FINE = 256, 2.0, 2
 
 
 @cache
 def _tables():
-    """Signed distances to the outlines, positive inside: [shapes, grid, grid]; areas; centroids [shapes, 2], in radii."""
+    """Signed distances to the outlines, positive inside: [shapes, grid, grid]; areas; centroids
+    [shapes, 2], in radii."""
     tables, areas, centroids, step = [], [], [], 2 * _SPAN / _GRID
     for polygons in SHAPES.values():
         mask = Image.new("L", (_GRID * _FINE, _GRID * _FINE), 0)
@@ -172,7 +201,9 @@ def _tables():
         tables.append(signed.reshape(_GRID, _FINE, _GRID, _FINE).mean((1, 3)) * step / _FINE)
         ys, xs = np.nonzero(inside)
         areas.append(len(ys) * (step / _FINE) ** 2)
-        centroids.append(((xs.mean() + 0.5) * step / _FINE - _SPAN, (ys.mean() + 0.5) * step / _FINE - _SPAN))
+        centroids.append(
+            ((xs.mean() + 0.5) * step / _FINE - _SPAN, (ys.mean() + 0.5) * step / _FINE - _SPAN)
+        )
     return np.array(tables, np.float32), np.array(areas), np.array(centroids)
 
 
@@ -188,7 +219,8 @@ def _starts():
 
 
 def _rendered(kinds, params, xs, ys):
-    """Share of each pixel that a shape covers. kinds: [K]; params: [K, 4], x, y, radius, angle. Returns: [K, N]."""
+    """Share of each pixel that a shape covers. kinds: [K]; params: [K, 4], x, y, radius, angle.
+    Returns: [K, N]."""
     x, y, radius, angle = (params[:, i, None].astype(np.float32) for i in range(4))
     scale = _GRID / (2 * _SPAN) / radius
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -203,23 +235,25 @@ def _rendered(kinds, params, xs, ys):
 
 
 def _first_guesses(mask, radii):
-    """Every start laid on a patch: its centroid on the patch's, its area the patch's. Returns: kinds [K], params [K, 4]."""
+    """Every start laid on a patch: its centroid on the patch's, its area the patch's. Returns:
+    kinds [K], params [K, 4]."""
     _, areas, centroids = _tables()
     kinds, angles = _starts()
     ys, xs = np.nonzero(mask)
     radius = np.clip(np.sqrt(len(ys) / areas), *radii)[kinds]
     (u, v), cos, sin = centroids[kinds].T * radius, np.cos(angles), np.sin(angles)
     return kinds, np.stack(
-        [xs.mean() + 0.5 - u * cos + v * sin, ys.mean() + 0.5 - u * sin - v * cos, radius, angles], axis=1
+        [xs.mean() + 0.5 - u * cos + v * sin, ys.mean() + 0.5 - u * sin - v * cos, radius, angles],
+        axis=1,
     )
 
 
 def _fit(cover, care, mask, radii):
     """The shape, place, size and turn that explain a cover best; None where nothing counts.
 
-    cover: [H, W], 0..1, how much a pixel is of the thing's colour; care: [H, W] bool, pixels that count; mask: [H, W] bool,
-    the thing's patch; radii: least and greatest, pixels. Returns: (index of the shape, [4] params).
-    """
+    cover: [H, W], 0..1, how much a pixel is of the thing's colour; care: [H, W] bool, pixels that
+    count; mask: [H, W] bool, the thing's patch; radii: least and greatest, pixels. Returns: (index
+    of the shape, [4] params)."""
     ys, xs = np.nonzero(care & _box(mask))
     if not len(ys):
         return None
@@ -229,7 +263,9 @@ def _fit(cover, care, mask, radii):
     kinds, params = _first_guesses(mask, radii)
     errors = np.square(_rendered(kinds, params, xs[thin], ys[thin]) - target[thin]).mean(1)
     # the two best turns of each shape go on
-    chosen = np.concatenate([np.nonzero(kinds == k)[0][np.argsort(errors[kinds == k])[:2]] for k in range(len(SHAPES))])
+    chosen = np.concatenate(
+        [np.nonzero(kinds == k)[0][np.argsort(errors[kinds == k])[:2]] for k in range(len(SHAPES))]
+    )
     kinds = kinds[chosen]
     params = _refined(kinds, params[chosen], xs[thin], ys[thin], target[thin], radii)
     best = int(np.square(_rendered(kinds, params, xs, ys) - target).mean(1).argmin())
@@ -240,7 +276,10 @@ def _box(mask, margin=4):
     """A mask's bounding box and a margin, filled."""
     box = np.zeros_like(mask)
     ys, xs = np.nonzero(mask)
-    box[max(ys.min() - margin, 0) : ys.max() + margin + 1, max(xs.min() - margin, 0) : xs.max() + margin + 1] = True
+    box[
+        max(ys.min() - margin, 0) : ys.max() + margin + 1,
+        max(xs.min() - margin, 0) : xs.max() + margin + 1,
+    ] = True
     return box
 
 
@@ -254,28 +293,38 @@ def _refined(kinds, params, xs, ys, target, radii, rounds=6):
         # differences over half a pixel, at the rim for the angle
         steps = np.stack([np.full(count, 0.5)] * 3 + [0.5 / params[:, 2]], axis=1)
         moved = (params[:, None] + steps[:, None] * np.eye(4)).reshape(-1, 4)
-        slopes = _rendered(np.repeat(kinds, 4), moved, xs, ys).reshape(count, 4, -1) - (residual + target)[:, None]
+        slopes = (
+            _rendered(np.repeat(kinds, 4), moved, xs, ys).reshape(count, 4, -1)
+            - (residual + target)[:, None]
+        )
         normal = slopes @ slopes.transpose(0, 2, 1)
         scale = np.trace(normal, axis1=1, axis2=2)[:, None, None] / 4 + 1e-3
         gradient = slopes @ residual[:, :, None]
-        change = np.linalg.solve(normal + damping[:, None, None] * scale * np.eye(4), gradient)[:, :, 0]
+        change = np.linalg.solve(normal + damping[:, None, None] * scale * np.eye(4), gradient)[
+            :, :, 0
+        ]
         tried = params - np.clip(change, -6, 6) * steps
         tried[:, 2] = np.clip(tried[:, 2], *radii)
         now = _rendered(kinds, tried, xs, ys) - target
         better = np.square(now).sum(1) < error
-        params, residual = np.where(better[:, None], tried, params), np.where(better[:, None], now, residual)
+        params, residual = (
+            np.where(better[:, None], tried, params),
+            np.where(better[:, None], now, residual),
+        )
         error, damping = np.square(residual).sum(1), np.where(better, damping / 3, damping * 5)
     return params
 
 
 def _cover(picture, thing, to_others):
-    """How much each pixel is of a thing's colour, 0..1: half where it lies half way to the nearest of the others."""
+    """How much each pixel is of a thing's colour, 0..1: half where it lies half way to the nearest
+    of the others."""
     to_thing = np.sqrt(np.square(picture - thing.rgb).sum(2))
     return to_others / (to_others + to_thing + 1e-3)
 
 
 def read_scene(image):
-    """The five attributes of a picture, from its pixels alone; its best guess on one that is no scene.
+    """The five attributes of a picture, from its pixels alone; its best guess on one that is no
+    scene.
 
     image: PIL RGB or uint8 array [H, W, 3], some 64 pixels a side. Returns: SceneAttributes.
     """
@@ -287,15 +336,25 @@ def read_scene(image):
     free, large_fit, small_fit = np.ones(to_ground.shape, bool), None, None
     if small:
         to_large = np.sqrt(np.square(picture - large.rgb).sum(2))
-        small_fit = _fit(_cover(picture, small, np.minimum(to_ground, to_large)), free, small.mask, np.multiply(SMALL, side))
+        small_fit = _fit(
+            _cover(picture, small, np.minimum(to_ground, to_large)),
+            free,
+            small.mask,
+            np.multiply(SMALL, side),
+        )
         kind, params = small_fit
         ys, xs = np.mgrid[: free.shape[0], : free.shape[1]].reshape(2, -1).astype(np.float32) + 0.5
-        grown = params + np.array([0.0, 0.0, 1.0, 0.0])  # a pixel more: its rim is of neither colour
+        # a pixel more: its rim is of neither colour
+        grown = params + np.array([0.0, 0.0, 1.0, 0.0])
         free = _rendered([kind], grown[None], xs, ys).reshape(free.shape) == 0
     if large:
-        large_fit = _fit(_cover(picture, large, to_ground), free, large.mask, np.multiply(LARGE, side))
+        large_fit = _fit(
+            _cover(picture, large, to_ground), free, large.mask, np.multiply(LARGE, side)
+        )
     return SceneAttributes(
         background,
-        large and large.colour, large_fit and _SHAPE_NAMES[large_fit[0]],
-        small and small.colour, small_fit and _SHAPE_NAMES[small_fit[0]],
-    )  # fmt: skip
+        large and large.colour,
+        large_fit and _SHAPE_NAMES[large_fit[0]],
+        small and small.colour,
+        small_fit and _SHAPE_NAMES[small_fit[0]],
+    )

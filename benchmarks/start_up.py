@@ -2,9 +2,9 @@
 
     python benchmarks/start_up.py --images 100000
 
-Writes as many small PNG files in ten folders, with captions, then does what diff_train.py does before and after the model
-loads (which takes as long for ten images as for a million, and is left out), and prints the seconds of each part.
-"""
+Writes as many small PNG files in ten folders, with captions, then does what diff_train.py does
+before and after the model loads (which takes as long for ten images as for a million, and is left
+out), and prints the seconds of each part."""
 
 import argparse
 import json
@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 
 def write_images(folder, count, side):
-    """`count` PNG files of `side` pixels, contents that repeat, and captions.json beside the folder `train`."""
+    """`count` PNG files of `side` pixels, contents that repeat, and captions.json beside the folder
+    `train`."""
     import io
 
     import numpy as np
@@ -41,7 +42,9 @@ def write_images(folder, count, side):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--shards", type=int, default=4)
@@ -56,28 +59,52 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_images(folder, args.images, args.side)
-        opts = flags.parse(train_options.TrainOptions, [
-            "--pretrained_model_name_or_path", "none", "--instance_data_dir", str(folder / "train"), "--instance_prompt_loc",
-            str(folder / "captions.json"), "--class_prompt", "instancelevel_blip", "--duplication", "dup_both",
-            "--clients_num", str(args.shards),
-        ], description="")  # fmt: skip
+        opts = flags.parse(
+            train_options.TrainOptions,
+            [
+                "--pretrained_model_name_or_path",
+                "none",
+                "--instance_data_dir",
+                str(folder / "train"),
+                "--instance_prompt_loc",
+                str(folder / "captions.json"),
+                "--class_prompt",
+                "instancelevel_blip",
+                "--duplication",
+                "dup_both",
+                "--clients_num",
+                str(args.shards),
+            ],
+            description="",
+        )
         marks = [("", time.perf_counter())]
         data = training_job.checked_data(opts, print)
         marks.append(("images listed and decoded once, captions read", time.perf_counter()))
         captioned, duplicated, hooks = training_job.hooks_and_data(opts, data, tokenizer, seed=1)
         draws = [
-            training_data.Draws(captioned.take(part), seed=1, shard=k, global_batch=16, transform=None,
-                                choose_caption=hooks.choose_caption)
+            training_data.Draws(
+                captioned.take(part),
+                seed=1,
+                shard=k,
+                global_batch=16,
+                transform=None,
+                choose_caption=hooks.choose_caption,
+            )
             for k, part in enumerate(training_data.split(args.images, args.shards, 1))
-        ]  # fmt: skip
+        ]
         marks.append(("duplication, shards, draws", time.perf_counter()))
         whole_files.write_json(folder / "out.json", captioned.prompts)
         batch = next(iter(training_data.loader(draws[0], steps=range(1), batch_size=16)))
-        marks.append((f"captions.json written, first batch of {len(batch['slot'])}", time.perf_counter()))
+        marks.append(
+            (f"captions.json written, first batch of {len(batch['slot'])}", time.perf_counter())
+        )
         for (_, before), (label, after) in zip(marks, marks[1:], strict=False):
             print(f"{after - before:6.2f} s  {label}")
         whole = marks[-1][1] - marks[0][1]
-        print(f"{whole:6.2f} s  in all, {args.images} images of {args.side} px, {len(duplicated)} duplicated")
+        print(
+            f"{whole:6.2f} s  in all, {args.images} images of {args.side} px, {len(duplicated)}"
+            " duplicated"
+        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """What a training step costs: ours, the published recipe's, and the bare network's, in one run.
 
     python benchmarks/train_step.py                              # tiny-sd, 2 cores
-    python benchmarks/train_step.py --shape sd21 --mixed_precision bf16     # a GPU: Stable Diffusion 2.1, random weights
+    python benchmarks/train_step.py --shape sd21 --mixed_precision bf16     # a GPU: Stable
+Diffusion 2.1, random weights
 
 Four sides take turns, five rounds, medians:
-- published: decode, encode, embed at every step, float32, AdamW as torch makes it, the loss read for the bar at every step;
-- ours: the whole loop of diff_train.py, logging included, with what frozen networks compute kept beside the run;
-- ours, nothing kept: the same with --cache_latents off;
-- bare: forward, backward and optimizer step of the U-Net on tensors at hand.
-Each has a copy of the same model, the same batch, images, threads and workers.
-"""
+- published: decode, encode, embed at every step, float32, AdamW as torch makes it, the loss read
+for the bar at every step; - ours: the whole loop of diff_train.py, logging included, with what
+frozen networks compute kept beside the run; - ours, nothing kept: the same with --cache_latents
+off; - bare: forward, backward and optimizer step of the U-Net on tensors at hand. Each has a copy
+of the same model, the same batch, images, threads and workers."""
 
 import argparse
 import copy
@@ -23,11 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense, multiply and add counted apart, by the maker
+# dense, multiply and add counted apart, by the maker
+BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def sd21_folder(out):
-    """A pipeline folder in the shape of Stable Diffusion 2.1 (base), with random weights. Returns: its path."""
+    """A pipeline folder in the shape of Stable Diffusion 2.1 (base), with random weights. Returns:
+    its path."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -38,39 +40,89 @@ def sd21_folder(out):
     tiny = loading.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.model_max_length = 77
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
-        max_position_embeddings=77, hidden_act="gelu", projection_dim=512,
-    ))  # fmt: skip
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=23,
+            num_attention_heads=16,
+            max_position_embeddings=77,
+            hidden_act="gelu",
+            projection_dim=512,
+        )
+    )
     vae = AutoencoderKL(
-        sample_size=768, block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+        sample_size=768,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     unet = UNet2DConditionModel(
-        sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=1024,
-        attention_head_dim=(5, 10, 20, 20), use_linear_projection=True,
-    )  # fmt: skip
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        layers_per_block=2,
+        cross_attention_dim=1024,
+        attention_head_dim=(5, 10, 20, 20),
+        use_linear_projection=True,
+    )
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
-    loading.assemble(loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)).save_pretrained(out)
+    loading.assemble(
+        loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)
+    ).save_pretrained(out)
     return out
 
 
 def our_loop(model, data, side, batch, args, out, *, kept):
-    """diff_train.py's own loop. Returns: (an endless iterator of steps, seconds that encoding ahead took)."""
+    """diff_train.py's own loop. Returns: (an endless iterator of steps, seconds that encoding ahead
+    took)."""
     from utils.cli import flags, train_options
     from utils.files import run_folder
     from utils.runtime import parallel
     from utils.training import training_job, training_loop
 
     run = run_folder.NewRun(out / "run")
-    opts = flags.parse(train_options.TrainOptions, [
-        "--pretrained_model_name_or_path", str(model), "--instance_data_dir", str(data / "train"), "--instance_prompt_loc",
-        str(data / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution", str(side), "--center_crop",
-        "--random_flip", "--train_batch_size", str(batch), "--max_train_steps", "100000", "--save_steps", "100000",
-        "--modelsavesteps", "100000", "--learning_rate", "5e-6", "--seed", "1", "--num_workers", str(args.num_workers),
-        "--mixed_precision", args.mixed_precision, "--report_to", "none", "--output_dir", str(run.path),
-        *(["--compile"] if args.compile else []),
-    ], description="")  # fmt: skip
+    opts = flags.parse(
+        train_options.TrainOptions,
+        [
+            "--pretrained_model_name_or_path",
+            str(model),
+            "--instance_data_dir",
+            str(data / "train"),
+            "--instance_prompt_loc",
+            str(data / "captions.json"),
+            "--class_prompt",
+            "instancelevel_blip",
+            "--resolution",
+            str(side),
+            "--center_crop",
+            "--random_flip",
+            "--train_batch_size",
+            str(batch),
+            "--max_train_steps",
+            "100000",
+            "--save_steps",
+            "100000",
+            "--modelsavesteps",
+            "100000",
+            "--learning_rate",
+            "5e-6",
+            "--seed",
+            "1",
+            "--num_workers",
+            str(args.num_workers),
+            "--mixed_precision",
+            args.mixed_precision,
+            "--report_to",
+            "none",
+            "--output_dir",
+            str(run.path),
+            *(["--compile"] if args.compile else []),
+        ],
+        description="",
+    )
     accelerator = parallel.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
     job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
@@ -96,15 +148,24 @@ def published_loop(model, data, side, batch, args, device):
     from utils.models import loading
 
     parts = loading.load_parts("--model", str(model))
-    vae, text_encoder, unet = parts.vae.to(device), parts.text_encoder.to(device), parts.unet.to(device).train()
+    vae, text_encoder, unet = (
+        parts.vae.to(device),
+        parts.text_encoder.to(device),
+        parts.unet.to(device).train(),
+    )
     vae.requires_grad_(False)
     text_encoder.requires_grad_(False)
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
     captions = json.loads((data / "captions.json").read_text())
-    prepare = transforms.Compose([
-        transforms.Resize(side), transforms.CenterCrop(side), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize([0.5], [0.5]),
-    ])  # fmt: skip
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(side),
+            transforms.CenterCrop(side),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5], [0.5]),
+        ]
+    )
 
     class Images(torch.utils.data.Dataset):
         keys = sorted(captions)
@@ -114,7 +175,9 @@ def published_loop(model, data, side, batch, args, device):
 
         def __getitem__(self, index):
             key = self.keys[index]
-            ids = parts.tokenizer(captions[key][0], truncation=True, padding="max_length", return_tensors="pt").input_ids[0]
+            ids = parts.tokenizer(
+                captions[key][0], truncation=True, padding="max_length", return_tensors="pt"
+            ).input_ids[0]
             return prepare(Image.open(data / key).convert("RGB")), ids
 
     loader = torch.utils.data.DataLoader(
@@ -126,7 +189,9 @@ def published_loop(model, data, side, batch, args, device):
     for pixels, ids in (item for _ in itertools.count() for item in loader):
         latents = vae.encode(pixels.to(device)).latent_dist.sample() * vae.config.scaling_factor
         noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), device=device)
+        timesteps = torch.randint(
+            0, scheduler.config.num_train_timesteps, (len(latents),), device=device
+        )
         noisy = scheduler.add_noise(latents, noise, timesteps)
         pred = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids.to(device))[0]).sample
         loss = torch.nn.functional.mse_loss(pred.float(), noise.float())
@@ -141,7 +206,8 @@ def published_loop(model, data, side, batch, args, device):
 
 
 def bare_loop(model, side, batch, args, device):
-    """Forward, backward and optimizer step on the same tensors again and again: what no loop can do without."""
+    """Forward, backward and optimizer step on the same tensors again and again: what no loop can do
+    without."""
     import torch
 
     from utils.models import loading
@@ -149,9 +215,13 @@ def bare_loop(model, side, batch, args, device):
     parts = loading.load_parts("--model", str(model))
     unet = parts.unet.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
-    noisy = torch.randn(batch, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2, device=device)
+    noisy = torch.randn(
+        batch, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2, device=device
+    )
     target, timesteps = torch.randn_like(noisy), torch.randint(1000, (batch,), device=device)
-    text = torch.randn(batch, parts.tokenizer.model_max_length, unet.config.cross_attention_dim, device=device)
+    text = torch.randn(
+        batch, parts.tokenizer.model_max_length, unet.config.cross_attention_dim, device=device
+    )
     half = args.mixed_precision == "bf16"
     if args.compile:
         unet.compile()
@@ -166,7 +236,8 @@ def bare_loop(model, side, batch, args, device):
 
 
 def flops_of_a_step(model, side):
-    """Floating-point operations of forward and backward of the U-Net for one image, counted by torch."""
+    """Floating-point operations of forward and backward of the U-Net for one image, counted by
+    torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -181,7 +252,8 @@ def flops_of_a_step(model, side):
 
 
 def measure(sides, steps, rounds, device):
-    """Seconds a step of every side, interleaved, and the peak of device memory above what stood before.
+    """Seconds a step of every side, interleaved, and the peak of device memory above what stood
+    before.
 
     Returns: ({name: [seconds] * rounds}, {name: bytes or None}).
     """
@@ -213,14 +285,21 @@ def measure(sides, steps, rounds, device):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=("tiny-sd", "sd21"), default="tiny-sd")
     parser.add_argument("--steps", type=int, default=25, help="steps of a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--num_workers", type=int, default=2)
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="of our side and the bare one")
+    parser.add_argument(
+        "--mixed_precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="of our side and the bare one",
+    )
     parser.add_argument("--compile", action="store_true", help="our side and the bare one compiled")
     parser.add_argument("--work_dir", help="kept; else a temporary folder")
     args = parser.parse_args(argv)
@@ -239,23 +318,45 @@ def main(argv=None):
     common = (model, out / "scenes", side, args.batch, args)
     kept, seconds = our_loop(*common, out / "kept", kept=True)
     anew, _ = our_loop(*common, out / "anew", kept=False)
-    sides = {"published": published_loop(*common, device), "ours": kept, "ours, nothing kept": anew,
-             "bare": bare_loop(model, side, args.batch, args, device)}  # fmt: skip
+    sides = {
+        "published": published_loop(*common, device),
+        "ours": kept,
+        "ours, nothing kept": anew,
+        "bare": bare_loop(model, side, args.batch, args, device),
+    }
     times, peaks = measure(sides, args.steps, args.rounds, device)
     median = {name: statistics.median(t) for name, t in times.items()}
     rows = []
     for name, t in times.items():
         spread, memory = f"{1000 * min(t):.1f} to {1000 * max(t):.1f}", peaks[name]
         shown = "-" if memory is None else f"{memory / 2**30:.2f}"
-        rows.append([name, f"{1000 * median[name]:.1f}", spread, f"{args.batch / median[name]:.1f}", shown])
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"\n{args.shape}, {side} px, batch {args.batch}, {where}, ours and bare in {args.mixed_precision}, "
-          f"{args.rounds} rounds of {args.steps} steps\n")  # fmt: skip
-    print(markdown(("side", "ms a step (median)", "range", "images/s", "GiB above weights and moments"), rows))
-    print(f"\npublished / ours: {median['published'] / median['ours']:.2f}   "
-          f"published / ours, nothing kept: {median['published'] / median['ours, nothing kept']:.2f}   "
-          f"ours / bare: {median['ours'] / median['bare']:.3f}")  # fmt: skip
-    print(f"encoding ahead, once: {seconds:.1f} s for {args.images} images in both orientations and their captions")
+        rows.append(
+            [name, f"{1000 * median[name]:.1f}", spread, f"{args.batch / median[name]:.1f}", shown]
+        )
+    where = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} threads"
+    )
+    print(
+        f"\n{args.shape}, {side} px, batch {args.batch}, {where}, ours and bare in"
+        f" {args.mixed_precision}, {args.rounds} rounds of {args.steps} steps\n"
+    )
+    print(
+        markdown(
+            ("side", "ms a step (median)", "range", "images/s", "GiB above weights and moments"),
+            rows,
+        )
+    )
+    print(
+        f"\npublished / ours: {median['published'] / median['ours']:.2f}   published / ours,"
+        f" nothing kept: {median['published'] / median['ours, nothing kept']:.2f}   ours / bare:"
+        f" {median['ours'] / median['bare']:.3f}"
+    )
+    print(
+        f"encoding ahead, once: {seconds:.1f} s for {args.images} images in both orientations and"
+        " their captions"
+    )
     print(f"peak memory of the process: {devices.peak_memory(device)['host'] / 2**30:.2f} GiB")
     peak = next((v for k, v in BF16_PEAK.items() if device.type == "cuda" and k in where), None)
     if peak:

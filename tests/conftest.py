@@ -1,4 +1,5 @@
-"""What tests share: a random pipeline of a few thousand parameters, scenes on disk, tiny-sd, and a script runner."""
+"""What tests share: a random pipeline of a few thousand parameters, scenes on disk, tiny-sd, and a
+script runner."""
 
 import importlib
 import io
@@ -16,13 +17,23 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # files of a minute and more go to the workers first: at the end one worker would wait for the other
-SLOW = ("test_two_processes.py", "test_measuring_processes.py", "test_kill_and_resume.py", "test_build_tiny_sd.py",
-        "test_training_loop.py", "test_inception.py", "benchmarks/test_retrieval.py", "test_readme.py", "test_diff_train.py")  # fmt: skip
+SLOW = (
+    "test_two_processes.py",
+    "test_measuring_processes.py",
+    "test_kill_and_resume.py",
+    "test_build_tiny_sd.py",
+    "test_training_loop.py",
+    "test_inception.py",
+    "benchmarks/test_retrieval.py",
+    "test_readme.py",
+    "test_diff_train.py",
+)
 SEED_FLAGS = ("--report_to", "none", "--num_workers", "0")
 
 
 def _micro_parts(prediction_type="epsilon"):
-    """Parts of a StableDiffusionPipeline that compute in a millisecond: 8 channels, 16-pixel images."""
+    """Parts of a StableDiffusionPipeline that compute in a millisecond: 8 channels, 16-pixel
+    images."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -30,28 +41,53 @@ def _micro_parts(prediction_type="epsilon"):
     torch.manual_seed(0)
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     ids = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(ids)}, merges=[], model_max_length=32)
+    tokenizer = CLIPTokenizer(
+        vocab={t: i for i, t in enumerate(ids)}, merges=[], model_max_length=32
+    )
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=32, projection_dim=16, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            projection_dim=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     vae = AutoencoderKL(
-        sample_size=16, block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        mid_block_add_attention=False, scaling_factor=0.5,
-    )  # fmt: skip
+        sample_size=16,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
-        norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+    )
     scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=prediction_type,
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
     from utils.models.loading import DiffusionParts
 
     return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
@@ -59,7 +95,11 @@ def _micro_parts(prediction_type="epsilon"):
 
 def pytest_collection_modifyitems(items):
     """Slow files first, the order within a file as it was."""
-    items.sort(key=lambda item: next((i for i, name in enumerate(SLOW) if item.path.as_posix().endswith(name)), len(SLOW)))
+    items.sort(
+        key=lambda item: next(
+            (i for i, name in enumerate(SLOW) if item.path.as_posix().endswith(name)), len(SLOW)
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +142,8 @@ def scenes_dir(tmp_path_factory):
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """Run a stage script in this process: script("diff_train", "--flag", value ...) -> what it printed."""
+    """Run a stage script in this process: script("diff_train", "--flag", value ...) -> what it
+    printed."""
 
     def run(name, *arguments):
         module = importlib.import_module(name)
@@ -115,7 +156,8 @@ def script(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(capsys):
-    """Run a stage script that must refuse: refused("diff_train", ...) -> its one line; checks exit status 2."""
+    """Run a stage script that must refuse: refused("diff_train", ...) -> its one line; checks exit
+    status 2."""
 
     def run(name, *arguments, status=2):
         module = importlib.import_module(name)
@@ -138,13 +180,44 @@ def micro_run(tmp_path_factory, micro_sd, scenes_dir):
     import diff_train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    diff_train.main([
-        "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir", str(scenes_dir / "train"),
-        "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip",
-        "--duplication", "dup_both", "--weight_pc", "0.25", "--resolution", "16", "--center_crop", "--train_batch_size", "2",
-        "--max_train_steps", "4", "--save_steps", "2", "--modelsavesteps", "2", "--log_steps", "1", "--learning_rate", "1e-3",
-        "--lr_warmup_steps", "0", "--seed", "7", "--output_dir", str(folder), *SEED_FLAGS,
-    ])  # fmt: skip
+    diff_train.main(
+        [
+            "--pretrained_model_name_or_path",
+            str(micro_sd),
+            "--instance_data_dir",
+            str(scenes_dir / "train"),
+            "--instance_prompt_loc",
+            str(scenes_dir / "captions.json"),
+            "--class_prompt",
+            "instancelevel_blip",
+            "--duplication",
+            "dup_both",
+            "--weight_pc",
+            "0.25",
+            "--resolution",
+            "16",
+            "--center_crop",
+            "--train_batch_size",
+            "2",
+            "--max_train_steps",
+            "4",
+            "--save_steps",
+            "2",
+            "--modelsavesteps",
+            "2",
+            "--log_steps",
+            "1",
+            "--learning_rate",
+            "1e-3",
+            "--lr_warmup_steps",
+            "0",
+            "--seed",
+            "7",
+            "--output_dir",
+            str(folder),
+            *SEED_FLAGS,
+        ]
+    )
     return folder
 
 
@@ -159,7 +232,9 @@ def lora(tmp_path_factory, micro_sd):
     folder = tmp_path_factory.mktemp("lora")
     pipeline = StableDiffusionPipeline.from_pretrained(micro_sd, dtype=torch.float32)
     pipeline.unet.add_adapter(
-        peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
+        peft.LoraConfig(
+            r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"
+        )
     )
     torch.manual_seed(0)
     for name, weight in pipeline.unet.named_parameters():
@@ -172,8 +247,8 @@ def lora(tmp_path_factory, micro_sd):
 
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
-    """A weights file of FID's network, random but scaled so that its features spread: by default they are near 0, and a
-    distance between any two sets 1e-14."""
+    """A weights file of FID's network, random but scaled so that its features spread: by default
+    they are near 0, and a distance between any two sets 1e-14."""
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

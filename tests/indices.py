@@ -1,4 +1,5 @@
-"""Indices of descriptors made on the spot, of vectors or of images, for tests of what works on an index."""
+"""Indices of descriptors made on the spot, of vectors or of images, for tests of what works on an
+index."""
 
 import numpy as np
 import torch
@@ -9,17 +10,34 @@ from utils.retrieval.formulas.similarity import normalised
 
 
 def index_of(
-    root, vectors, rows=None, *, folder=None, names=("00000",), in_tars=False, pt_style="pixel", planned=None, record=None
+    root,
+    vectors,
+    rows=None,
+    *,
+    folder=None,
+    names=("00000",),
+    in_tars=False,
+    pt_style="pixel",
+    planned=None,
+    record=None,
 ):
-    """An opened index of vectors [N, D] in shards of about equal length. rows: N dicts of shard_files.COLUMNS."""
+    """An opened index of vectors [N, D] in shards of about equal length. rows: N dicts of
+    shard_files.COLUMNS."""
     rows = rows or [{"key": f"{i:05d}.png", "bytes": 1} for i in range(len(vectors))]
     descriptor = {"pt_style": pt_style} | (record or {})
     source = {"folder": str(folder or root), "shards": in_tars}
     vector_index.write_index(root, descriptor=descriptor, source=source, planned=planned or names)
-    for name, places in zip(names, np.array_split(np.arange(len(vectors)), len(names)), strict=True):
+    for name, places in zip(
+        names, np.array_split(np.arange(len(vectors)), len(names)), strict=True
+    ):
         shard_files.write_shard(
-            root, name, vectors[places], [rows[i] for i in places], descriptor=descriptor, made_of={}
-        )  # fmt: skip
+            root,
+            name,
+            vectors[places],
+            [rows[i] for i in places],
+            descriptor=descriptor,
+            made_of={},
+        )
     return vector_index.open_index("--val_dir", root)
 
 
@@ -29,11 +47,24 @@ def image_index(root, images, captions=None, *, pt_style="pixel", arch=None, **m
     extractor = extractors.EXTRACTORS[pt_style](wanted)
     opened = [images.open(i) for i in range(len(images))]
     with torch.no_grad():
-        vectors = normalised(extractor.network(torch.stack([extractor.transform(image) for image in opened])))
+        vectors = normalised(
+            extractor.network(torch.stack([extractor.transform(image) for image in opened]))
+        )
     rows = [
-        {"key": key, "bytes": size, "width": image.width, "height": image.height,
-         "offset": images.places[i][1] if images.places else None, "caption": (captions or {}).get(key, [None])[0]}
+        {
+            "key": key,
+            "bytes": size,
+            "width": image.width,
+            "height": image.height,
+            "offset": images.places[i][1] if images.places else None,
+            "caption": (captions or {}).get(key, [None])[0],
+        }
         for i, (key, size, image) in enumerate(zip(images.keys, images.sizes, opened, strict=True))
-    ]  # fmt: skip
-    more = {"folder": images.root, "in_tars": bool(images.places), "pt_style": pt_style, "record": extractor.record} | more
+    ]
+    more = {
+        "folder": images.root,
+        "in_tars": bool(images.places),
+        "pt_style": pt_style,
+        "record": extractor.record,
+    } | more
     return index_of(root, vectors.numpy(), rows, **more)

@@ -1,4 +1,5 @@
-"""Random miniature pipelines of every class that generation takes: 16-pixel images, a few thousand weights each."""
+"""Random miniature pipelines of every class that generation takes: 16-pixel images, a few thousand
+weights each."""
 
 import torch
 
@@ -9,19 +10,33 @@ def _clip(width, tokenizer, *, projected):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=32, projection_dim=width, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
 def _t5(width):
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -2.0) for c in ["\u2581", *map(chr, range(33, 127))])]
+    letters = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((c, -2.0) for c in ["\u2581", *map(chr, range(33, 127))]),
+    ]
     tokenizer = T5Tokenizer(vocab=letters, extra_ids=0, model_max_length=48)
-    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+    )
     return tokenizer, T5EncoderModel(config).eval()
 
 
@@ -29,11 +44,19 @@ def _vae(channels, shift=None):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        sample_size=16, block_out_channels=(8, 8), layers_per_block=1, latent_channels=channels, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        mid_block_add_attention=False, scaling_factor=0.5, shift_factor=shift, use_quant_conv=shift is None,
+        sample_size=16,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
+        shift_factor=shift,
+        use_quant_conv=shift is None,
         use_post_quant_conv=shift is None,
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def stable_diffusion(prediction_type="epsilon"):
@@ -49,61 +72,109 @@ def stable_diffusion_xl():
 
     parts = _micro_parts()
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=32, attention_head_dim=2,
-        norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), transformer_layers_per_block=1,
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time", addition_time_embed_dim=8,
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        transformer_layers_per_block=1,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=16 + 6 * 8,
-    )  # fmt: skip
+    )
     return StableDiffusionXLPipeline(
-        vae=parts.vae, text_encoder=_clip(16, parts.tokenizer, projected=False), tokenizer=parts.tokenizer,
-        text_encoder_2=_clip(16, parts.tokenizer, projected=True), tokenizer_2=parts.tokenizer, unet=unet.eval(),
-        scheduler=EulerDiscreteScheduler.from_config(parts.scheduler.config), add_watermarker=False,
-    )  # fmt: skip
+        vae=parts.vae,
+        text_encoder=_clip(16, parts.tokenizer, projected=False),
+        tokenizer=parts.tokenizer,
+        text_encoder_2=_clip(16, parts.tokenizer, projected=True),
+        tokenizer_2=parts.tokenizer,
+        unet=unet.eval(),
+        scheduler=EulerDiscreteScheduler.from_config(parts.scheduler.config),
+        add_watermarker=False,
+    )
 
 
 def stable_diffusion_3():
     """Three text encoders, a transformer, flow matching."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
 
     tokenizer = _micro_parts().tokenizer
     t5_tokenizer, t5 = _t5(32)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4, pos_embed_max_size=16,
-    )  # fmt: skip
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=16,
+    )
     return StableDiffusion3Pipeline(
-        transformer=transformer.eval(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=_vae(4, shift=0.1),
-        text_encoder=_clip(16, tokenizer, projected=True), tokenizer=tokenizer,
-        text_encoder_2=_clip(16, tokenizer, projected=True), tokenizer_2=tokenizer, text_encoder_3=t5,
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(4, shift=0.1),
+        text_encoder=_clip(16, tokenizer, projected=True),
+        tokenizer=tokenizer,
+        text_encoder_2=_clip(16, tokenizer, projected=True),
+        tokenizer_2=tokenizer,
+        text_encoder_3=t5,
         tokenizer_3=t5_tokenizer,
-    )  # fmt: skip
+    )
 
 
 def flux(guidance_embeds=True):
-    """CLIP's pooled embedding and T5's tokens, a transformer that takes the guidance scale as an input, flow matching."""
+    """CLIP's pooled embedding and T5's tokens, a transformer that takes the guidance scale as an
+    input, flow matching."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     tokenizer = _micro_parts().tokenizer
     t5_tokenizer, t5 = _t5(32)
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guidance_embeds, axes_dims_rope=(4, 6, 6),
-    )  # fmt: skip
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 6, 6),
+    )
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=_vae(4, shift=0.1), tokenizer=tokenizer,
-        text_encoder=_clip(16, tokenizer, projected=False), text_encoder_2=t5, tokenizer_2=t5_tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, shift=0.1),
+        tokenizer=tokenizer,
+        text_encoder=_clip(16, tokenizer, projected=False),
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
         transformer=transformer.eval(),
-    )  # fmt: skip
+    )
 
 
 MINIATURES = {
-    "SD 1": stable_diffusion, "SD 2": lambda: stable_diffusion("v_prediction"), "SDXL": stable_diffusion_xl,
-    "SD 3": stable_diffusion_3, "Flux": flux,
-}  # fmt: skip
+    "SD 1": stable_diffusion,
+    "SD 2": lambda: stable_diffusion("v_prediction"),
+    "SDXL": stable_diffusion_xl,
+    "SD 3": stable_diffusion_3,
+    "Flux": flux,
+}
 
 
 def miniature(name):
-    """A fresh pipeline by its name in MINIATURES, the same weights each time, large enough that its text matters."""
+    """A fresh pipeline by its name in MINIATURES, the same weights each time, large enough that its
+    text matters."""
     torch.manual_seed(0)
     made = MINIATURES[name]()
     made.set_progress_bar_config(disable=True)

@@ -1,4 +1,5 @@
-"""A server of files over https on this machine, as a context manager: parts of files, and faults that are asked for."""
+"""A server of files over https on this machine, as a context manager: parts of files, and faults
+that are asked for."""
 
 import contextlib
 import ssl
@@ -64,7 +65,8 @@ def cut(count):
 
 
 def hung_up(count):
-    """A fault: an answer of `count` bytes that announces no length, and whose end is that of the connection."""
+    """A fault: an answer of `count` bytes that announces no length, and whose end is that of the
+    connection."""
     return _ending_after(count, "Connection", "close")
 
 
@@ -82,17 +84,21 @@ def moved(location):
 
 @contextlib.contextmanager
 def serving(root, monkeypatch):
-    """Serve the files below `root`. Yields: the server, whose `address` is https://localhost:PORT, `asked` the (path, Range)
-    of every request, `faults` {path: [fault, ...]} to come before answers, `gives_parts` whether ranges are heeded."""
+    """Serve the files below `root`. Yields: the server, whose `address` is https://localhost:PORT,
+    `asked` the (path, Range) of every request, `faults` {path: [fault, ...]} to come before
+    answers, `gives_parts` whether ranges are heeded."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads, server.handle_error = True, lambda *_: None  # of connections that are open at the end
+    # of connections that are open at the end
+    server.daemon_threads, server.handle_error = True, lambda *_: None
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.root, server.asked, server.faults, server.gives_parts = root, [], {}, True
     server.address = f"https://localhost:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     with authority.cert_pem.tempfile() as trusted:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", trusted)

@@ -24,7 +24,8 @@ def noise(seed, size=(20, 16), form="PNG", **how):
 
 
 def sample(stem, image, **fields):
-    """Members of a sample as img2dataset writes them: the image, its caption as text, all that is known of it as JSON."""
+    """Members of a sample as img2dataset writes them: the image, its caption as text, all that is
+    known of it as JSON."""
     members = {f"{stem}.png": image, f"{stem}.json": json.dumps({"key": stem} | fields).encode()}
     return members | ({f"{stem}.txt": fields["caption"].encode()} if "caption" in fields else {})
 

@@ -1,4 +1,5 @@
-"""Imports between the folders of `utils` point one way, read from the source; CONTRIBUTING.md draws the arrows."""
+"""Imports between the folders of `utils` point one way, read from the source; CONTRIBUTING.md draws
+the arrows."""
 
 import ast
 
@@ -18,7 +19,18 @@ ALLOWED = {
     "retrieval": {"runtime", "files", "reports", "data", "retrieval"},
     "index": {"runtime", "files", "reports", "data", "retrieval", "index"},
     # flags list the names that registries hold
-    "cli": {"runtime", "files", "reports", "data", "models", "generation", "training", "retrieval", "index", "cli"},
+    "cli": {
+        "runtime",
+        "files",
+        "reports",
+        "data",
+        "models",
+        "generation",
+        "training",
+        "retrieval",
+        "index",
+        "cli",
+    },
 }
 # the stages: they alone take options, and so may ask what a flag was
 STAGES = {"index.deduplication", "index.index_build", "index.index_evaluation"}
@@ -38,21 +50,29 @@ def modules():
 def imported(path):
     """Modules of `utils` that a file imports anywhere in it, without the leading `utils.`."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "utils":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "utils"
+        ):
             base = node.module.removeprefix("utils").removeprefix(".")
             for alias in node.names:
                 name = f"{base}.{alias.name}".strip(".")
                 is_module = (ROOT / "utils" / (name.replace(".", "/") + ".py")).exists()
                 yield name if is_module else base
         elif isinstance(node, ast.Import):
-            yield from (a.name.removeprefix("utils.") for a in node.names if a.name.startswith("utils."))
+            yield from (
+                a.name.removeprefix("utils.") for a in node.names if a.name.startswith("utils.")
+            )
 
 
 def folder(name):
     return name.split(".")[0]
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_imports_point_one_way(name, path):
     for target in imported(path):
         allowed = ALLOWED[folder(name)] | ({"cli"} if name in STAGES else set())

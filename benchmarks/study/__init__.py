@@ -1,1 +1,2 @@
-"""The replication study: its table of experiments, how it runs them, what it concludes and the page it writes."""
+"""The replication study: its table of experiments, how it runs them, what it concludes and the page
+it writes."""

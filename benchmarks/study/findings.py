@@ -1,9 +1,10 @@
-"""The nine findings as claims that rows can be held against. Written before the first run of the study; no threshold moves.
+"""The nine findings as claims that rows can be held against. Written before the first run of the
+study; no threshold moves.
 
-A claim says that one arm copies more than another. Copied is an image whose `pixel` similarity to some training image is
-above 0.95, as everywhere on scenes. Both arms are compared prompt by prompt: the difference between the shares of copies
-among the images of the prompt of one training image, with one seed.
-"""
+A claim says that one arm copies more than another. Copied is an image whose `pixel` similarity to
+some training image is above 0.95, as everywhere on scenes. Both arms are compared prompt by prompt:
+the difference between the shares of copies among the images of the prompt of one training image,
+with one seed."""
 
 from dataclasses import dataclass
 
@@ -21,11 +22,11 @@ HOLDS, FAILS, UNCLEAR = "holds", "fails", "unclear"
 
 @dataclass(frozen=True)
 class Claim:
-    """`more` copies more than `less`: arms, or several whose mean it is. duplicated: on prompts of duplicated images alone.
+    """`more` copies more than `less`: arms, or several whose mean it is. duplicated: on prompts of
+    duplicated images alone.
 
-    decides: whether the finding's word rests on it, as the papers say it; else it is shown beside. either: the finding says
-    that the two differ, not which is more.
-    """
+    decides: whether the finding's word rests on it, as the papers say it; else it is shown beside.
+    either: the finding says that the two differ, not which is more."""
 
     more: tuple
     less: tuple
@@ -36,7 +37,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Similarity falls with a complexity of the matched training image. measure: of Row; in one arm, all seeds."""
+    """Similarity falls with a complexity of the matched training image. measure: of Row; in one
+    arm, all seeds."""
 
     arm: str
     measure: str
@@ -45,10 +47,11 @@ class Correlation:
 
 @dataclass(frozen=True)
 class NoWorse:
-    """The Frechet distance of `arm` is at most NO_WORSE above that of `than` with every seed; with none: it fails.
+    """The Frechet distance of `arm` is at most NO_WORSE above that of `than` with every seed; with
+    none: it fails.
 
-    Of a distance there is one number a seed, and of three no interval or test: their least and most are shown.
-    """
+    Of a distance there is one number a seed, and of three no interval or test: their least and most
+    are shown."""
 
     arm: str
     than: str
@@ -57,8 +60,9 @@ class NoWorse:
 
 @dataclass(frozen=True)
 class Result:
-    """effect: published direction positive; low, high: 95 % interval; plus, minus, p: of the sign test; score: the same
-    difference of mean similarity; None where there is none. Of NoWorse, low and high are the seeds' least and most."""
+    """effect: published direction positive; low, high: 95 % interval; plus, minus, p: of the sign
+    test; score: the same difference of mean similarity; None where there is none. Of NoWorse, low
+    and high are the seeds' least and most."""
 
     claim: object
     effect: float
@@ -79,7 +83,9 @@ class Finding:
 
 def _chain(*arms, **options):
     """Each arm copies more than the next."""
-    return tuple(Claim((more,), (less,), **options) for more, less in zip(arms, arms[1:], strict=False))
+    return tuple(
+        Claim((more,), (less,), **options) for more, less in zip(arms, arms[1:], strict=False)
+    )
 
 
 def _below(more, arms, **options):
@@ -88,55 +94,106 @@ def _below(more, arms, **options):
 
 TRAIN_TIME = ("train MC", "train GN", "train RC", "train CWR", "train random words", "train mixup")
 FINDINGS = {
-    1: Finding("Duplicated images are copied more", (
-        *_chain("dup_both", "dup_image", "nodup", duplicated=True),
-        Claim(("dup_both",), ("nodup",), duplicated=True),
-    )),
-    2: Finding("Random captions are copied more than an image's own, those more than a class's name, that more than none", (
-        *_chain("instancelevel_random", "dup_both", "classlevel", "nolevel"),
-    )),
-    3: Finding("More training images, less copying", (
-        *_chain("16 images", "nodup", "64 images"), Claim(("nodup",), ("256 images",)),
-        *_chain("64 images", "128 images", "256 images", decides=False),
-    )),
-    4: Finding("Longer training, more copying", (
-        *_chain("dup_both", "dup_both at 3/5", "dup_both at 1/5"),
-        *_chain("dup_both", *(f"dup_both at {i}/5" for i in (4, 3, 2, 1)), decides=False),
-    )),
-    5: Finding("Mitigations in training lower it, multiple captions more than the others on average", (
-        *_below("dup_both", TRAIN_TIME), Claim(TRAIN_TIME[1:], TRAIN_TIME[:1]),
-    )),
-    6: Finding("Mitigations at inference lower it, words and numbers more than noise", (
-        *_below("dup_both", ("RT 4", "CWR 4", "RNA 4", "GNI 0.1")),
-        Claim(("GNI 0.1",), ("RT 4",)), Claim(("GNI 0.1",), ("RNA 4",)),
-        *_below("dup_both", ("RT 1", "RT 2", "CWR 1", "CWR 2", "RNA 1", "RNA 2", "GNI 0.3", "GNI 0.6"), decides=False),
-    )),
-    7: Finding("Iterative ensembles lower it, anti-gradient control lowers it, both lower it most", (
-        *_below("nodup", ("IET 4", "AGC 1.25", "IET 4 AGC 1.25")),
-        Claim(("IET 4",), ("IET 4 AGC 1.25",)), Claim(("AGC 1.25",), ("IET 4 AGC 1.25",)),
-        NoWorse("IET 4 AGC 1.25", "nodup"),
-        *_below("nodup", ("IET 2", "IET 8", "AGC 1.1", "AGC 1.5", "AGC 2"), decides=False),
-        Claim(("IET 2",), ("IET 2 AGC 1.25",), decides=False),
-        *(NoWorse(arm, "nodup", decides=False)
-          for arm in ("IET 2", "IET 4", "IET 8", "AGC 1.1", "AGC 1.25", "AGC 1.5", "AGC 2", "IET 2 AGC 1.25")),
-    )),
-    8: Finding("Simple images are copied more", (
-        *(Correlation("nodup", m) for m in ("entropy", "jpeg_kib", "total_variation")),
-        *(Correlation(arm, m, decides=False) for arm in ("dup_both", "base")
-          for m in ("entropy", "jpeg_kib", "total_variation")),
-    )),
-    9: Finding("Guidance and the number of steps change it", (
-        Claim(("dup_both",), ("guidance 1",), either=True), Claim(("dup_both",), ("guidance 7.5",), either=True),
-        Claim(("dup_both",), ("fewer steps",), either=True), Claim(("dup_both",), ("more steps",), either=True),
-    )),
-}  # fmt: skip
+    1: Finding(
+        "Duplicated images are copied more",
+        (
+            *_chain("dup_both", "dup_image", "nodup", duplicated=True),
+            Claim(("dup_both",), ("nodup",), duplicated=True),
+        ),
+    ),
+    2: Finding(
+        "Random captions are copied more than an image's own, those more than a class's name, that"
+        " more than none",
+        (*_chain("instancelevel_random", "dup_both", "classlevel", "nolevel"),),
+    ),
+    3: Finding(
+        "More training images, less copying",
+        (
+            *_chain("16 images", "nodup", "64 images"),
+            Claim(("nodup",), ("256 images",)),
+            *_chain("64 images", "128 images", "256 images", decides=False),
+        ),
+    ),
+    4: Finding(
+        "Longer training, more copying",
+        (
+            *_chain("dup_both", "dup_both at 3/5", "dup_both at 1/5"),
+            *_chain("dup_both", *(f"dup_both at {i}/5" for i in (4, 3, 2, 1)), decides=False),
+        ),
+    ),
+    5: Finding(
+        "Mitigations in training lower it, multiple captions more than the others on average",
+        (
+            *_below("dup_both", TRAIN_TIME),
+            Claim(TRAIN_TIME[1:], TRAIN_TIME[:1]),
+        ),
+    ),
+    6: Finding(
+        "Mitigations at inference lower it, words and numbers more than noise",
+        (
+            *_below("dup_both", ("RT 4", "CWR 4", "RNA 4", "GNI 0.1")),
+            Claim(("GNI 0.1",), ("RT 4",)),
+            Claim(("GNI 0.1",), ("RNA 4",)),
+            *_below(
+                "dup_both",
+                ("RT 1", "RT 2", "CWR 1", "CWR 2", "RNA 1", "RNA 2", "GNI 0.3", "GNI 0.6"),
+                decides=False,
+            ),
+        ),
+    ),
+    7: Finding(
+        "Iterative ensembles lower it, anti-gradient control lowers it, both lower it most",
+        (
+            *_below("nodup", ("IET 4", "AGC 1.25", "IET 4 AGC 1.25")),
+            Claim(("IET 4",), ("IET 4 AGC 1.25",)),
+            Claim(("AGC 1.25",), ("IET 4 AGC 1.25",)),
+            NoWorse("IET 4 AGC 1.25", "nodup"),
+            *_below("nodup", ("IET 2", "IET 8", "AGC 1.1", "AGC 1.5", "AGC 2"), decides=False),
+            Claim(("IET 2",), ("IET 2 AGC 1.25",), decides=False),
+            *(
+                NoWorse(arm, "nodup", decides=False)
+                for arm in (
+                    "IET 2",
+                    "IET 4",
+                    "IET 8",
+                    "AGC 1.1",
+                    "AGC 1.25",
+                    "AGC 1.5",
+                    "AGC 2",
+                    "IET 2 AGC 1.25",
+                )
+            ),
+        ),
+    ),
+    8: Finding(
+        "Simple images are copied more",
+        (
+            *(Correlation("nodup", m) for m in ("entropy", "jpeg_kib", "total_variation")),
+            *(
+                Correlation(arm, m, decides=False)
+                for arm in ("dup_both", "base")
+                for m in ("entropy", "jpeg_kib", "total_variation")
+            ),
+        ),
+    ),
+    9: Finding(
+        "Guidance and the number of steps change it",
+        (
+            Claim(("dup_both",), ("guidance 1",), either=True),
+            Claim(("dup_both",), ("guidance 7.5",), either=True),
+            Claim(("dup_both",), ("fewer steps",), either=True),
+            Claim(("dup_both",), ("more steps",), either=True),
+        ),
+    ),
+}
 
 
-# Held against rows ---------------------------------------------------------------------------------------------------
+# Held against rows --------------------------------------------------------------------------------
 
 
 def by_source(row, values, *, duplicated=False):
-    """{training image: mean of the values of its prompt's images}. values: [Q]; duplicated: of those alone."""
+    """{training image: mean of the values of its prompt's images}. values: [Q]; duplicated: of
+    those alone."""
     kept = np.flatnonzero(row.duplicated) if duplicated else range(len(values))
     found = {}
     for i in kept:
@@ -151,25 +208,33 @@ def _mean_by_source(rows, values_of, duplicated):
 
 
 def paired(more, less, values_of, *, duplicated=False):
-    """Differences prompt by prompt. more, less: rows of one seed. Returns: [N], of the prompts that both have."""
+    """Differences prompt by prompt. more, less: rows of one seed. Returns: [N], of the prompts that
+    both have."""
     one, other = (_mean_by_source(rows, values_of, duplicated) for rows in (more, less))
     return np.array([one[s] - other[s] for s in one if s in other])
 
 
 def interval(seeds, statistic, *, rounds=ROUNDS):
-    """95 % interval over seeds x prompts: seeds are drawn with replacement, then prompts within each.
+    """95 % interval over seeds x prompts: seeds are drawn with replacement, then prompts within
+    each.
 
-    seeds: [array [N_s, ...]] a seed; statistic: [R, N_s, ...] -> [R], whose mean over seeds it is; where it is NaN, as the
-    correlation with a constant, it is left out. Returns: (low, high), NaN if it never is a number.
-    """
+    seeds: [array [N_s, ...]] a seed; statistic: [R, N_s, ...] -> [R], whose mean over seeds it is;
+    where it is NaN, as the correlation with a constant, it is left out. Returns: (low, high), NaN
+    if it never is a number."""
     rng, found = numpy_rng(0, "bootstrap"), np.full((rounds, len(seeds)), np.nan)
     chosen = rng.integers(len(seeds), size=found.shape)
     for number, values in enumerate(seeds):
         places = np.nonzero(chosen == number)
         if len(places[0]):
-            found[places] = statistic(values[rng.integers(len(values), size=(len(places[0]), len(values)))])
+            found[places] = statistic(
+                values[rng.integers(len(values), size=(len(places[0]), len(values)))]
+            )
     numbers = found[~np.isnan(found).all(1)]
-    return tuple(float(v) for v in np.percentile(np.nanmean(numbers, 1), (2.5, 97.5))) if len(numbers) else (np.nan, np.nan)
+    return (
+        tuple(float(v) for v in np.percentile(np.nanmean(numbers, 1), (2.5, 97.5)))
+        if len(numbers)
+        else (np.nan, np.nan)
+    )
 
 
 def mean(drawn):
@@ -178,12 +243,14 @@ def mean(drawn):
 
 
 def percentile_95(drawn):
-    """The statistic that is the linear 95th percentile of all images. drawn: [R, N, images of a prompt]. Returns: [R]."""
+    """The statistic that is the linear 95th percentile of all images. drawn: [R, N, images of a
+    prompt]. Returns: [R]."""
     return np.percentile(drawn.reshape(len(drawn), -1), 95, axis=1)
 
 
 def sign_test(differences):
-    """(how many are above 0, how many below, two-sided p of as many or fewer under a fair coin); ties are left out."""
+    """(how many are above 0, how many below, two-sided p of as many or fewer under a fair coin);
+    ties are left out."""
     plus, minus = int((differences > 0).sum()), int((differences < 0).sum())
     return plus, minus, float(binomtest(plus, plus + minus).pvalue) if plus + minus else 1.0
 
@@ -207,7 +274,12 @@ def _hold_claim(claim, rows_of):
 
     def differences(values_of):
         return [
-            paired([a[s] for a in arms[:split]], [a[s] for a in arms[split:]], values_of, duplicated=claim.duplicated)
+            paired(
+                [a[s] for a in arms[:split]],
+                [a[s] for a in arms[split:]],
+                values_of,
+                duplicated=claim.duplicated,
+            )
             for s in seeds
         ]
 
@@ -215,7 +287,9 @@ def _hold_claim(claim, rows_of):
     (low, high), (plus, minus, p) = interval(found, mean), sign_test(np.concatenate(found))
     score = float(np.mean([d.mean() for d in differences(lambda row: row.score)]))
     effect = float(np.mean([d.mean() for d in found]))
-    return Result(claim, effect, low, high, plus, minus, p, score, word_of(low, high, p, either=claim.either))
+    return Result(
+        claim, effect, low, high, plus, minus, p, score, word_of(low, high, p, either=claim.either)
+    )
 
 
 def pearson(pairs):
@@ -226,14 +300,15 @@ def pearson(pairs):
 
 
 def halves(pairs):
-    """Differences of similarity between the simpler and the more complex half of prompts, in order. pairs: [N, 2] of
-    (complexity, similarity). Returns: [N // 2]."""
+    """Differences of similarity between the simpler and the more complex half of prompts, in order.
+    pairs: [N, 2] of (complexity, similarity). Returns: [N // 2]."""
     ordered = pairs[np.argsort(pairs[:, 0], kind="stable"), 1]
     return ordered[: len(ordered) // 2] - ordered[(len(ordered) + 1) // 2 :]
 
 
 def by_prompt(row, measure):
-    """[N, 2]: of each prompt's images the mean complexity of what they matched, and their mean similarity."""
+    """[N, 2]: of each prompt's images the mean complexity of what they matched, and their mean
+    similarity."""
     x, y = by_source(row, getattr(row, measure)), by_source(row, row.score)
     return np.array([(x[s], y[s]) for s in x])
 
@@ -248,7 +323,9 @@ def _hold_correlation(claim, rows_of):
 
 def _hold_no_worse(claim, rows_of):
     arm, than = rows_of(claim.arm), rows_of(claim.than)
-    above = np.array([arm[s].metrics["fd"] / than[s].metrics["fd"] - 1 for s in sorted(set(arm) & set(than))])
+    above = np.array(
+        [arm[s].metrics["fd"] / than[s].metrics["fd"] - 1 for s in sorted(set(arm) & set(than))]
+    )
     low, high = float(above.min()), float(above.max())  # of three seeds no percentile says more
     word = HOLDS if high <= NO_WORSE else FAILS if low > NO_WORSE else UNCLEAR
     return Result(claim, -float(above.mean()), -high, -low, None, None, None, None, word)
@@ -259,14 +336,19 @@ HOLD = {Claim: _hold_claim, Correlation: _hold_correlation, NoWorse: _hold_no_wo
 
 def arms_of(claim):
     """Names of the arms that a claim compares."""
-    return (*claim.more, *claim.less) if isinstance(claim, Claim) else tuple(
-        v for k, v in vars(claim).items() if k in ("arm", "than"))  # fmt: skip
+    return (
+        (*claim.more, *claim.less)
+        if isinstance(claim, Claim)
+        else tuple(v for k, v in vars(claim).items() if k in ("arm", "than"))
+    )
 
 
 def seeds_of(finding, rows):
     """Seeds with which every arm that decides has a row, in order."""
     deciding = {arm for claim in finding.claims if claim.decides for arm in arms_of(claim)}
-    return sorted(set.intersection(*({row.seed for row in rows if row.arm == arm} for arm in deciding)))
+    return sorted(
+        set.intersection(*({row.seed for row in rows if row.arm == arm} for arm in deciding))
+    )
 
 
 # arms of which the complexity of every matched image is kept
@@ -287,7 +369,8 @@ def hold(finding, rows):
 
 
 def verdict(finding, results):
-    """One word for a finding: fails if a claim that decides fails, holds if all of them hold, else unclear."""
+    """One word for a finding: fails if a claim that decides fails, holds if all of them hold, else
+    unclear."""
     words = [r.word for r in results if r.claim.decides]
     if FAILS in words:
         return FAILS

@@ -1,4 +1,5 @@
-"""From what the scripts left on disk to a row: similarity, distance, and how far the pictures obey their captions."""
+"""From what the scripts left on disk to a row: similarity, distance, and how far the pictures obey
+their captions."""
 
 import csv
 import datetime
@@ -13,11 +14,11 @@ from utils.files.whole_files import read_json
 
 
 def agreements(images, rows):
-    """Shares of what each image's own caption asks for that is there. images: a generation folder; rows: of its manifest.
+    """Shares of what each image's own caption asks for that is there. images: a generation folder;
+    rows: of its manifest.
 
-    Returns: [Q, 2], of all five attributes and of the three colours; NaN for a prompt that is no caption but a class's or
-    random words.
-    """
+    Returns: [Q, 2], of all five attributes and of the three colours; NaN for a prompt that is no
+    caption but a class's or random words."""
     found = []
     for row in rows:
         try:
@@ -33,25 +34,41 @@ def agreements(images, rows):
 
 
 def read_arm(plan, name, seed, *, machine, seconds, complexity):
-    """The Row of an arm whose commands have run. complexity: whether that of every matched image is kept."""
+    """The Row of an arm whose commands have run. complexity: whether that of every matched image is
+    kept."""
     images, (report, distance) = plan.arm(name, seed), plan.reports(name, seed)
-    made, run = read_json(images / "manifest.json"), read_json(plan.run(plan.needs(name), seed) / "run.json")
+    made, run = (
+        read_json(images / "manifest.json"),
+        read_json(plan.run(plan.needs(name), seed) / "run.json"),
+    )
     measured, far = read_json(report / "metrics.json"), read_json(distance / "metrics.json")
     with open(report / "matches.csv", newline="", encoding="utf-8") as handle:
         best = {line["query"]: line for line in csv.DictReader(handle) if line["rank"] == "1"}
     lines = [best[row["file"]] for row in made["images"]]
     agreed = agreements(images, made["images"])
-    duplicated = {_number(path) for path in run["duplicated"]}  # or, without duplicates, those that its seed would duplicate
+    # or, without duplicates, those that its seed would duplicate
+    duplicated = {_number(path) for path in run["duplicated"]}
     source = [_number(row["source_image"]) for row in made["images"]]
     return Row(
-        key=plan.key(name, seed), arm=name, seed=seed, images=plan.images_of(plan.needs(name)),
-        training_seconds=float(run["seconds"]), seconds=float(seconds), machine=machine,
+        key=plan.key(name, seed),
+        arm=name,
+        seed=seed,
+        images=plan.images_of(plan.needs(name)),
+        training_seconds=float(run["seconds"]),
+        seconds=float(seconds),
+        machine=machine,
         date=datetime.date.today().isoformat(),
         metrics={k: measured[k] for k in METRICS if measured.get(k) is not None} | {"fd": far[FD]},
-        source=np.array(source), score=np.array([float(line["score"]) for line in lines]),
-        duplicated=np.array([int(s in duplicated) for s in source]), agreement=agreed[:, 0], colours=agreed[:, 1],
-        **{k: np.array([float(line[k]) for line in lines] if complexity else []) for k in COMPLEXITY},
-    )  # fmt: skip
+        source=np.array(source),
+        score=np.array([float(line["score"]) for line in lines]),
+        duplicated=np.array([int(s in duplicated) for s in source]),
+        agreement=agreed[:, 0],
+        colours=agreed[:, 1],
+        **{
+            k: np.array([float(line[k]) for line in lines] if complexity else [])
+            for k in COMPLEXITY
+        },
+    )
 
 
 def _number(path):

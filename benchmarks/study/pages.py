@@ -1,4 +1,5 @@
-"""docs/study.md and its figures, from rows alone: what was asked, what was measured, one word, and why."""
+"""docs/study.md and its figures, from rows alone: what was asked, what was measured, one word, and
+why."""
 
 import re
 from pathlib import Path
@@ -16,14 +17,16 @@ INTRODUCTION = HERE / "introduction.md"
 REASONS = HERE / "reasons.md"
 MEASURES = {"entropy": "entropy", "jpeg_kib": "JPEG size", "total_variation": "total variation"}
 SIMILARITY = "similarity to the nearest training image"
-# findings whose models are trained without duplicates: what would be duplicated is of no interest there
+# findings whose models are trained without duplicates: what would be duplicated is of no interest
+# there
 WITHOUT_DUPLICATES = (3, 7)
 # their prompts are shared by many images: none of them is that of a duplicated one
 SHARED_PROMPTS = ("nolevel", "classlevel")
 
 
 class Table:
-    """Rows by arm and seed, with their means and intervals; each is computed once, for tables and figures."""
+    """Rows by arm and seed, with their means and intervals; each is computed once, for tables and
+    figures."""
 
     def __init__(self, rows):
         self.rows, self._kept = {}, {}
@@ -32,20 +35,28 @@ class Table:
 
     def share(self, arm, *, duplicated=False):
         """Per cent of images that are copies, or None: (mean over seeds, low, high)."""
-        return self._interval(arm, lambda row: 100.0 * findings.copied(row), duplicated, ("share", duplicated))
+        return self._interval(
+            arm, lambda row: 100.0 * findings.copied(row), duplicated, ("share", duplicated)
+        )
 
     def agreement(self, arm, *, of="agreement"):
-        """Per cent of what captions ask for, or `of` their "colours", or None for prompts that are no captions."""
+        """Per cent of what captions ask for, or `of` their "colours", or None for prompts that are
+        no captions."""
         if np.isnan(self.rows[arm][0].agreement).any():
             return None
         return self._interval(arm, lambda row: 100 * getattr(row, of), False, of)
 
     def _interval(self, arm, values_of, duplicated, name):
         if (arm, name) not in self._kept:
-            seeds = [findings.by_source(row, values_of(row), duplicated=duplicated) for row in self.rows[arm]]
+            seeds = [
+                findings.by_source(row, values_of(row), duplicated=duplicated)
+                for row in self.rows[arm]
+            ]
             seeds = [np.array(list(s.values())) for s in seeds if s]
             means = float(np.mean([s.mean() for s in seeds])) if seeds else None
-            self._kept[arm, name] = (means, *findings.interval(seeds, findings.mean)) if seeds else None
+            self._kept[arm, name] = (
+                (means, *findings.interval(seeds, findings.mean)) if seeds else None
+            )
         return self._kept[arm, name]
 
     def percentile(self, arm):
@@ -53,7 +64,9 @@ class Table:
         if (arm, "percentile") not in self._kept:
             # images of a prompt side by side: every prompt of an arm has as many
             seeds = [
-                row.score[np.argsort(row.source, kind="stable")].reshape(len(set(row.source.tolist())), -1)
+                row.score[np.argsort(row.source, kind="stable")].reshape(
+                    len(set(row.source.tolist())), -1
+                )
                 for row in self.rows[arm]
             ]
             value = float(np.mean([np.percentile(s, 95) for s in seeds]))
@@ -75,7 +88,11 @@ def _dup_gap(row):
 
 
 def _cell(found, digits):
-    return "-" if found is None else f"{found[0]:.{digits}f} ({found[1]:.{digits}f} to {found[2]:.{digits}f})"
+    return (
+        "-"
+        if found is None
+        else f"{found[0]:.{digits}f} ({found[1]:.{digits}f} to {found[2]:.{digits}f})"
+    )
 
 
 def columns_of(number):
@@ -85,7 +102,9 @@ def columns_of(number):
         return None if arm in SHARED_PROMPTS else found
 
     duplicates = {
-        "of duplicated prompts, %": lambda t, arm: _cell(of_duplicated(t.share(arm, duplicated=True), arm), 1),
+        "of duplicated prompts, %": lambda t, arm: _cell(
+            of_duplicated(t.share(arm, duplicated=True), arm), 1
+        ),
         "sim_dup - sim_nodup": lambda t, arm: _cell(of_duplicated(t.seeds(arm, _dup_gap), arm), 3),
     }
     return {
@@ -101,7 +120,10 @@ def columns_of(number):
 def arms_table(table, number, named):
     """named: {arm: its name}, of those that have rows."""
     columns = columns_of(number)
-    return markdown(("", *columns), [[name, *(of(table, arm) for of in columns.values())] for arm, name in named.items()])
+    return markdown(
+        ("", *columns),
+        [[name, *(of(table, arm) for of in columns.values())] for arm, name in named.items()],
+    )
 
 
 def _said(claim, named):
@@ -110,9 +132,14 @@ def _said(claim, named):
         return f"Fréchet distance: {named[claim.arm]} no worse than {named[claim.than]}"
     if isinstance(claim, findings.Correlation):
         return f"similarity falls with {MEASURES[claim.measure]}: {named[claim.arm]}"
-    more, less = (" and ".join([named[a] for a in arms]) if len(arms) < 3 else "the mean of the others"
-                  for arms in (claim.more, claim.less))  # fmt: skip
-    return f"{more} {'other than' if claim.either else '>'} {less}" + ", duplicated prompts" * claim.duplicated
+    more, less = (
+        " and ".join([named[a] for a in arms]) if len(arms) < 3 else "the mean of the others"
+        for arms in (claim.more, claim.less)
+    )
+    return (
+        f"{more} {'other than' if claim.either else '>'} {less}"
+        + ", duplicated prompts" * claim.duplicated
+    )
 
 
 def claims_table(results, named):
@@ -120,16 +147,23 @@ def claims_table(results, named):
     for r in results:
         scale, digits = (1, 2) if isinstance(r.claim, findings.Correlation) else (100, 1)
         low, high = f"{scale * r.low:+.{digits}f}", f"{scale * r.high:+.{digits}f}"
-        lines.append([
-            _said(r.claim, named) + ("" if r.claim.decides else " (beside)"), f"{scale * r.effect:+.{digits}f}",
-            f"seeds: {low} to {high}" if r.p is None else f"{low} to {high}",
-            "-" if r.p is None else f"{r.plus} : {r.minus}", "-" if r.p is None else f"{r.p:.2g}",
-            "-" if r.score is None else f"{r.score:+.3f}", f"**{r.word}**" if r.claim.decides else r.word,
-        ])  # fmt: skip
-    return markdown(("claim", "effect", "95 %", "for : against", "p", "difference of sim_mean", "here"), lines)
+        lines.append(
+            [
+                _said(r.claim, named) + ("" if r.claim.decides else " (beside)"),
+                f"{scale * r.effect:+.{digits}f}",
+                f"seeds: {low} to {high}" if r.p is None else f"{low} to {high}",
+                "-" if r.p is None else f"{r.plus} : {r.minus}",
+                "-" if r.p is None else f"{r.p:.2g}",
+                "-" if r.score is None else f"{r.score:+.3f}",
+                f"**{r.word}**" if r.claim.decides else r.word,
+            ]
+        )
+    return markdown(
+        ("claim", "effect", "95 %", "for : against", "p", "difference of sim_mean", "here"), lines
+    )
 
 
-# Figures -------------------------------------------------------------------------------------------------------------
+# Figures ------------------------------------------------------------------------------------------
 
 
 def _bars(path, table, number, named, budget):
@@ -138,54 +172,101 @@ def _bars(path, table, number, named, budget):
         kinds["copies among images of duplicated prompts, %"] = lambda arm: (
             None if arm in SHARED_PROMPTS else table.share(arm, duplicated=True)
         )
-    panels = [(title, [(name, *(of(arm) or (None,) * 3)) for arm, name in named.items()]) for title, of in kinds.items()]
+    panels = [
+        (title, [(name, *(of(arm) or (None,) * 3)) for arm, name in named.items()])
+        for title, of in kinds.items()
+    ]
     plots.metric_bars(path, panels)
 
 
 def _sizes(path, table, number, named, budget):
     places = [experiments.TRAININGS[arm].images or budget.images for arm in named]
-    _against(path, table, named, places, xlabel=f"training images, each model trained for {budget.steps:,} steps", log=True)
+    _against(
+        path,
+        table,
+        named,
+        places,
+        xlabel=f"training images, each model trained for {budget.steps:,} steps",
+        log=True,
+    )
 
 
 def _checkpoints(path, table, number, named, budget):
     parts = [0 if arm == "base" else experiments.ARMS[arm].part or budget.rounds for arm in named]
-    _against(path, table, named, [budget.steps // budget.rounds * part for part in parts], xlabel="optimizer steps")
+    _against(
+        path,
+        table,
+        named,
+        [budget.steps // budget.rounds * part for part in parts],
+        xlabel="optimizer steps",
+    )
 
 
 def _against(path, table, arms, places, **words):
     count = min(len(table.rows[arm]) for arm in arms)
-    seeds = [[100 * findings.copied(table.rows[arm][i]).mean() for arm in arms] for i in range(count)]
+    seeds = [
+        [100 * findings.copied(table.rows[arm][i]).mean() for arm in arms] for i in range(count)
+    ]
     means = [table.share(arm) for arm in arms]
-    figures.against(path, places, seeds=seeds, means=means, ylabel="copies, % of generated images", **words)
+    figures.against(
+        path, places, seeds=seeds, means=means, ylabel="copies, % of generated images", **words
+    )
 
 
 def _trade_off(path, table, number, named, budget):
     group_of = {arm: group for group, arms in experiments.GROUPS.items() for arm in arms}
     points = [
-        (name, group_of.get(arm, arm), table.share(arm), {"agreement": table.agreement(arm), "fd": table.distance(arm)})
-        for arm, name in named.items() if arm != "base"
-    ]  # fmt: skip
-    panels = [("agreement", "agreement with the caption, % (right: better)"),
-              ("fd", f"Fréchet distance to {budget.reference:,} other scenes (left: better)")]  # fmt: skip
+        (
+            name,
+            group_of.get(arm, arm),
+            table.share(arm),
+            {"agreement": table.agreement(arm), "fd": table.distance(arm)},
+        )
+        for arm, name in named.items()
+        if arm != "base"
+    ]
+    panels = [
+        ("agreement", "agreement with the caption, % (right: better)"),
+        ("fd", f"Fréchet distance to {budget.reference:,} other scenes (left: better)"),
+    ]
     figures.trade_off(path, points, ylabel="copies, % of generated images", panels=panels)
 
 
 def _cloud(path, table, number, named, budget):
     seeds = [findings.by_prompt(row, "entropy") for row in table.rows["nodup"]]
-    figures.cloud(path, seeds, xlabel="entropy of the matched training images, nats", ylabel=SIMILARITY,
-                  r=float(np.mean([findings.pearson(pairs) for pairs in seeds])))  # fmt: skip
+    figures.cloud(
+        path,
+        seeds,
+        xlabel="entropy of the matched training images, nats",
+        ylabel=SIMILARITY,
+        r=float(np.mean([findings.pearson(pairs) for pairs in seeds])),
+    )
 
 
-DRAWN = {1: _bars, 2: _bars, 3: _sizes, 4: _checkpoints, 5: _trade_off, 6: _trade_off, 7: _trade_off, 8: _cloud, 9: _bars}
+DRAWN = {
+    1: _bars,
+    2: _bars,
+    3: _sizes,
+    4: _checkpoints,
+    5: _trade_off,
+    6: _trade_off,
+    7: _trade_off,
+    8: _cloud,
+    9: _bars,
+}
 
 
-# The page ------------------------------------------------------------------------------------------------------------
+# The page -----------------------------------------------------------------------------------------
 
 
 def read_reasons(path=REASONS):
-    """{number of the finding: (words for the summary, Markdown below its figure)} of a file of `## <number> <words>`."""
+    """{number of the finding: (words for the summary, Markdown below its figure)} of a file of `##
+    <number> <words>`."""
     parts = re.split(r"^## (\d+) +(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {int(n): (short.strip(), body.strip()) for n, short, body in zip(*(parts[i::3] for i in range(3)), strict=True)}
+    return {
+        int(n): (short.strip(), body.strip())
+        for n, short, body in zip(*(parts[i::3] for i in range(3)), strict=True)
+    }
 
 
 def _machine(rows):
@@ -194,7 +275,9 @@ def _machine(rows):
 
 def _spent(rows):
     """Hours of all workers: trainings once each, and what was made with them."""
-    trainings = {(experiments.ARMS[r.arm].training or "dup_both", r.seed): r.training_seconds for r in rows}
+    trainings = {
+        (experiments.ARMS[r.arm].training or "dup_both", r.seed): r.training_seconds for r in rows
+    }
     return (sum(trainings.values()) + sum(r.seconds for r in rows)) / 3600
 
 
@@ -208,12 +291,19 @@ def _section(number, finding, rows, named, budget, path, text):
     word = findings.verdict(finding, results)
     table = Table(rows)
     DRAWN[number](path, table, number, named, budget)
-    made = f"Seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else (
-        f"Seed {seeds[0]} alone: the intervals say nothing of how trainings differ.")  # fmt: skip
+    made = (
+        f"Seeds {', '.join(map(str, seeds))}."
+        if len(seeds) > 1
+        else (f"Seed {seeds[0]} alone: the intervals say nothing of how trainings differ.")
+    )
     parts = [
-        f"## {number}. {finding.title}: {word}", made, arms_table(table, number, named), claims_table(results, named),
-        f"![Finding {number}](images/{path.name})", text,
-    ]  # fmt: skip
+        f"## {number}. {finding.title}: {word}",
+        made,
+        arms_table(table, number, named),
+        claims_table(results, named),
+        f"![Finding {number}](images/{path.name})",
+        text,
+    ]
     return word, "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -223,7 +313,8 @@ def write(docs, budget, rows):
     named = experiments.names(budget)
     for number, finding in findings.FINDINGS.items():
         seeds = findings.seeds_of(finding, rows)
-        # they were written about the study's own rows: beside those of a smoke run they would be read as its results
+        # they were written about the study's own rows: beside those of a smoke run they would be
+        # read as its results
         about_these = budget == experiments.Budget() and set(experiments.SEEDS) <= set(seeds)
         short, text = reasons.get(number, ("", "")) if about_these else ("", "")
         if seeds:
@@ -236,10 +327,19 @@ def write(docs, budget, rows):
         parts.append(part)
     b = budget
     head = INTRODUCTION.read_text(encoding="utf-8").format(
-        hours=f"{_spent(rows):.1f}", machine=_machine(rows) or "no machine", steps=b.steps, rounds=b.rounds, batch=b.batch,
-        images=b.images, rate=b.learning_rate, generated=b.generated, prompts=b.prompts, sampling=b.sampling_steps,
-        reference=b.reference, fd=FD,
-    )  # fmt: skip
+        hours=f"{_spent(rows):.1f}",
+        machine=_machine(rows) or "no machine",
+        steps=b.steps,
+        rounds=b.rounds,
+        batch=b.batch,
+        images=b.images,
+        rate=b.learning_rate,
+        generated=b.generated,
+        prompts=b.prompts,
+        sampling=b.sampling_steps,
+        reference=b.reference,
+        fd=FD,
+    )
     if budget != experiments.Budget():
         head += "\n**A smoke run: too short to find anything. Its words mean nothing.**\n"
     summary = markdown(("", "finding, as published", "here", "in short"), words)

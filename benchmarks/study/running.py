@@ -1,4 +1,5 @@
-"""Commands of the scripts in worker processes, one a device: libraries are imported once a worker, not once a command."""
+"""Commands of the scripts in worker processes, one a device: libraries are imported once a worker,
+not once a command."""
 
 import contextlib
 import importlib
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def devices():
-    """What work is shared over: a GPU each, or else a CPU core each, on which one thread wastes least. Returns: [name]."""
+    """What work is shared over: a GPU each, or else a CPU core each, on which one thread wastes
+    least. Returns: [name]."""
     import torch
 
     count = torch.cuda.device_count()
@@ -37,21 +39,27 @@ def machine():
         return torch.cuda.get_device_name(0)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _start(names):
     """In a new worker: take a device before torch is imported."""
     kind, name = names.get().split(":")
-    os.environ.update({"CUDA_VISIBLE_DEVICES": name} if kind == "cuda" else {"OMP_NUM_THREADS": "1"})
+    os.environ.update(
+        {"CUDA_VISIBLE_DEVICES": name} if kind == "cuda" else {"OMP_NUM_THREADS": "1"}
+    )
     os.environ["TQDM_DISABLE"] = "1"
     sys.path.insert(0, str(ROOT))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent():
-    """A worker whose parent was killed would wait for work for ever, and go on writing where the next study begins."""
+    """A worker whose parent was killed would wait for work for ever, and go on writing where the
+    next study begins."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
@@ -63,11 +71,14 @@ def pool(names):
     waiting = context.Queue()
     for name in names:
         waiting.put(name)
-    return ProcessPoolExecutor(len(names), mp_context=context, initializer=_start, initargs=(waiting,))
+    return ProcessPoolExecutor(
+        len(names), mp_context=context, initializer=_start, initargs=(waiting,)
+    )
 
 
 def is_done(path):
-    """Whether what a command makes last is there; a run's record is there from the start and says when it has finished."""
+    """Whether what a command makes last is there; a run's record is there from the start and says
+    when it has finished."""
     path = Path(path)
     return path.exists() and (path.name != "run.json" or read_json(path).get("finished") is True)
 
@@ -77,20 +88,25 @@ def line_of(command):
 
 
 def make_way(done, command):
-    """Set aside what was drawn or trained half, which is made anew; a generation continues by itself."""
+    """Set aside what was drawn or trained half, which is made anew; a generation continues by
+    itself."""
     if command[0] in ("-m", "diff_train.py") and done.parent.exists():
         set_aside(done.parent)
 
 
 def call(command):
-    """Run a command of the project in this process: importing the libraries takes longer than most of them."""
+    """Run a command of the project in this process: importing the libraries takes longer than most
+    of them."""
     words = [str(word) for word in command]
-    module, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+    module, arguments = (
+        (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+    )
     importlib.import_module(module).main(arguments)
 
 
 def run_command(done, command):
-    """Run a command of the project in this process unless `done` is there; what it prints goes to a log beside.
+    """Run a command of the project in this process unless `done` is there; what it prints goes to a
+    log beside.
 
     RuntimeError with its last lines if it ends otherwise than well.
     """
@@ -127,10 +143,10 @@ def set_aside(folder):
 def run_graph(executor, tasks, *, workers, may_start=lambda: True):
     """Run tasks as the ones they wait for finish, in their order otherwise.
 
-    tasks: {name: (names it waits for, function, arguments)}; workers: how many run at once, each begun when one is free;
-    may_start: asked before each. Yields: (name, result), or (name, exception): what waits for a failed task is not
-    started, and nothing is once a worker was killed.
-    """
+    tasks: {name: (names it waits for, function, arguments)}; workers: how many run at once, each
+    begun when one is free; may_start: asked before each. Yields: (name, result), or (name,
+    exception): what waits for a failed task is not started, and nothing is once a worker was
+    killed."""
     waiting, finished, running = dict(tasks), set(), {}
     while True:
         for name, (needed, function, arguments) in list(waiting.items()):

@@ -24,7 +24,14 @@ def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_
     from diffusers import StableDiffusionPipeline
 
     def made(name, *, stop_after=None):
-        arguments = ["--out", str(tmp_path / name), "--work_dir", str(tmp_path / f"work-{name}"), "--device", "cpu"]
+        arguments = [
+            "--out",
+            str(tmp_path / name),
+            "--work_dir",
+            str(tmp_path / f"work-{name}"),
+            "--device",
+            "cpu",
+        ]
         if stop_after is not None:
             with pytest.MonkeyPatch.context() as patch:
                 update, count = build.Stage.update, iter(range(stop_after))
@@ -40,7 +47,8 @@ def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_
         build.main([*arguments, "--autoencoder_steps", "4", "--unet_steps", "16"])
         return weights(tmp_path / name)
 
-    whole, continued = made("whole"), made("stopped", stop_after=14)  # in the second chunk of the U-Net's stage
+    # in the second chunk of the U-Net's stage
+    whole, continued = made("whole"), made("stopped", stop_after=14)
     assert "unet: continues at step 8" in capsys.readouterr().out
     for name in whole:
         assert torch.equal(continued[name], whole[name]), name
@@ -73,7 +81,9 @@ def test_a_state_of_another_seed_is_refused(small, tmp_path):
 def test_a_state_of_another_vocabulary_is_refused(small, tmp_path, monkeypatch):
     arguments = ["--out", str(tmp_path / "m"), "--work_dir", str(tmp_path / "w"), "--device", "cpu"]
     arguments += ["--autoencoder_steps", "4", "--unet_steps", "8"]
-    monkeypatch.setattr(tiny_sd_parts, "save_pipeline", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        tiny_sd_parts, "save_pipeline", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         build.main(arguments)
     words = tiny_sd_parts.common_words()

@@ -14,6 +14,13 @@ def test_parts_fit_together_and_are_as_small_as_said():
     assert share > 0.5  # of random ids, as those of random captions, more than half are whole words
     assert unet.config.cross_attention_dim == text_encoder.config.hidden_size
     assert unet.config.in_channels == vae.config.latent_channels
-    assert unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1) == vae.config.sample_size
-    assert text_encoder.config.max_position_embeddings == tokenizer.model_max_length == tiny_sd_parts.MAX_LENGTH
+    assert (
+        unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        == vae.config.sample_size
+    )
+    assert (
+        text_encoder.config.max_position_embeddings
+        == tokenizer.model_max_length
+        == tiny_sd_parts.MAX_LENGTH
+    )
     assert sum(p.numel() for m in (text_encoder, unet, vae) for p in m.parameters()) < 4e6

@@ -1,4 +1,5 @@
-"""The two sides of the generation benchmark make the same number of images, each its own way; memory is read on the way."""
+"""The two sides of the generation benchmark make the same number of images, each its own way;
+memory is read on the way."""
 
 import argparse
 
@@ -11,8 +12,16 @@ from benchmarks import generation
 
 @pytest.fixture
 def args(micro_sd):
-    return argparse.Namespace(model=str(micro_sd), side=16, steps=2, images=3, batch=2, many=5, mixed_precision="no",
-                              compile=False)  # fmt: skip
+    return argparse.Namespace(
+        model=str(micro_sd),
+        side=16,
+        steps=2,
+        images=3,
+        batch=2,
+        many=5,
+        mixed_precision="no",
+        compile=False,
+    )
 
 
 @pytest.mark.parametrize("side", [generation.ours, generation.published])

@@ -1,4 +1,5 @@
-"""The script that kills the building of an index, with one kill in each of two rounds: one process, and two of torchrun."""
+"""The script that kills the building of an index, with one kill in each of two rounds: one process,
+and two of torchrun."""
 
 import subprocess
 import sys
@@ -7,8 +8,18 @@ from tests.conftest import ROOT
 
 
 def test_killed_builds_go_on_to_the_index_of_the_one_left_alone():
-    command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_continue_index.py"), "--shards", "5", "--images", "6",
-               "--kills", "1", "--processes", "1,2"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "kill_and_continue_index.py"),
+        "--shards",
+        "5",
+        "--images",
+        "6",
+        "--kills",
+        "1",
+        "--processes",
+        "1,2",
+    ]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr[-2000:]
     lines = told.stdout.strip().splitlines()

@@ -7,8 +7,16 @@ from tests.conftest import ROOT
 
 
 def test_killed_runs_end_with_the_weights_of_the_one_left_alone(micro_sd):
-    command = [sys.executable, str(ROOT / "benchmarks" / "kill_and_resume.py"), "--model", str(micro_sd), "--side", "16",
-               "--moments", "any,average,state,checkpoint"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "kill_and_resume.py"),
+        "--model",
+        str(micro_sd),
+        "--side",
+        "16",
+        "--moments",
+        "any,average,state,checkpoint",
+    ]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr[-2000:]
     lines = told.stdout.strip().splitlines()

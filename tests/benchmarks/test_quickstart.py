@@ -9,15 +9,25 @@ def small(monkeypatch, micro_sd):
     """The quickstart on the random model, at its own sizes otherwise."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(quickstart, "TINY_SD", str(micro_sd))
-    monkeypatch.setattr(quickstart, "SAMPLING", ["--num_inference_steps", "1", "--guidance_scale", "3"])
+    monkeypatch.setattr(
+        quickstart, "SAMPLING", ["--num_inference_steps", "1", "--guidance_scale", "3"]
+    )
 
 
-def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(small, tmp_path, capsys):
+def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
+    small, tmp_path, capsys
+):
     arguments = ["--out", str(tmp_path / "q"), "--steps", "1", "--scenes", "6"]
     quickstart.main(arguments)
     out = capsys.readouterr().out
     assert out.count("\n$ python ") == 12  # scenes, training, five generations, five evaluations
-    for script in ("-m utils.data.scenes", "diff_train.py", "diff_inference.py", "sd_mitigation.py", "diff_retrieval.py"):
+    for script in (
+        "-m utils.data.scenes",
+        "diff_train.py",
+        "diff_inference.py",
+        "sd_mitigation.py",
+        "diff_retrieval.py",
+    ):
         assert f"$ python {script}" in out
     table = (tmp_path / "q" / "table.md").read_text()
     assert len(table.splitlines()) == 7

@@ -9,7 +9,15 @@ from benchmarks.study import experiments, rows, running
 from tests.conftest import ROOT
 
 TINY = dataclasses.replace(
-    experiments.SMOKE, images=4, steps=5, rounds=5, batch=1, prompts=2, generated=4, sampling_steps=1, reference=8
+    experiments.SMOKE,
+    images=4,
+    steps=5,
+    rounds=5,
+    batch=1,
+    prompts=2,
+    generated=4,
+    sampling_steps=1,
+    reference=8,
 )
 
 
@@ -44,7 +52,10 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
     assert "2 sets of images, of which 2 are to be made; 1 processes" in printed
     assert "5/5 arm dup_both 1" in printed  # scenes, scenes of the distance, a training, two arms
     made = list(rows.read_rows(docs / "study.csv").values())
-    assert [(r.arm, r.images, len(r.score)) for r in made] == [("dup_both", 4, 4), ("dup_both at 1/5", 4, 4)]
+    assert [(r.arm, r.images, len(r.score)) for r in made] == [
+        ("dup_both", 4, 4),
+        ("dup_both at 1/5", 4, 4),
+    ]
     assert {r.source.tolist()[0] for r in made} == {0}
     assert all(0 <= r.agreement.min() <= r.agreement.max() <= 1 for r in made)
     assert all(r.metrics["fd"] > 0 for r in made)
@@ -63,10 +74,23 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
 
 def test_what_fails_is_said_and_the_rest_is_made(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        experiments, "ARMS", experiments.ARMS | {"dup_both at 1/5": experiments.Arm("dup_both", flags=("--cfg_start", "x"))}
+        experiments,
+        "ARMS",
+        experiments.ARMS
+        | {"dup_both at 1/5": experiments.Arm("dup_both", flags=("--cfg_start", "x"))},
     )
-    arguments = ["--smoke", "--only", "4", "--out", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
-    with pytest.raises(SystemExit, match=r"(?s)study: error.*arm dup_both at 1/5 1: .*--cfg_start='x'"):
+    arguments = [
+        "--smoke",
+        "--only",
+        "4",
+        "--out",
+        str(tmp_path / "runs"),
+        "--docs",
+        str(tmp_path / "docs"),
+    ]
+    with pytest.raises(
+        SystemExit, match=r"(?s)study: error.*arm dup_both at 1/5 1: .*--cfg_start='x'"
+    ):
         replication_study.main(arguments)
     assert "arm dup_both at 1/5 1: failed" in capsys.readouterr().out
     assert [r.arm for r in rows.read_rows(tmp_path / "docs" / "study.csv").values()] == ["dup_both"]
@@ -74,7 +98,17 @@ def test_what_fails_is_said_and_the_rest_is_made(small, tmp_path, capsys, monkey
 
 def test_a_spent_budget_begins_nothing(small, tmp_path, capsys):
     replication_study.main(
-        ["--smoke", "--only", "4", "--budget", "0", "--out", str(tmp_path / "r"), "--docs", str(tmp_path / "d")]
+        [
+            "--smoke",
+            "--only",
+            "4",
+            "--budget",
+            "0",
+            "--out",
+            str(tmp_path / "r"),
+            "--docs",
+            str(tmp_path / "d"),
+        ]
     )
     assert not (tmp_path / "r").exists()
     assert "Not run." in (tmp_path / "d" / "study.md").read_text()
@@ -82,10 +116,15 @@ def test_a_spent_budget_begins_nothing(small, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 9"), (["--seeds", "a"], "argument --seeds: 'a' is not a list"),
-     (["--workers", "0"], "argument --workers: 0; takes 1 or more"), (["--budget", "-1"], "argument --budget: '-1'; takes minutes, 0 or more"),
-     (["--seeds", "-3"], "argument --seeds: '-3'"), (["--seeds", "1000"], "argument --seeds: '1000': 1000 draws the scenes")],
-)  # fmt: skip
+    [
+        (["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 9"),
+        (["--seeds", "a"], "argument --seeds: 'a' is not a list"),
+        (["--workers", "0"], "argument --workers: 0; takes 1 or more"),
+        (["--budget", "-1"], "argument --budget: '-1'; takes minutes, 0 or more"),
+        (["--seeds", "-3"], "argument --seeds: '-3'"),
+        (["--seeds", "1000"], "argument --seeds: '1000': 1000 draws the scenes"),
+    ],
+)
 def test_bad_flags(flags, said, capsys):
     with pytest.raises(SystemExit) as ended:
         replication_study.main(flags)
@@ -100,4 +139,8 @@ def test_every_command_is_printed(capsys):
     assert sum("diff_train.py" in line for line in lines) == len(experiments.TRAININGS)
     assert sum("diff_retrieval.py" in line for line in lines) == 2 * arms
     assert sum("diff_inference.py" in line or "sd_mitigation.py" in line for line in lines) == arms
-    assert all("--seed 7" in line for line in lines if "diff_retrieval.py" not in line and "reference --count" not in line)
+    assert all(
+        "--seed 7" in line
+        for line in lines
+        if "diff_retrieval.py" not in line and "reference --count" not in line
+    )

@@ -1,4 +1,5 @@
-"""The retrieval benchmark: its images, its sides at a small size, and that it fails when their scores differ."""
+"""The retrieval benchmark: its images, its sides at a small size, and that it fails when their
+scores differ."""
 
 import re
 import subprocess
@@ -16,13 +17,31 @@ pytest.importorskip("skimage")
 
 def rows_of(printed):
     """{first cell: the others} of the Markdown table in what was printed."""
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in printed.splitlines() if line.startswith("| ")]
+    cells = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in printed.splitlines()
+        if line.startswith("| ")
+    ]
     return {first: others for first, *others in cells[1:]}
 
 
 def test_every_side_is_measured_and_their_scores_agree():
-    command = [sys.executable, str(ROOT / "benchmarks" / "retrieval.py"), "--queries", "12", "--training", "30", "--rounds",
-               "1", "--warm_ups", "0", "-j", "0", "--threads", "1"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "retrieval.py"),
+        "--queries",
+        "12",
+        "--training",
+        "30",
+        "--rounds",
+        "1",
+        "--warm_ups",
+        "0",
+        "-j",
+        "0",
+        "--threads",
+        "1",
+    ]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr[-2000:]
     rows = rows_of(told.stdout)
@@ -30,7 +49,10 @@ def test_every_side_is_measured_and_their_scores_agree():
     assert all(float(seconds) > 0 and int(memory) > 50 for seconds, _, memory in rows.values())
     for ratio in ("published / ours", "ours / ours, cached"):
         assert float(re.search(rf"^{ratio}: (.+)$", told.stdout, re.M)[1]) > 0
-    assert float(re.search(r"difference of a best score: (.+)$", told.stdout, re.M)[1]) <= retrieval.TOLERANCE
+    assert (
+        float(re.search(r"difference of a best score: (.+)$", told.stdout, re.M)[1])
+        <= retrieval.TOLERANCE
+    )
 
 
 def test_scores_that_differ_are_an_error(monkeypatch, capsys):
@@ -51,7 +73,10 @@ def test_cached_scores_are_compared_with_published_ones_of_the_same_folder(monke
         out = tmp_path / command[-1].rpartition("/")[2]
         out.mkdir()
         folder = int(command[command.index("--query_dir") + 1][-1])
-        np.save(out / "similarity.npy", np.float32([folder, folder + (0.25 if out.name == "ours, cached-2" else 0)]))
+        np.save(
+            out / "similarity.npy",
+            np.float32([folder, folder + (0.25 if out.name == "ours, cached-2" else 0)]),
+        )
         return 1.0 + len(list(tmp_path.iterdir())), 0
 
     monkeypatch.setattr(retrieval, "measured", fake)
@@ -83,14 +108,32 @@ def test_a_turn_that_fails_says_why(tmp_path):
 
 def test_memory_counts_workers(tmp_path):
     worker = "import time; held = bytearray(b'1') * 2**26; time.sleep(1)"
-    command = [sys.executable, "-c", f'import subprocess, sys; subprocess.run([sys.executable, "-c", "{worker}"])']
+    command = [
+        sys.executable,
+        "-c",
+        f'import subprocess, sys; subprocess.run([sys.executable, "-c", "{worker}"])',
+    ]
     seconds, peak = retrieval.measured(command, threads=1, log=tmp_path / "log")
     assert 1 < seconds < 30
     assert 2**26 < peak < 2**28
 
 
 def test_reading_is_compared_with_bare_decoding(capsys):
-    retrieval.main(["--decoding", "--queries", "1", "--training", "12", "--rounds", "1", "-j", "0", "--threads", "1"])
+    retrieval.main(
+        [
+            "--decoding",
+            "--queries",
+            "1",
+            "--training",
+            "12",
+            "--rounds",
+            "1",
+            "-j",
+            "0",
+            "--threads",
+            "1",
+        ]
+    )
     out = capsys.readouterr().out
     rows = rows_of(out)
     assert set(rows) == {"bare decoding", "ours, to the network", "ours, through it"}

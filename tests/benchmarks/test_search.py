@@ -1,4 +1,5 @@
-"""The search benchmark at a small size: its sides, what it keeps, and that it fails when they disagree."""
+"""The search benchmark at a small size: its sides, what it keeps, and that it fails when they
+disagree."""
 
 import json
 import re
@@ -9,16 +10,32 @@ import pytest
 from benchmarks import search
 from utils.index import vector_index
 
-SMALL = ["--vectors", "12000", "--dimensions", "32", "--queries", "40", "--shards", "7", "--rounds", "2", "--threads", "1"]
+SMALL = [
+    "--vectors",
+    "12000",
+    "--dimensions",
+    "32",
+    "--queries",
+    "40",
+    "--shards",
+    "7",
+    "--rounds",
+    "2",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run(...) -> (status, what was printed): every process of it in this one. run.wrong: a side that is made to find others."""
+    """run(...) -> (status, what was printed): every process of it in this one. run.wrong: a side
+    that is made to find others."""
 
     def process(what, folder, *, rounds, threads):
         search.prepared(threads)
-        found = (search.take_turns if what == search.TURNS else search.measure)(what, folder, rounds)
+        found = (search.take_turns if what == search.TURNS else search.measure)(
+            what, folder, rounds
+        )
         if what == run.wrong:
             np.save(folder / f"{what}.npy", np.load(folder / f"{what}.npy")[:, ::-1])
         return json.loads(json.dumps(found))
@@ -37,7 +54,11 @@ def test_every_side_is_measured_and_finds_the_planted_copies(run, tmp_path):
     status, printed = run()
     assert status == 0
     assert "12000 vectors of 32 dimensions in 7 shards, 40 queries, k = 10, 1 threads" in printed
-    cells = {c[1]: c[2:] for c in ([c.strip() for c in line.split("|")] for line in printed.splitlines()) if len(c) > 6}
+    cells = {
+        c[1]: c[2:]
+        for c in ([c.strip() for c in line.split("|")] for line in printed.splitlines())
+        if len(c) > 6
+    }
     for side in search.SIDES:
         seconds, _range, memory, found, of_ten = cells[side][:5]
         assert float(seconds) > 0
@@ -79,8 +100,12 @@ def test_an_index_of_the_same_sizes_is_kept_and_others_are_replaced(run, tmp_pat
 
 
 def test_an_index_of_somebody_is_left_alone(run, tmp_path):
-    vector_index.write_index(tmp_path / "index", descriptor={"pt_style": "sscd"}, source={"folder": "x", "shards": True},
-                             planned=["0"])  # fmt: skip
+    vector_index.write_index(
+        tmp_path / "index",
+        descriptor={"pt_style": "sscd"},
+        source={"folder": "x", "shards": True},
+        planned=["0"],
+    )
     before = (tmp_path / "index" / "index.json").read_bytes()
     status, _ = run()
     assert "holds an 'index' that this benchmark did not make" in status

@@ -42,10 +42,14 @@ def test_defaults_aliases_and_kinds():
         (["--count", "0"], "--count='0' is not accepted; takes a whole number at least 1"),
         (["-c", "1.5"], "--count='1.5' is not accepted; takes a whole number at least 1"),
         (["--share", "inf"], "--share='inf' is not accepted; takes a number from 0 to 1"),
-        (["--names", "a,c"], "--names='a,c' is not accepted; takes names separated by commas, of: a, b"),
+        (
+            ["--names", "a,c"],
+            "--names='a,c' is not accepted; takes names separated by commas, of: a, b",
+        ),
         (["--names", ","], "--names=',' is not accepted"),
         (["--word", ""], "--word='' is not accepted; takes a text that is not empty"),
-        (["--coun", "1"], "'--coun' is not a flag of x.py; did you mean --count?"),  # never guessed: --coun may be a typo
+        # never guessed: --coun may be a typo
+        (["--coun", "1"], "'--coun' is not a flag of x.py; did you mean --count?"),
         (["stray"], "'stray' is not a flag of x.py"),
     ],
 )

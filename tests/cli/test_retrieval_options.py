@@ -6,26 +6,85 @@ from utils.runtime.errors import UsageError
 
 
 def parse(*extra):
-    return flags.parse(RetrievalOptions, ["--query_dir", "q", "--val_dir", "v", *map(str, extra)], description="")
+    return flags.parse(
+        RetrievalOptions, ["--query_dir", "q", "--val_dir", "v", *map(str, extra)], description=""
+    )
 
 
 def test_published_defaults_and_spellings():
-    opts = parse("-a", "resnet50_disc", "-b", 64, "-j", 2, "--workers", 3, "--pretrained", "w.pt", "--dist-url",
-                 "tcp://localhost:10001", "--world-size", 1, "--rank", 0, "--dist-backend", "nccl", "--multiscale", "true",
-                 "-ssp", "out", "--numpatches", 4, "--similarity_metric", "splitloss", "--multiprocessing-distributed")  # fmt: skip
-    assert (opts.arch, opts.batch_size, opts.num_workers, opts.weights) == ("resnet50_disc", 64, 3, "w.pt")
-    assert (opts.multiscale, opts.num_loss_chunks, opts.multiprocessing_distributed) == (True, 4, True)
-    expected = {"pt_style": "sscd", "arch": "resnet50", "num_workers": 4, "batch_size": 128, "world_size": -1, "rank": -1,
-                "multiscale": False, "similarity_metric": "dotproduct", "num_matches": 4, "preset": "dcr", "seed": 0,
-                "mq_size": 64, "fd_extractor": "tf_efficientnet_lite0", "report_to": "wandb", "dontsave": False}  # fmt: skip
+    opts = parse(
+        "-a",
+        "resnet50_disc",
+        "-b",
+        64,
+        "-j",
+        2,
+        "--workers",
+        3,
+        "--pretrained",
+        "w.pt",
+        "--dist-url",
+        "tcp://localhost:10001",
+        "--world-size",
+        1,
+        "--rank",
+        0,
+        "--dist-backend",
+        "nccl",
+        "--multiscale",
+        "true",
+        "-ssp",
+        "out",
+        "--numpatches",
+        4,
+        "--similarity_metric",
+        "splitloss",
+        "--multiprocessing-distributed",
+    )
+    assert (opts.arch, opts.batch_size, opts.num_workers, opts.weights) == (
+        "resnet50_disc",
+        64,
+        3,
+        "w.pt",
+    )
+    assert (opts.multiscale, opts.num_loss_chunks, opts.multiprocessing_distributed) == (
+        True,
+        4,
+        True,
+    )
+    expected = {
+        "pt_style": "sscd",
+        "arch": "resnet50",
+        "num_workers": 4,
+        "batch_size": 128,
+        "world_size": -1,
+        "rank": -1,
+        "multiscale": False,
+        "similarity_metric": "dotproduct",
+        "num_matches": 4,
+        "preset": "dcr",
+        "seed": 0,
+        "mq_size": 64,
+        "fd_extractor": "tf_efficientnet_lite0",
+        "report_to": "wandb",
+        "dontsave": False,
+    }
     assert {k: getattr(parse(), k) for k in expected} == expected
 
 
-@pytest.mark.parametrize(("extra", "chunked", "patches"), [
-    ((), "dotproduct", False), (("--similarity_metric", "splitloss"), "splitloss", False),
-    (("--similarity_metric", "splitloss", "--stype", "cross", "--layer", 1), "splitlosscross", True),
-    (("--layer", 2), "dotproduct", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "chunked", "patches"),
+    [
+        ((), "dotproduct", False),
+        (("--similarity_metric", "splitloss"), "splitloss", False),
+        (
+            ("--similarity_metric", "splitloss", "--stype", "cross", "--layer", 1),
+            "splitlosscross",
+            True,
+        ),
+        (("--layer", 2), "dotproduct", False),
+    ],
+)
 def test_how_descriptors_are_compared(extra, chunked, patches):
     assert (parse(*extra).chunked, parse(*extra).patch_tokens) == (chunked, patches)
 
@@ -36,26 +95,59 @@ def test_the_whole_matrix_goes_to_a_file_or_into_a_folder(tmp_path):
     assert parse("-ssp", "m").matrix_path.as_posix() == "m/similarity_matrix.npy"
 
 
-@pytest.mark.parametrize(("extra", "message"), [
-    (("--num_loss_chunks", 4), "--num_loss_chunks=4 is how --similarity_metric splitloss and splitlosscross cut"),
-    (("--stype", "cross"), "--stype='cross' is a kind of --similarity_metric splitloss"),
-    (("--stype", "round"), "--stype='round' is not accepted; takes one of: cross"),
-    (("--multiscale", "perhaps"), "--multiscale='perhaps' is not accepted; takes true or false"),
-    (("--world-size", 0), "--world-size=0 is not accepted"),
-    (("--world-size", 2), "--world-size=2 needs --rank"),
-    (("--world-size", 2, "--rank", 2), "--rank=2 is no rank of --world-size=2"),
-    (("--rank", 3), "--rank=3 is no rank of --world-size=-1; takes 0 to one less"),
-    (("--world-size", 2, "--rank", 1), "--dist-url=None is not accepted; takes tcp://host:port"),
-    (("--mixed_precision", "bf16"), "too coarse for similarities"),
-    (("--force",), "--force goes with --compare_runs"),
-    (("--metrics", "beauty"), "--metrics='beauty' is not accepted; takes names separated by commas, of: background, clip"),
-    (("--pt_style", "pixel", "--arch", "vit_base"), "--arch='vit_base' is of --pt_style sscd, clip, dino, timm; --pt_style pixel has none"),
-    (("--pt_style", "timm", "--preset", "sscd"), "--preset='sscd' is of --pt_style sscd; --pt_style timm has none, leave it out"),
-    (("--num_matches", 1001), "--num_matches='1001' is not accepted; takes a whole number from 1 to 1000"),
-    (("--num_matches", 0), "--num_matches='0' is not accepted; takes a whole number from 1 to 1000"),
-    (("--imsize", 4), "--imsize='4' is not accepted; takes a whole number at least 16"),
-    (("--fid_protocol", "clean"), "--fid_protocol='clean' is not accepted; takes one of: dcr, standard"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            ("--num_loss_chunks", 4),
+            "--num_loss_chunks=4 is how --similarity_metric splitloss and splitlosscross cut",
+        ),
+        (("--stype", "cross"), "--stype='cross' is a kind of --similarity_metric splitloss"),
+        (("--stype", "round"), "--stype='round' is not accepted; takes one of: cross"),
+        (
+            ("--multiscale", "perhaps"),
+            "--multiscale='perhaps' is not accepted; takes true or false",
+        ),
+        (("--world-size", 0), "--world-size=0 is not accepted"),
+        (("--world-size", 2), "--world-size=2 needs --rank"),
+        (("--world-size", 2, "--rank", 2), "--rank=2 is no rank of --world-size=2"),
+        (("--rank", 3), "--rank=3 is no rank of --world-size=-1; takes 0 to one less"),
+        (
+            ("--world-size", 2, "--rank", 1),
+            "--dist-url=None is not accepted; takes tcp://host:port",
+        ),
+        (("--mixed_precision", "bf16"), "too coarse for similarities"),
+        (("--force",), "--force goes with --compare_runs"),
+        (
+            ("--metrics", "beauty"),
+            (
+                "--metrics='beauty' is not accepted; takes names separated by commas, of:"
+                " background, clip"
+            ),
+        ),
+        (
+            ("--pt_style", "pixel", "--arch", "vit_base"),
+            "--arch='vit_base' is of --pt_style sscd, clip, dino, timm; --pt_style pixel has none",
+        ),
+        (
+            ("--pt_style", "timm", "--preset", "sscd"),
+            "--preset='sscd' is of --pt_style sscd; --pt_style timm has none, leave it out",
+        ),
+        (
+            ("--num_matches", 1001),
+            "--num_matches='1001' is not accepted; takes a whole number from 1 to 1000",
+        ),
+        (
+            ("--num_matches", 0),
+            "--num_matches='0' is not accepted; takes a whole number from 1 to 1000",
+        ),
+        (("--imsize", 4), "--imsize='4' is not accepted; takes a whole number at least 16"),
+        (
+            ("--fid_protocol", "clean"),
+            "--fid_protocol='clean' is not accepted; takes one of: dcr, standard",
+        ),
+    ],
+)
 def test_errors_name_flag_value_and_what_is_accepted(extra, message):
     with pytest.raises(UsageError) as error:
         parse(*extra)
@@ -71,63 +163,104 @@ def test_folders_are_required_unless_evaluations_are_compared(tmp_path):
         flags.parse(RetrievalOptions, [], description="")
     with pytest.raises(UsageError, match="--val_dir is required"):
         flags.parse(RetrievalOptions, ["--query_dir", "q"], description="")
-    opts = flags.parse(RetrievalOptions, ["--compare_runs", "a", "b", "c", "--force"], description="")
+    opts = flags.parse(
+        RetrievalOptions, ["--compare_runs", "a", "b", "c", "--force"], description=""
+    )
     assert (opts.compare_runs, opts.force) == (("a", "b", "c"), True)
 
 
-@pytest.mark.parametrize(("flag", "given"), [
-    (("--build_index", "i"), "--build_index='i'"), (("--dedup",), "--dedup"), (("--ann",), "--ann"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        (("--build_index", "i"), "--build_index='i'"),
+        (("--dedup",), "--dedup"),
+        (("--ann",), "--ann"),
+    ],
+)
 def test_what_works_on_an_index_does_not_go_with_a_comparison(flag, given):
     with pytest.raises(UsageError) as error:
         flags.parse(RetrievalOptions, ["--compare_runs", "a", "b", *flag], description="")
-    assert str(error.value).startswith(f"{given} does not go with --compare_runs, which reads evaluations alone")
+    assert str(error.value).startswith(
+        f"{given} does not go with --compare_runs, which reads evaluations alone"
+    )
 
 
 def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
     build = ["--val_dir", "v", "--build_index", "i", "--output_dir", "o"]
-    with pytest.raises(UsageError, match="--output_dir='o' does not go with --build_index, .*leave it out, or add --dedup"):
+    with pytest.raises(
+        UsageError,
+        match="--output_dir='o' does not go with --build_index, .*leave it out, or add --dedup",
+    ):
         flags.parse(RetrievalOptions, build, description="")
     assert flags.parse(RetrievalOptions, [*build, "--dedup"], description="").output_dir == "o"
 
 
-@pytest.mark.parametrize(("given", "told"), [
-    (("--metrics", "fid,kid"), "--metrics='fid,kid'"), (("--sim_save_path", "m.npy"), "--sim_save_path='m.npy'"),
-    (("--num_matches", "7"), "--num_matches=7"), (("--run", "r"), "--run='r'"), (("--mq_flip",), "--mq_flip"),
-    (("--clip_protocol", "dcr"), "--clip_protocol='dcr'"), (("--dontsave",), "--dontsave"), (("--cache_dir", "c"), "--cache_dir='c'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--metrics", "fid,kid"), "--metrics='fid,kid'"),
+        (("--sim_save_path", "m.npy"), "--sim_save_path='m.npy'"),
+        (("--num_matches", "7"), "--num_matches=7"),
+        (("--run", "r"), "--run='r'"),
+        (("--mq_flip",), "--mq_flip"),
+        (("--clip_protocol", "dcr"), "--clip_protocol='dcr'"),
+        (("--dontsave",), "--dontsave"),
+        (("--cache_dir", "c"), "--cache_dir='c'"),
+    ],
+)
 @pytest.mark.parametrize("prepares", [("--build_index", "i"), ("--dedup",)])
 def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, told):
-    with pytest.raises(UsageError, match=f"^{told} is of an evaluation, and {prepares[0]} makes none; leave it out"):
+    with pytest.raises(
+        UsageError, match=f"^{told} is of an evaluation, and {prepares[0]} makes none; leave it out"
+    ):
         flags.parse(RetrievalOptions, ["--val_dir", "v", *prepares, *given], description="")
 
 
-@pytest.mark.parametrize(("given", "told"), [
-    (("--imsize", "448"), "--imsize=448"), (("--isvit",), "--isvit"), (("--weights", "w.pt"), "--weights='w.pt'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--imsize", "448"), "--imsize=448"),
+        (("--isvit",), "--isvit"),
+        (("--weights", "w.pt"), "--weights='w.pt'"),
+    ],
+)
 def test_a_network_is_named_for_an_index_that_is_made_alone(given, told):
-    with pytest.raises(UsageError, match=f"^{told} is of a network, and --dedup of an index has none; leave it out"):
+    with pytest.raises(
+        UsageError, match=f"^{told} is of a network, and --dedup of an index has none; leave it out"
+    ):
         flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", *given], description="")
-    assert flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", "--build_index", "i", *given], description="").dedup
+    assert flags.parse(
+        RetrievalOptions,
+        ["--val_dir", "v", "--dedup", "--build_index", "i", *given],
+        description="",
+    ).dedup
 
 
 def test_a_threshold_is_of_evaluations_and_of_near_duplicates():
     given = ["--val_dir", "v", "--copy_threshold", "0.8"]
     assert flags.parse(RetrievalOptions, [*given, "--dedup"], description="").copy_threshold == 0.8
-    with pytest.raises(UsageError, match="--copy_threshold=0.8 is of an evaluation, and --build_index makes none"):
+    with pytest.raises(
+        UsageError, match="--copy_threshold=0.8 is of an evaluation, and --build_index makes none"
+    ):
         flags.parse(RetrievalOptions, [*given, "--build_index", "i"], description="")
 
 
 def test_captions_of_an_index_are_its_own():
     with pytest.raises(
-        UsageError, match="--val_captions='c' does not go with --dedup of an index, which holds its captions"
+        UsageError,
+        match="--val_captions='c' does not go with --dedup of an index, which holds its captions",
     ):
-        flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", "--val_captions", "c"], description="")
+        flags.parse(
+            RetrievalOptions, ["--val_dir", "v", "--dedup", "--val_captions", "c"], description=""
+        )
 
 
 def test_help_says_that_an_index_takes_captions():
     words = " ".join(flags.build_parser(RetrievalOptions, description="").format_help().split())
-    assert "--build_index of a folder keeps them" in words[words.rindex("--val_captions VAL_CAPTIONS") :][:200]
+    assert (
+        "--build_index of a folder keeps them"
+        in words[words.rindex("--val_captions VAL_CAPTIONS") :][:200]
+    )
 
 
 def test_a_matrix_that_is_there_is_not_overwritten(tmp_path):

@@ -52,14 +52,18 @@ def test_word_addition_by_hand(tokens):
 
 
 def test_repetition_takes_words_of_the_original_caption(tokens):
-    # "c" at the front; then word 2 of the *original* is still "c", though the edited one has "b" there
+    # "c" at the front; then word 2 of the *original* is still "c", though the edited one has "b"
+    # there
     assert edits.repeat_words("a b c", Scripted(2, 0, 2, 4), tokens, times=2) == "c a b c c"
 
 
 def test_numbers_are_below_100_000(tokens):
     assert edits.add_numbers("a b", Scripted(99_999, 2), tokens, times=1) == "a b 99999"
     rng = np.random.default_rng(1)
-    found = [int(edits.add_numbers("x", rng, tokens, times=1).replace("x", "").strip()) for _ in range(300)]
+    found = [
+        int(edits.add_numbers("x", rng, tokens, times=1).replace("x", "").strip())
+        for _ in range(300)
+    ]
     assert 0 <= min(found) < 10_000
     assert 90_000 < max(found) < 100_000
 
@@ -72,22 +76,33 @@ def test_insertion_is_uniform_over_all_positions():
 
 
 def test_replacement_is_four_tokens(tokens):
-    assert edits.TRAIN_EDITS["randrepl"]("own", ["own"], Scripted(0.0, 0, 1, 2, 3), tokens, 0.5) == "t1 t2 t3 t4"
+    assert (
+        edits.TRAIN_EDITS["randrepl"]("own", ["own"], Scripted(0.0, 0, 1, 2, 3), tokens, 0.5)
+        == "t1 t2 t3 t4"
+    )
 
 
 @pytest.mark.parametrize("name", ["randrepl", "randwordadd", "wordrepeat"])
 def test_train_edits_apply_with_their_probability(name, tokens):
     rng = np.random.default_rng(0)
-    changed = [edits.TRAIN_EDITS[name]("a b c", ["a b c"], rng, tokens, 0.1) != "a b c" for _ in range(2000)]
+    changed = [
+        edits.TRAIN_EDITS[name]("a b c", ["a b c"], rng, tokens, 0.1) != "a b c"
+        for _ in range(2000)
+    ]
     assert np.mean(changed) == pytest.approx(0.1, abs=0.035)
     assert edits.TRAIN_EDITS[name]("a b c", ["a b c"], rng, tokens, 0.0) == "a b c"
-    words = [len(edits.TRAIN_EDITS[name]("a b c", ["a b c"], rng, tokens, 1.0).split()) for _ in range(20)]
+    words = [
+        len(edits.TRAIN_EDITS[name]("a b c", ["a b c"], rng, tokens, 1.0).split())
+        for _ in range(20)
+    ]
     assert set(words) == {4 if name == "randrepl" else 5}
 
 
 def test_all_captions_ignores_the_probability_and_is_uniform(tokens):
     rng = np.random.default_rng(0)
-    drawn = Counter(edits.TRAIN_EDITS["allcaps"]("a", ["a", "b", "c"], rng, tokens, 0.0) for _ in range(3000))
+    drawn = Counter(
+        edits.TRAIN_EDITS["allcaps"]("a", ["a", "b", "c"], rng, tokens, 0.0) for _ in range(3000)
+    )
     assert sorted(drawn) == ["a", "b", "c"]
     assert max(abs(n - 1000) for n in drawn.values()) < 5 * np.sqrt(1000)
 

@@ -31,29 +31,43 @@ def test_keys_relative_to_the_folder_to_the_file_and_absolute(folder, tmp_path):
     path = write(tmp_path / "c.json", {k: [f"caption {i}", "other"] for i, k in enumerate(keys)})
     found, foreign = read(path, folder)
     assert {k: v[0] for k, v in found.items()} == {
-        "cats/1.png": "caption 0", "cats/2.png": "caption 1", "dogs/1.png": "caption 2",
-    }  # fmt: skip
+        "cats/1.png": "caption 0",
+        "cats/2.png": "caption 1",
+        "dogs/1.png": "caption 2",
+    }
     assert foreign == 0
 
 
 def test_foreign_absolute_keys_match_by_their_longest_suffix(folder, tmp_path):
-    path = write(tmp_path / "c.json", {f"/home/author/set/{k}": k for k in ("cats/1.png", "cats/2.png", "dogs/1.png")})
+    path = write(
+        tmp_path / "c.json",
+        {f"/home/author/set/{k}": k for k in ("cats/1.png", "cats/2.png", "dogs/1.png")},
+    )
     found, foreign = read(path, folder)
-    assert found == {k: [k] for k in ("cats/1.png", "cats/2.png", "dogs/1.png")}  # a plain string is a list of one
+    # a plain string is a list of one
+    assert found == {k: [k] for k in ("cats/1.png", "cats/2.png", "dogs/1.png")}
     assert foreign == 3
 
 
 def test_an_ambiguous_foreign_key_is_an_error(folder, tmp_path):
-    texts = {"/home/a/cats/1.png": "one", "/home/b/cats/1.png": "two", "/x/cats/2.png": "", "/x/dogs/1.png": ""}
+    texts = {
+        "/home/a/cats/1.png": "one",
+        "/home/b/cats/1.png": "two",
+        "/x/cats/2.png": "",
+        "/x/dogs/1.png": "",
+    }
     with pytest.raises(
-        DataError, match="'/home/a/cats/1.png' and '/home/b/cats/1.png' both end like the image 'cats/1.png'"
+        DataError,
+        match="'/home/a/cats/1.png' and '/home/b/cats/1.png' both end like the image 'cats/1.png'",
     ):
         read(write(tmp_path / "c.json", texts), folder)
 
 
 def test_a_name_that_two_images_share_is_an_error_where_one_has_no_other_key(folder, tmp_path):
     path = write(tmp_path / "c.json", {"/elsewhere/1.png": "which one?"})
-    with pytest.raises(DataError, match="'/elsewhere/1.png' ends like 2 images, 'cats/1.png' and 'dogs/1.png'"):
+    with pytest.raises(
+        DataError, match="'/elsewhere/1.png' ends like 2 images, 'cats/1.png' and 'dogs/1.png'"
+    ):
         read(path, folder)
 
 
@@ -79,14 +93,20 @@ def test_missing_captions_are_counted_and_the_first_is_named(folder, tmp_path):
 
 @pytest.mark.parametrize("value", [[], 3, [1], None])
 def test_what_is_no_caption_is_named(folder, tmp_path, value):
-    path = write(tmp_path / "c.json", dict.fromkeys(("cats/1.png", "cats/2.png", "dogs/1.png"), value))
-    with pytest.raises(DataError, match="'cats/1.png' has .*; takes a caption or a list of captions"):
+    path = write(
+        tmp_path / "c.json", dict.fromkeys(("cats/1.png", "cats/2.png", "dogs/1.png"), value)
+    )
+    with pytest.raises(
+        DataError, match="'cats/1.png' has .*; takes a caption or a list of captions"
+    ):
         read(path, folder)
 
 
 def test_a_relative_key_matches_anywhere_only_as_a_whole_and_on_request(folder):
     keys = ["cats/1.png", "cats/2.png", "dogs/1.png"]
-    found, _ = captions.match_keys(folder / "m.json", ["data/cats/1.png", "x/dogs/1.png"], folder, keys, anywhere=True)
+    found, _ = captions.match_keys(
+        folder / "m.json", ["data/cats/1.png", "x/dogs/1.png"], folder, keys, anywhere=True
+    )
     assert found == {"cats/1.png": "data/cats/1.png"}
     assert captions.match_keys(folder / "m.json", ["data/cats/1.png"], folder, keys) == ({}, 0)
 
@@ -119,7 +139,9 @@ def test_prompt_styles(folder, micro_parts):
     assert drawn == resolved("instancelevel_random", tokenizer=tokenizer, seed=1)
     assert drawn != resolved("instancelevel_random", tokenizer=tokenizer, seed=2)
     # an image keeps its captions when others leave
-    fewer = captions.resolve_prompts("instancelevel_random", images.take([2]), tokenizer=tokenizer, seed=1)
+    fewer = captions.resolve_prompts(
+        "instancelevel_random", images.take([2]), tokenizer=tokenizer, seed=1
+    )
     assert fewer["dogs/1.png"] == drawn["dogs/1.png"]
 
 
@@ -139,15 +161,23 @@ def test_random_ids_from_a_file_are_json_integers_and_nothing_else(micro_parts):
 def test_classlevel_without_class_folders_is_an_error(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     images = image_sets.list_images("--d", tmp_path)
-    with pytest.raises(UsageError, match="--class_prompt='classlevel' takes a folder a class; 1 images .* first '1.png'"):
+    with pytest.raises(
+        UsageError,
+        match="--class_prompt='classlevel' takes a folder a class; 1 images .* first '1.png'",
+    ):
         captions.resolve_prompts("classlevel", images)
 
 
 def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
     images = image_sets.list_images("--d", scenes_dir / "train")
     path = tmp_path / "metadata.jsonl"
-    rows = [{"file_name": k, "text" if i % 2 else "caption": [f"own {i}", "other"] if i == 3 else f"own {i}"}
-            for i, k in enumerate(images.keys)]  # fmt: skip
+    rows = [
+        {
+            "file_name": k,
+            "text" if i % 2 else "caption": [f"own {i}", "other"] if i == 3 else f"own {i}",
+        }
+        for i, k in enumerate(images.keys)
+    ]
     path.write_text("\n".join(json.dumps(r) for r in rows) + "\n\n")
     found, _ = captions.read_captions(path, images)
     assert [found[k][0] for k in images.keys] == [f"own {i}" for i in range(12)]
@@ -156,5 +186,7 @@ def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
     path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
     assert captions.read_captions(path, images)[0][images.keys[1]] == ["a line\u2028in two"]
     path.write_text(json.dumps(rows[0]) + '\n{"file_name": "x.png"}\n')
-    with pytest.raises(DataError, match="line 2 is .*takes an object with file_name and text or caption"):
+    with pytest.raises(
+        DataError, match="line 2 is .*takes an object with file_name and text or caption"
+    ):
         captions.read_captions(path, images)

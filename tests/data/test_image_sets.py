@@ -29,18 +29,29 @@ def test_natural_order_everywhere(tmp_path):
 
 
 def test_output_folders_and_hidden_files_are_not_read(tmp_path):
-    for name in ("x.png", "evaluations/a.png", "inferences/b.png", "checkpoint_5/c.png", "state_1/d.png", ".x.png"):
+    for name in (
+        "x.png",
+        "evaluations/a.png",
+        "inferences/b.png",
+        "checkpoint_5/c.png",
+        "state_1/d.png",
+        ".x.png",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         gradient().save(path)
     assert image_sets.list_images("--d", tmp_path, measured=True).keys == ("x.png",)
-    assert len(image_sets.list_images("--d", tmp_path)) == 5  # a class of training images may have any name
+    # a class of training images may have any name
+    assert len(image_sets.list_images("--d", tmp_path)) == 5
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):
     with pytest.raises(UsageError, match="--query_dir=.*does not exist; give an existing folder"):
         image_sets.list_images("--query_dir", tmp_path / "no")
-    with pytest.raises(UsageError, match="--query_dir=.*holds no images; takes a folder with .jpg, .jpeg, .png, .webp"):
+    with pytest.raises(
+        UsageError,
+        match="--query_dir=.*holds no images; takes a folder with .jpg, .jpeg, .png, .webp",
+    ):
         image_sets.list_images("--query_dir", tmp_path)
 
 
@@ -88,7 +99,11 @@ def test_transparency_lies_over_white(tmp_path):
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.array([[0, 257 * 100, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    assert np.asarray(image_sets.open_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 100, 255]
+    assert np.asarray(image_sets.open_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [
+        0,
+        100,
+        255,
+    ]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16"])
@@ -100,7 +115,10 @@ def test_the_size_in_the_file_is_told_beside_the_picture(tmp_path, mode):
     shown = image_sets.open_image(tmp_path / "0.png")
     assert (shown.size, shown.info[image_sets.STORED_SIZE]) == ((24, 40), (40, 24))
     Image.new("RGB", (400, 240)).save(tmp_path / "1.jpg")
-    assert image_sets.open_image(tmp_path / "1.jpg", at_least=30).info[image_sets.STORED_SIZE] == (400, 240)
+    assert image_sets.open_image(tmp_path / "1.jpg", at_least=30).info[image_sets.STORED_SIZE] == (
+        400,
+        240,
+    )
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -115,11 +133,16 @@ def bomb(path):
     """A PNG whose header promises 60,000 x 60,000 pixels."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -128,7 +151,11 @@ def test_broken_files_are_reported_with_their_reason(tmp_path):
     gradient((64, 64)).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
     bomb(tmp_path / "bomb.png")
-    for name, reason in (("text.png", "is not an image"), ("cut.jpg", "(?i)truncated"), ("bomb.png", "decompression bomb")):
+    for name, reason in (
+        ("text.png", "is not an image"),
+        ("cut.jpg", "(?i)truncated"),
+        ("bomb.png", "decompression bomb"),
+    ):
         with pytest.raises(DataError, match=reason):
             image_sets.open_image(tmp_path / name)
 
@@ -173,7 +200,9 @@ def test_what_the_disk_does_not_give_is_no_bad_image(tmp_path, monkeypatch):
             image_sets.readable("--d", found, max_bad=1.0, workers=2)
         monkeypatch.undo()
     failing_disk(monkeypatch, "1.png", errno.EACCES)
-    assert image_sets.readable("--d", found, max_bad=1.0, workers=2).bad == (("1.png", "Permission denied"),)
+    assert image_sets.readable("--d", found, max_bad=1.0, workers=2).bad == (
+        ("1.png", "Permission denied"),
+    )
 
 
 def test_bad_images_are_left_out_up_to_the_share_that_is_accepted(tmp_path):
@@ -187,7 +216,8 @@ def test_bad_images_are_left_out_up_to_the_share_that_is_accepted(tmp_path):
     (tmp_path / "8.png").write_text("")
     found = image_sets.list_images("--d", tmp_path)
     with pytest.raises(
-        UsageError, match=r"2 of 10 images that cannot be read, first '8.png'.*--max_bad_images=0.01 accepts 1"
+        UsageError,
+        match=r"2 of 10 images that cannot be read, first '8.png'.*--max_bad_images=0.01 accepts 1",
     ):
         image_sets.readable("--d", found, max_bad=0.01, workers=2)
     assert len(image_sets.readable("--d", found, max_bad=0.2, workers=1)) == 8
@@ -199,13 +229,16 @@ def test_a_set_without_a_readable_image_is_an_error(tmp_path):
         image_sets.readable("--d", image_sets.list_images("--d", tmp_path), max_bad=1.0, workers=1)
 
 
-@pytest.mark.parametrize(("files", "read"), [
-    ({"index.json": '{\n "kind": "index",\n "version": 1\n}', "shards/0.npy": ""}, False),
-    ({"index.json": '{"kind": "generation"}', "shards/0.npy": ""}, True),  # somebody's own
-    ({"index.json": '{\n "kind": "index"\n}'}, True),
-    ({"summary.json": "{}", "groups.parquet": ""}, False),
-    ({"summary.json": "{}"}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        ({"index.json": '{\n "kind": "index",\n "version": 1\n}', "shards/0.npy": ""}, False),
+        ({"index.json": '{"kind": "generation"}', "shards/0.npy": ""}, True),  # somebody's own
+        ({"index.json": '{\n "kind": "index"\n}'}, True),
+        ({"summary.json": "{}", "groups.parquet": ""}, False),
+        ({"summary.json": "{}"}, True),
+    ],
+)
 def test_what_an_index_and_its_near_duplicates_show_is_never_read(tmp_path, files, read):
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     for name in ("gallery/page_01.png", "deep/er/1.png"):

@@ -21,7 +21,14 @@ def test_captions_name_colours_shapes_and_texture_and_nothing_else():
         scene = scenes.scene_at(index)
         spec = scene.spec
         assert len(set(scene.captions)) == 5
-        wanted = [spec.background, spec.texture, spec.large.name, spec.large.colour, spec.small.name, spec.small.colour]
+        wanted = [
+            spec.background,
+            spec.texture,
+            spec.large.name,
+            spec.large.colour,
+            spec.small.name,
+            spec.small.colour,
+        ]
         for caption in scene.captions:
             assert all(word in caption.split() for word in wanted)
         assert len({spec.background, spec.large.colour, spec.small.colour}) == 3
@@ -32,7 +39,10 @@ def test_caption_0_follows_the_grammar():
     shape = scenes.Shape("circle", "orange", (1, 2, 3), 0.5, 0.5, 0.3, 0.0)
     small = scenes.Shape("star", "blue", (1, 2, 3), 0.2, 0.2, 0.1, 0.0)
     spec = scenes.Spec("green", (1, 2, 3), "striped", 0.1, (0, 0), 0.0, shape, small)
-    assert scenes.captions_of(spec)[0] == "an orange circle and a blue star on a striped green background"
+    assert (
+        scenes.captions_of(spec)[0]
+        == "an orange circle and a blue star on a striped green background"
+    )
 
 
 def test_a_plain_scene_is_painted_as_its_spec_says():
@@ -57,13 +67,18 @@ def test_a_texture_is_a_darker_shade(texture):
 
 
 def test_streams_never_coincide():
-    """The command, the pretraining and the figures draw different scenes for every seed a user can give."""
+    """The command, the pretraining and the figures draw different scenes for every seed a user can
+    give."""
     pretraining, held_out = "tiny-sd/pretraining", "tiny-sd/held-out"
     taken = {seeding.derive_seed(0, s, i) for s in (pretraining, held_out) for i in range(3000)}
     assert len(taken) == 6000
     commanded = {seeding.derive_seed(seed, "scenes", i) for seed in range(50) for i in range(100)}
     assert not taken & commanded
-    specs = {repr(scenes.scene_at(i, stream=s).spec) for s in (pretraining, held_out, "scenes") for i in range(100)}
+    specs = {
+        repr(scenes.scene_at(i, stream=s).spec)
+        for s in (pretraining, held_out, "scenes")
+        for i in range(100)
+    }
     assert len(specs) == 300
 
 

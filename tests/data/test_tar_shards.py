@@ -14,21 +14,39 @@ from utils.runtime.errors import DataError, UnreadError, UsageError
 
 @pytest.fixture
 def shards(tmp_path):
-    """Shards 00009 and 00010: captions as text, as JSON, as both, and none; a member that must not be opened."""
-    write(tmp_path / "00009.tar", {
-        "000.png": png(10), "000.txt": b"a red thing\n", "000.json": json.dumps({"caption": "other"}).encode(),
-        "001.png": png(20), "001.json": json.dumps({"caption": "a dark thing", "url": "x"}).encode(), "001.pkl": b"\x80boom",
-    })  # fmt: skip
-    write(tmp_path / "00010.tar", {"000.cls": b"3", "000.png": png(30), "sub/001.seg.png": png(40), "sub/001.txt": b"deep"})
+    """Shards 00009 and 00010: captions as text, as JSON, as both, and none; a member that must not
+    be opened."""
+    write(
+        tmp_path / "00009.tar",
+        {
+            "000.png": png(10),
+            "000.txt": b"a red thing\n",
+            "000.json": json.dumps({"caption": "other"}).encode(),
+            "001.png": png(20),
+            "001.json": json.dumps({"caption": "a dark thing", "url": "x"}).encode(),
+            "001.pkl": b"\x80boom",
+        },
+    )
+    write(
+        tmp_path / "00010.tar",
+        {"000.cls": b"3", "000.png": png(30), "sub/001.seg.png": png(40), "sub/001.txt": b"deep"},
+    )
     return tmp_path
 
 
 def test_images_and_captions_in_the_order_of_shards_and_members(shards):
     images, captions = tar_shards.list_shards("--instance_data_dir", str(shards))
-    assert images.keys == ("00009.tar/000.png", "00009.tar/001.png", "00010.tar/000.png", "00010.tar/sub/001.seg.png")
+    assert images.keys == (
+        "00009.tar/000.png",
+        "00009.tar/001.png",
+        "00010.tar/000.png",
+        "00010.tar/sub/001.seg.png",
+    )
     assert captions == {
-        "00009.tar/000.png": ["a red thing"], "00009.tar/001.png": ["a dark thing"], "00010.tar/sub/001.seg.png": ["deep"]
-    }  # fmt: skip
+        "00009.tar/000.png": ["a red thing"],
+        "00009.tar/001.png": ["a dark thing"],
+        "00010.tar/sub/001.seg.png": ["deep"],
+    }
     assert [np.asarray(images.open(i))[0, 0, 0] for i in range(4)] == [10, 20, 30, 40]
     assert [np.asarray(images.take([3, 1]).open(i))[0, 0, 0] for i in range(2)] == [40, 20]
     assert images.stamp(0) == (shards / "00009.tar").stat().st_mtime_ns
@@ -67,7 +85,7 @@ def test_a_folder_is_no_pattern_whatever_is_in_its_name(shards, folder):
     for pattern in ("{00009..00010}.tar", "*.tar", "00*{09..10}.tar"):
         assert tar_shards.shard_paths("--d", str(shards / folder / pattern)) == [
             shards / folder / f"{name}.tar" for name in ("00009", "00010")
-        ]  # fmt: skip
+        ]
     with pytest.raises(UsageError, match=r"00011\.tar' does not exist"):
         tar_shards.shard_paths("--d", str(shards / folder / "{00009..00011}.tar"))
 
@@ -75,7 +93,8 @@ def test_a_folder_is_no_pattern_whatever_is_in_its_name(shards, folder):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{9..10}.tar", r".*'.*/9\.tar' does not exist; takes tar files"),  # digits keep their width
+        # digits keep their width
+        ("{9..10}.tar", r".*'.*/9\.tar' does not exist; takes tar files"),
         ("{00009..00011}.tar", r".*'.*/00011\.tar' does not exist"),
         ("{00010..00009}.tar", " matches no file; takes tar files"),
         ("1*.tar", " matches no file; takes tar files"),
@@ -95,7 +114,9 @@ def test_a_source_that_names_nothing_is_told_in_a_line(shards, source, message):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("source", ["pipe:cat x.tar", "https://example.org/{0..9}.tar", "s3://bucket/0.tar"])
+@pytest.mark.parametrize(
+    "source", ["pipe:cat x.tar", "https://example.org/{0..9}.tar", "s3://bucket/0.tar"]
+)
 def test_an_address_has_to_be_downloaded_first(source):
     with pytest.raises(UsageError, match="--val_dir='.*' is an address; .* download them first"):
         tar_shards.list_shards("--val_dir", source)
@@ -103,7 +124,9 @@ def test_an_address_has_to_be_downloaded_first(source):
 
 def test_a_folder_of_tar_files_and_images_is_of_neither_kind(shards):
     (shards / "000.png").write_bytes(png(1))
-    with pytest.raises(UsageError, match="holds tar files and images; takes a folder of one kind, or 'FOLDER/"):
+    with pytest.raises(
+        UsageError, match="holds tar files and images; takes a folder of one kind, or 'FOLDER/"
+    ):
         tar_shards.list_shards("--val_dir", str(shards))
     assert len(tar_shards.list_shards("--val_dir", str(shards / "*.tar"))[0]) == 4
 
@@ -115,21 +138,45 @@ def test_what_is_not_a_tar_file_is_an_error(shards):
 
 
 def test_captions_and_addresses_as_img2dataset_writes_them(tmp_path):
-    write(tmp_path / "0.tar", sample("000", png(1), caption="a cat", url="https://example.org/1", width=9) | {
-        "001.json": b"[" * 10**5, "001.png": png(2), "002.json": b'{"url": 3, "caption": ["x"]}', "002.png": png(3),
-        "003.json": b'{"text": "later", "url": "u"}', "003.png": png(4), "004.txt": b" \n", "004.png": png(5),
-    })  # fmt: skip
+    write(
+        tmp_path / "0.tar",
+        sample("000", png(1), caption="a cat", url="https://example.org/1", width=9)
+        | {
+            "001.json": b"[" * 10**5,
+            "001.png": png(2),
+            "002.json": b'{"url": 3, "caption": ["x"]}',
+            "002.png": png(3),
+            "003.json": b'{"text": "later", "url": "u"}',
+            "003.png": png(4),
+            "004.txt": b" \n",
+            "004.png": png(5),
+        },
+    )
     found = tar_shards.read_shard(tmp_path / "0.tar")
     assert [(m.name, m.caption, m.url) for m in found.images] == [
-        ("000.png", "a cat", "https://example.org/1"), ("001.png", None, None), ("002.png", None, None),
-        ("003.png", "later", "u"), ("004.png", None, None),
-    ]  # fmt: skip
+        ("000.png", "a cat", "https://example.org/1"),
+        ("001.png", None, None),
+        ("002.png", None, None),
+        ("003.png", "later", "u"),
+        ("004.png", None, None),
+    ]
     assert (found.bad, found.damage) == ((), None)
     content = (tmp_path / "0.tar").read_bytes()
-    assert [content[m.offset : m.offset + m.size] for m in found.images] == [png(i) for i in range(1, 6)]
+    assert [content[m.offset : m.offset + m.size] for m in found.images] == [
+        png(i) for i in range(1, 6)
+    ]
 
 
-UNSAFE = ("/etc/0.png", "../0.png", "a/../../0.png", "..\\0.png", "\\srv\\0.png", "C:\\0.png", "a/..", "../0.txt")
+UNSAFE = (
+    "/etc/0.png",
+    "../0.png",
+    "a/../../0.png",
+    "..\\0.png",
+    "\\srv\\0.png",
+    "C:\\0.png",
+    "a/..",
+    "../0.txt",
+)
 
 
 def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
@@ -144,7 +191,9 @@ def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
     assert images.bad[0] == ("0.tar//etc/0.png", "its name is absolute")
     assert captions == {}
     # and count with what cannot be read
-    with pytest.raises(UsageError, match=r"has 8 of 13 images that cannot be read, first '0.tar//etc/0.png'"):
+    with pytest.raises(
+        UsageError, match=r"has 8 of 13 images that cannot be read, first '0.tar//etc/0.png'"
+    ):
         image_sets.readable("--d", images, max_bad=0.5, workers=1)
     kept = image_sets.readable("--d", images, max_bad=0.9, workers=1)
     assert (len(kept), kept.bad) == (5, images.bad)
@@ -153,9 +202,14 @@ def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
 def test_links_are_not_followed_but_counted(tmp_path):
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
         for name, kind in (
-            ("0.png", None), ("hard.png", tarfile.LNKTYPE), ("1.png", tarfile.SYMTYPE), ("2.txt", tarfile.SYMTYPE),
-            ("../3.jpg", tarfile.LNKTYPE), ("/etc", tarfile.SYMTYPE), ("1.png", None),
-        ):  # fmt: skip
+            ("0.png", None),
+            ("hard.png", tarfile.LNKTYPE),
+            ("1.png", tarfile.SYMTYPE),
+            ("2.txt", tarfile.SYMTYPE),
+            ("../3.jpg", tarfile.LNKTYPE),
+            ("/etc", tarfile.SYMTYPE),
+            ("1.png", None),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind or tarfile.REGTYPE, "0.png" if kind else ""
             info.size = 0 if kind else len(png(7))
@@ -163,7 +217,11 @@ def test_links_are_not_followed_but_counted(tmp_path):
     found = tar_shards.read_shard(tmp_path / "0.tar")
     assert [m.name for m in found.images] == ["0.png", "1.png"]
     told = "is a link in the tar, which is not followed"
-    assert found.bad == (("hard.png", told), ("1.png", told), ("../3.jpg", "its name has .. as a part"))
+    assert found.bad == (
+        ("hard.png", told),
+        ("1.png", told),
+        ("../3.jpg", "its name has .. as a part"),
+    )
 
 
 def test_of_members_of_one_name_the_first_is_taken_with_its_caption(tmp_path):
@@ -216,13 +274,30 @@ def cut(path, where):
     return {"between two members": 3, "nothing of it is a tar": 0}.get(where, 2)
 
 
-@pytest.mark.parametrize("where", [
-    "in a header", "in an image", "between two members", "a header is zero", "a name is zero", "a header is noise", "a size is huge",
-    "a size is negative", "nothing of it is a tar",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "in a header",
+        "in an image",
+        "between two members",
+        "a header is zero",
+        "a name is zero",
+        "a header is noise",
+        "a size is huge",
+        "a size is negative",
+        "nothing of it is a tar",
+    ],
+)
 def test_damage_is_an_error_or_what_comes_before_it_is_kept(tmp_path, where):
     path = tmp_path / "0.tar"
-    write(path, {f"{i:03d}.{kind}": png(i) if kind == "png" else b"t" for i in range(4) for kind in ("png", "txt")})
+    write(
+        path,
+        {
+            f"{i:03d}.{kind}": png(i) if kind == "png" else b"t"
+            for i in range(4)
+            for kind in ("png", "txt")
+        },
+    )
     assert len(tar_shards.read_shard(path).images) == 4
     before = cut(path, where)
     with pytest.raises(DataError, match=r"0\.tar: is not a whole tar file \(.+\)"):
@@ -248,21 +323,32 @@ def test_headers_of_headers_without_an_end_are_damage(tmp_path, kind):
     assert found.damage
 
 
-@pytest.mark.parametrize(("content", "what"), [
-    (b"\n<!doctype HTML><html>" * 99, "is a web page"), (b"\x1f\x8b\x08" + b"x" * 2000, "is compressed; takes plain tar files"),
-    (b"some words" * 200, "invalid header"), (b"", "empty file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\n<!doctype HTML><html>" * 99, "is a web page"),
+        (b"\x1f\x8b\x08" + b"x" * 2000, "is compressed; takes plain tar files"),
+        (b"some words" * 200, "invalid header"),
+        (b"", "empty file"),
+    ],
+)
 def test_what_is_no_tar_file_is_named(tmp_path, content, what):
     (tmp_path / "0.tar").write_bytes(content)
     assert tar_shards.read_shard(tmp_path / "0.tar", whole=False).damage == what
-    with pytest.raises(DataError, match=rf"0\.tar: is not a whole tar file \({what}\); get it again, or leave it out"):
+    with pytest.raises(
+        DataError,
+        match=rf"0\.tar: is not a whole tar file \({what}\); get it again, or leave it out",
+    ):
         tar_shards.read_shard(tmp_path / "0.tar")
 
 
 def test_a_tar_file_laid_behind_another_is_not_left_out_in_silence(shards):
     with open(shards / "00009.tar", "ab") as handle:
         handle.write((shards / "00010.tar").read_bytes())
-    with pytest.raises(DataError, match=r"00009\.tar: is not a whole tar file \(no header at byte \d+, and no end\)"):
+    with pytest.raises(
+        DataError,
+        match=r"00009\.tar: is not a whole tar file \(no header at byte \d+, and no end\)",
+    ):
         tar_shards.list_shards("--instance_data_dir", str(shards))
 
 
@@ -288,7 +374,9 @@ def test_a_shard_is_no_class(shards):
     (shards / "nothing").mkdir()
     assert [captions.class_of(k) for k in images.keys] == [None, None, None, "sub"]
     assert captions.empty_classes(images) == []
-    with pytest.raises(UsageError, match="--class_prompt='classlevel' takes a folder a class; 3 images"):
+    with pytest.raises(
+        UsageError, match="--class_prompt='classlevel' takes a folder a class; 3 images"
+    ):
         captions.resolve_prompts("classlevel", images)
 
 

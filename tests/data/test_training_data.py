@@ -15,22 +15,36 @@ def make(scenes_dir, micro_parts):
     texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
     tokenizer = micro_parts().tokenizer
 
-    def draws(*, style="dup_both", special=None, seed=5, global_batch=4, mixup=0.0, random_flip=True):
-        data, _ = training_data.captioned_images(images, texts, style=style, share=0.25, weight=5.0, seed=seed)
-        hooks = train_mitigations.train_hooks(duplication=style, special=special, p=0.5, noise=0, mixup=mixup, tokenizer=tokenizer)
+    def draws(
+        *, style="dup_both", special=None, seed=5, global_batch=4, mixup=0.0, random_flip=True
+    ):
+        data, _ = training_data.captioned_images(
+            images, texts, style=style, share=0.25, weight=5.0, seed=seed
+        )
+        hooks = train_mitigations.train_hooks(
+            duplication=style, special=special, p=0.5, noise=0, mixup=mixup, tokenizer=tokenizer
+        )
         transform = functools.partial(
             transforms.training_input, resolution=16, center_crop=False, random_flip=random_flip
-        )  # fmt: skip
+        )
         return training_data.Draws(
-            data, seed=seed, global_batch=global_batch, transform=transform, choose_caption=hooks.choose_caption,
+            data,
+            seed=seed,
+            global_batch=global_batch,
+            transform=transform,
+            choose_caption=hooks.choose_caption,
             partners=bool(mixup),
-        )  # fmt: skip
+        )
 
     return draws
 
 
 def same(a, b):
-    return a["index"] == b["index"] and a["prompt"] == b["prompt"] and torch.equal(a["pixels"], b["pixels"])
+    return (
+        a["index"] == b["index"]
+        and a["prompt"] == b["prompt"]
+        and torch.equal(a["pixels"], b["pixels"])
+    )
 
 
 def test_a_draw_is_a_function_of_seed_step_and_slot(make):
@@ -53,7 +67,9 @@ def test_captions_are_those_of_the_image(make, scenes_dir):
 def test_two_processes_draw_what_one_of_twice_the_batch_draws(make):
     draws = make(special="allcaps", mixup=0.5)
     whole = list(training_data.loader(draws, steps=range(5), batch_size=4))
-    halves = [list(training_data.loader(draws, steps=range(5), batch_size=2, process=p)) for p in (0, 1)]
+    halves = [
+        list(training_data.loader(draws, steps=range(5), batch_size=2, process=p)) for p in (0, 1)
+    ]
     for one, first, second in zip(whole, *halves, strict=True):
         assert one["slot"] == first["slot"] + second["slot"] == [0, 1, 2, 3]
         assert one["prompt"] == first["prompt"] + second["prompt"]
@@ -63,7 +79,10 @@ def test_two_processes_draw_what_one_of_twice_the_batch_draws(make):
 
 def test_workers_change_nothing(make):
     draws = make(special="wordrepeat")
-    alone, helped = (list(training_data.loader(draws, steps=range(6), batch_size=4, num_workers=n)) for n in (0, 2))
+    alone, helped = (
+        list(training_data.loader(draws, steps=range(6), batch_size=4, num_workers=n))
+        for n in (0, 2)
+    )
     for a, b in zip(alone, helped, strict=True):
         assert a["prompt"] == b["prompt"]
         assert torch.equal(a["pixels"], b["pixels"])
@@ -89,7 +108,9 @@ def test_duplicated_images_come_five_times_as_often(make):
 def test_without_duplication_the_set_is_only_recorded(make, scenes_dir):
     images = image_sets.list_images("--d", scenes_dir / "train")
     prompts = {k: ["x"] for k in images.keys}
-    choose = functools.partial(training_data.captioned_images, images, prompts, share=0.25, weight=5.0, seed=5)
+    choose = functools.partial(
+        training_data.captioned_images, images, prompts, share=0.25, weight=5.0, seed=5
+    )
     plain, would_be = choose(style="nodup")
     weighted, chosen = choose(style="dup_both")
     assert plain.weights is None
@@ -103,7 +124,10 @@ def test_shards_are_disjoint_cover_all_and_differ_by_one_at_most():
     assert sorted(np.concatenate(parts)) == list(range(103))
     assert all((np.diff(p) > 0).all() for p in parts)
     assert not np.array_equal(parts[0], np.arange(26))  # not contiguous blocks of sorted names
-    assert all(np.array_equal(a, b) for a, b in zip(parts, training_data.split(103, 4, seed=1), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(parts, training_data.split(103, 4, seed=1), strict=True)
+    )
     assert not np.array_equal(parts[0], training_data.split(103, 4, seed=2)[0])
     assert np.array_equal(training_data.split(5, 1, seed=9)[0], np.arange(5))
 
@@ -124,23 +148,36 @@ def test_a_draw_without_pixels_says_which_view_the_other_shows(make):
     mirrored = 0
     for (step, slot), item in pixels.items():
         bare = draws[step, slot]
-        assert (bare["row"], bare["prompt"], "pixels" in bare) == (item["row"], item["prompt"], False)
+        assert (bare["row"], bare["prompt"], "pixels" in bare) == (
+            item["row"],
+            item["prompt"],
+            False,
+        )
         # the fixture crops at random, and scenes are square: the crop draws numbers and takes all
         rng = np.random.default_rng(0)
-        view = transforms.training_pixels(draws.data.images.open(item["index"]), resolution=16, rng=rng, flipped=True)
+        view = transforms.training_pixels(
+            draws.data.images.open(item["index"]), resolution=16, rng=rng, flipped=True
+        )
         mirrored += torch.equal(view, item["pixels"])
     assert 0 < mirrored < 16
 
 
 def test_shards_draw_streams_of_their_own(make, scenes_dir):
     draws = make()
-    other = training_data.Draws(draws.data, seed=5, shard=1, global_batch=4, transform=None,
-                                choose_caption=draws.choose_caption)  # fmt: skip
+    other = training_data.Draws(
+        draws.data,
+        seed=5,
+        shard=1,
+        global_batch=4,
+        transform=None,
+        choose_caption=draws.choose_caption,
+    )
     assert [draws.order[i] for i in range(24)] != [other.order[i] for i in range(24)]
 
 
 def test_workers_outlive_a_signal_to_the_group(make):
-    """A launcher signals every process; the loop saves a state first, and until then needs its batches."""
+    """A launcher signals every process; the loop saves a state first, and until then needs its
+    batches."""
     import os
     import signal
 
@@ -159,4 +196,6 @@ def test_no_more_workers_than_cores(make, monkeypatch):
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert [training_data.usable_workers(n) for n in (0, 1, 2, 4)] == [0, 1, 2, 2]
-    assert training_data.loader(make(), steps=range(1), batch_size=2, num_workers=4).num_workers == 2
+    assert (
+        training_data.loader(make(), steps=range(1), batch_size=2, num_workers=4).num_workers == 2
+    )

@@ -7,7 +7,9 @@ from utils.data import transforms
 
 
 def noise(width, height, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (33, 77), (20, 20), (257, 101)])
@@ -37,7 +39,12 @@ def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
     rng = np.random.default_rng(0)
     firsts = {
         round(
-            float(transforms.training_input(image, resolution=16, rng=rng, center_crop=False, random_flip=False)[0, 0, 0]), 4
+            float(
+                transforms.training_input(
+                    image, resolution=16, rng=rng, center_crop=False, random_flip=False
+                )[0, 0, 0]
+            ),
+            4,
         )
         for _ in range(200)
     }
@@ -48,7 +55,8 @@ def test_flips_are_half_of_the_draws():
     image, rng = noise(16, 16), np.random.default_rng(0)
     plain = transforms.to_tensor(image, (0.5,) * 3, (0.5,) * 3)
     drawn = [
-        transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True) for _ in range(200)
+        transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True)
+        for _ in range(200)
     ]
     flipped = [torch.equal(d, plain.flip(2)) for d in drawn]
     assert all(f or torch.equal(d, plain) for f, d in zip(flipped, drawn, strict=True))
@@ -56,7 +64,9 @@ def test_flips_are_half_of_the_draws():
 
 
 def test_resizing_is_antialiased():
-    stripes = Image.fromarray(np.tile(np.array([[0, 255]], np.uint8), (64, 32))[:, :, None].repeat(3, 2))
+    stripes = Image.fromarray(
+        np.tile(np.array([[0, 255]], np.uint8), (64, 32))[:, :, None].repeat(3, 2)
+    )
     reduced = np.asarray(transforms.resize_short_side(stripes, 16))
     assert np.abs(reduced[:, 1:-1].astype(int) - 127).max() <= 3
 
@@ -75,8 +85,13 @@ def test_pixel_input_is_the_exact_area_average(side):
 
 @pytest.mark.parametrize(
     ("preset", "size", "mean"),
-    [("dcr", (224, 224), 0.5), ("dcr-search", (224, 224), 0.485), ("sscd", (288, 576), 0.485), ("sscd-square", (320, 320), 0.485)],
-)  # fmt: skip
+    [
+        ("dcr", (224, 224), 0.5),
+        ("dcr-search", (224, 224), 0.485),
+        ("sscd", (288, 576), 0.485),
+        ("sscd-square", (320, 320), 0.485),
+    ],
+)
 def test_sscd_presets(preset, size, mean):
     flat = Image.new("RGB", (400, 200), (51, 51, 51))
     found = transforms.sscd_input(preset)(flat)
@@ -90,11 +105,18 @@ def test_sscd_presets(preset, size, mean):
 def test_the_dcr_preset_agrees_with_torchvision(size):
     from torchvision.transforms import v2
 
-    theirs = v2.Compose([
-        v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize([0.5] * 3, [0.5] * 3),
-    ])  # fmt: skip
-    ours = transforms.scaled(transforms.sscd_input("dcr")(noise(*size))[None], (0.5,) * 3, (0.5,) * 3)[0]
+    theirs = v2.Compose(
+        [
+            v2.Resize(256),
+            v2.CenterCrop(224),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    ours = transforms.scaled(
+        transforms.sscd_input("dcr")(noise(*size))[None], (0.5,) * 3, (0.5,) * 3
+    )[0]
     torch.testing.assert_close(ours, theirs(noise(*size)), atol=1e-5, rtol=0)
 
 
@@ -110,7 +132,10 @@ def test_area_average_of_any_number_of_cells(side, cells):
     fine = np.asarray(image, float).transpose(2, 0, 1).repeat(cells, 1).repeat(cells, 2)
     expected = fine.reshape(3, cells, side, cells, side).mean((2, 4))
     torch.testing.assert_close(
-        transforms.area_averaged(image, cells).double(), torch.from_numpy(expected), atol=2e-4, rtol=0
+        transforms.area_averaged(image, cells).double(),
+        torch.from_numpy(expected),
+        atol=2e-4,
+        rtol=0,
     )
 
 
@@ -118,7 +143,9 @@ def test_a_centre_square_agrees_with_torchvision():
     from torchvision.transforms import v2
 
     theirs = v2.Compose([v2.Resize(299), v2.CenterCrop(299), v2.PILToTensor()])
-    assert torch.equal(transforms.centre_square(noise(80, 61), 299), theirs(noise(80, 61)).permute(1, 2, 0))
+    assert torch.equal(
+        transforms.centre_square(noise(80, 61), 299), theirs(noise(80, 61)).permute(1, 2, 0)
+    )
 
 
 def test_as_generated_is_a_square_of_8_bits():

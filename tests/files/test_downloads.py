@@ -48,25 +48,37 @@ def test_what_may_pass_is_tried_again(server, tmp_path, fault):
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize(("fault", "asked", "said"), [
-    (servers.status(503), 3, "answered 503"), (servers.status(404), 1, "answered 404"), (servers.status(403), 1, "answered 403"),
-    (servers.cut(5000), 3, "cannot be read .*IncompleteRead"),
-    (servers.hung_up(5000), 3, r"cannot be read \(5000 bytes came of 2304000\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "asked", "said"),
+    [
+        (servers.status(503), 3, "answered 503"),
+        (servers.status(404), 1, "answered 404"),
+        (servers.status(403), 1, "answered 403"),
+        (servers.cut(5000), 3, "cannot be read .*IncompleteRead"),
+        (servers.hung_up(5000), 3, r"cannot be read \(5000 bytes came of 2304000\)"),
+    ],
+)
 def test_what_does_not_pass_is_one_line(server, tmp_path, fault, asked, said):
     server.faults["/a.tar"] = [fault] * 9
     with pytest.raises(DataError, match=f"^https://localhost:.*/a.tar: {said}") as raised:
-        downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=(0, 0), size=256 * 9000)
+        downloads.fetch(
+            f"{server.address}/a.tar", tmp_path / "a.tar", waits=(0, 0), size=256 * 9000
+        )
     assert "\n" not in str(raised.value)
     assert len(server.asked) == asked
 
 
 def test_no_redirect_leaves_https(server, tmp_path):
     (server.root / "b.tar").write_bytes(b"there")
-    server.faults["/a.tar"] = [servers.moved(f"{server.address}/b.tar"), servers.moved("http://localhost:1/b.tar")]
+    server.faults["/a.tar"] = [
+        servers.moved(f"{server.address}/b.tar"),
+        servers.moved("http://localhost:1/b.tar"),
+    ]
     downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_bytes() == b"there"
-    with pytest.raises(DataError, match="cannot be read .it leads to an address that is not of https"):
+    with pytest.raises(
+        DataError, match="cannot be read .it leads to an address that is not of https"
+    ):
         downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=(0, 0))
 
 
@@ -76,16 +88,21 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(server, tmp_pa
         downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=(600,))
 
 
-def test_a_host_that_does_not_answer_is_one_line_and_is_left_alone_for_a_minute(tmp_path, monkeypatch):
+def test_a_host_that_does_not_answer_is_one_line_and_is_left_alone_for_a_minute(
+    tmp_path, monkeypatch
+):
     waited = []
     monkeypatch.setattr(downloads.time, "sleep", waited.append)
     downloads._heard.cache_clear()
     with pytest.raises(
-        DataError, match=r"^https://localhost:1/a.tar: cannot be read \(Failed to establish a new connection"
+        DataError,
+        match=r"^https://localhost:1/a.tar: cannot be read \(Failed to establish a new connection",
     ):
         downloads.fetch("https://localhost:1/a.tar", tmp_path / "a.tar", waits=(7,))
     assert waited == [7]
-    with pytest.raises(DataError, match="^https://localhost:1/b.tar: its host could not be reached a moment ago"):
+    with pytest.raises(
+        DataError, match="^https://localhost:1/b.tar: its host could not be reached a moment ago"
+    ):
         downloads.state_of("https://localhost:1/b.tar")
     now = downloads.time.monotonic()
     monkeypatch.setattr(downloads.time, "monotonic", lambda: now + 61)

@@ -33,12 +33,21 @@ def test_an_approximate_search_has_a_name_of_its_own():
         "similarity_metric": "dotproduct",
         "fingerprint": "0123456789",
     }
-    assert evaluation_folder.evaluation_name(**parts, search=None) == "sscd-a_b-dcr-dotproduct-01234567"
-    assert evaluation_folder.evaluation_name(**parts, search="ann") == "sscd-a_b-dcr-dotproduct-ann-01234567"
+    assert (
+        evaluation_folder.evaluation_name(**parts, search=None)
+        == "sscd-a_b-dcr-dotproduct-01234567"
+    )
+    assert (
+        evaluation_folder.evaluation_name(**parts, search="ann")
+        == "sscd-a_b-dcr-dotproduct-ann-01234567"
+    )
 
 
 def test_planned_are_the_files_it_is_told_of(tmp_path):
-    assert evaluation_folder.Evaluation(tmp_path, ("a.json", "plots")).planned() == [f"{tmp_path}/a.json", f"{tmp_path}/plots"]
+    assert evaluation_folder.Evaluation(tmp_path, ("a.json", "plots")).planned() == [
+        f"{tmp_path}/a.json",
+        f"{tmp_path}/plots",
+    ]
 
 
 def test_an_evaluation_with_a_long_table_is_ours_too(tmp_path):

@@ -23,7 +23,10 @@ def image(index, prompt="a red circle", **notes):
 def test_published_names():
     assert generation_folder.generation_name([]) == "gen_nomit"
     assert generation_folder.generation_name(["ginfer0.1"]) == "gen_ginfer0.1"
-    assert generation_folder.generation_name(["ginfer0.1", "auginfer_x_2"]) == "gen_ginfer0.1_auginfer_x_2"
+    assert (
+        generation_folder.generation_name(["ginfer0.1", "auginfer_x_2"])
+        == "gen_ginfer0.1_auginfer_x_2"
+    )
 
 
 def test_an_interrupted_generation_continues_with_what_is_whole(tmp_path):
@@ -42,7 +45,12 @@ def test_a_finished_generation_is_found_and_its_part_is_gone(tmp_path):
     folder = generation_folder.Generation(tmp_path / "g")
     folder.begin(SETTINGS)
     list(folder.save([image(1, "two\nlines\\", guided_from=5.0), image(0, "two\nlines\\")]))
-    assert [r["index"] for r in folder.finish(len(list((folder.path / "generations").iterdir())), settings=SETTINGS)] == [
+    assert [
+        r["index"]
+        for r in folder.finish(
+            len(list((folder.path / "generations").iterdir())), settings=SETTINGS
+        )
+    ] == [
         0,
         1,
     ]
@@ -67,7 +75,11 @@ def test_processes_write_parts_of_their_own_which_the_next_run_takes_over(tmp_pa
     assert not second.part_path.exists()
     list(alone.save([image(4)]))
     assert [r["index"] for r in alone.finish(5, settings=SETTINGS)] == [0, 1, 2, 3, 4]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["generations", "manifest.json", "prompts.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "generations",
+        "manifest.json",
+        "prompts.txt",
+    ]
 
 
 def test_a_finished_generation_that_lost_images_makes_those_alone_even_when_killed_again(tmp_path):
@@ -106,7 +118,8 @@ def test_saving_runs_beside_making_and_holds_few_images(tmp_path, monkeypatch):
 
 
 def test_a_stop_while_images_are_made_loses_no_line(tmp_path):
-    """Ctrl-C comes while the next batch is made; what is saved by then, and what was being saved, has its line."""
+    """Ctrl-C comes while the next batch is made; what is saved by then, and what was being saved,
+    has its line."""
     folder = generation_folder.Generation(tmp_path)
     folder.begin(SETTINGS)
 
@@ -139,7 +152,9 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
     with first.locked() as one, second.locked() as two:
         assert (one, two) == (True, False)
         first.require_unshared(one)
-        with pytest.raises(UsageError, match="is being made by another command; takes another --savepath"):
+        with pytest.raises(
+            UsageError, match="is being made by another command; takes another --savepath"
+        ):
             second.require_unshared(two)
     with second.locked() as again:  # a command that ended, or died, leaves no lock
         assert again
@@ -149,7 +164,9 @@ def test_an_incomplete_generation_gets_no_manifest(tmp_path):
     folder = generation_folder.Generation(tmp_path)
     folder.begin(SETTINGS)
     list(folder.save([image(0)]))
-    with pytest.raises(DataError, match="1 of 2 images have a line; the same command makes the others"):
+    with pytest.raises(
+        DataError, match="1 of 2 images have a line; the same command makes the others"
+    ):
         folder.finish(2, settings=SETTINGS)
     assert folder.part_path.exists()
     assert not folder.manifest_path.exists()
@@ -158,7 +175,10 @@ def test_an_incomplete_generation_gets_no_manifest(tmp_path):
 def test_settings_that_differ_are_named_by_the_flag_that_leads(tmp_path):
     folder = generation_folder.Generation(tmp_path)
     folder.begin({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "abc"})
-    with pytest.raises(UsageError, match=r"^--cfg_start was not given: .* holds a generation with 500.0; takes the same"):
+    with pytest.raises(
+        UsageError,
+        match=r"^--cfg_start was not given: .* holds a generation with 500.0; takes the same",
+    ):
         folder.rows({"cfg_start": None, "cfg_before": None, "lora": "abc"})
     with pytest.raises(UsageError, match="^--lora: .* holds a generation with none"):
         folder._check({"lora": None}, {"lora": "abc"})
@@ -198,11 +218,15 @@ def test_a_generation_manifest_without_images_is_an_error(tmp_path):
 
 
 def test_an_incomplete_or_unfinished_manifest_is_named(tmp_path):
-    whole_files.write_manifest(tmp_path / "manifest.json", "generation", images=[{"file": "0.png", "prompt": "x"}])
+    whole_files.write_manifest(
+        tmp_path / "manifest.json", "generation", images=[{"file": "0.png", "prompt": "x"}]
+    )
     with pytest.raises(DataError, match="image 0 has no 'source_prompt'"):
         generation_folder.read_queries_manifest(tmp_path)
     (tmp_path / "manifest.json").rename(tmp_path / "manifest.jsonl.part")
-    with pytest.raises(DataError, match="is an unfinished generation; run its command again to finish it"):
+    with pytest.raises(
+        DataError, match="is an unfinished generation; run its command again to finish it"
+    ):
         generation_folder.read_queries_manifest(tmp_path)
 
 

@@ -12,9 +12,13 @@ def test_a_login_is_needed_before_anything_is_trained(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert hub.require_token("hf_given", "me/model") == "hf_given"
-    with pytest.raises(UsageError, match="--hub_model_id='a/b/c' is not accepted; takes owner/name"):
+    with pytest.raises(
+        UsageError, match="--hub_model_id='a/b/c' is not accepted; takes owner/name"
+    ):
         hub.require_token("hf_given", "a/b/c")
-    with pytest.raises(UsageError, match="--push_to_hub needs a login: give --hub_token, set HF_TOKEN"):
+    with pytest.raises(
+        UsageError, match="--push_to_hub needs a login: give --hub_token, set HF_TOKEN"
+    ):
         hub.require_token(None, "me/model")
 
 
@@ -39,12 +43,17 @@ def test_what_is_sent_up_to_the_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     hub.push(tmp_path, "model", "hf_secret")
-    assert sent == [("token", "hf_secret"), ("repo", "model", True), ("folder", "me/model", str(tmp_path))]
+    assert sent == [
+        ("token", "hf_secret"),
+        ("repo", "model", True),
+        ("folder", "me/model", str(tmp_path)),
+    ]
 
 
 def test_offline_the_model_stays_and_the_token_is_not_told(tmp_path):
     with pytest.raises(
-        TrainingError, match="--push_to_hub: 'me/m' could not be written.*upload it with: hf upload me/m"
+        TrainingError,
+        match="--push_to_hub: 'me/m' could not be written.*upload it with: hf upload me/m",
     ) as error:
         hub.push(tmp_path, "me/m", "hf_secret")  # tests run with HF_HUB_OFFLINE=1
     assert "hf_secret" not in str(error.value)

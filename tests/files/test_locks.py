@@ -14,7 +14,8 @@ from utils.files.locks import Claims, Stride
 
 @contextlib.contextmanager
 def forked(work):
-    """A child process that does some work, says so, and waits until it is killed. Yields: its number."""
+    """A child process that does some work, says so, and waits until it is killed. Yields: its
+    number."""
     heard, said = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -56,7 +57,8 @@ def test_a_holder_that_is_killed_lets_go(tmp_path):
 
 
 def test_a_forked_worker_does_not_keep_what_its_parent_held(tmp_path):
-    """A worker that reads images lives for seconds after its parent was killed; the next launch wants the shard at once."""
+    """A worker that reads images lives for seconds after its parent was killed; the next launch
+    wants the shard at once."""
     held = Claims(tmp_path)
     with contextlib.ExitStack() as children:
         with held.take("a"):
@@ -106,6 +108,9 @@ def test_strides_share_out_every_piece_once():
         owners.append(found.index(True))
         assert sum(found) == 1
     assert owners == [0, 1, 2, 0, 1, 2, 0]
-    with strides[2].take(".index", wait=True) as mine, strides[0].while_others_wait().take("4") as all_mine:
+    with (
+        strides[2].take(".index", wait=True) as mine,
+        strides[0].while_others_wait().take("4") as all_mine,
+    ):
         assert mine
         assert all_mine

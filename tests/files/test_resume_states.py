@@ -15,7 +15,14 @@ ALONE = SimpleNamespace(index=0, count=1, main=True, any=bool, wait=lambda: None
 
 
 def save(folder, position, limit=1, value=1.0):
-    resume_states.save_state(folder, position, {"w": torch.full((3,), value)}, {"seconds": 1.5}, processes=ALONE, limit=limit)
+    resume_states.save_state(
+        folder,
+        position,
+        {"w": torch.full((3,), value)},
+        {"seconds": 1.5},
+        processes=ALONE,
+        limit=limit,
+    )
 
 
 def names(folder):
@@ -38,7 +45,11 @@ def test_as_many_are_kept_as_asked_newest_by_number(tmp_path):
     assert resume_states.find_state(tmp_path, "state_9").position == 9
     assert resume_states.find_state(tmp_path, str(tmp_path / "state_9")).position == 9
     with pytest.raises(
-        UsageError, match="--resume_from_checkpoint='state_3' is no state of .*takes latest or one of: state_9, state_10"
+        UsageError,
+        match=(
+            "--resume_from_checkpoint='state_3' is no state of .*takes latest or one of: state_9,"
+            " state_10"
+        ),
     ):
         resume_states.find_state(tmp_path, "state_3")
 
@@ -57,7 +68,8 @@ def test_what_a_killed_process_left_is_not_a_state_and_is_cleared(tmp_path):
     (tmp_path / "state_9").mkdir()  # no state.json: nobody of ours wrote this
     assert [s.position for s in resume_states.list_states(tmp_path)] == [4]
     (tmp_path / ".checkpoint.77.part").mkdir()
-    (tmp_path / ".checkpoint.78.old").mkdir()  # killed between two renames: the good one is put back
+    # killed between two renames: the good one is put back
+    (tmp_path / ".checkpoint.78.old").mkdir()
     (tmp_path / ".checkpoint_3.79.old").mkdir()
     (tmp_path / "checkpoint_3").mkdir()
     resume_states.clean(tmp_path)
@@ -96,7 +108,13 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
     """The kernel refuses what goes beyond 20 kB, as a full disk would."""
     save(tmp_path, 4)
     script = FULL.format(root=str(ROOT), folder=str(tmp_path))
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ),
+    )
     assert "the state of step 8 could not be written" in told.stdout, told.stderr
     assert "whole states: state_4" in told.stdout
     assert names(tmp_path) == ["state_4"]

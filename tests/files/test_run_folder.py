@@ -20,7 +20,11 @@ def test_a_checkpoint_that_does_not_exist_lists_those_that_do(micro_run):
     assert run.checkpoints() == ["checkpoint", "checkpoint_2", "checkpoint_4"]
     assert run.checkpoint("--modelpath", 2) == micro_run / "checkpoint_2"
     with pytest.raises(
-        UsageError, match="--iternum=3: the run has no checkpoint_3; it has: checkpoint, checkpoint_2, checkpoint_4"
+        UsageError,
+        match=(
+            "--iternum=3: the run has no checkpoint_3; it has: checkpoint, checkpoint_2,"
+            " checkpoint_4"
+        ),
     ):
         run.checkpoint("--modelpath", 3)
 

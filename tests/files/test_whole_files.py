@@ -42,9 +42,13 @@ def test_what_is_not_json_is_named(tmp_path, content):
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
-    assert whole_files.file_sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        whole_files.file_sha256(tmp_path / "f")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_half_a_character_is_replaced_and_bytes_of_a_name_stay(tmp_path):
-    whole_files.write_text(tmp_path / "t.txt", "a\ud83d b\udcff")  # an emoji cut in two; a byte that is not UTF-8
+    # an emoji cut in two; a byte that is not UTF-8
+    whole_files.write_text(tmp_path / "t.txt", "a\ud83d b\udcff")
     assert (tmp_path / "t.txt").read_bytes() == "a\ufffd b".encode() + b"\xff"

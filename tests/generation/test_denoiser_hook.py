@@ -12,13 +12,20 @@ from utils.models import families, loading, schedulers
 
 
 def made(pipeline, *steer, scale=3.0, steps=3, count=2):
-    """Images of `count` prompts with hooks at the denoiser's output; each of `steer`: (scale) -> hook."""
-    hooks = mitigations.SampleHooks(tuple(mitigations.Mitigation("x", "--x", steer=s) for s in steer))
+    """Images of `count` prompts with hooks at the denoiser's output; each of `steer`: (scale) ->
+    hook."""
+    hooks = mitigations.SampleHooks(
+        tuple(mitigations.Mitigation("x", "--x", steer=s) for s in steer)
+    )
     prompts = [Prompt(f"a red circle {n}") for n in range(count)]
     jobs = list(sampling.image_jobs(prompts, hooks, images_per_prompt=1, seed=1))
     negative = "blue" if type(pipeline).__name__ == "FluxPipeline" else None
-    settings = sampling.SampleSettings(steps=steps, guidance=scale, side=16, negative_prompt=negative)
-    images = sampling.generate(pipeline, jobs, settings=settings, hooks=hooks, batch_size=count, device="cpu")
+    settings = sampling.SampleSettings(
+        steps=steps, guidance=scale, side=16, negative_prompt=negative
+    )
+    images = sampling.generate(
+        pipeline, jobs, settings=settings, hooks=hooks, batch_size=count, device="cpu"
+    )
     return [np.asarray(m.image, float) for m in images]
 
 
@@ -51,43 +58,66 @@ def test_both_predictions_can_be_replaced(name):
     found = made(pipeline, lambda scale: lambda p: guidance.guided(p, 3.0), scale=9.0)
     assert same(expected, found, 1)
     assert not same(expected, made(pipeline, scale=9.0), 1)
-    conditional = made(pipeline, lambda scale: lambda p: dataclasses.replace(p, unconditional=p.conditional), scale=9.0)
-    assert same(conditional, made(pipeline, lambda scale: lambda p: guidance.guided(p, 1.0), scale=9.0), 1)
+    conditional = made(
+        pipeline,
+        lambda scale: lambda p: dataclasses.replace(p, unconditional=p.conditional),
+        scale=9.0,
+    )
+    assert same(
+        conditional, made(pipeline, lambda scale: lambda p: guidance.guided(p, 1.0), scale=9.0), 1
+    )
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_latents_can_be_replaced(name):
-    """Halved before the last step: what the scheduler steps from. The others do not show in a constant prediction."""
+    """Halved before the last step: what the scheduler steps from. The others do not show in a
+    constant prediction."""
     pipeline = miniature(name)
     plain = made(pipeline, steps=1)
-    halved = made(pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents / 2), steps=1)
+    halved = made(
+        pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents / 2), steps=1
+    )
     assert not same(plain, halved, 5)
-    again = made(pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents.clone()), steps=1)
+    again = made(
+        pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents.clone()), steps=1
+    )
     assert same(plain, again)
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "EulerDiscrete"])
 def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_parts, scheduler):
-    """Latents scaled, timestep moved and both predictions changed at every step, on a scheduler that scales the denoiser's
-    input and on one that does not."""
+    """Latents scaled, timestep moved and both predictions changed at every step, on a scheduler
+    that scales the denoiser's input and on one that does not."""
     parts = micro_parts()
     pipeline = loading.assemble(parts)
-    pipeline.scheduler = getattr(diffusers, f"{scheduler}Scheduler").from_config(parts.scheduler.config)
+    pipeline.scheduler = getattr(diffusers, f"{scheduler}Scheduler").from_config(
+        parts.scheduler.config
+    )
     moved = 40 if scheduler == "DDIM" else 0  # Euler finds its place by counting
 
     def steer(scale):
         return lambda p: dataclasses.replace(
-            p, latents=0.9 * p.latents, timestep=p.timestep - moved, conditional=0.8 * p.conditional,
+            p,
+            latents=0.9 * p.latents,
+            timestep=p.timestep - moved,
+            conditional=0.8 * p.conditional,
             unconditional=0.7 * p.unconditional + 0.01 * p.latents,
-        )  # fmt: skip
+        )
 
     found = made(pipeline, steer, count=1)[0]
     with torch.no_grad():
         e = loading.embed(parts.tokenizer, parts.text_encoder, ["a red circle 0", ""], device="cpu")
-        job = next(sampling.image_jobs([Prompt("x")], mitigations.SampleHooks(), images_per_prompt=1, seed=1))
+        job = next(
+            sampling.image_jobs(
+                [Prompt("x")], mitigations.SampleHooks(), images_per_prompt=1, seed=1
+            )
+        )
         by_hand = getattr(diffusers, f"{scheduler}Scheduler").from_config(parts.scheduler.config)
         by_hand.set_timesteps(3)
-        x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(job.seed)) * by_hand.init_noise_sigma
+        x = (
+            torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(job.seed))
+            * by_hand.init_noise_sigma
+        )
         for t in by_hand.timesteps:
             inputs = by_hand.scale_model_input(x, t)
             c, u = parts.unet(inputs.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample.chunk(2)
@@ -102,20 +132,27 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
 def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts, name):
     pipeline = loading.assemble(micro_parts())
     schedulers.use_scheduler(pipeline, name)
-    with pytest.raises(TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"):
+    with pytest.raises(
+        TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"
+    ):
         made(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
 
 
 def test_without_an_unconditional_branch_the_hook_gets_one_prediction(micro_parts):
     seen = []
     plain = made(loading.assemble(micro_parts()), scale=1.0)
-    watched = made(loading.assemble(micro_parts()), lambda scale: lambda p: seen.append(p.unconditional) or p, scale=1.0)
+    watched = made(
+        loading.assemble(micro_parts()),
+        lambda scale: lambda p: seen.append(p.unconditional) or p,
+        scale=1.0,
+    )
     assert same(plain, watched)
     assert seen == [None] * 3
 
 
 def test_differences_of_noise_by_hand():
-    """Velocity, flow and clean image of the same two noises and clean images: the factor gives back the noise's difference."""
+    """Velocity, flow and clean image of the same two noises and clean images: the factor gives back
+    the noise's difference."""
     ddim = diffusers.DDIMScheduler(prediction_type="v_prediction")
     t = 700
     a, s = float(ddim.alphas_cumprod[t]) ** 0.5, float(1 - ddim.alphas_cumprod[t]) ** 0.5
@@ -123,9 +160,16 @@ def test_differences_of_noise_by_hand():
     clean = (x - s * noise) / a  # one noisy x, two opinions on what is in it
     velocity = a * noise - s * clean
     difference = noise[0] - noise[1]
-    torch.testing.assert_close(denoiser_hook.noise_factor(ddim, t) * (velocity[0] - velocity[1]), difference)
+    torch.testing.assert_close(
+        denoiser_hook.noise_factor(ddim, t) * (velocity[0] - velocity[1]), difference
+    )
     sample = diffusers.DDIMScheduler(prediction_type="sample")
-    torch.testing.assert_close(denoiser_hook.noise_factor(sample, t) * (clean[0] - clean[1]), difference, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        denoiser_hook.noise_factor(sample, t) * (clean[0] - clean[1]),
+        difference,
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert denoiser_hook.noise_factor(diffusers.DDIMScheduler(), t) == 1
     flow = diffusers.FlowMatchEulerDiscreteScheduler()
     clean = (x - 0.7 * noise) / 0.3

@@ -7,8 +7,14 @@ from utils.runtime.errors import UsageError
 
 def plans(*flags_given, script=generation_options.MitigationOptions, root="root", process=0):
     opts = flags.parse(script, [str(f) for f in flags_given], description="")
-    return generation_plan.plans_of(opts, process=process, say=lambda line: None, default_prompts=("a", "b"),
-                                    default_root=root, beside_run=script is generation_options.GenerationOptions)  # fmt: skip
+    return generation_plan.plans_of(
+        opts,
+        process=process,
+        say=lambda line: None,
+        default_prompts=("a", "b"),
+        default_root=root,
+        beside_run=script is generation_options.GenerationOptions,
+    )
 
 
 def test_a_comparison_is_the_plain_generation_and_then_the_other(micro_sd):
@@ -16,17 +22,26 @@ def test_a_comparison_is_the_plain_generation_and_then_the_other(micro_sd):
     plain, asked = plans(*common)
     assert plain.mitigations == ()
     assert [m.name for m in asked.mitigations] == ["ginfer0.1"]
-    assert {k for k in plain.settings if plain.settings[k] != asked.settings[k]} == {"rand_noise_lam"}
+    assert {k for k in plain.settings if plain.settings[k] != asked.settings[k]} == {
+        "rand_noise_lam"
+    }
     assert plain.folder.path.name.startswith("gen_nomit-")
     (alone,) = plans("--pretrained_model_name_or_path", micro_sd)
     assert alone.folder.path == plain.folder.path  # so several mitigations share it
     assert [str(p.folder.path) for p in plans(*common, "--savepath", "x/")] == ["x-without", "x"]
     assert plain.folder.path.parent == asked.folder.path.parent
-    assert [p.folder.path.name for p in plans(*common, "--run_name", "mine")] == ["mine-without", "mine"]
+    assert [p.folder.path.name for p in plans(*common, "--run_name", "mine")] == [
+        "mine-without",
+        "mine",
+    ]
 
 
-def test_the_folder_stands_beside_the_run_where_that_is_wanted_and_each_process_has_its_part(micro_run, tmp_path):
-    (own,) = plans("--modelpath", micro_run, "-nb", 1, script=generation_options.GenerationOptions, process=1)
+def test_the_folder_stands_beside_the_run_where_that_is_wanted_and_each_process_has_its_part(
+    micro_run, tmp_path
+):
+    (own,) = plans(
+        "--modelpath", micro_run, "-nb", 1, script=generation_options.GenerationOptions, process=1
+    )
     assert own.folder.path.parent == micro_run / "inferences"
     assert own.folder.part_path.name == "manifest.jsonl.part.1"
     (other,) = plans("--modelpath", micro_run, root=tmp_path)
@@ -37,19 +52,33 @@ def test_a_run_is_known_by_its_id_and_prompts_by_what_they_say(micro_run, tmp_pa
     import shutil
 
     moved = shutil.copytree(micro_run, tmp_path / "moved")
-    first, second = (plans("--modelpath", run, "--prompt", "x")[0].settings for run in (micro_run, moved))
+    first, second = (
+        plans("--modelpath", run, "--prompt", "x")[0].settings for run in (micro_run, moved)
+    )
     assert first == second
     assert plans("--modelpath", moved, "--prompt", "y")[0].settings["prompts"] != first["prompts"]
 
 
 def test_steps_scale_and_side_are_resolved(micro_run, micro_sd):
-    (fine_tuned,), (base,) = plans("--modelpath", micro_run), plans("--pretrained_model_name_or_path", micro_sd)
-    assert (fine_tuned.steps, fine_tuned.scale, fine_tuned.side, fine_tuned.total) == (50, 7.5, 16, 2)
+    (fine_tuned,), (base,) = (
+        plans("--modelpath", micro_run),
+        plans("--pretrained_model_name_or_path", micro_sd),
+    )
+    assert (fine_tuned.steps, fine_tuned.scale, fine_tuned.side, fine_tuned.total) == (
+        50,
+        7.5,
+        16,
+        2,
+    )
     assert (base.model.native, base.side) == (True, 256)
-    (given,) = plans("--modelpath", micro_run, "--num_inference_steps", 3, "--guidance_scale", 0, "-imb", 4)
+    (given,) = plans(
+        "--modelpath", micro_run, "--num_inference_steps", 3, "--guidance_scale", 0, "-imb", 4
+    )
     assert (given.steps, given.scale, given.total) == (3, 0.0, 8)
 
 
 def test_a_checkpoint_of_what_is_no_run_is_an_error(micro_sd):
-    with pytest.raises(UsageError, match="--iternum=3 names a checkpoint of a run; .* holds no run.json"):
+    with pytest.raises(
+        UsageError, match="--iternum=3 names a checkpoint of a run; .* holds no run.json"
+    ):
         plans("--modelpath", micro_sd, "--iternum", 3)

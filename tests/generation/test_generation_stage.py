@@ -12,6 +12,9 @@ def test_reduction_never_enlarges():
 
 def test_processes_share_what_is_missing_evenly_and_completely():
     for count in (1, 2, 3, 8):
-        shares = [generation_stage._share(list(range(11)), SimpleNamespace(index=i, count=count)) for i in range(count)]
+        shares = [
+            generation_stage._share(list(range(11)), SimpleNamespace(index=i, count=count))
+            for i in range(count)
+        ]
         assert sum(shares, []) == list(range(11))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -12,8 +12,12 @@ from utils.models import loading
 
 
 def prediction(timestep, conditional, unconditional, factor=1.0):
-    conditional, unconditional = (torch.tensor(v)[:, None, None] for v in (conditional, unconditional))
-    return denoiser_hook.Prediction(torch.zeros_like(conditional), float(timestep), conditional, unconditional, factor)
+    conditional, unconditional = (
+        torch.tensor(v)[:, None, None] for v in (conditional, unconditional)
+    )
+    return denoiser_hook.Prediction(
+        torch.zeros_like(conditional), float(timestep), conditional, unconditional, factor
+    )
 
 
 def test_the_guided_prediction_by_hand_stands_in_both_branches():
@@ -25,19 +29,31 @@ def test_the_guided_prediction_by_hand_stands_in_both_branches():
 def test_the_static_transition_is_passed_at_its_timestep():
     hook = guidance.StaticTransition(start=500, before=0.0)
     above, at, below = (prediction(t, [2.0], [1.0]) for t in (501, 500, 499))
-    assert hook(above).conditional.item() == hook(above).unconditional.item() == 1.0  # the unconditional one
+    # the unconditional one
+    assert hook(above).conditional.item() == hook(above).unconditional.item() == 1.0
     assert hook(at) is at
     assert hook(below) is below
-    assert guidance.StaticTransition(start=650, before=-2.0)(prediction(700, [2.0], [1.0])).conditional.item() == -1.0
+    assert (
+        guidance.StaticTransition(start=650, before=-2.0)(
+            prediction(700, [2.0], [1.0])
+        ).conditional.item()
+        == -1.0
+    )
 
 
 def test_the_dynamic_transition_is_each_images_first_local_minimum():
-    """Distances 5 3 4 2, 5 4 3 2 and 1 2 1 2: the first image's minimum is the second step, seen at the third; the second has
-    none; the third's first value is no minimum, for nothing fell before it."""
+    """Distances 5 3 4 2, 5 4 3 2 and 1 2 1 2: the first image's minimum is the second step, seen at
+    the third; the second has none; the third's first value is no minimum, for nothing fell before
+    it."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
     found = [
         hook(prediction(t, distances, [0.0] * 3)).conditional.flatten().tolist()
-        for t, distances in ((900, [5.0, 5.0, 1.0]), (800, [3.0, 4.0, 2.0]), (700, [4.0, 3.0, 1.0]), (600, [2.0, 2.0, 2.0]))
+        for t, distances in (
+            (900, [5.0, 5.0, 1.0]),
+            (800, [3.0, 4.0, 2.0]),
+            (700, [4.0, 3.0, 1.0]),
+            (600, [2.0, 2.0, 2.0]),
+        )
     ]
     assert found == [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [28.0, 0.0, 0.0], [14.0, 0.0, 14.0]]
     assert hook.report() == [{"guided_from": 700.0}, {"guided_from": None}, {"guided_from": 600.0}]
@@ -46,15 +62,22 @@ def test_the_dynamic_transition_is_each_images_first_local_minimum():
 def test_a_timestep_that_comes_twice_counts_once():
     """PNDM evaluates its second timestep twice: 5 3 4 (again at the same time) 2 has no minimum."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
-    found = [hook(prediction(t, [d], [0.0])).conditional.item() for t, d in ((900, 5.0), (800, 3.0), (800, 4.0), (700, 2.0))]
+    found = [
+        hook(prediction(t, [d], [0.0])).conditional.item()
+        for t, d in ((900, 5.0), (800, 3.0), (800, 4.0), (700, 2.0))
+    ]
     assert found == [0.0] * 4
 
 
 def test_of_a_flow_the_distance_is_its_own():
-    """The noise's, (1 - t) times it, would rise here from the first step on, and fall only at the last."""
+    """The noise's, (1 - t) times it, would rise here from the first step on, and fall only at the
+    last."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
     steps = ((1000, 5.0), (800, 4.0), (500, 4.5))
-    found = [hook(dataclasses.replace(prediction(t, [d], [0.0], 1 - t / 1000), flow=True)) for t, d in steps]
+    found = [
+        hook(dataclasses.replace(prediction(t, [d], [0.0], 1 - t / 1000), flow=True))
+        for t, d in steps
+    ]
     assert [p.conditional.item() for p in found] == [0.0, 0.0, 31.5]
 
 
@@ -67,7 +90,8 @@ def test_the_distance_is_that_of_the_noise_whatever_is_predicted():
 
 
 def loop(parts, scheduler, text, seed, choose, *, scale, steps):
-    """Guidance over the DDIM steps written by hand, one image; choose(list of (c, u, alpha_bar) so far, t) -> its scale."""
+    """Guidance over the DDIM steps written by hand, one image; choose(list of (c, u, alpha_bar) so
+    far, t) -> its scale."""
     with torch.no_grad():
         e = loading.embed(parts.tokenizer, parts.text_encoder, [text, ""], device="cpu")
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -92,7 +116,11 @@ def ours(pipeline, prompts, *, cfg_start, cfg_before, steps):
     hooks = mitigations.SampleHooks(mitigations.chosen(values))
     jobs = list(sampling.image_jobs(prompts, hooks, images_per_prompt=1, seed=1))
     settings = sampling.SampleSettings(steps=steps, guidance=6.0, side=16)
-    found = list(sampling.generate(pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu"))
+    found = list(
+        sampling.generate(
+            pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu"
+        )
+    )
     return jobs, [np.asarray(m.image, float) for m in found], [m.notes for m in found]
 
 
@@ -101,10 +129,23 @@ def ours(pipeline, prompts, *, cfg_start, cfg_before, steps):
 def test_the_static_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind, start, before):
     parts = micro_parts(kind)
     pipeline = loading.assemble(parts)
-    jobs, found, _ = ours(pipeline, [Prompt("a red circle"), Prompt("b")], cfg_start=start, cfg_before=before, steps=10)
+    jobs, found, _ = ours(
+        pipeline,
+        [Prompt("a red circle"), Prompt("b")],
+        cfg_start=start,
+        cfg_before=before,
+        steps=10,
+    )
     for job, image in zip(jobs, found, strict=True):
-        expected = loop(parts, pipeline.scheduler, job.prompt, job.seed, lambda seen, t: before if t > start else 6.0,
-                        scale=6.0, steps=10)  # fmt: skip
+        expected = loop(
+            parts,
+            pipeline.scheduler,
+            job.prompt,
+            job.seed,
+            lambda seen, t: before if t > start else 6.0,
+            scale=6.0,
+            steps=10,
+        )
         assert np.abs(image - expected).max() <= 1
 
 
@@ -122,13 +163,17 @@ def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, 
 
         def choose(seen, t, began=began):
             factor = [a**0.5 if kind == "v_prediction" else 1.0 for *_, a in seen]
-            distance = [f * float((c - u).norm()) for f, (c, u, _) in zip(factor, seen, strict=True)]
+            distance = [
+                f * float((c - u).norm()) for f, (c, u, _) in zip(factor, seen, strict=True)
+            ]
             fell = any(later < earlier for earlier, later in itertools.pairwise(distance[:-1]))
             if not began and fell and distance[-1] > distance[-2]:
                 began.append(t)
             return 6.0 if began else 0.0
 
-        expected = loop(parts, pipeline.scheduler, job.prompt, job.seed, choose, scale=6.0, steps=12)
+        expected = loop(
+            parts, pipeline.scheduler, job.prompt, job.seed, choose, scale=6.0, steps=12
+        )
         assert np.abs(image - expected).max() <= 1
         assert note == {"guided_from": float(began[0]) if began else None}
     assert len({n["guided_from"] for n in notes}) > 1  # images of one batch have their own
@@ -136,7 +181,8 @@ def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, 
 
 @pytest.mark.parametrize("name", ["SDXL", "SD 3"])
 def test_before_the_transition_nothing_of_the_prompt_is_seen(name):
-    """With scale 0 throughout, the image is the unconditional one: two prompts from one seed cannot differ."""
+    """With scale 0 throughout, the image is the unconditional one: two prompts from one seed cannot
+    differ."""
     pipeline = miniature(name)
     images = []
     for text in ("a red circle", "zebra"):

@@ -13,7 +13,14 @@ from utils.training import train_mitigations
 
 
 def hooks(tokenizer, **changes):
-    settings = {"duplication": "nodup", "special": None, "p": 0.1, "noise": 0.0, "mixup": 0.0, "tokenizer": tokenizer}
+    settings = {
+        "duplication": "nodup",
+        "special": None,
+        "p": 0.1,
+        "noise": 0.0,
+        "mixup": 0.0,
+        "tokenizer": tokenizer,
+    }
     return train_mitigations.train_hooks(**(settings | changes))
 
 
@@ -26,21 +33,36 @@ def test_without_mitigation_nothing_is_edited(micro_parts):
 
 def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(micro_parts):
     both = hooks(micro_parts().tokenizer, duplication="dup_image", special="wordrepeat", p=1.0)
-    drawn = [both.choose_caption(["own one", "other two"], True, np.random.default_rng(i)) for i in range(40)]
+    drawn = [
+        both.choose_caption(["own one", "other two"], True, np.random.default_rng(i))
+        for i in range(40)
+    ]
     assert any("other" in d for d in drawn)
     assert any("own" in d for d in drawn)
     assert all(len(d.split()) == 4 for d in drawn)
-    plain = [both.choose_caption(["own one", "other two"], False, np.random.default_rng(i)) for i in range(40)]
+    plain = [
+        both.choose_caption(["own one", "other two"], False, np.random.default_rng(i))
+        for i in range(40)
+    ]
     assert not any("other" in d for d in plain)
 
 
 def test_embeddings_are_mixed_and_then_noised(micro_parts):
     e, partner, noise = torch.tensor([[[4.0]]]), torch.tensor([[[8.0]]]), torch.tensor([[[10.0]]])
-    found = hooks(micro_parts().tokenizer, noise=0.1, mixup=0.5).edit_embeddings(e, partner, ratio=0.75, noise=noise)
+    found = hooks(micro_parts().tokenizer, noise=0.1, mixup=0.5).edit_embeddings(
+        e, partner, ratio=0.75, noise=noise
+    )
     torch.testing.assert_close(found, torch.tensor([[[6.0]]]))  # 0.75 * 4 + 0.25 * 8 + 0.1 * 10
 
 
-OFF = {"rand_noise_lam": 0.0, "rand_augs": None, "rand_aug_repeats": 2, "cfg_start": None, "cfg_before": 0.0, "seed": 3}
+OFF = {
+    "rand_noise_lam": 0.0,
+    "rand_augs": None,
+    "rand_aug_repeats": 2,
+    "cfg_start": None,
+    "cfg_before": 0.0,
+    "seed": 3,
+}
 
 
 def test_options_turn_mitigations_on_and_name_them():
@@ -52,7 +74,10 @@ def test_options_turn_mitigations_on_and_name_them():
     assert names(rand_augs="rand_word_add", rand_aug_repeats=4) == ["auginfer_rand_word_add_4"]
     assert names(cfg_start=500.0) == ["cfgstart_500_0"]
     assert names(cfg_start="auto", cfg_before=-2.0) == ["cfgstart_auto_-2"]
-    assert names(rand_noise_lam=0.1, rand_augs="rand_numb_add") == ["ginfer0.1", "auginfer_rand_numb_add_2"]
+    assert names(rand_noise_lam=0.1, rand_augs="rand_numb_add") == [
+        "ginfer0.1",
+        "auginfer_rand_numb_add_2",
+    ]
     assert mitigations.chosen(OFF | {"rand_noise_lam": 0.1} | mitigations.without()) == ()
 
 
@@ -66,7 +91,9 @@ def test_settings_hold_the_flags_of_what_is_on():
 
 def test_sample_hooks_edit_as_often_as_asked(micro_parts):
     tokens = RandomTokens(micro_parts().tokenizer)
-    made = mitigations.SampleHooks(mitigations.chosen(OFF | {"rand_augs": "rand_numb_add", "rand_aug_repeats": 3}), tokens)
+    made = mitigations.SampleHooks(
+        mitigations.chosen(OFF | {"rand_augs": "rand_numb_add", "rand_aug_repeats": 3}), tokens
+    )
     assert len(made.edit_prompt("a b", np.random.default_rng(0)).split()) == 5
     assert mitigations.SampleHooks().edit_prompt("a b", np.random.default_rng(0)) == "a b"
 
@@ -76,7 +103,9 @@ def test_noise_on_embeddings_is_each_images_own_and_scales_with_lambda():
 
     def edited(lam, seeds=(1, 2)):
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        return mitigations.SampleHooks(mitigations.chosen(OFF | {"rand_noise_lam": lam})).edit_embeddings(zero, generators)
+        return mitigations.SampleHooks(
+            mitigations.chosen(OFF | {"rand_noise_lam": lam})
+        ).edit_embeddings(zero, generators)
 
     half = edited(0.5)
     assert half.std().item() == pytest.approx(0.5, rel=0.1)
@@ -97,8 +126,12 @@ def test_hooks_at_the_denoiser_run_one_after_the_other_and_report_together():
         def report(self):
             return [{"a": 1}, {"a": 2}]
 
-    both = mitigations.SampleHooks((mitigations.Mitigation("x", "--x", steer=Adds),
-                                   mitigations.Mitigation("y", "--y", steer=lambda scale: lambda n: 10 * n)))  # fmt: skip
+    both = mitigations.SampleHooks(
+        (
+            mitigations.Mitigation("x", "--x", steer=Adds),
+            mitigations.Mitigation("y", "--y", steer=lambda scale: lambda n: 10 * n),
+        )
+    )
     chain = both.steering(3)
     assert chain(1) == 40
     assert chain.report(2) == [{"a": 1}, {"a": 2}]
@@ -106,23 +139,32 @@ def test_hooks_at_the_denoiser_run_one_after_the_other_and_report_together():
 
 
 def test_a_pipeline_that_lacks_what_a_mitigation_needs_is_an_error_that_names_it():
-    edit, steer = (mitigations.chosen(OFF | given) for given in ({"rand_augs": "rand_word_add"}, {"cfg_start": 500.0}))
+    edit, steer = (
+        mitigations.chosen(OFF | given)
+        for given in ({"rand_augs": "rand_word_add"}, {"cfg_start": 500.0})
+    )
     mitigations.require(edit + steer, guided=True, tokenizer=True)
-    with pytest.raises(UsageError, match="--cfg_start needs an unconditional branch, .* takes --guidance_scale above 1"):
+    with pytest.raises(
+        UsageError,
+        match="--cfg_start needs an unconditional branch, .* takes --guidance_scale above 1",
+    ):
         mitigations.require(steer, guided=False, tokenizer=True)
     with pytest.raises(UsageError, match="--rand_augs needs a tokenizer"):
         mitigations.require(edit, guided=True, tokenizer=False)
     auto = mitigations.chosen(OFF | {"cfg_start": "auto"})
     mitigations.require(steer, guided=True, tokenizer=True, order=2)
     with pytest.raises(
-        UsageError, match="--cfg_start='auto' compares steps, and this scheduler evaluates the network 2 times"
+        UsageError,
+        match="--cfg_start='auto' compares steps, and this scheduler evaluates the network 2 times",
     ):
         mitigations.require(auto, guided=True, tokenizer=True, order=2)
 
 
 def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
     def louder(*, loudness):
-        return mitigations.Mitigation(f"loud{loudness}", "--loudness", edit_prompt=lambda p, rng, tokens: p.upper())
+        return mitigations.Mitigation(
+            f"loud{loudness}", "--loudness", edit_prompt=lambda p, rng, tokens: p.upper()
+        )
 
     monkeypatch.setattr(mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, louder))
     (made,) = mitigations.chosen(OFF | {"loudness": 3})
@@ -133,15 +175,29 @@ def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
 
 def test_the_example_of_the_documentation_runs(monkeypatch):
     """From the command line to the hook, with the option declared as the page says."""
-    declared, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL)
+    declared, code = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "mitigations.md").read_text(), re.DOTALL
+    )
     room = vars(mitigations) | vars(generation_options)
     body = declared.replace("    cfg_stop", "\n    cfg_stop")
-    exec(f"@dataclass(frozen=True, kw_only=True)\nclass Longer(GenerationOptions):\n    ...\n{body}\n{code}", room)
-    monkeypatch.setattr(mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, room["unguided_end"]))
+    exec(
+        "@dataclass(frozen=True, kw_only=True)\nclass Longer(GenerationOptions):\n   "
+        f" ...\n{body}\n{code}",
+        room,
+    )
+    monkeypatch.setattr(
+        mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, room["unguided_end"])
+    )
     opts = flags.parse(room["Longer"], ["--prompt", "x", "--cfg_stop", "500"], description="")
     (made,) = mitigations.chosen(vars(opts))
-    below, above = (denoiser_hook.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0) for t in (400.0, 600.0))
+    below, above = (
+        denoiser_hook.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0)
+        for t in (400.0, 600.0)
+    )
     assert made.name == "cfgstop_500"
     assert made.steer(7.5)(below).conditional.item() == 0
     assert made.steer(7.5)(above) is above
-    assert mitigations.chosen(vars(flags.parse(room["Longer"], ["--prompt", "x"], description=""))) == ()
+    assert (
+        mitigations.chosen(vars(flags.parse(room["Longer"], ["--prompt", "x"], description="")))
+        == ()
+    )

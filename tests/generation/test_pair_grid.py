@@ -9,13 +9,21 @@ def folder(path, colour, count, prompt):
     made = generation_folder.Generation(path)
     made.begin({})
     jobs = (ImageJob(i, i, "a circle", prompt) for i in range(count))
-    list(made.save(GeneratedImage(job, Image.new("RGB", (8, 8), (colour, job.index, 0)), {}) for job in jobs))
+    list(
+        made.save(
+            GeneratedImage(job, Image.new("RGB", (8, 8), (colour, job.index, 0)), {})
+            for job in jobs
+        )
+    )
     made.finish(count, settings={})
     return made
 
 
 def test_pairs_have_the_same_number_and_stand_side_by_side(tmp_path):
-    plain, mitigated = folder(tmp_path / "a", 200, 5, "a circle"), folder(tmp_path / "b", 90, 5, "a 7 circle")
+    plain, mitigated = (
+        folder(tmp_path / "a", 200, 5, "a circle"),
+        folder(tmp_path / "b", 90, 5, "a 7 circle"),
+    )
     grid = Image.open(pair_grid.compare(plain, mitigated))
     for index in range(5):
         left, top = 12 + index % 3 * 280, 24 + index // 3 * 172

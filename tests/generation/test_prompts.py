@@ -8,7 +8,9 @@ from utils.runtime.errors import DataError
 
 
 def test_draws_are_uniform_over_classes_or_images_and_repeat():
-    resolved = {f"{c}/{i}.png": [f"An image of {c}"] for c, n in (("cat", 9), ("dog", 1)) for i in range(n)}
+    resolved = {
+        f"{c}/{i}.png": [f"An image of {c}"] for c, n in (("cat", 9), ("dog", 1)) for i in range(n)
+    }
     drawn = prompts.draw_prompts(resolved, "classlevel", count=400, seed=0)
     share = sum(p.text == "An image of dog" for p in drawn) / 400
     assert 0.4 < share < 0.6  # over classes, though nine of ten images are cats
@@ -22,10 +24,18 @@ def test_draws_are_uniform_over_classes_or_images_and_repeat():
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("p.json", "[]"), ("p.json", "[1]"), ("p.json", "3"), ("p.json", '{"a": []}'), ("p.json", '{"a": 3}'),
-     ("p.json", '{"info": {}, "images": [{}]}'), ("p.txt", " \n"), ("p.jsonl", "{}\n"),
-     ("p.jsonl", "nonsense\n")],
-)  # fmt: skip
+    [
+        ("p.json", "[]"),
+        ("p.json", "[1]"),
+        ("p.json", "3"),
+        ("p.json", '{"a": []}'),
+        ("p.json", '{"a": 3}'),
+        ("p.json", '{"info": {}, "images": [{}]}'),
+        ("p.txt", " \n"),
+        ("p.jsonl", "{}\n"),
+        ("p.jsonl", "nonsense\n"),
+    ],
+)
 def test_files_without_prompts_are_errors(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match="p.json|p.txt|p.jsonl"):
@@ -40,8 +50,12 @@ def test_a_captions_file_keeps_its_keys_and_strings_count_as_lists(tmp_path):
 
 def test_four_thousand_of_a_captions_file_of_ten_thousand(tmp_path):
     """As the second project evaluates: prompts in the file's order, each with its image."""
-    (tmp_path / "c.json").write_text(json.dumps({f"{i}.png": [f"caption {i}", "other"] for i in range(10_000)}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({f"{i}.png": [f"caption {i}", "other"] for i in range(10_000)})
+    )
     opts = SimpleNamespace(prompts=str(tmp_path / "c.json"), prompt=(), nbatches=4000)
     found, style = prompts.choose_prompts(opts, None, (), say=pytest.fail)
     assert style is None
-    assert [(p.text, p.source_image) for p in found] == [(f"caption {i}", f"{i}.png") for i in range(4000)]
+    assert [(p.text, p.source_image) for p in found] == [
+        (f"caption {i}", f"{i}.png") for i in range(4000)
+    ]

@@ -19,22 +19,34 @@ def pipeline(micro_parts):
 
 
 def jobs(prompts=PROMPTS, *, seed=1, per=2, edit=None, noise=0.0, tokenizer=None):
-    values = {"rand_noise_lam": noise, "rand_augs": edit, "rand_aug_repeats": 2, "cfg_start": None, "cfg_before": 0.0}
-    hooks = mitigations.SampleHooks(mitigations.chosen(values), tokenizer and RandomTokens(tokenizer))
+    values = {
+        "rand_noise_lam": noise,
+        "rand_augs": edit,
+        "rand_aug_repeats": 2,
+        "cfg_start": None,
+        "cfg_before": 0.0,
+    }
+    hooks = mitigations.SampleHooks(
+        mitigations.chosen(values), tokenizer and RandomTokens(tokenizer)
+    )
     return list(sampling.image_jobs(prompts, hooks, images_per_prompt=per, seed=seed)), hooks
 
 
 def pixels(pipeline, made, *, batch_size=4, steps=3, guidance=7.5):
     listed, hooks = made
     settings = sampling.SampleSettings(steps=steps, guidance=guidance, side=16)
-    images = sampling.generate(pipeline, listed, settings=settings, hooks=hooks, batch_size=batch_size, device="cpu")
+    images = sampling.generate(
+        pipeline, listed, settings=settings, hooks=hooks, batch_size=batch_size, device="cpu"
+    )
     return [np.asarray(made.image, float) for made in images]
 
 
 def test_image_i_belongs_to_prompt_i_div_imb():
     listed, _ = jobs()
     assert [j.index for j in listed] == list(range(6))
-    assert [j.source_prompt for j in listed] == ["a red circle"] * 2 + ["two"] * 2 + ["three words here"] * 2
+    assert [j.source_prompt for j in listed] == ["a red circle"] * 2 + ["two"] * 2 + [
+        "three words here"
+    ] * 2
     assert [j.source_image for j in listed] == ["a.png"] * 2 + [None] * 4
     assert len({j.seed for j in listed}) == 6
     assert all(j.seed < 2**53 for j in listed)
@@ -59,7 +71,8 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, noise):
 
 
 def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
-    """Classifier-free guidance over the DDIM steps, one image, nothing of the pipeline's __call__."""
+    """Classifier-free guidance over the DDIM steps, one image, nothing of the pipeline's
+    __call__."""
     listed, hooks = jobs(PROMPTS[:1], per=1)
     found = pixels(pipeline, (listed, hooks), guidance=3.0)[0]
     parts, scheduler = micro_parts(), pipeline.scheduler
@@ -68,7 +81,9 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(listed[0].seed))
         scheduler.set_timesteps(3)
         for t in scheduler.timesteps:
-            conditional, unconditional = parts.unet(x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample
+            conditional, unconditional = parts.unet(
+                x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e
+            ).sample
             guided = unconditional + 3.0 * (conditional - unconditional)
             x = scheduler.step(guided[None], t, x).prev_sample
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample
@@ -77,7 +92,8 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
 
 
 def test_noise_is_each_images_and_each_branchs_own(pipeline, monkeypatch):
-    """Seen where the network gets it: three images, so three unconditional embeddings and then three conditional ones."""
+    """Seen where the network gets it: three images, so three unconditional embeddings and then
+    three conditional ones."""
     seen = []
     forward = pipeline.unet.forward
 
@@ -145,17 +161,31 @@ def test_prompts_of_which_the_end_is_lost_are_counted_once_and_quietly(pipeline,
 def test_a_compiled_denoiser_makes_the_same_image_and_hooks_stay_outside(pipeline, monkeypatch):
     plain = pixels(pipeline, jobs(per=1), steps=2)
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function: lambda *a, **k: compiled.append(1) or function(*a, **k))
+    monkeypatch.setattr(
+        torch, "compile", lambda function: lambda *a, **k: compiled.append(1) or function(*a, **k)
+    )
     sampling.compile_denoiser(pipeline)
-    assert all(np.array_equal(a, b) for a, b in zip(plain, pixels(pipeline, jobs(per=1), steps=2), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(plain, pixels(pipeline, jobs(per=1), steps=2), strict=True)
+    )
     assert len(compiled) == 2
 
 
 def test_images_are_pillow_rgb_of_the_asked_side(pipeline):
     listed, hooks = jobs(per=1)
     settings = sampling.SampleSettings(steps=1, side=24)
-    made = next(sampling.generate(pipeline, listed, settings=settings, hooks=hooks, batch_size=2, device="cpu"))
-    assert (made.job, made.image.size, made.image.mode, made.notes) == (listed[0], (24, 24), "RGB", {})
+    made = next(
+        sampling.generate(
+            pipeline, listed, settings=settings, hooks=hooks, batch_size=2, device="cpu"
+        )
+    )
+    assert (made.job, made.image.size, made.image.mode, made.notes) == (
+        listed[0],
+        (24, 24),
+        "RGB",
+        {},
+    )
     assert isinstance(made.image, Image.Image)
 
 

@@ -11,14 +11,18 @@ from utils.runtime import parallel
 
 @pytest.fixture
 def shards(tmp_path):
-    """Four tar files of 3, 4, 2 and 5 images of several sizes, with captions and addresses of most."""
+    """Four tar files of 3, 4, 2 and 5 images of several sizes, with captions and addresses of
+    most."""
     (tmp_path / "shards").mkdir()
     for s, count in enumerate((3, 4, 2, 5)):
         members = {}
         for i in range(count):
             picture = tars.noise(10 * s + i, (24 + i, 18 + 3 * s), "JPEG", quality=60)
             fields = {"caption": f"thing {s} {i}", "url": f"https://e.org/{s}/{i}"} if i else {}
-            members |= {k.replace(".png", ".jpg"): v for k, v in tars.sample(f"{i:03d}", picture, **fields).items()}
+            members |= {
+                k.replace(".png", ".jpg"): v
+                for k, v in tars.sample(f"{i:03d}", picture, **fields).items()
+            }
         tars.write(tmp_path / "shards" / f"0000{s}.tar", members)
     return tmp_path / "shards"
 
@@ -29,11 +33,24 @@ def build(tmp_path):
 
     def build(val_dir, *more, root=tmp_path / "index"):
         lines = []
-        opts = flags.parse(RetrievalOptions, [
-            "--build_index", str(root), "--val_dir", str(val_dir), "--num_workers", "0", "--batch_size", "2",
-            *(more if "--pt_style" in more else ("--pt_style", "pixel", *more)),
-        ], description="")  # fmt: skip
-        with parallel.measuring(world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None) as processes:
+        opts = flags.parse(
+            RetrievalOptions,
+            [
+                "--build_index",
+                str(root),
+                "--val_dir",
+                str(val_dir),
+                "--num_workers",
+                "0",
+                "--batch_size",
+                "2",
+                *(more if "--pt_style" in more else ("--pt_style", "pixel", *more)),
+            ],
+            description="",
+        )
+        with parallel.measuring(
+            world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None
+        ) as processes:
             index_build.build(opts, processes, lines.append)
         return lines
 

@@ -1,4 +1,5 @@
-"""--dedup on an index: planted groups are found, the weights go into training, files are whole, and a gallery shows them."""
+"""--dedup on an index: planted groups are found, the weights go into training, files are whole, and
+a gallery shows them."""
 
 import itertools
 import json
@@ -28,7 +29,9 @@ ALONE = parallel.Processes(parallel.Alone(torch.device("cpu")))
 
 
 def noisy(image):
-    pixels = np.asarray(image, float) + np.random.default_rng(0).normal(0, 10, (image.height, image.width, 3))
+    pixels = np.asarray(image, float) + np.random.default_rng(0).normal(
+        0, 10, (image.height, image.width, 3)
+    )
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
@@ -50,19 +53,24 @@ def mirrored(image):
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-# what is planted: suffix of the name -> (how the scene is changed, options of saving). Similarities of `pixel` to the scene,
-# of 60 scenes of 64 px: noise 0.998, JPEG 0.986, enlarged 0.9999, blurred 0.994 at least; another scene 0.835 at most
+# what is planted: suffix of the name -> (how the scene is changed, options of saving). Similarities
+# of `pixel` to the scene, of 60 scenes of 64 px: noise 0.998, JPEG 0.986, enlarged 0.9999, blurred
+# 0.994 at least; another scene 0.835 at most
 FOUND = {
-    "copy.png": (lambda image: image, {}), "noise.png": (noisy, {}), "30.jpg": (lambda image: image, {"quality": 30}),
-    "large.png": (enlarged, {}), "blur.png": (blurred, {}),
-}  # fmt: skip
+    "copy.png": (lambda image: image, {}),
+    "noise.png": (noisy, {}),
+    "30.jpg": (lambda image: image, {"quality": 30}),
+    "large.png": (enlarged, {}),
+    "blur.png": (blurred, {}),
+}
 # what `pixel` does not count, of most scenes: cropped 0.65 to 0.97, mirrored up to 0.91
 NOT_FOUND = {"crop.png": (cropped, {}), "mirror.png": (mirrored, {})}
 COUNT = 24
 
 
 def plant(folder, chosen, variants):
-    """Scenes 0 to COUNT - 1 below `folder`; of scene i those variants that chosen(i) names, in another folder.
+    """Scenes 0 to COUNT - 1 below `folder`; of scene i those variants that chosen(i) names, in
+    another folder.
 
     Returns: {group: keys of its images}, scenes without variants among them."""
     groups = {}
@@ -107,7 +115,9 @@ def index(kept_index, tmp_path):
 
 
 def options(**more):
-    return RetrievalOptions(**{"val_dir": "DIR", "dedup": True, "pt_style": "pixel", "num_workers": 1} | more)
+    return RetrievalOptions(
+        **{"val_dir": "DIR", "dedup": True, "pt_style": "pixel", "num_workers": 1} | more
+    )
 
 
 def deduplicated(index, *, folder=None, processes=ALONE, searcher=None, **more):
@@ -135,7 +145,7 @@ def found_groups(rows):
     return list(groups.values())
 
 
-# What is found -------------------------------------------------------------------------------------------------------
+# What is found ------------------------------------------------------------------------------------
 
 
 def test_planted_groups_are_found_with_precision_and_recall_1(index, planted):
@@ -169,14 +179,19 @@ def test_planted_groups_are_found_with_precision_and_recall_1(index, planted):
     assert (summary["kind"], summary["threshold"], summary["method"]) == ("dedup", 0.95, "exact")
     assert summary["index"]["fingerprint"] == index.fingerprint
     assert summary["descriptor"]["pt_style"] == "pixel"
-    assert f"19 groups of near-duplicates hold {len(rows)} images, {len(rows) - 19} could go" in lines[0]
+    assert (
+        f"19 groups of near-duplicates hold {len(rows)} images, {len(rows) - 19} could go"
+        in lines[0]
+    )
     assert "the largest group has 6" in lines[0]
     assert str(index.root / "dedup-0.95") in lines[1]
 
 
 def test_pixel_finds_neither_mirrored_nor_cropped_scenes(tmp_path):
     groups = plant(tmp_path / "images", lambda i: list(NOT_FOUND), NOT_FOUND)
-    rows, weights, *_ = deduplicated(image_index(tmp_path / "index", list_images("--val_dir", tmp_path / "images")))
+    rows, weights, *_ = deduplicated(
+        image_index(tmp_path / "index", list_images("--val_dir", tmp_path / "images"))
+    )
     found, expected = pairs_of(found_groups(rows)), pairs_of(groups.values())
     assert found < expected
     assert len(found) < 0.1 * len(expected)
@@ -225,7 +240,9 @@ def test_several_processes_share_the_pairs_of_blocks(index, monkeypatch):
             if not isinstance(value, np.ndarray):
                 return [value]
             shares.append(value)
-            other = near_duplicates.exact_groups(index, threshold=0.95, part=1 - self.index, parts=2)
+            other = near_duplicates.exact_groups(
+                index, threshold=0.95, part=1 - self.index, parts=2
+            )
             return [value, other]
 
     shares = []
@@ -241,9 +258,12 @@ def test_several_processes_share_the_pairs_of_blocks(index, monkeypatch):
 
 def test_a_shard_is_read_once_however_many_rows_are_written_at_once(tars, tmp_path, monkeypatch):
     images, _ = list_shards("--val_dir", tars[0])
-    index = image_index(tmp_path / "index", images, {k: [f"of {k}"] for k in images.keys}, names=("0", "1"))
+    index = image_index(
+        tmp_path / "index", images, {k: [f"of {k}"] for k in images.keys}, names=("0", "1")
+    )
     expected, *_ = deduplicated(index)
-    assert len({row["key"].partition("/")[0] for row in expected[:6]}) == 2  # a group lies in several shards
+    # a group lies in several shards
+    assert len({row["key"].partition("/")[0] for row in expected[:6]}) == 2
     asked, whole = [], vector_index.VectorIndex.arrow
 
     def arrow(index, rows, columns):
@@ -262,7 +282,7 @@ def test_a_shard_is_read_once_however_many_rows_are_written_at_once(tars, tmp_pa
     assert found.schema.equals(deduplication._schema())
 
 
-# Weights -------------------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------
 
 
 def shares_of(groups, keys, weights):
@@ -275,7 +295,9 @@ def shares_of(groups, keys, weights):
 def test_training_on_the_folder_draws_a_group_as_often_as_one_image(index, planted):
     deduplicated(index)
     images = list_images("--instance_data_dir", planted[0])
-    weights, unnamed = duplication.read_weights("--weights_file", index.root / "dedup-0.95" / "weights.json", images)
+    weights, unnamed = duplication.read_weights(
+        "--weights_file", index.root / "dedup-0.95" / "weights.json", images
+    )
     assert unnamed == 0
     assert weights.sum() == pytest.approx(COUNT)
     np.testing.assert_allclose(shares_of(planted[1].values(), images.keys, weights), 1)
@@ -302,7 +324,9 @@ def test_training_on_shards_draws_a_group_as_often_as_one_image(tars, tmp_path):
     rows, *_ = deduplicated(image_index(tmp_path / "index", images, names=("0", "1")))
     assert pairs_of(found_groups(rows)) == pairs_of(groups.values())
     path = tmp_path / "index" / "dedup-0.95" / "weights.json"
-    weights, unnamed = duplication.read_weights("--weights_file", path, list_shards("--instance_data_dir", folder)[0])
+    weights, unnamed = duplication.read_weights(
+        "--weights_file", path, list_shards("--instance_data_dir", folder)[0]
+    )
     assert unnamed == 0
     np.testing.assert_allclose(shares_of(groups.values(), images.keys, weights), 1)
 
@@ -313,12 +337,16 @@ def test_of_a_large_set_the_weights_name_members_of_groups_alone(index, planted,
     assert set(weights) == {row["key"] for row in rows}
     assert len(weights) < len(index)
     images = list_images("--instance_data_dir", planted[0])
-    read, unnamed = duplication.read_weights("--weights_file", index.root / "dedup-0.95" / "weights.json", images)
+    read, unnamed = duplication.read_weights(
+        "--weights_file", index.root / "dedup-0.95" / "weights.json", images
+    )
     assert unnamed == len(index) - len(weights)
     np.testing.assert_allclose(shares_of(planted[1].values(), images.keys, read), 1)
 
 
-def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_none(tmp_path, monkeypatch):
+def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_none(
+    tmp_path, monkeypatch
+):
     index = index_of(tmp_path / "index", np.eye(5, dtype=np.float32))
     rows, weights, summary, lines = deduplicated(index)
     assert (rows, weights) == ([], dict.fromkeys([f"{i:05d}.png" for i in range(5)], 1.0))
@@ -332,14 +360,19 @@ def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_non
     assert "no weights.json: no group, and more than 4 images to name" in lines[-1]
 
 
-# The folder ----------------------------------------------------------------------------------------------------------
+# The folder ---------------------------------------------------------------------------------------
 
 
 def test_an_earlier_one_is_replaced_whole(index, monkeypatch):
     deduplicated(index)
     folder = index.root / "dedup-0.95"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert {p.name for p in before} >= {"groups.parquet", "weights.json", "summary.json", "page_01.png"}
+    assert {p.name for p in before} >= {
+        "groups.parquet",
+        "weights.json",
+        "summary.json",
+        "page_01.png",
+    }
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -360,7 +393,9 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(index, tmp_path, name):
     folder = tmp_path / "mine"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("{}")
-    with pytest.raises(UsageError, match=rf"--output_dir='{folder}' holds '{name}', which no --dedup wrote"):
+    with pytest.raises(
+        UsageError, match=rf"--output_dir='{folder}' holds '{name}', which no --dedup wrote"
+    ):
         deduplicated(index, output_dir=str(folder))
     assert (folder / name).read_text() == "{}"
 
@@ -387,30 +422,66 @@ def test_a_dry_run_names_the_lists_of_an_approximate_search(index, monkeypatch):
     monkeypatch.setattr(search, "LEAST_ANN", 10)
     lines = []
     deduplication.deduplicate(options(dry_run=True, ann=True), index, ALONE, lines.append)
-    assert json.loads(lines[0])["writes"][:2] == [str(index.root / name) for name in ("ann.faiss", "ann.json")]
+    assert json.loads(lines[0])["writes"][:2] == [
+        str(index.root / name) for name in ("ann.faiss", "ann.json")
+    ]
 
 
 def test_a_descriptor_that_is_named_has_to_be_that_of_the_index(index):
-    for more, told in (({"pt_style": "clip"}, "--pt_style='clip'"), ({"pt_style": "sscd", "preset": "sscd"}, "--pt_style='sscd'"),
-                       ({"pt_style": "sscd", "multiscale": True}, "--pt_style='sscd'")):  # fmt: skip
-        with pytest.raises(UsageError, match=f"^{told}: the index .* was made with pt_style 'pixel'"):
+    for more, told in (
+        ({"pt_style": "clip"}, "--pt_style='clip'"),
+        ({"pt_style": "sscd", "preset": "sscd"}, "--pt_style='sscd'"),
+        ({"pt_style": "sscd", "multiscale": True}, "--pt_style='sscd'"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"^{told}: the index .* was made with pt_style 'pixel'"
+        ):
             deduplication.deduplicate(options(**more), index, ALONE, pytest.fail)
 
 
 def test_the_searcher_of_ann_is_made_once(script, index, monkeypatch):
     made, real = [], search.approximate
     monkeypatch.setattr(search, "approximate", lambda *a, **k: made.append(1) or real(*a, **k))
-    script("diff_retrieval", "--val_dir", index.root, "--dedup", "--ann", "--pt_style", "pixel", "--report_to", "none")
+    script(
+        "diff_retrieval",
+        "--val_dir",
+        index.root,
+        "--dedup",
+        "--ann",
+        "--pt_style",
+        "pixel",
+        "--report_to",
+        "none",
+    )
     assert made == [1]
 
 
 def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    asked = ["--build_index", tmp_path / "i", "--val_dir", planted[0], "--dedup", "--report_to", "none"]
-    for more, told in ((("--pt_style", "pixel", "--copy_threshold", "-0.5"), "--copy_threshold=-0.5 does not go with --dedup"),
-                       (("--pt_style", "pixel", "--output_dir", tmp_path / "mine"), "holds 'notes.txt', which no --dedup wrote"),
-                       (("--pt_style", "timm", "--arch", "tf_efficientnet_lite0"), "--dedup takes --copy_threshold")):  # fmt: skip
+    asked = [
+        "--build_index",
+        tmp_path / "i",
+        "--val_dir",
+        planted[0],
+        "--dedup",
+        "--report_to",
+        "none",
+    ]
+    for more, told in (
+        (
+            ("--pt_style", "pixel", "--copy_threshold", "-0.5"),
+            "--copy_threshold=-0.5 does not go with --dedup",
+        ),
+        (
+            ("--pt_style", "pixel", "--output_dir", tmp_path / "mine"),
+            "holds 'notes.txt', which no --dedup wrote",
+        ),
+        (
+            ("--pt_style", "timm", "--arch", "tf_efficientnet_lite0"),
+            "--dedup takes --copy_threshold",
+        ),
+    ):
         assert told in refused("diff_retrieval", *asked, *more)
         assert not (tmp_path / "i").exists()
 
@@ -422,7 +493,7 @@ def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(index, 
     assert shlex.split(command) == ["diff_train.py", "--weights_file", str(folder / "weights.json")]
 
 
-# Thresholds and warnings ---------------------------------------------------------------------------------------------
+# Thresholds and warnings --------------------------------------------------------------------------
 
 
 def test_thresholds():
@@ -430,11 +501,14 @@ def test_thresholds():
         return deduplication.threshold_of(options(copy_threshold=given), {"pt_style": style})
 
     assert (threshold("pixel"), threshold("sscd"), threshold("timm", 0.6)) == (0.95, 0.75, 0.6)
-    with pytest.raises(UsageError, match=r"--dedup takes --copy_threshold for --pt_style clip.*pixel, sscd"):
+    with pytest.raises(
+        UsageError, match=r"--dedup takes --copy_threshold for --pt_style clip.*pixel, sscd"
+    ):
         threshold("clip")
     for wrong in (0.0, -0.5, 1.0):
         with pytest.raises(
-            UsageError, match=rf"--copy_threshold={wrong:g} does not go with --dedup; takes a number above 0"
+            UsageError,
+            match=rf"--copy_threshold={wrong:g} does not go with --dedup; takes a number above 0",
         ):
             threshold("sscd", wrong)
 
@@ -465,20 +539,23 @@ def test_an_index_that_is_not_complete_is_said_to_be(tmp_path):
     assert summary["counts"]["shards_planned"] == 3
 
 
-# The gallery ---------------------------------------------------------------------------------------------------------
+# The gallery --------------------------------------------------------------------------------------
 
 RED, GREEN, GREY = (200, 0, 0), (0, 160, 0), (200, 200, 200)
 
 
 def coloured(tmp_path, reds, greens, gone=()):
-    """An index of pictures of one colour, red ones in one group, green ones in another; the first is the largest."""
+    """An index of pictures of one colour, red ones in one group, green ones in another; the first
+    is the largest."""
     folder, rows, vectors = tmp_path / "images", [], []
     folder.mkdir()
     for i, colour in enumerate([RED] * reds + [GREEN] * greens):
         side = 400 if i in (0, reds) else 200
         key = f"{'red' if colour == RED else 'green'}_{i}.png"
         Image.new("RGB", (side, side), colour).save(folder / key)
-        rows.append({"key": key, "bytes": (folder / key).stat().st_size, "width": side, "height": side})
+        rows.append(
+            {"key": key, "bytes": (folder / key).stat().st_size, "width": side, "height": side}
+        )
         vectors.append([1, 0] if colour == RED else [0, 1])
     index = index_of(tmp_path / "index", np.array(vectors, np.float32), rows, folder=folder)
     for i in gone:
@@ -494,7 +571,10 @@ def page_of(index, number=1):
 def middle(row, column):
     """Middle of a picture of a page."""
     cell, gap = galleries.SIDE + 2 * galleries.GAP, galleries.GAP
-    return (column * cell + (3 * gap if column else gap) + 64, 24 + row * (cell + galleries.BELOW) + gap + 64)
+    return (
+        column * cell + (3 * gap if column else gap) + 64,
+        24 + row * (cell + galleries.BELOW) + gap + 64,
+    )
 
 
 def ink(page, row, column):
@@ -547,26 +627,42 @@ def test_pictures_of_shards_are_read_in_place_and_grey_when_the_shard_is_gone(ta
 
 def test_pictures_of_one_grey_are_said_to_be_in_no_group(tmp_path):
     """Under `pixel` their vector is 0, which has a cosine of 0 with all."""
-    for i, colour in enumerate(((0, 0, 0), (0, 0, 0), (255, 255, 255), (90, 90, 90), (9, 80, 9), (9, 80, 9))):
+    for i, colour in enumerate(
+        ((0, 0, 0), (0, 0, 0), (255, 255, 255), (90, 90, 90), (9, 80, 9), (9, 80, 9))
+    ):
         Image.new("RGB", (8, 8), colour).save(tmp_path / f"{i}.png")
     index = image_index(tmp_path / "index", list_images("--d", tmp_path))
     rows, _, summary, lines = deduplicated(index)
     assert [r["key"] for r in rows] == ["4.png", "5.png"]
     assert summary["counts"]["flat"] == 4
-    assert lines[0].startswith("4 pictures of one grey all over have no descriptor and are in no group, equal or not")
+    assert lines[0].startswith(
+        "4 pictures of one grey all over have no descriptor and are in no group, equal or not"
+    )
 
 
 def test_tars_that_ended_early_are_said():
     counts = dict.fromkeys(("images", "groups", "largest_group", "shards", "shards_planned"), 5) | {
-        "images_in_groups": 10, "images_that_could_go": 5, "damaged_shards": 2, "flat": 0
-    }  # fmt: skip
-    told = list(deduplication.said(counts, threshold=0.9, method="exact", named=True, folder=Path("/x")))
-    assert told[0] == "2 tar files could not be read to the end when the index was built: see index.json"
+        "images_in_groups": 10,
+        "images_that_could_go": 5,
+        "damaged_shards": 2,
+        "flat": 0,
+    }
+    told = list(
+        deduplication.said(counts, threshold=0.9, method="exact", named=True, folder=Path("/x"))
+    )
+    assert (
+        told[0]
+        == "2 tar files could not be read to the end when the index was built: see index.json"
+    )
     assert (
         len(
             list(
                 deduplication.said(
-                    counts | {"damaged_shards": 0}, threshold=0.9, method="exact", named=True, folder=Path("/x")
+                    counts | {"damaged_shards": 0},
+                    threshold=0.9,
+                    method="exact",
+                    named=True,
+                    folder=Path("/x"),
                 )
             )
         )

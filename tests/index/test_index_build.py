@@ -1,4 +1,5 @@
-"""An index is made shard by shard: what it holds, what a second launch makes again, and what is refused."""
+"""An index is made shard by shard: what it holds, what a second launch makes again, and what is
+refused."""
 
 import csv
 import io
@@ -34,7 +35,7 @@ def naive(picture):
     return (values - values.mean()) / np.linalg.norm(values - values.mean())
 
 
-# What it holds ---------------------------------------------------------------------------------------------------------
+# What it holds ------------------------------------------------------------------------------------
 
 
 def test_an_index_holds_what_a_loop_over_the_members_finds(shards, build, tmp_path):
@@ -48,44 +49,83 @@ def test_an_index_holds_what_a_loop_over_the_members_finds(shards, build, tmp_pa
                     fields = json.loads(archive.extractfile(f"{number}.json").read())
                     with Image.open(io.BytesIO(picture)) as image:
                         width, height = image.size
-                    expected.append({
-                        "key": f"{name}.tar/{member.name}", "caption": fields.get("caption"), "url": fields.get("url"),
-                        "width": width, "height": height, "bytes": len(picture), "offset": member.offset_data,
-                    })  # fmt: skip
+                    expected.append(
+                        {
+                            "key": f"{name}.tar/{member.name}",
+                            "caption": fields.get("caption"),
+                            "url": fields.get("url"),
+                            "width": width,
+                            "height": height,
+                            "bytes": len(picture),
+                            "offset": member.offset_data,
+                        }
+                    )
                     vectors.append(naive(picture))
     index = opened(tmp_path / "index")
     assert index.complete
     assert index.table(range(14)) == expected
-    assert np.abs(index.take(range(14)) - np.stack(vectors)).max() < 5e-4  # half of the last digit of float16 below 1
+    # half of the last digit of float16 below 1
+    assert np.abs(index.take(range(14)) - np.stack(vectors)).max() < 5e-4
     assert index.descriptor == {"pt_style": "pixel", "cells": 16}
     assert index.image_root == shards
     data, short = record(tmp_path / "index"), sorted(min(r["width"], r["height"]) for r in expected)
     assert data["counts"] == {
-        "images": 14, "unreadable": 0, "with_caption": 10, "with_url": 10, "bytes": sum(r["bytes"] for r in expected),
-        "short_side": [short[0], short[6], short[-1]], "shards": 4, "damaged_shards": [], "flat": 0,
-    }  # fmt: skip
+        "images": 14,
+        "unreadable": 0,
+        "with_caption": 10,
+        "with_url": 10,
+        "bytes": sum(r["bytes"] for r in expected),
+        "short_side": [short[0], short[6], short[-1]],
+        "shards": 4,
+        "damaged_shards": [],
+        "flat": 0,
+    }
     launch = data["launch"]
-    assert (launch["shards"], launch["images"], launch["processes"], launch["device"]) == (4, 14, 1, "cpu")
+    assert (launch["shards"], launch["images"], launch["processes"], launch["device"]) == (
+        4,
+        14,
+        1,
+        "cpu",
+    )
     assert launch["images_per_second"] == pytest.approx(14 / launch["seconds"], rel=0.05)
     assert launch["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert lines[0].startswith("14 images of 4 shards in ")
-    assert lines[1].startswith("4 shards: 14 images, 0 of 14 unreadable, 10 with a caption, 10 with a URL")
+    assert lines[1].startswith(
+        "4 shards: 14 images, 0 of 14 unreadable, 10 with a caption, 10 with a URL"
+    )
     assert lines[2:] == [f"index: {tmp_path / 'index'}"]
     assert left_over(tmp_path / "index") == []
 
 
 @pytest.mark.parametrize("source", ["", "0*.tar", "{00000..00003}.tar"])
-def test_neither_batches_nor_workers_nor_the_way_shards_are_named_change_a_byte(shards, build, tmp_path, source):
+def test_neither_batches_nor_workers_nor_the_way_shards_are_named_change_a_byte(
+    shards, build, tmp_path, source
+):
     build(shards)
-    build(shards / source, "--batch_size", "3", "--num_workers", "2" if source else "0", root=tmp_path / "other")
+    build(
+        shards / source,
+        "--batch_size",
+        "3",
+        "--num_workers",
+        "2" if source else "0",
+        root=tmp_path / "other",
+    )
     assert contents(tmp_path / "other") == contents(tmp_path / "index")
 
 
 def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
-    tars.write(shards / "00001.tar", {
-        "000.png": tars.noise(1), "001.png": b"no image", "../002.png": tars.noise(2), "/003.png": tars.noise(3),
-        "a/../../004.jpg": tars.noise(4), "..\\005.png": tars.noise(5), "006.png": tars.noise(6),
-    })  # fmt: skip
+    tars.write(
+        shards / "00001.tar",
+        {
+            "000.png": tars.noise(1),
+            "001.png": b"no image",
+            "../002.png": tars.noise(2),
+            "/003.png": tars.noise(3),
+            "a/../../004.jpg": tars.noise(4),
+            "..\\005.png": tars.noise(5),
+            "006.png": tars.noise(6),
+        },
+    )
     cut = (shards / "00003.tar").read_bytes()
     with tarfile.open(shards / "00003.tar") as archive:
         third = archive.getmember("003.jpg")
@@ -95,22 +135,33 @@ def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
     index = opened(tmp_path / "index")
     assert [s.rows for s in index.shards] == [3, 2, 0, 3]
     assert [k.split("/", 1) for k, _ in index.bad] == [
-        ["00001.tar", "../002.png"], ["00001.tar", "/003.png"], ["00001.tar", "a/../../004.jpg"],
-        ["00001.tar", "..\\005.png"], ["00001.tar", "001.png"], ["00002.tar", "000.jpg"],
-    ]  # fmt: skip
+        ["00001.tar", "../002.png"],
+        ["00001.tar", "/003.png"],
+        ["00001.tar", "a/../../004.jpg"],
+        ["00001.tar", "..\\005.png"],
+        ["00001.tar", "001.png"],
+        ["00002.tar", "000.jpg"],
+    ]
     assert index.damaged == [("00003.tar", "unexpected end of data")]
     assert record(tmp_path / "index")["counts"]["damaged_shards"] == ["00003"]
     kept = "what comes before the damage is kept"
     assert lines[2] == f"1 of 4 tar files are damaged: '00003.tar' (unexpected end of data); {kept}"
-    assert [r["key"] for r in index.table([3, 4, 5])] == ["00001.tar/000.png", "00001.tar/006.png", "00003.tar/000.jpg"]
+    assert [r["key"] for r in index.table([3, 4, 5])] == [
+        "00001.tar/000.png",
+        "00001.tar/006.png",
+        "00003.tar/000.jpg",
+    ]
     assert "4 shards: 8 images, 6 of 14 unreadable" in lines[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shards"]  # nothing was unpacked
 
 
 def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shards, build, tmp_path):
-    tars.write(shards / "00001.tar", {"000.png": tars.noise(1)} | {f"{i}.png": b"x" for i in range(3)})
+    tars.write(
+        shards / "00001.tar", {"000.png": tars.noise(1)} | {f"{i}.png": b"x" for i in range(3)}
+    )
     message = (
-        r"--val_dir='.*' has 3 of 14 images that cannot be read, first '00001.tar/0.png' .*--max_bad_images=0.01 accept"
+        r"--val_dir='.*' has 3 of 14 images that cannot be read, first '00001.tar/0.png'"
+        r" .*--max_bad_images=0.01 accept"
     )
     for _ in range(2):  # the second time nothing is left to do, which mends nothing
         with pytest.raises(UsageError, match=message):
@@ -118,19 +169,26 @@ def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shard
         assert opened(tmp_path / "index").complete
         assert len(opened(tmp_path / "index")) == 11
         assert record(tmp_path / "index")["counts"]["unreadable"] == 3
-    assert build(shards, "--max_bad_images", "0.5")[0].startswith("4 shards: 11 images, 3 of 14 unreadable")
+    assert build(shards, "--max_bad_images", "0.5")[0].startswith(
+        "4 shards: 11 images, 3 of 14 unreadable"
+    )
 
 
 def test_a_damaged_tar_file_ends_in_an_error_with_the_index_whole(shards, build, tmp_path):
     """One that held any number of images is not one unreadable image of many."""
     os.truncate(shards / "00001.tar", 2000)
-    message = r"--val_dir='.*': 1 of 4 tar files are damaged: '00001.tar' \(.*\); .* --max_bad_images=0.01 accepts 0"
+    message = (
+        r"--val_dir='.*': 1 of 4 tar files are damaged: '00001.tar' \(.*\); .*"
+        r" --max_bad_images=0.01 accepts 0"
+    )
     for _ in range(2):
         with pytest.raises(UsageError, match=message):
             build(shards)
         assert opened(tmp_path / "index").complete
         assert record(tmp_path / "index")["counts"]["damaged_shards"] == ["00001"]
-    assert build(shards, "--max_bad_images", "0.25")[1].startswith("1 of 4 tar files are damaged: '00001.tar'")
+    assert build(shards, "--max_bad_images", "0.25")[1].startswith(
+        "1 of 4 tar files are damaged: '00001.tar'"
+    )
 
 
 def test_a_folder_without_a_readable_image_is_an_error(tmp_path, build):
@@ -140,14 +198,15 @@ def test_a_folder_without_a_readable_image_is_an_error(tmp_path, build):
         build(tmp_path / "f")
 
 
-# Going on ----------------------------------------------------------------------------------------------------------------
+# Going on -----------------------------------------------------------------------------------------
 
 
 def test_a_second_launch_makes_what_is_missing_alone(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards)
     before, was = stamps(root), contents(root)
-    shard_files.paths_of(root, "00002")[0].unlink()  # as of a build that was killed between its two files
+    # as of a build that was killed between its two files
+    shard_files.paths_of(root, "00002")[0].unlink()
     lines = build(shards)
     assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00002"}
     assert contents(root) == was
@@ -167,9 +226,12 @@ def test_more_shards_of_the_same_folder_extend_the_plan(shards, build, tmp_path)
     assert record(root)["shards"] == NAMES
     assert "counts" not in record(root)
     assert lines[1:] == [
-        "1 of 4 planned shards are not finished: 0 in other hands, 1 missing, first '00000'; the last launch to finish "
-        "counts", f"index: {root}",
-    ]  # fmt: skip
+        (
+            "1 of 4 planned shards are not finished: 0 in other hands, 1 missing, first '00000';"
+            " the last launch to finish counts"
+        ),
+        f"index: {root}",
+    ]
     assert (len(opened(root)), opened(root).complete) == (11, False)
     build(shards)
     assert record(root)["counts"]["images"] == 14
@@ -186,7 +248,9 @@ def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
         assert shard_files.finished(root) == ["00000", "00002", "00003"]
         assert left_over(root) == [".00001.npy.77.part"]
     assert lines[0].startswith("7 images of 2 shards")
-    assert lines[1].startswith("1 of 4 planned shards are not finished: 1 in other hands, 0 missing, first '00001'")
+    assert lines[1].startswith(
+        "1 of 4 planned shards are not finished: 1 in other hands, 0 missing, first '00001'"
+    )
     assert "counts" not in record(root)
     build(shards)  # they died
     assert opened(root).complete
@@ -194,15 +258,20 @@ def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
     assert left_over(root) == []
 
 
-def test_a_shard_that_others_finish_meanwhile_is_not_made_again(shards, build, tmp_path, monkeypatch):
+def test_a_shard_that_others_finish_meanwhile_is_not_made_again(
+    shards, build, tmp_path, monkeypatch
+):
     root, real, made = tmp_path / "index", index_build.make_shard, []
     build(shards, root=tmp_path / "theirs")
 
     def make(build, name, bar):
         made.append(name)
         if name == "00000":  # of the two that are still to be made, another launch makes one
-            shutil.copytree(tmp_path / "theirs" / "shards", root / "shards", ignore=lambda _, names: [
-                n for n in names if "00002" not in n])  # fmt: skip
+            shutil.copytree(
+                tmp_path / "theirs" / "shards",
+                root / "shards",
+                ignore=lambda _, names: [n for n in names if "00002" not in n],
+            )
         return real(build, name, bar)
 
     monkeypatch.setattr(index_build, "make_shard", make)
@@ -243,14 +312,18 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
     monkeypatch.setattr(Claims, "work", lambda self: False)
     root = tmp_path / "index"
     lines = build(shards)
-    assert lines[0].startswith(f"{root}: this file system has no locks; each process makes a fixed share")
+    assert lines[0].startswith(
+        f"{root}: this file system has no locks; each process makes a fixed share"
+    )
     assert opened(root).complete
     os.utime(shards / "00003.tar", ns=(5, 5))
     assert "shard 00003 is made anew: its images have changed since" in build(shards)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(shards, build, tmp_path, monkeypatch, workers):
+def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(
+    shards, build, tmp_path, monkeypatch, workers
+):
     root, real, away = tmp_path / "index", tar_shards.read_shard, tmp_path / "away.tar"
     build(shards, root=tmp_path / "here")
 
@@ -270,7 +343,7 @@ def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(shards, build,
     assert contents(root) == contents(tmp_path / "here")
 
 
-# Addresses ---------------------------------------------------------------------------------------------------------------
+# Addresses ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -287,8 +360,10 @@ def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_p
     assert contents(tmp_path / "index") == contents(tmp_path / "here")
     assert record(tmp_path / "index")["counts"] == record(tmp_path / "here")["counts"]
     assert record(tmp_path / "index")["source"] == {
-        "folder": server.address, "relative": server.address, "shards": True,
-    }  # fmt: skip
+        "folder": server.address,
+        "relative": server.address,
+        "shards": True,
+    }
     assert lines[0].startswith("14 images of 4 shards")
     assert left_over(tmp_path / "index") == []
     whole = [path for path, span in server.asked if span is None]
@@ -300,10 +375,15 @@ def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_p
     assert [p for p, span in server.asked if span is None][4:] == ["/00002.tar"]
 
 
-def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(shards, server, build, tmp_path):
+def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(
+    shards, server, build, tmp_path
+):
     root, source = tmp_path / "index", f"{server.address}/{{00000..00003}}.tar"
     server.faults["/00002.tar"] = [servers.status(503)]
-    with pytest.raises(UsageError, match=r"1 of 4 addresses do not give a file, first https://.*/00002.tar: answered 503"):
+    with pytest.raises(
+        UsageError,
+        match=r"1 of 4 addresses do not give a file, first https://.*/00002.tar: answered 503",
+    ):
         build(source)  # before anything is made
     assert not root.exists()
     answered = []
@@ -317,7 +397,9 @@ def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(shar
         handler.wfile.write(b"0")
 
     server.faults["/00002.tar"] = [once, servers.cut(700)]
-    with pytest.raises(DataError, match=r"^https://.*/00002.tar: cannot be read \(.*IncompleteRead"):
+    with pytest.raises(
+        DataError, match=r"^https://.*/00002.tar: cannot be read \(.*IncompleteRead"
+    ):
         build(source)
     assert answered == ["bytes=0-0"]
     assert shard_files.finished(root) == NAMES[:2]
@@ -328,7 +410,7 @@ def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(shar
     assert left_over(root) == []
 
 
-# Folders -----------------------------------------------------------------------------------------------------------------
+# Folders ------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_indexed_in_shards_of_many_images(folder, build, tmp_path):
@@ -365,23 +447,28 @@ def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
     assert stamps(root, names[:2]) == {n: before[n] for n in names[:2]}
     shutil.rmtree(folder / "deep")
     lines = build(folder)
-    assert lines[:2] == [f"shard 0000{i} is removed: the folder holds fewer images now" for i in (2, 3)]
+    assert lines[:2] == [
+        f"shard 0000{i} is removed: the folder holds fewer images now" for i in (2, 3)
+    ]
     assert record(root)["shards"] == names[:2]
     assert opened(root).complete
     assert len(opened(root)) == 5
     assert sorted(p.name for p in (root / "shards").iterdir()) == [
         f"{n}.{kind}" for n in names[:2] for kind in ("npy", "parquet")
-    ]  # fmt: skip
+    ]
 
 
-# Damage ------------------------------------------------------------------------------------------------------------------
+# Damage -------------------------------------------------------------------------------------------
 
 
 def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
     build(shards)
     (shards / "00000.tar").unlink()
     (shards / "00002.tar").unlink()
-    told = "2 shards of the index are not among those named, first '00000', and their tar files are gone"
+    told = (
+        "2 shards of the index are not among those named, first '00000', and their tar files are"
+        " gone"
+    )
     assert build(shards)[0].startswith(told)
     assert len(opened(tmp_path / "index")) == 14  # what was computed stays
     assert not build(shards / "00001.tar")[0].startswith("3 shards")  # not named, but there
@@ -394,7 +481,8 @@ def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build,
     (shards / "00003.tar").unlink()
     lines = build(shards)
     assert "and their tar files are gone: what was made of them stays" in lines[0]
-    assert any(line.startswith("1 of 4 tar files are damaged") for line in lines)  # still said, but no error
+    # still said, but no error
+    assert any(line.startswith("1 of 4 tar files are damaged") for line in lines)
     for path in shard_files.paths_of(tmp_path / "index", "00003")[:1]:
         path.unlink()  # who wants it out of the index removes its vectors
     assert "they are planned no longer" in build(shards)[0]
@@ -402,7 +490,9 @@ def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build,
     assert not shard_files.paths_of(tmp_path / "index", "00003")[1].exists()
 
 
-def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(shards, server, build, tmp_path):
+def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(
+    shards, server, build, tmp_path
+):
     """Else the index would wait for it for good."""
     for source, address in ((shards, shards), (tmp_path / "b", server.address)):
         if source != shards:
@@ -415,18 +505,21 @@ def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(shards, se
         whole = (source / "00001.tar").read_bytes()
         (source / "00001.tar").unlink()
         lines = build(f"{address}/00000.tar", root=root)
-        told = ("1 shards of the index are not among those named, first '00001', and their tar files were gone before "
-                "anything was made of them: they are planned no longer")  # fmt: skip
+        told = (
+            "1 shards of the index are not among those named, first '00001', and their tar files"
+            " were gone before anything was made of them: they are planned no longer"
+        )
         assert lines[0] == told
         assert record(root)["shards"] == ["00000", "00002", "00003"]
-        assert "1 of 3 planned shards are not finished" in lines[1]  # 00003 is there and may be named another time
+        # 00003 is there and may be named another time
+        assert "1 of 3 planned shards are not finished" in lines[1]
         lines = build(f"{address}/{{00002..00003}}.tar", root=root)
         assert record(root)["counts"]["shards"] == 3
         assert opened(root).complete
         (source / "00001.tar").write_bytes(whole)
 
 
-# What is refused ---------------------------------------------------------------------------------------------------------
+# What is refused ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -434,22 +527,33 @@ def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(shards, se
     [
         ("9*.tar", "matches no file; takes tar files"),
         ("{00000..00004}.tar", r"00004.tar' does not exist; takes tar files"),
-        ("http://example.org/{0..9}.tar", "is an address that is not read; takes 'https://HOST/FOLDER/"),
+        (
+            "http://example.org/{0..9}.tar",
+            "is an address that is not read; takes 'https://HOST/FOLDER/",
+        ),
         ("nowhere", "does not exist"),
     ],
 )
-def test_a_source_that_names_nothing_is_refused_before_anything_is_written(shards, build, tmp_path, source, message):
+def test_a_source_that_names_nothing_is_refused_before_anything_is_written(
+    shards, build, tmp_path, source, message
+):
     with pytest.raises(UsageError, match=f"--val_dir='.*{message}"):
         build(source if ":" in source else shards / source)
     assert not (tmp_path / "index").exists()
 
 
-def test_features_that_are_not_finite_end_the_build_with_a_line(shards, build, tmp_path, monkeypatch):
+def test_features_that_are_not_finite_end_the_build_with_a_line(
+    shards, build, tmp_path, monkeypatch
+):
     def overflowing(opts, **where):
-        return Extractor(lambda image: torch.tensor([float(image.width)]), lambda x: x / (x - 25), {})
+        return Extractor(
+            lambda image: torch.tensor([float(image.width)]), lambda x: x / (x - 25), {}
+        )
 
     monkeypatch.setattr(measurement, "build_descriptor", overflowing)
-    with pytest.raises(DataError, match=r"not finite for 1 images, first '00000.tar/001.jpg'; in half precision"):
+    with pytest.raises(
+        DataError, match=r"not finite for 1 images, first '00000.tar/001.jpg'; in half precision"
+    ):
         build(shards)
     assert shard_files.finished(tmp_path / "index") == []
     assert left_over(tmp_path / "index") == []
@@ -467,7 +571,9 @@ def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
             return [value]
 
     processes = Processes(
-        SimpleNamespace(process_index=count - 1, num_processes=count, is_main_process=count == 1, device=None)
+        SimpleNamespace(
+            process_index=count - 1, num_processes=count, is_main_process=count == 1, device=None
+        )
     )
     (tmp_path / ".claims").mkdir()
     build = index_build.Build(tmp_path, None, None, None, {}, None, processes, "x")
@@ -483,8 +589,18 @@ def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
         assert told == []
 
 
-def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(shards, tmp_path, script, monkeypatch, capsys):
-    asked = ["--build_index", tmp_path / "index", "--val_dir", shards, "--pt_style", "pixel", *SEED_FLAGS]
+def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
+    shards, tmp_path, script, monkeypatch, capsys
+):
+    asked = [
+        "--build_index",
+        tmp_path / "index",
+        "--val_dir",
+        shards,
+        "--pt_style",
+        "pixel",
+        *SEED_FLAGS,
+    ]
     real, made = index_build.make_shard, []
 
     def make(build, name, bar):
@@ -498,7 +614,10 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(shards, tmp_path, 
         with pytest.raises(SystemExit) as ended:
             script("diff_retrieval", *asked)
     assert ended.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "diff_retrieval.py: stopped; the same command goes on"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "diff_retrieval.py: stopped; the same command goes on"
+    )
     assert shard_files.finished(tmp_path / "index") == made
     script("diff_retrieval", *asked)
     assert opened(tmp_path / "index").complete
@@ -506,14 +625,21 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(shards, tmp_path, 
 
 
 def test_a_folder_that_cannot_be_made_is_a_line(shards, build, tmp_path):
-    with pytest.raises(UsageError, match=r"--build_index='/proc/x' cannot be (made \(No such file|written to)"):
+    with pytest.raises(
+        UsageError, match=r"--build_index='/proc/x' cannot be (made \(No such file|written to)"
+    ):
         build(shards, root=Path("/proc/x"))
-    (tmp_path / "index" / ".claims" / ".probe.lock").mkdir(parents=True)  # as a lock of another user's, not to be opened
-    with pytest.raises(UsageError, match=r"--build_index='.*' cannot be made \(Is a directory: '.*/.probe.lock'\)"):
+    # as a lock of another user's, not to be opened
+    (tmp_path / "index" / ".claims" / ".probe.lock").mkdir(parents=True)
+    with pytest.raises(
+        UsageError, match=r"--build_index='.*' cannot be made \(Is a directory: '.*/.probe.lock'\)"
+    ):
         build(shards)
 
 
-def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(shards, build, tmp_path, monkeypatch):
+def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(
+    shards, build, tmp_path, monkeypatch
+):
     root, real = tmp_path / "index", index_build.make_shard
 
     def make(build, name, bar):
@@ -530,7 +656,9 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(shards, build, tmp
     root = tmp_path / "index"
     told = json.loads("".join(build(shards, "--dry_run")))
     assert (told["shards"], told["finished"], told["options"]["pt_style"]) == (4, 0, "pixel")
-    assert told["writes"][:3] == [str(root / p) for p in ("index.json", "shards/00000.npy", "shards/00000.parquet")]
+    assert told["writes"][:3] == [
+        str(root / p) for p in ("index.json", "shards/00000.npy", "shards/00000.parquet")
+    ]
     assert len(told["writes"]) == 9
     assert not root.exists()
     build(shards)
@@ -539,17 +667,27 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(shards, build, tmp
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     told = json.loads("".join(build(shards, "--dry_run")))
     assert (told["finished"], told["writes"][1::2]) == (
-        2, [str(shard_files.paths_of(root, n)[0]) for n in ("00001", "00002")]
-    )  # fmt: skip
+        2,
+        [str(shard_files.paths_of(root, n)[0]) for n in ("00001", "00002")],
+    )
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
-# Through the script ------------------------------------------------------------------------------------------------------
+# Through the script -------------------------------------------------------------------------------
 
 
-def test_the_script_builds_an_index_and_ends_with_a_line_when_it_cannot(shards, tmp_path, script, refused):
-    asked = ["--build_index", tmp_path / "index", "--val_dir", shards / "{00000..00003}.tar", "--pt_style", "pixel",
-             *SEED_FLAGS]  # fmt: skip
+def test_the_script_builds_an_index_and_ends_with_a_line_when_it_cannot(
+    shards, tmp_path, script, refused
+):
+    asked = [
+        "--build_index",
+        tmp_path / "index",
+        "--val_dir",
+        shards / "{00000..00003}.tar",
+        "--pt_style",
+        "pixel",
+        *SEED_FLAGS,
+    ]
     assert script("diff_retrieval", *asked).splitlines()[-1] == f"index: {tmp_path / 'index'}"
     assert opened(tmp_path / "index").complete
     tars.write(shards / "00002.tar", {"0.png": b"no image", "1.png": b"none"})
@@ -565,11 +703,30 @@ def test_tar_shards_are_measured_without_an_index(shards, tmp_path, script):
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "0.jpg").write_bytes(picture)
     tars.write(shards / "00003.tar", {"0.png": tars.noise(77), "../1.png": tars.noise(78)})
-    script("diff_retrieval", "--query_dir", tmp_path / "g", "--val_dir", shards, "--pt_style", "pixel", "--metrics",
-           "similarity", "--cache_dir", "none", "--output_dir", tmp_path / "e", "--max_bad_images", "0.1", *SEED_FLAGS)  # fmt: skip
+    script(
+        "diff_retrieval",
+        "--query_dir",
+        tmp_path / "g",
+        "--val_dir",
+        shards,
+        "--pt_style",
+        "pixel",
+        "--metrics",
+        "similarity",
+        "--cache_dir",
+        "none",
+        "--output_dir",
+        tmp_path / "e",
+        "--max_bad_images",
+        "0.1",
+        *SEED_FLAGS,
+    )
     with open(tmp_path / "e" / "matches.csv", newline="") as file:
         best = next(csv.DictReader(file))
-    assert (best["match"], float(best["score"])) == ("00002.tar/001.jpg", pytest.approx(1, abs=1e-6))
+    assert (best["match"], float(best["score"])) == (
+        "00002.tar/001.jpg",
+        pytest.approx(1, abs=1e-6),
+    )
     found = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert found["counts"]["training"] == 10
     assert "00003.tar/../1.png" in json.dumps(found["unreadable"])

@@ -11,13 +11,21 @@ SIZES = [(30, 20), (10, 90), (64, 64), (500, 15), (40, 41), (7, 8)]
 
 def write(root, name, sizes, *, bad=(), captions=True, damage=None):
     rows = [
-        {"key": f"{name}.tar/{i}.png", "bytes": 10 * w, "width": w, "height": h, "url": "u" if i else None,
-         "caption": "" if captions and i == 0 else "a" if captions else None}
+        {
+            "key": f"{name}.tar/{i}.png",
+            "bytes": 10 * w,
+            "width": w,
+            "height": h,
+            "url": "u" if i else None,
+            "caption": "" if captions and i == 0 else "a" if captions else None,
+        }
         for i, (w, h) in enumerate(sizes)
-    ]  # fmt: skip
+    ]
     vectors = np.ones((len(rows), 4 if rows else 0))
     vectors[3:4] = 0  # as of one grey
-    shard_files.write_shard(root, name, vectors, rows, descriptor={}, made_of={}, bad=bad, damage=damage)
+    shard_files.write_shard(
+        root, name, vectors, rows, descriptor={}, made_of={}, bad=bad, damage=damage
+    )
 
 
 @pytest.mark.parametrize("count", range(7))
@@ -28,18 +36,24 @@ def test_counts_over_shards_are_those_of_all_images_together(tmp_path, count):
     write(tmp_path, "2", sizes[2:], captions=False, damage="cut")
     short = sorted(min(size) for size in sizes)
     assert index_counts.count(tmp_path, ["0", "1", "2"]) == {
-        "images": count, "unreadable": 3, "with_caption": min(count, 2),
+        "images": count,
+        "unreadable": 3,
+        "with_caption": min(count, 2),
         "with_url": max(0, min(count, 2) - 1) + max(0, count - 3),
-        "bytes": sum(10 * w for w, _ in sizes), "shards": 3, "damaged_shards": ["2"], "flat": int(count > 5),
+        "bytes": sum(10 * w for w, _ in sizes),
+        "shards": 3,
+        "damaged_shards": ["2"],
+        "flat": int(count > 5),
         "short_side": [short[0], short[(count - 1) // 2], short[-1]] if sizes else None,
-    }  # fmt: skip
+    }
 
 
 def test_the_counts_in_words(tmp_path):
     write(tmp_path, "0", SIZES, bad=[("x", "broken")])
-    assert index_counts.in_words(index_counts.count(tmp_path, ["0"])) == (
-        "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short side 7 to 64 px, median 15, "
-        "1 of one grey all over, which match nothing"
+    assert (
+        index_counts.in_words(index_counts.count(tmp_path, ["0"]))
+        == "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short"
+        " side 7 to 64 px, median 15, 1 of one grey all over, which match nothing"
     )
 
 
@@ -53,13 +67,25 @@ def test_what_no_image_has_is_not_in_the_words(tmp_path):
     ("damaged", "share", "message"),
     [
         (0, 0.0, None),
-        (1, 0.19, r"--v: 1 of 5 tar files are damaged: '0.tar' \(cut at 0\); what comes before the damage is kept, "
-                  "--max_bad_images=0.19 accepts 0"),
+        (
+            1,
+            0.19,
+            r"--v: 1 of 5 tar files are damaged: '0.tar' \(cut at 0\); what comes before the damage"
+            r" is kept, "
+            "--max_bad_images=0.19 accepts 0",
+        ),
         (1, 0.2, None),
-        (5, 0.8, r"5 of 5 .*: '0.tar' \(cut at 0\), '1.tar' \(cut at 1\), '2.tar' \(cut at 2\), 2 more; .* accepts 4"),
+        (
+            5,
+            0.8,
+            (
+                r"5 of 5 .*: '0.tar' \(cut at 0\), '1.tar' \(cut at 1\), '2.tar' \(cut at 2\), 2"
+                r" more; .* accepts 4"
+            ),
+        ),
         (5, 1.0, None),
     ],
-)  # fmt: skip
+)
 def test_not_even_one_damaged_tar_file_is_free(tmp_path, damaged, share, message):
     names = [str(i) for i in range(5)]
     for i, name in enumerate(names):
@@ -74,7 +100,15 @@ def test_not_even_one_damaged_tar_file_is_free(tmp_path, damaged, share, message
     [
         (6, 1, 0.0, None),  # one always may
         (6, 2, 0.25, None),
-        (6, 2, 0.24, r"--v has 2 of 8 images that cannot be read, first 'x0' \(broken\); --max_bad_images=0.24 accepts 1"),
+        (
+            6,
+            2,
+            0.24,
+            (
+                r"--v has 2 of 8 images that cannot be read, first 'x0' \(broken\);"
+                r" --max_bad_images=0.24 accepts 1"
+            ),
+        ),
         (0, 1, 1.0, "has 1 of 1 images that cannot be read"),
         (0, 0, 1.0, "--v holds no images"),
     ],
@@ -92,4 +126,6 @@ def test_too_many_that_cannot_be_read_are_an_error(tmp_path, images, bad, share,
         return
     with pytest.raises(UsageError, match=message) as told:
         require()
-    assert bad == 0 or str(told.value).endswith(f"The index in {str(tmp_path)!r} is whole without them")
+    assert bad == 0 or str(told.value).endswith(
+        f"The index in {str(tmp_path)!r} is whole without them"
+    )

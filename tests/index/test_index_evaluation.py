@@ -1,4 +1,5 @@
-"""An evaluation against an index: the numbers of the folder that the index was made of, and what an index cannot tell."""
+"""An evaluation against an index: the numbers of the folder that the index was made of, and what an
+index cannot tell."""
 
 import csv
 import io
@@ -27,15 +28,20 @@ FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
 
 @pytest.fixture
 def generated(tmp_path, scenes_dir):
-    """Three "generations": two scenes with noise, one unrelated; their manifest names sources, as a generation does."""
+    """Three "generations": two scenes with noise, one unrelated; their manifest names sources, as a
+    generation does."""
     train = sorted((scenes_dir / "train").rglob("*.png"))
     folder = tmp_path / "generated"
     (folder / "generations").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in (0, 1):
         pixels = np.asarray(Image.open(train[i])).astype(int) + rng.integers(-12, 13, (32, 32, 3))
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"generations/{i}.png")
-    Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "generations/2.png")
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+            folder / f"generations/{i}.png"
+        )
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+        folder / "generations/2.png"
+    )
     keys = [p.relative_to(scenes_dir / "train").as_posix() for p in train]
     rows = [
         {
@@ -49,7 +55,9 @@ def generated(tmp_path, scenes_dir):
         for i, k in enumerate((keys[0], keys[5], keys[7]))
     ]
     (folder / "manifest.json").write_text(
-        json.dumps({"kind": "generation", "version": 1, "run": None, "settings": {}, "images": rows})
+        json.dumps(
+            {"kind": "generation", "version": 1, "run": None, "settings": {}, "images": rows}
+        )
     )
     return folder
 
@@ -64,13 +72,22 @@ def index(tmp_path, scenes_dir):
 
 @pytest.fixture
 def measure(script, tmp_path):
-    """measure(queries, --val_dir, *flags) -> (folder, metrics.json); what was printed stands in measure.printed."""
+    """measure(queries, --val_dir, *flags) -> (folder, metrics.json); what was printed stands in
+    measure.printed."""
 
     def run(folder, val, *flags):
         out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
         run.printed = script(
-            "diff_retrieval", "--query_dir", folder, "--val_dir", val, "--output_dir", out, *FLAGS, *flags
-        )  # fmt: skip
+            "diff_retrieval",
+            "--query_dir",
+            folder,
+            "--val_dir",
+            val,
+            "--output_dir",
+            out,
+            *FLAGS,
+            *flags,
+        )
         return out, json.loads((out / "metrics.json").read_text())
 
     return run
@@ -87,12 +104,15 @@ def test_an_index_gives_the_numbers_of_its_folder(measure, generated, index, sce
     of_index, found = measure(generated, index.root, *names)
     for key, value in numbers.items():
         if isinstance(value, float):
-            assert found[key] == pytest.approx(value, abs=2e-3), key  # vectors are stored in half precision
+            # vectors are stored in half precision
+            assert found[key] == pytest.approx(value, abs=2e-3), key
     expected, rows = matches(of_folder), matches(of_index)
     assert [(r["query"], r["rank"], r["match"], r["source_image"]) for r in rows] == [
         (r["query"], r["rank"], r["match"], r["source_image"]) for r in expected
     ]
-    assert [float(r["source_score"]) for r in rows] == pytest.approx([float(r["source_score"]) for r in expected], abs=1e-3)
+    assert [float(r["source_score"]) for r in rows] == pytest.approx(
+        [float(r["source_score"]) for r in expected], abs=1e-3
+    )
     assert [r["entropy"] for r in rows] == [r["entropy"] for r in expected]
     assert found["source_matched"] == numbers["source_matched"] == 1 / 3
     assert found["counts"]["training"] == 12
@@ -109,19 +129,30 @@ def test_the_table_names_what_the_index_knows_of_a_match(measure, generated, ind
     ]
     assert [r["score"] for r in table] == [float(r["score"]) for r in expected]
     assert {r["match_caption"] for r in table} == {f"caption of {r['match']}" for r in table}
-    assert {(r["match_width"], r["match_height"], r["match_url"]) for r in table} == {(32, 32, None)}
+    assert {(r["match_width"], r["match_height"], r["match_url"]) for r in table} == {
+        (32, 32, None)
+    }
     page = (folder / "report.html").read_text()
     assert f"caption of {table[0]['match']}" in page
     assert {"index", "index_rows"}.isdisjoint(json.loads((folder / "metrics.json").read_text()))
 
 
-def test_what_takes_all_training_images_is_left_out_or_refused_by_name(measure, generated, index, refused):
+def test_what_takes_all_training_images_is_left_out_or_refused_by_name(
+    measure, generated, index, refused
+):
     _, found = measure(generated, index.root)
     assert set(found["left_out"]) >= {"background", "fid", "fd", "kid", "prdc", "mq"}
     assert "an index holds one descriptor an image" in found["left_out"]["fid"]
     assert not [k for k in found if k.startswith(("bg_", "fd_", "mq_", "kid", "precision"))]
     line = refused(
-        "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, "--metrics", "similarity,kid", *FLAGS
+        "diff_retrieval",
+        "--query_dir",
+        generated,
+        "--val_dir",
+        index.root,
+        "--metrics",
+        "similarity,kid",
+        *FLAGS,
     )
     assert "--metrics='kid' cannot be computed: an index holds one descriptor an image" in line
 
@@ -133,7 +164,10 @@ def write_tars(folder, scenes_dir):
     for shard, part in (("00000.tar", train[:7]), ("00001.tar", train[7:])):
         with tarfile.open(folder / shard, "w") as archive:
             for i, path in enumerate(part):
-                for name, content in ((f"{i:04d}.png", path.read_bytes()), (f"{i:04d}.txt", f"scene {i}".encode())):
+                for name, content in (
+                    (f"{i:04d}.png", path.read_bytes()),
+                    (f"{i:04d}.txt", f"scene {i}".encode()),
+                ):
                     info = tarfile.TarInfo(name)
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
@@ -147,7 +181,10 @@ def test_pictures_of_matches_are_read_from_their_shards(measure, generated, scen
     best = [r for r in matches(folder) if r["rank"] == "1"]
     assert [r["match"] for r in best[:2]] == ["00000.tar/0000.png", "00000.tar/0001.png"]
     expected, _ = measure(generated, scenes_dir / "train", "--metrics", "similarity,complexity")
-    pages = [np.asarray(Image.open(f / "gallery" / "page_01.png"))[:, 170:280] for f in (folder, expected)]
+    pages = [
+        np.asarray(Image.open(f / "gallery" / "page_01.png"))[:, 170:280]
+        for f in (folder, expected)
+    ]
     assert pages[0].std() > 40  # the first match of each row is drawn, not grey paper
     assert "cc_ent" in found
     (tmp_path / "tars").rename(tmp_path / "gone")
@@ -156,7 +193,9 @@ def test_pictures_of_matches_are_read_from_their_shards(measure, generated, scen
     assert without["sim_mean"] == found["sim_mean"]
 
 
-def test_pictures_of_matches_are_read_from_behind_an_address(measure, generated, scenes_dir, tmp_path, monkeypatch):
+def test_pictures_of_matches_are_read_from_behind_an_address(
+    measure, generated, scenes_dir, tmp_path, monkeypatch
+):
     images, texts = write_tars(tmp_path / "tars", scenes_dir)
     here, _ = measure(generated, image_index(tmp_path / "here", images, texts).root)
     with servers.serving(tmp_path / "tars", monkeypatch) as server:
@@ -176,14 +215,23 @@ def test_pictures_of_matches_are_read_from_behind_an_address(measure, generated,
 
 def test_shards_themselves_are_measured_too(measure, generated, scenes_dir, tmp_path):
     write_tars(tmp_path / "tars", scenes_dir)
-    folder, found = measure(generated, tmp_path / "tars", "--metrics", "similarity,background,fd", "--mixed_precision", "no")
+    folder, found = measure(
+        generated,
+        tmp_path / "tars",
+        "--metrics",
+        "similarity,background,fd",
+        "--mixed_precision",
+        "no",
+    )
     _, of_folder = measure(generated, scenes_dir / "train", "--metrics", "similarity,background,fd")
     for key in ("sim_mean", "bg_mean", "fd_tf_efficientnet_lite0"):
         assert found[key] == pytest.approx(of_folder[key], rel=1e-4), key
     assert matches(folder)[0]["match"] == "00000.tar/0000.png"
 
 
-def test_an_approximate_search_gives_what_an_exact_one_does_on_few_images(measure, generated, index, monkeypatch):
+def test_an_approximate_search_gives_what_an_exact_one_does_on_few_images(
+    measure, generated, index, monkeypatch
+):
     exact, _ = measure(generated, index.root)
     folder, found = measure(generated, index.root, "--ann")
     assert "12 vectors are searched exactly: --ann takes 10000 or more" in measure.printed
@@ -207,18 +255,41 @@ class Wrong:
 def test_an_index_that_is_still_built_is_searched_as_far_as_it_is(measure, generated, index):
     shard_files.paths_of(index.root, "00001")[0].unlink()
     _, found = measure(generated, index.root)
-    assert "is not complete: 2 of 3 shards are there, 8 images; these are searched" in measure.printed
+    assert (
+        "is not complete: 2 of 3 shards are there, 8 images; these are searched" in measure.printed
+    )
     assert found["counts"]["training"] == 8
     assert found["settings"]["index_shards"] == [2, 3]
 
 
-def test_duplicated_images_of_a_run_are_known_by_key(measure, micro_run, scenes_dir, tmp_path, script):
+def test_duplicated_images_of_a_run_are_known_by_key(
+    measure, micro_run, scenes_dir, tmp_path, script
+):
     out = tmp_path / "made"
-    script("diff_inference", "--modelpath", micro_run, "-nb", 6, "--num_inference_steps", 2, "--savepath", out,
-           "--report_to", "none")  # fmt: skip
-    index = image_index(tmp_path / "index", image_sets.list_images("--val_dir", scenes_dir / "train"), names=("0", "1"))
-    folder, found = measure(out, index.root, "--run", micro_run, "--metrics", "similarity,duplication")
-    _, expected = measure(out, scenes_dir / "train", "--run", micro_run, "--metrics", "similarity,duplication")
+    script(
+        "diff_inference",
+        "--modelpath",
+        micro_run,
+        "-nb",
+        6,
+        "--num_inference_steps",
+        2,
+        "--savepath",
+        out,
+        "--report_to",
+        "none",
+    )
+    index = image_index(
+        tmp_path / "index",
+        image_sets.list_images("--val_dir", scenes_dir / "train"),
+        names=("0", "1"),
+    )
+    folder, found = measure(
+        out, index.root, "--run", micro_run, "--metrics", "similarity,duplication"
+    )
+    _, expected = measure(
+        out, scenes_dir / "train", "--run", micro_run, "--metrics", "similarity,duplication"
+    )
     assert found["counts"]["duplicated"] == expected["counts"]["duplicated"] == 3
     for key in ("sim_dup", "sim_nodup", "copy_share_dup_n", "copy_share_nodup_n", "source_matched"):
         if key in expected:
@@ -233,8 +304,14 @@ def test_duplicated_images_of_a_run_are_known_by_key(measure, micro_run, scenes_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--pt_style", "sscd"), "--pt_style='sscd': the index .* was made with pt_style 'pixel', not 'sscd'"),
-        (("--similarity_metric", "splitloss", "--num_loss_chunks", 2), "does not go with an index; takes dotproduct"),
+        (
+            ("--pt_style", "sscd"),
+            "--pt_style='sscd': the index .* was made with pt_style 'pixel', not 'sscd'",
+        ),
+        (
+            ("--similarity_metric", "splitloss", "--num_loss_chunks", 2),
+            "does not go with an index; takes dotproduct",
+        ),
         (("--sim_save_path", "OUT"), "--sim_save_path=.* does not go with an index"),
         (("--val_captions", "c.json"), "--val_captions='c.json' does not go with an index"),
         (("--einsum_chunks", 30), "--einsum_chunks=30 does not go with an index"),
@@ -243,7 +320,9 @@ def test_duplicated_images_of_a_run_are_known_by_key(measure, micro_run, scenes_
 )
 def test_what_does_not_go_with_an_index(refused, generated, index, tmp_path, flags, message):
     given = [str(tmp_path / "m.npy") if f == "OUT" else f for f in flags]
-    line = refused("diff_retrieval", "--query_dir", generated, "--val_dir", index.root, *FLAGS, *given)
+    line = refused(
+        "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, *FLAGS, *given
+    )
     import re
 
     assert re.search(message, line), line
@@ -251,19 +330,36 @@ def test_what_does_not_go_with_an_index(refused, generated, index, tmp_path, fla
 
 def test_a_preset_that_differs_is_told_before_weights_are_looked_for(refused, generated, index):
     data = json.loads((index.root / "index.json").read_text())
-    descriptor = {"pt_style": "sscd", "arch": "resnet50", "preset": "dcr-search", "weights_sha256": "ab" * 32}
+    descriptor = {
+        "pt_style": "sscd",
+        "arch": "resnet50",
+        "preset": "dcr-search",
+        "weights_sha256": "ab" * 32,
+    }
     (index.root / "index.json").write_text(json.dumps(data | {"descriptor": descriptor}))
     rows = index.table(range(12))
     for name, span in (("00000", slice(0, 4)), ("00001", slice(4, 8)), ("00002", slice(8, 12))):
         vectors = np.eye(4, 16, dtype=np.float32)
-        shard_files.write_shard(index.root, name, vectors, rows[span], descriptor=descriptor, made_of={})
-    line = refused("diff_retrieval", "--query_dir", generated, "--val_dir", index.root, "--report_to", "none")
+        shard_files.write_shard(
+            index.root, name, vectors, rows[span], descriptor=descriptor, made_of={}
+        )
+    line = refused(
+        "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, "--report_to", "none"
+    )
     assert "--preset='dcr': the index" in line
     assert "was made with preset 'dcr-search', not 'dcr'; takes the same, or another index" in line
 
 
 def test_ann_and_dedup_take_an_index(refused, generated, scenes_dir, tmp_path):
-    line = refused("diff_retrieval", "--query_dir", generated, "--val_dir", scenes_dir / "train", "--ann", *FLAGS)
+    line = refused(
+        "diff_retrieval",
+        "--query_dir",
+        generated,
+        "--val_dir",
+        scenes_dir / "train",
+        "--ann",
+        *FLAGS,
+    )
     assert "--ann searches an index; --val_dir=" in line
     line = refused("diff_retrieval", "--val_dir", scenes_dir / "train", "--dedup", *FLAGS)
     assert "--dedup works on an index; --val_dir=" in line
@@ -271,7 +367,11 @@ def test_ann_and_dedup_take_an_index(refused, generated, scenes_dir, tmp_path):
 
 def test_a_dry_run_counts_and_writes_nothing(script, generated, index):
     before = sorted(p.as_posix() for p in index.root.rglob("*"))
-    told = json.loads(script("diff_retrieval", "--query_dir", generated, "--val_dir", index.root, *FLAGS, "--dry_run"))
+    told = json.loads(
+        script(
+            "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, *FLAGS, "--dry_run"
+        )
+    )
     assert (told["generated"], told["training"]) == (3, 12)
     assert sorted(p.as_posix() for p in index.root.rglob("*")) == before
     assert not (generated / "evaluations").exists()
@@ -287,7 +387,7 @@ def test_a_dry_run_names_the_lists_that_would_be_made(script, generated, index, 
     assert lists[0] not in json.loads(script("diff_retrieval", *asked, "--dry_run"))["writes"]
 
 
-# Several processes -------------------------------------------------------------------------------------------------------
+# Several processes --------------------------------------------------------------------------------
 
 
 class OfTwo(parallel.Processes):
@@ -295,7 +395,13 @@ class OfTwo(parallel.Processes):
 
     def __init__(self, number, meeting, told):
         super().__init__(parallel.Alone(torch.device("cpu")))
-        self.index, self.count, self.main, self.meeting, self.told = number, 2, number == 0, meeting, told
+        self.index, self.count, self.main, self.meeting, self.told = (
+            number,
+            2,
+            number == 0,
+            meeting,
+            told,
+        )
 
     def gather(self, value):
         self.told[self.index] = value
@@ -331,9 +437,14 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
         monkeypatch.setattr(search, "_write", read_only)
     meeting, told = threading.Barrier(2, timeout=60), [None, None]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(
-            lambda number: index_evaluation._approximately(index, query, 4, OfTwo(number, meeting, told), lambda line: None), range(2)
-        ))  # fmt: skip
+        found = list(
+            pool.map(
+                lambda number: index_evaluation._approximately(
+                    index, query, 4, OfTwo(number, meeting, told), lambda line: None
+                ),
+                range(2),
+            )
+        )
     assert trained == [1]
     assert sorted(searched) == ([2, 3] if kept else [5])
     alone = search.approximate(index, say=lambda line: None)
@@ -346,7 +457,9 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "prepare"])
-def test_other_processes_take_the_index_that_the_main_one_opened(mode, generated, index, monkeypatch):
+def test_other_processes_take_the_index_that_the_main_one_opened(
+    mode, generated, index, monkeypatch
+):
     """It may grow between two looks, and rows are counted through the shards that are there."""
     import diff_retrieval
 

@@ -22,26 +22,46 @@ def _replace_tar(shards, root):
 
 
 def _other_descriptor(shards, root):
-    shard_files.write_shard(root, "00001", np.zeros((1, 4)), [{"key": "00001.tar/x", "bytes": 1}],
-                             descriptor={"pt_style": "sscd"}, made_of={})  # fmt: skip
+    shard_files.write_shard(
+        root,
+        "00001",
+        np.zeros((1, 4)),
+        [{"key": "00001.tar/x", "bytes": 1}],
+        descriptor={"pt_style": "sscd"},
+        made_of={},
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
         (_replace_tar, "its images have changed since"),
-        (lambda shards, root: os.utime(shards / "00001.tar", ns=(5, 5)), "its images have changed since"),
-        (lambda shards, root: shard_files.paths_of(root, "00001")[1].unlink(), "its Parquet '00001.parquet' is missing"),
+        (
+            lambda shards, root: os.utime(shards / "00001.tar", ns=(5, 5)),
+            "its images have changed since",
+        ),
+        (
+            lambda shards, root: shard_files.paths_of(root, "00001")[1].unlink(),
+            "its Parquet '00001.parquet' is missing",
+        ),
         (
             lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[0], 2000),
             r"is truncated, 2000 bytes of \d+",
         ),
-        (lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[0], 0), "is not a .npy of vectors"),
-        (lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[1], 99), "cannot be read"),
+        (
+            lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[0], 0),
+            "is not a .npy of vectors",
+        ),
+        (
+            lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[1], 99),
+            "cannot be read",
+        ),
         (_other_descriptor, "was made by another descriptor .pt_style 'sscd', not 'pixel'"),
     ],
 )
-def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(shards, build, tmp_path, damage, why):
+def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(
+    shards, build, tmp_path, damage, why
+):
     root = tmp_path / "index"
     build(shards)
     before, was = stamps(root), contents(root)
@@ -51,7 +71,10 @@ def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(shards, build, 
     assert re.match(rf"shard 00001 is made anew: {why}", lines[0]), lines[0]
     assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00001"}
     if damage is _replace_tar:
-        assert [r["key"] for r in opened(root).table([3, 4])] == ["00001.tar/000.png", "00002.tar/000.jpg"]
+        assert [r["key"] for r in opened(root).table([3, 4])] == [
+            "00001.tar/000.png",
+            "00002.tar/000.jpg",
+        ]
     else:
         assert contents(root) == was
     assert opened(root).complete
@@ -73,15 +96,24 @@ def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tm
     shard_files.paths_of(root, names[1])[1].write_bytes(b"damaged too")
     (root / "ann.faiss").write_bytes(b"")  # what else an index may hold
     lines = build(source)
-    assert lines[0] == f"index.json was lost: it is made anew from {len(names) - 1} shards that are there"
+    assert (
+        lines[0]
+        == f"index.json was lost: it is made anew from {len(names) - 1} shards that are there"
+    )
     assert lines[1].startswith(f"shard {names[1]} is made anew: cannot be read")
     now = record(root)
     assert now["counts"] == was["counts"]
-    assert (now["shards"], now["descriptor"], now["source"]) == (names, was["descriptor"], was["source"])
+    assert (now["shards"], now["descriptor"], now["source"]) == (
+        names,
+        was["descriptor"],
+        was["source"],
+    )
     assert {n for n, stamp in stamps(root, names).items() if stamp != before[n]} == {names[1]}
 
 
-def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(shards, build, tmp_path):
+def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(
+    shards, build, tmp_path
+):
     root = tmp_path / "index"
     build(shards)
     (root / "index.json").unlink()
@@ -90,12 +122,16 @@ def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(s
     for name in NAMES:
         tars.write(tmp_path / "other" / f"{name}.tar", {"0.png": tars.noise(1)})
     with pytest.raises(
-        UsageError, match=r"--build_index='.*' holds no index.json, and shards of other images than --val_dir"
+        UsageError,
+        match=r"--build_index='.*' holds no index.json, and shards of other images than --val_dir",
     ):
         build(tmp_path / "other")
     assert contents(root) == before
     _other_descriptor(shards, root)
-    with pytest.raises(UsageError, match=r"holds no index.json, and shards of several descriptors; takes a new folder"):
+    with pytest.raises(
+        UsageError,
+        match=r"holds no index.json, and shards of several descriptors; takes a new folder",
+    ):
         build(shards)
     for name in NAMES:
         shard_files.paths_of(root, name)[1].unlink()
@@ -130,20 +166,35 @@ def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
     for lacks in ("descriptor", "source", "shards"):
         (root / "index.json").write_text(json.dumps({k: v for k, v in whole.items() if k != lacks}))
         with pytest.raises(
-            DataError, match=rf"index.json: holds no '{lacks}' as an index does; remove it, and --build_index"
+            DataError,
+            match=rf"index.json: holds no '{lacks}' as an index does; remove it, and --build_index",
         ):
             build(shards)
 
 
-@pytest.mark.parametrize("facts", [b"{}", b"[]", b"7", b'{"descriptor": [], "made_of": {}, "bad": [], "fingerprint": ""}',
-                                   b'{"descriptor": {}, "made_of": {}, "bad": [["x"]], "fingerprint": ""}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "facts",
+    [
+        b"{}",
+        b"[]",
+        b"7",
+        b'{"descriptor": [], "made_of": {}, "bad": [], "fingerprint": ""}',
+        b'{"descriptor": {}, "made_of": {}, "bad": [["x"]], "fingerprint": ""}',
+    ],
+)
 def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
     root = tmp_path / "index"
     build(shards)
     table = pq.read_table(shard_files.paths_of(root, "00001")[1])
-    pq.write_table(table.replace_schema_metadata({shard_files.FACTS: facts}), shard_files.paths_of(root, "00001")[1])
+    pq.write_table(
+        table.replace_schema_metadata({shard_files.FACTS: facts}),
+        shard_files.paths_of(root, "00001")[1],
+    )
     with pytest.raises(
-        DataError, match=r"00001.parquet: cannot be read \(no '\w+' in what it says of itself\); --build_index"
+        DataError,
+        match=(
+            r"00001.parquet: cannot be read \(no '\w+' in what it says of itself\); --build_index"
+        ),
     ):
         opened(root)
     assert build(shards)[0].startswith("shard 00001 is made anew: cannot be read")
@@ -155,7 +206,9 @@ def test_a_folder_that_is_not_ours_is_left_as_it_is(shards, build, tmp_path):
         foreign = tmp_path / f"foreign-{content}"
         foreign.mkdir()
         (foreign / content).write_text("mine")
-        with pytest.raises(UsageError, match=rf"--build_index='.*' holds '{content}', which no index wrote"):
+        with pytest.raises(
+            UsageError, match=rf"--build_index='.*' holds '{content}', which no index wrote"
+        ):
             build(shards, root=foreign)
         assert [p.name for p in foreign.iterdir()] == [content]
     (tmp_path / "file").write_text("")
@@ -171,29 +224,60 @@ def test_an_index_of_other_images_is_refused(shards, build, folder, tmp_path):
     build(shards)
     shutil.copytree(shards, tmp_path / "elsewhere")
     for source in (tmp_path / "elsewhere", folder):
-        with pytest.raises(UsageError, match=r"--val_dir='.*': the index of .* is of the tar shards in '.*shards'; takes"):
+        with pytest.raises(
+            UsageError,
+            match=r"--val_dir='.*': the index of .* is of the tar shards in '.*shards'; takes",
+        ):
             build(source)
     # moved together they are the same
     (tmp_path / "away").mkdir()
     for name in ("shards", "index"):
         (tmp_path / name).rename(tmp_path / "away" / name)
-    assert build(tmp_path / "away" / "shards", root=tmp_path / "away" / "index")[0].startswith("4 shards: 14 images")
+    assert build(tmp_path / "away" / "shards", root=tmp_path / "away" / "index")[0].startswith(
+        "4 shards: 14 images"
+    )
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
-        ({"preset": "dcr-search"}, (), "--preset='dcr': the index .* was made with preset 'dcr-search'"),
-        ({"arch": "resnet50_im"}, (), "--arch='resnet50': the index .* was made with arch 'resnet50_im'"),
+        (
+            {"preset": "dcr-search"},
+            (),
+            "--preset='dcr': the index .* was made with preset 'dcr-search'",
+        ),
+        (
+            {"arch": "resnet50_im"},
+            (),
+            "--arch='resnet50': the index .* was made with arch 'resnet50_im'",
+        ),
         ({"pt_style": "dino"}, (), "--pt_style='sscd': the index .* was made with pt_style 'dino'"),
-        ({"multiscale": True}, (), "--multiscale=False: the index .* was made with multiscale True"),
-        ({"layer": 3}, ("--pt_style", "dino"), "--pt_style='dino': the index .* was made with pt_style 'sscd'"),
+        (
+            {"multiscale": True},
+            (),
+            "--multiscale=False: the index .* was made with multiscale True",
+        ),
+        (
+            {"layer": 3},
+            ("--pt_style", "dino"),
+            "--pt_style='dino': the index .* was made with pt_style 'sscd'",
+        ),
     ],
 )
-def test_an_index_of_another_descriptor_is_refused_before_its_network_loads(shards, build, tmp_path, theirs, ours, message):
-    descriptor = {"pt_style": "sscd", "arch": "resnet50", "preset": "dcr", "multiscale": False, "weights_sha256": "a"}
+def test_an_index_of_another_descriptor_is_refused_before_its_network_loads(
+    shards, build, tmp_path, theirs, ours, message
+):
+    descriptor = {
+        "pt_style": "sscd",
+        "arch": "resnet50",
+        "preset": "dcr",
+        "multiscale": False,
+        "weights_sha256": "a",
+    }
     source = {"folder": str(shards), "shards": True}
-    vector_index.write_index(tmp_path / "index", descriptor=descriptor | theirs, source=source, planned=NAMES)
+    vector_index.write_index(
+        tmp_path / "index", descriptor=descriptor | theirs, source=source, planned=NAMES
+    )
     before = (tmp_path / "index" / "index.json").read_bytes()
     with pytest.raises(UsageError, match=message):
         build(shards, *(ours or ("--pt_style", "sscd")))
@@ -206,24 +290,35 @@ def test_an_index_of_other_weights_is_refused(shards, build, tmp_path, monkeypat
 
     def descriptor(opts, **where):
         of_pixels = made(opts, **where)
-        return Extractor(of_pixels.transform, of_pixels.network, of_pixels.record | {"weights_sha256": next(weights)})
+        return Extractor(
+            of_pixels.transform,
+            of_pixels.network,
+            of_pixels.record | {"weights_sha256": next(weights)},
+        )
 
     monkeypatch.setattr(measurement, "build_descriptor", descriptor)
     build(shards)
     before = stamps(tmp_path / "index")
-    with pytest.raises(UsageError, match="--weights=None: the index .* was made with weights_sha256 'a', not 'b'"):
+    with pytest.raises(
+        UsageError, match="--weights=None: the index .* was made with weights_sha256 'a', not 'b'"
+    ):
         build(shards)
     assert stamps(tmp_path / "index") == before
 
 
-def test_of_two_launches_with_different_descriptors_one_is_refused(shards, build, tmp_path, monkeypatch):
+def test_of_two_launches_with_different_descriptors_one_is_refused(
+    shards, build, tmp_path, monkeypatch
+):
     """The other began the index while this one loaded its network."""
     made = measurement.build_descriptor
 
     def slowly(opts, **where):
         source = {"folder": str(shards), "shards": True}
         vector_index.write_index(
-            tmp_path / "index", descriptor={"pt_style": "pixel", "cells": 8}, source=source, planned=NAMES
+            tmp_path / "index",
+            descriptor={"pt_style": "pixel", "cells": 8},
+            source=source,
+            planned=NAMES,
         )
         return made(opts, **where)
 

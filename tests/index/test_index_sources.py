@@ -20,21 +20,33 @@ def contents(source, tmp_path):
 
 
 def source_of(val_dir, **more):
-    return index_sources.open_source(RetrievalOptions(val_dir=str(val_dir), build_index="x", pt_style="pixel", **more))
+    return index_sources.open_source(
+        RetrievalOptions(val_dir=str(val_dir), build_index="x", pt_style="pixel", **more)
+    )
 
 
 @pytest.fixture
 def shards(tmp_path):
     (tmp_path / "s").mkdir()
-    tars.write(tmp_path / "s" / "00009.tar", tars.sample("000", tars.png(1), caption="a cat", url="https://e.org/1")
-               | {"/001.png": tars.png(2), "002.png": tars.png(3)})  # fmt: skip
+    tars.write(
+        tmp_path / "s" / "00009.tar",
+        tars.sample("000", tars.png(1), caption="a cat", url="https://e.org/1")
+        | {
+            "/001.png": tars.png(2),
+            "002.png": tars.png(3),
+        },
+    )
     tars.write(tmp_path / "s" / "00010.tar", {"000.png": tars.png(4)})
     return tmp_path / "s"
 
 
 def test_a_tar_file_is_a_shard(shards):
     source = source_of(shards / "{00009..00010}.tar")
-    assert (source.shards, source.folder, source.names) == (True, shards.resolve(), ["00009", "00010"])
+    assert (source.shards, source.folder, source.names) == (
+        True,
+        shards.resolve(),
+        ["00009", "00010"],
+    )
     images, rows, damage = next(contents(source, shards))
     assert damage is None
     assert images.keys == ("00009.tar/000.png", "00009.tar/002.png")  # as training names them
@@ -59,7 +71,10 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
     """Two that would be one if their odd bytes became ?."""
     odd = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xea.png")]
     (tmp_path / "s").mkdir()
-    tars.write(tmp_path / "s" / "0.tar", {"a.png": tars.png(1), **{name: tars.png(2) for name in odd}, "b.png": tars.png(3)})
+    tars.write(
+        tmp_path / "s" / "0.tar",
+        {"a.png": tars.png(1), **{name: tars.png(2) for name in odd}, "b.png": tars.png(3)},
+    )
     (tmp_path / "f").mkdir()
     for name in (*odd, "a.png", "b.png"):
         (tmp_path / "f" / name).write_bytes(tars.png(3))
@@ -67,7 +82,9 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
         images, rows, _ = next(contents(source_of(tmp_path / source), tmp_path))
         assert images.keys == tuple(r["key"] for r in rows) == (f"{above}a.png", f"{above}b.png")
         assert images.open(1).getpixel((0, 0)) == (3, 0, 0)
-        assert sorted(images.bad) == [(f"{above}{name}", "its name is not UTF-8") for name in sorted(odd)]
+        assert sorted(images.bad) == [
+            (f"{above}{name}", "its name is not UTF-8") for name in sorted(odd)
+        ]
 
 
 def test_a_tar_file_that_changes_is_told(shards):
@@ -84,12 +101,18 @@ def test_a_tar_file_that_changes_is_told(shards):
 def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
     with servers.serving(shards, monkeypatch) as server:
         source = source_of(f"{server.address}/{{00009..00010}}.tar")
-        assert (source.shards, source.folder, source.names) == (True, server.address, ["00009", "00010"])
+        assert (source.shards, source.folder, source.names) == (
+            True,
+            server.address,
+            ["00009", "00010"],
+        )
         assert sorted(server.asked) == [("/00009.tar", "bytes=0-0"), ("/00010.tar", "bytes=0-0")]
         there, here = contents(source, tmp_path), contents(source_of(shards), tmp_path)
         for (images, rows, damage), (own, own_rows, _) in zip(there, here, strict=True):
             assert (images.keys, images.bad, rows, damage) == (own.keys, own.bad, own_rows, None)
-            assert [images.open(i).tobytes() for i in range(len(own))] == [own.open(i).tobytes() for i in range(len(own))]
+            assert [images.open(i).tobytes() for i in range(len(own))] == [
+                own.open(i).tobytes() for i in range(len(own))
+            ]
             assert len(list((tmp_path / "scratch").iterdir())) == 1  # one tar file at a time
         assert not list((tmp_path / "scratch").iterdir())
         before = source.made_of("00009")
@@ -98,11 +121,17 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
         assert again.made_of("00009") != before
         assert again.gone(["00010", "00008"]) == ["00008"]
         (shards / "00009.tar").unlink()
-        with pytest.raises(UsageError, match=r"^--val_dir='https.*': 3 of 4 addresses do not give a file, first https://.*/"
-                           r"00008.tar: answered 404 Not Found$"):  # fmt: skip
+        with pytest.raises(
+            UsageError,
+            match=r"^--val_dir='https.*': 3 of 4 addresses do not give a file, first https://.*/"
+            r"00008.tar: answered 404 Not Found$",
+        ):
             source_of(f"{server.address}/{{00008..00011}}.tar")
         unasked = index_sources.open_source(
-            RetrievalOptions(val_dir=f"{server.address}/00009.tar", build_index="x", pt_style="pixel"), ask=False
+            RetrievalOptions(
+                val_dir=f"{server.address}/00009.tar", build_index="x", pt_style="pixel"
+            ),
+            ask=False,
         )
         with pytest.raises(DataError, match="answered 404"):
             unasked.made_of("00009")
@@ -121,9 +150,14 @@ def test_a_download_that_ends_early_is_no_shorter_shard(shards, tmp_path, monkey
     """A server that announces no length ends a file as a line that breaks does: by silence."""
     monkeypatch.setattr(downloads, "WAITS", (0,))
     with servers.serving(shards, monkeypatch) as server:
-        source, size = source_of(f"{server.address}/00009.tar"), (shards / "00009.tar").stat().st_size
+        source, size = (
+            source_of(f"{server.address}/00009.tar"),
+            (shards / "00009.tar").stat().st_size,
+        )
         server.faults["/00009.tar"] = [servers.hung_up(700), servers.hung_up(700)]
-        with pytest.raises(DataError, match=rf"00009\.tar: cannot be read \(700 bytes came of {size}\)"):
+        with pytest.raises(
+            DataError, match=rf"00009\.tar: cannot be read \(700 bytes came of {size}\)"
+        ):
             next(contents(source, tmp_path))
         assert not list((tmp_path / "scratch").iterdir())
         server.faults["/00009.tar"] = [servers.hung_up(700)]
@@ -136,18 +170,28 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(index_sources, "FOLDER_SHARD", 3)
     (tmp_path / "f" / "sub").mkdir(parents=True)
     for i in range(7):
-        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "f" / ("sub" if i == 6 else "") / f"{i + 5}.png")
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(
+            tmp_path / "f" / ("sub" if i == 6 else "") / f"{i + 5}.png"
+        )
     return tmp_path / "f"
 
 
 def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
     source = source_of(folder)
-    assert (source.shards, source.folder, source.names) == (False, folder.resolve(), ["00000", "00001", "00002"])
+    assert (source.shards, source.folder, source.names) == (
+        False,
+        folder.resolve(),
+        ["00000", "00001", "00002"],
+    )
     parts = list(contents(source, folder))
     assert [images.keys for images, _, _ in parts] == [
-        ("5.png", "6.png", "7.png"), ("8.png", "9.png", "10.png"), ("sub/11.png",)
-    ]  # fmt: skip
-    assert parts[2][1] == [{"key": "sub/11.png", "caption": None, "bytes": (folder / "sub/11.png").stat().st_size}]
+        ("5.png", "6.png", "7.png"),
+        ("8.png", "9.png", "10.png"),
+        ("sub/11.png",),
+    ]
+    assert parts[2][1] == [
+        {"key": "sub/11.png", "caption": None, "bytes": (folder / "sub/11.png").stat().st_size}
+    ]
 
 
 def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
@@ -163,10 +207,16 @@ def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
 
 
 def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
-    given = {str(folder / ("sub" if i == 11 else "") / f"{i}.png"): [f"thing {i}"] for i in range(5, 12)}
+    given = {
+        str(folder / ("sub" if i == 11 else "") / f"{i}.png"): [f"thing {i}"] for i in range(5, 12)
+    }
     (tmp_path / "c.json").write_text(json.dumps(given))
     source = source_of(folder, val_captions=str(tmp_path / "c.json"))
-    assert [r["caption"] for r in list(contents(source, tmp_path))[1][1]] == ["thing 8", "thing 9", "thing 10"]
+    assert [r["caption"] for r in list(contents(source, tmp_path))[1][1]] == [
+        "thing 8",
+        "thing 9",
+        "thing 10",
+    ]
     before = source.made_of("00001")
     assert before != source_of(folder).made_of("00001")
     (tmp_path / "c.json").write_text(json.dumps(given | {str(folder / "9.png"): ["other"]}))
@@ -184,11 +234,23 @@ def test_what_is_no_source(shards, tmp_path):
         (tmp_path / "absent", {}, "does not exist"),
         (shards / "7*.tar", {}, "matches no file; takes tar files"),
         (shards / ".0.tar", {}, "'.0.tar' is hidden"),
-        ("https://example.org/{0..9}.tar?token=1", {}, "is an address that is not read; takes 'https://HOST"),
-        ("https://me:word@example.org/x/0.tar", {}, "is an address that is not read; .* without a user"),
+        (
+            "https://example.org/{0..9}.tar?token=1",
+            {},
+            "is an address that is not read; takes 'https://HOST",
+        ),
+        (
+            "https://me:word@example.org/x/0.tar",
+            {},
+            "is an address that is not read; .* without a user",
+        ),
         ("http://example.org/x/0.tar", {}, "is an address that is not read"),
         ("pipe:cat {0..9}.tar", {}, "is an address that is not read"),
-        ("https://example.org/x/{9..0}.tar", {}, "names no file; takes a first number that is not above the last"),
+        (
+            "https://example.org/x/{9..0}.tar",
+            {},
+            "names no file; takes a first number that is not above the last",
+        ),
         ("https://example.org/a/.0.tar", {}, "'.0.tar' is hidden"),
         (
             "https://example.org/x/*.tar",
@@ -196,7 +258,11 @@ def test_what_is_no_source(shards, tmp_path):
             "is an address that is not read; takes 'https://HOST/FOLDER/{00000..00012}.tar'",
         ),
         ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; takes those of one"),
-        (shards, {"val_captions": "c.json"}, "--val_captions='c.json' does not go with --build_index of tar shards"),
+        (
+            shards,
+            {"val_captions": "c.json"},
+            "--val_captions='c.json' does not go with --build_index of tar shards",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             source_of(val_dir, **more)

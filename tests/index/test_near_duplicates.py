@@ -1,11 +1,19 @@
-"""Groups of near-duplicates: blocks against the whole matrix, chains and large clusters, what is kept and what follows."""
+"""Groups of near-duplicates: blocks against the whole matrix, chains and large clusters, what is
+kept and what follows."""
 
 import numpy as np
 import pytest
 from scipy.sparse.csgraph import connected_components
 
 from tests.indices import index_of
-from utils.index.near_duplicates import Components, approximate_groups, exact_groups, groups_of, joined, neighbours
+from utils.index.near_duplicates import (
+    Components,
+    approximate_groups,
+    exact_groups,
+    groups_of,
+    joined,
+    neighbours,
+)
 
 
 def unit(vectors):
@@ -26,12 +34,18 @@ def chain(rng):
 def clusters(rng):
     """Two clusters of equal vectors, of 30 and of 8, among strangers, and three vectors 0."""
     strangers = rng.standard_normal((15, 64))
-    vectors = np.concatenate([np.repeat(strangers[:1], 30, 0), np.repeat(strangers[1:2], 8, 0), strangers[2:]])
+    vectors = np.concatenate(
+        [np.repeat(strangers[:1], 30, 0), np.repeat(strangers[1:2], 8, 0), strangers[2:]]
+    )
     return np.concatenate([unit(vectors), np.zeros((3, 64), np.float32)])[rng.permutation(54)]
 
 
 # name -> (vectors, threshold, sizes of the groups that there are, where they are known)
-CASES = {"scattered": (scattered, 0.97, None), "chain": (chain, 0.99, [36]), "clusters": (clusters, 0.9, [30, 8])}
+CASES = {
+    "scattered": (scattered, 0.97, None),
+    "chain": (chain, 0.99, [36]),
+    "clusters": (clusters, 0.9, [30, 8]),
+}
 
 
 def naive(vectors, threshold):
@@ -70,7 +84,10 @@ def test_parts_that_several_processes_look_at_join_to_the_whole(tmp_path, parts)
         asked.extend(pairs)
         return pairs
 
-    found = [exact_groups(index, threshold=0.97, block_rows=8, wrap=wrap, part=p, parts=parts) for p in range(parts)]
+    found = [
+        exact_groups(index, threshold=0.97, block_rows=8, wrap=wrap, part=p, parts=parts)
+        for p in range(parts)
+    ]
     assert np.array_equal(joined(found), naive(vectors, 0.97))
     assert len(asked) == len(set(asked)) == 8 * 9 / 2  # each pair of blocks once
     assert not np.array_equal(found[0], joined(found))
@@ -83,7 +100,9 @@ def test_a_large_cluster_is_never_a_list_of_pairs(tmp_path, monkeypatch):
     vectors[[5, 19_000], :2] = (0, 1)
     index, edges = index_of(tmp_path, vectors), []
     merge = Components.merge
-    monkeypatch.setattr(Components, "merge", lambda self, a, b: (edges.append(len(a)), merge(self, a, b))[1])
+    monkeypatch.setattr(
+        Components, "merge", lambda self, a, b: (edges.append(len(a)), merge(self, a, b))[1]
+    )
     labels = exact_groups(index, threshold=0.5, block_rows=2048)
     assert labels[5] == labels[19_000] == 5
     assert set(np.delete(labels, [5, 19_000])) == {0}
@@ -96,7 +115,9 @@ def test_a_star_is_joined_at_once(monkeypatch):
 
     components, merges = Components(300), []
     merge = Components.merge
-    monkeypatch.setattr(Components, "merge", lambda self, a, b: (merges.append(len(a)), merge(self, a, b))[1])
+    monkeypatch.setattr(
+        Components, "merge", lambda self, a, b: (merges.append(len(a)), merge(self, a, b))[1]
+    )
     near = torch.zeros(100, 200, dtype=torch.bool)
     near[17] = True
     components.merge_near(near, np.arange(100), np.arange(100, 300))
@@ -119,11 +140,12 @@ def test_union_find_against_scipy():
         assert np.array_equal(labels[:, None] == labels[None], expected[:, None] == expected[None])
 
 
-# From nearest neighbours ---------------------------------------------------------------------------------------------
+# From nearest neighbours --------------------------------------------------------------------------
 
 
 class Searcher:
-    """Exact search of held vectors, as an approximate one answers: best first, filled up with -1."""
+    """Exact search of held vectors, as an approximate one answers: best first, filled up with
+    -1."""
 
     def __init__(self, vectors):
         self.vectors, self.asked = vectors.astype(np.float16).astype(np.float32), []
@@ -134,7 +156,9 @@ class Searcher:
         rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores = np.take_along_axis(scores, rows, 1)
         missing = ((0, 0), (0, k - rows.shape[1]))
-        return np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing, constant_values=-1)
+        return np.pad(scores, missing, constant_values=-np.inf), np.pad(
+            rows, missing, constant_values=-1
+        )
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -142,20 +166,31 @@ def test_enough_neighbours_give_the_exact_groups(tmp_path, case, monkeypatch):
     make, threshold, _ = CASES[case]
     vectors = make(np.random.default_rng(3))
     index, searcher = index_of(tmp_path, vectors, names=("0", "1")), Searcher(vectors)
-    monkeypatch.setattr("utils.index.vector_index.BLOCK_BYTES", 4 * vectors.shape[1] * 10)  # blocks of 10 rows
+    # blocks of 10 rows
+    monkeypatch.setattr("utils.index.vector_index.BLOCK_BYTES", 4 * vectors.shape[1] * 10)
     found = list(neighbours(index, searcher, k=70))
     assert np.array_equal(np.concatenate([rows for rows, _, _ in found]), np.arange(len(vectors)))
     assert {k for _, k in searcher.asked} == {71}
     assert max(n for n, _ in searcher.asked) == 10
     assert (found[0][2] == -1).any()
-    assert np.array_equal(approximate_groups(index, found, threshold=threshold), naive(vectors, threshold))
+    assert np.array_equal(
+        approximate_groups(index, found, threshold=threshold), naive(vectors, threshold)
+    )
 
 
 def test_a_pair_is_found_when_either_knows_the_other(tmp_path):
     index = index_of(tmp_path, np.eye(6, dtype=np.float32))
     found = [
-        (np.array([0, 1, 2]), np.array([[1, 0.9], [1, 0.2], [1, 0.95]]), np.array([[0, 4], [1, 0], [2, 4]])),
-        (np.array([3, 4, 5]), np.array([[1, 0.99], [1, 0], [1, 0.5]]), np.array([[3, -1], [4, 1], [5, 3]])),
+        (
+            np.array([0, 1, 2]),
+            np.array([[1, 0.9], [1, 0.2], [1, 0.95]]),
+            np.array([[0, 4], [1, 0], [2, 4]]),
+        ),
+        (
+            np.array([3, 4, 5]),
+            np.array([[1, 0.99], [1, 0], [1, 0.5]]),
+            np.array([[3, -1], [4, 1], [5, 3]]),
+        ),
     ]
     assert approximate_groups(index, found, threshold=0.5).tolist() == [0, 1, 0, 3, 0, 3]
     assert approximate_groups(index, found, threshold=0.92).tolist() == [0, 1, 2, 3, 2, 5]
@@ -170,7 +205,7 @@ def test_too_few_neighbours_split_a_group_and_join_none(tmp_path):
     assert np.array_equal(exact[found], exact)
 
 
-# What is kept --------------------------------------------------------------------------------------------------------
+# What is kept -------------------------------------------------------------------------------------
 
 
 def picture(i, width=None, height=None, size=1):
@@ -186,7 +221,8 @@ def test_groups_by_size_and_in_each_the_largest_picture_first(tmp_path):
         vectors[row] = unit(base[None] + 0.02 * rng.standard_normal((1, 32)))[0]
     vectors[[0, 3]] = vectors[7]
     rows = [picture(i) for i in range(10)]
-    rows[2], rows[4] = picture(2, 10, 20, 900), picture(4, 20, 10, 901)  # as many pixels, more bytes
+    # as many pixels, more bytes
+    rows[2], rows[4] = picture(2, 10, 20, 900), picture(4, 20, 10, 901)
     rows[5], rows[9] = picture(5, 5, 5, 10_000), picture(9, 200, 1, 901)  # as large as 4 in both
     index = index_of(tmp_path, vectors, rows, names=("0", "1", "2"))
     groups = groups_of(index, exact_groups(index, threshold=0.9))

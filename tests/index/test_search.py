@@ -18,10 +18,17 @@ def make(root, vectors, rows=7, descriptor=None):
     """An index of shards of that many rows."""
     spans = [slice(s, s + rows) for s in range(0, len(vectors), rows)]
     names = [f"{i:05d}" for i in range(len(spans))]
-    vector_index.write_index(root, descriptor=descriptor or {}, source={"folder": str(root), "shards": False}, planned=names)
+    vector_index.write_index(
+        root,
+        descriptor=descriptor or {},
+        source={"folder": str(root), "shards": False},
+        planned=names,
+    )
     for name, span in zip(names, spans, strict=True):
         known = [{"key": f"{name}/{i}.png", "bytes": i} for i in range(len(vectors[span]))]
-        shard_files.write_shard(root, name, vectors[span], known, descriptor=descriptor or {}, made_of={})
+        shard_files.write_shard(
+            root, name, vectors[span], known, descriptor=descriptor or {}, made_of={}
+        )
     return vector_index.open_index("--val_dir", root)
 
 
@@ -105,7 +112,9 @@ def clustered(tmp_path_factory):
     """12,000 vectors of 32 dimensions in 200 clusters, and noisy copies of 100 of them."""
     rng = np.random.default_rng(0)
     centres = unit(200, 32, 1)
-    vectors = centres[rng.integers(0, 200, 12_000)] + 0.15 * rng.standard_normal((12_000, 32)).astype(np.float32)
+    vectors = centres[rng.integers(0, 200, 12_000)] + 0.15 * rng.standard_normal(
+        (12_000, 32)
+    ).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     planted = rng.choice(12_000, 100, replace=False)
     query = vectors[planted] + 0.1 * rng.standard_normal((100, 32)).astype(np.float32)
@@ -158,7 +167,8 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(clustered, monkeypatch
     import faiss
 
     real = faiss.write_index
-    monkeypatch.setattr(faiss, "write_index", lambda found, path: real(found, "/proc/none"))  # faiss says what it says
+    # faiss says what it says
+    monkeypatch.setattr(faiss, "write_index", lambda found, path: real(found, "/proc/none"))
     monkeypatch.setattr(search, "_read", lambda *_: None)
     said = []
     _, rows = search.approximate(index, say=said.append).search(query, 1)
@@ -179,12 +189,15 @@ def test_lists_grow_with_the_root(count, lists):
 
 
 def test_rows_that_a_product_can_hardly_tell_apart_come_in_their_order(tmp_path, monkeypatch):
-    """Nine rows one unit in the last place of a few entries apart, of which the best two are asked for."""
+    """Nine rows one unit in the last place of a few entries apart, of which the best two are asked
+    for."""
     vectors, rng = unit(200, 512, 0), np.random.default_rng(5)
     near = vectors[:1].astype(np.float16).repeat(9, 0)
     for row in near:
         places = rng.choice(512, 6, replace=False)
-        row[places] = np.nextafter(row[places], np.float16(1) * rng.choice([-1, 1], 6).astype(np.float16))
+        row[places] = np.nextafter(
+            row[places], np.float16(1) * rng.choice([-1, 1], 6).astype(np.float16)
+        )
     chosen = rng.choice(200, 9, replace=False)
     vectors[chosen] = near.astype(np.float32)
     query = np.concatenate([unit(30, 512, 3) * 0.3 + vectors[chosen[0]], vectors[chosen]])
@@ -194,7 +207,9 @@ def test_rows_that_a_product_can_hardly_tell_apart_come_in_their_order(tmp_path,
     for rows in (17, 60, 200):
         monkeypatch.setattr(vector_index, "BLOCK_BYTES", rows * 4 * 512)
         for parts in (1, 3):
-            found = [search.Exact(index, part=p, parts=parts).search(query, 2) for p in range(parts)]
+            found = [
+                search.Exact(index, part=p, parts=parts).search(query, 2) for p in range(parts)
+            ]
             assert np.array_equal(search.merged(found, 2)[1], expected)
 
 
@@ -243,7 +258,11 @@ def test_candidates_are_gathered_in_parts_that_fit_a_block(tmp_path, monkeypatch
     rows = np.random.default_rng(0).integers(0, 53, (9, 20))
     whole = search.rescored(index, query, rows)
     taken, real = [], vector_index.VectorIndex.take
-    monkeypatch.setattr(vector_index.VectorIndex, "take", lambda self, rows: taken.append(len(rows)) or real(self, rows))
+    monkeypatch.setattr(
+        vector_index.VectorIndex,
+        "take",
+        lambda self, rows: taken.append(len(rows)) or real(self, rows),
+    )
     monkeypatch.setattr(vector_index, "BLOCK_BYTES", 40 * 4 * 16)
     parts = search.rescored(index, query, rows)
     assert len(taken) == 5  # two queries of 20 candidates at a time

@@ -1,4 +1,5 @@
-"""A shard is two files that are whole or absent; what is damaged in them is told in a line that says what to do."""
+"""A shard is two files that are whole or absent; what is damaged in them is told in a line that
+says what to do."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from utils.runtime.errors import DataError
 def write(root, name, count, **more):
     rows = [{"key": f"{name}.tar/{i}.jpg", "bytes": 100 + i} for i in range(count)]
     vectors = np.random.default_rng(count).standard_normal((count, 8)).astype(np.float32)
-    shard_files.write_shard(root, name, vectors, rows, **{"descriptor": {"pt_style": "pixel"}, "made_of": {}} | more)
+    shard_files.write_shard(
+        root, name, vectors, rows, **{"descriptor": {"pt_style": "pixel"}, "made_of": {}} | more
+    )
     return vectors
 
 
@@ -22,7 +25,10 @@ def test_what_is_written_is_read(tmp_path):
     assert (shard.name, shard.first, shard.rows, dimensions) == ("10", 5, 3, 8)
     assert shard.facts["descriptor"] == {"pt_style": "pixel"}
     assert "damage" not in shard.facts
-    assert shard_files.read_rows(tmp_path, "10", ["bytes", "key"]).to_pylist()[2] == {"bytes": 102, "key": "10.tar/2.jpg"}
+    assert shard_files.read_rows(tmp_path, "10", ["bytes", "key"]).to_pylist()[2] == {
+        "bytes": 102,
+        "key": "10.tar/2.jpg",
+    }
     write(tmp_path, "10", 1, damage="cut", bad=[("10.tar/x", "broken")])
     rows, facts = shard_files.shard_facts(tmp_path, "10")
     assert (rows, facts["damage"], facts["bad"]) == (1, "cut", [["10.tar/x", "broken"]])
@@ -45,8 +51,12 @@ def test_a_shard_is_whole_or_absent(tmp_path, monkeypatch):
 def test_half_a_character_is_kept_readable_in_a_caption_and_refused_in_a_key(tmp_path):
     odd = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     how = {"descriptor": {}, "made_of": {}}
-    shard_files.write_shard(tmp_path, "0", np.zeros((1, 8)), [{"key": "x.jpg", "bytes": 1, "caption": odd}], **how)
-    assert shard_files.read_rows(tmp_path, "0", ["caption"]).to_pylist() == [{"caption": "caf?.jpg"}]
+    shard_files.write_shard(
+        tmp_path, "0", np.zeros((1, 8)), [{"key": "x.jpg", "bytes": 1, "caption": odd}], **how
+    )
+    assert shard_files.read_rows(tmp_path, "0", ["caption"]).to_pylist() == [
+        {"caption": "caf?.jpg"}
+    ]
     assert (shard_files.is_utf8("caf\xe9"), shard_files.is_utf8(odd)) == (True, False)
     with pytest.raises(UnicodeEncodeError):
         shard_files.write_shard(tmp_path, "0", np.zeros((1, 8)), [{"key": odd, "bytes": 1}], **how)
@@ -70,7 +80,8 @@ def test_any_byte_of_a_header_that_is_damaged_is_a_line(tmp_path):
     for header in (b"{'descr': '<f2',\n  (", b"  1\n 2\n", b"((((((", b'"""'):
         path.write_bytes(whole[:10] + header.ljust(118) + whole[128:])
         with pytest.raises(
-            DataError, match=r"9\.npy: is not a \.npy of vectors \(.*\); --build_index makes this shard anew"
+            DataError,
+            match=r"9\.npy: is not a \.npy of vectors \(.*\); --build_index makes this shard anew",
         ):
             shard_files.read_shard(tmp_path, "9")
 
@@ -82,7 +93,9 @@ def test_a_parquet_without_our_columns_is_a_line(tmp_path):
     write(tmp_path, "9", 5)
     path = shard_files.paths_of(tmp_path, "9")[1]
     pq.write_table(pa.table({"key": ["a"] * 5}), path)
-    with pytest.raises(DataError, match=r"9\.parquet: cannot be read .*url.*; --build_index makes this shard anew"):
+    with pytest.raises(
+        DataError, match=r"9\.parquet: cannot be read .*url.*; --build_index makes this shard anew"
+    ):
         shard_files.read_rows(tmp_path, "9", ["key", "url"])
     with pytest.raises(DataError, match=r"9\.parquet: cannot be read"):
         shard_files.read_shard(tmp_path, "9")
@@ -90,7 +103,14 @@ def test_a_parquet_without_our_columns_is_a_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("found", "wrong"),
-    [({"a": 1, "b": ""}, None), ({"a": 1}, "b"), ({"a": "1", "b": ""}, "a"), ([], "a"), (None, "a"), ({}, "a")],
+    [
+        ({"a": 1, "b": ""}, None),
+        ({"a": 1}, "b"),
+        ({"a": "1", "b": ""}, "a"),
+        ([], "a"),
+        (None, "a"),
+        ({}, "a"),
+    ],
 )
 def test_which_field_of_json_is_wrong(found, wrong):
     assert shard_files.wrong_field(found, a=int, b=str) == wrong

@@ -1,4 +1,5 @@
-"""An index on disk: what is written is read back, whole or not at all, and damage is told in a line."""
+"""An index on disk: what is written is read back, whole or not at all, and damage is told in a
+line."""
 
 import contextlib
 import json
@@ -24,21 +25,42 @@ def unit(count, dimensions, seed):
 
 
 def row(shard, i, **more):
-    return {"key": f"{shard}.tar/{i:03d}.jpg", "bytes": 100 + i, "offset": 512 * (i + 1), "width": 64, "height": 48} | more
+    return {
+        "key": f"{shard}.tar/{i:03d}.jpg",
+        "bytes": 100 + i,
+        "offset": 512 * (i + 1),
+        "width": 64,
+        "height": 48,
+    } | more
 
 
 @pytest.fixture
 def index(tmp_path):
-    """Three shards of 7, 5 and 4 vectors of 8 dimensions, of tar files that lie beside the index. -> (folder, vectors)"""
+    """Three shards of 7, 5 and 4 vectors of 8 dimensions, of tar files that lie beside the index.
+    -> (folder, vectors)"""
     (tmp_path / "data").mkdir()
     root, parts = tmp_path / "index", [unit(7, 8, 1), unit(5, 8, 2), unit(4, 8, 3)]
     names = ("00002", "00010", "00100")
     vector_index.write_index(
-        root, descriptor=DESCRIPTOR, source={"folder": str(tmp_path / "data"), "shards": True}, planned=names
+        root,
+        descriptor=DESCRIPTOR,
+        source={"folder": str(tmp_path / "data"), "shards": True},
+        planned=names,
     )
     for name, vectors in zip(names, parts, strict=True):
-        rows = [row(name, i, caption=f"{name} {i}", url="https://example.org/x" if i else None) for i in range(len(vectors))]
-        shard_files.write_shard(root, name, vectors, rows, descriptor=DESCRIPTOR, made_of={}, bad=[(f"{name}/x", "broken")])
+        rows = [
+            row(name, i, caption=f"{name} {i}", url="https://example.org/x" if i else None)
+            for i in range(len(vectors))
+        ]
+        shard_files.write_shard(
+            root,
+            name,
+            vectors,
+            rows,
+            descriptor=DESCRIPTOR,
+            made_of={},
+            bad=[(f"{name}/x", "broken")],
+        )
     return root, np.concatenate(parts).astype(np.float16).astype(np.float32)
 
 
@@ -53,20 +75,36 @@ def test_rows_count_through_the_shards_in_natural_order(index):
     assert [s.name for s in found.shards] == ["00002", "00010", "00100"]
     rows = [15, 0, 7, 7, 11, 12]
     assert np.array_equal(found.take(rows), vectors[rows])
-    assert [r["caption"] for r in found.table(rows)] == ["00100 3", "00002 0", "00010 0", "00010 0", "00010 4", "00100 0"]
+    assert [r["caption"] for r in found.table(rows)] == [
+        "00100 3",
+        "00002 0",
+        "00010 0",
+        "00010 0",
+        "00010 4",
+        "00100 0",
+    ]
     assert found.table([0, 1], ["url", "width"]) == [
-        {"url": None, "width": 64}, {"url": "https://example.org/x", "width": 64}
-    ]  # fmt: skip
+        {"url": None, "width": 64},
+        {"url": "https://example.org/x", "width": 64},
+    ]
     assert found.bad == [("00002/x", "broken"), ("00010/x", "broken"), ("00100/x", "broken")]
 
 
 @pytest.mark.parametrize("rows", [[], [3], [15, 0, 7, 7, 11, 12], list(range(16)), [0, 8, 1, 9]])
 def test_a_table_of_rows_is_theirs_in_their_order_and_reads_a_shard_once(index, monkeypatch, rows):
     found, read, real = opened(index[0]), [], shard_files.read_rows
-    every = [row for shard in found.shards for row in real(found.root, shard.name, shard_files.COLUMNS).to_pylist()]
-    monkeypatch.setattr(vector_index, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c))
+    every = [
+        row
+        for shard in found.shards
+        for row in real(found.root, shard.name, shard_files.COLUMNS).to_pylist()
+    ]
+    monkeypatch.setattr(
+        vector_index, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c)
+    )
     assert found.arrow(rows).to_pylist() == [every[r] for r in rows]
-    assert sorted(read) == sorted({s.name for s in found.shards for r in rows if s.first <= r < s.first + s.rows})
+    assert sorted(read) == sorted(
+        {s.name for s in found.shards for r in rows if s.first <= r < s.first + s.rows}
+    )
     told = found.arrow(rows, ["url", "key"])
     assert told.column_names == ["url", "key"]
     assert told["key"].to_pylist() == [every[r]["key"] for r in rows]
@@ -90,8 +128,9 @@ def test_keys_and_images(index, tmp_path):
     root, _ = index
     found = opened(root)
     assert found.find(["00010.tar/003.jpg", "00002.tar/000.jpg", "00010.tar/999.jpg"]) == {
-        "00002.tar/000.jpg": 0, "00010.tar/003.jpg": 10
-    }  # fmt: skip
+        "00002.tar/000.jpg": 0,
+        "00010.tar/003.jpg": 10,
+    }
     images = found.images([10, 0])
     assert images.keys == ("00010.tar/003.jpg", "00002.tar/000.jpg")
     assert images.places == (("00010.tar", 2048), ("00002.tar", 512))
@@ -103,7 +142,10 @@ def test_an_index_that_is_moved_with_its_images_still_finds_them(index, tmp_path
     (tmp_path / "elsewhere").mkdir()
     for name in ("index", "data"):
         (tmp_path / name).rename(tmp_path / "elsewhere" / name)
-    assert opened(tmp_path / "elsewhere" / "index").image_root.resolve() == tmp_path / "elsewhere" / "data"
+    assert (
+        opened(tmp_path / "elsewhere" / "index").image_root.resolve()
+        == tmp_path / "elsewhere" / "data"
+    )
 
 
 def test_what_is_there_of_an_index_that_is_still_built_is_opened(index):
@@ -160,7 +202,9 @@ def broken(root, how):
 def test_damage_is_told_in_a_line_that_names_the_file_and_what_to_do(index, how, message):
     root, _ = index
     broken(root, how)
-    with pytest.raises(DataError, match=rf"00010\.(npy|parquet): .*{message}|00010\.parquet: {message}|{message}") as told:
+    with pytest.raises(
+        DataError, match=rf"00010\.(npy|parquet): .*{message}|00010\.parquet: {message}|{message}"
+    ) as told:
         opened(root)
     assert "00010." in str(told.value)
     assert "\n" not in str(told.value)
@@ -169,8 +213,14 @@ def test_damage_is_told_in_a_line_that_names_the_file_and_what_to_do(index, how,
 def test_descriptors_differ_by_what_moves_their_vectors_alone():
     other = DESCRIPTOR | {"dtype": "torch.float16", "weights": "copy.pt"}
     assert index_descriptor.difference(other, DESCRIPTOR) is None
-    assert index_descriptor.difference(DESCRIPTOR | {"weights_sha256": "cd"}, DESCRIPTOR) == "weights_sha256 'cd', not 'ab'"
-    assert index_descriptor.difference({"pt_style": "pixel"}, {"pt_style": "pixel", "cells": 16}) == "cells None, not 16"
+    assert (
+        index_descriptor.difference(DESCRIPTOR | {"weights_sha256": "cd"}, DESCRIPTOR)
+        == "weights_sha256 'cd', not 'ab'"
+    )
+    assert (
+        index_descriptor.difference({"pt_style": "pixel"}, {"pt_style": "pixel", "cells": 16})
+        == "cells None, not 16"
+    )
 
 
 def test_the_fingerprint_tells_other_images(index):
@@ -186,25 +236,34 @@ def test_the_fingerprint_tells_other_images(index):
 
 @pytest.mark.parametrize("there", ["here", "behind an address"])
 @pytest.mark.parametrize("how", ["untouched", "rewritten", "touched", "gone"])
-def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_path, how, there, monkeypatch):
+def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
+    tmp_path, how, there, monkeypatch
+):
     (tmp_path / "data").mkdir()
     rows = []
     for name in ("0", "1"):
         path = tmp_path / "data" / f"{name}.tar"
         tars.write(path, {"0.png": tars.png(1), "1.png": tars.png(2)})
         found = tar_shards.read_shard(path).images
-        rows.append([{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in found])
+        rows.append(
+            [{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in found]
+        )
     root, folder = tmp_path / "index", tmp_path / "data"
     with contextlib.ExitStack() as served:
         if there != "here":
-            folder = downloads.Address(served.enter_context(servers.serving(tmp_path / "data", monkeypatch)).address)
-        vector_index.write_index(root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"])
+            folder = downloads.Address(
+                served.enter_context(servers.serving(tmp_path / "data", monkeypatch)).address
+            )
+        vector_index.write_index(
+            root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"]
+        )
         for name, some in zip(("0", "1"), rows, strict=True):
             state = (tar_shards if there == "here" else downloads).state_of(folder / f"{name}.tar")
             shard_files.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
         path = tmp_path / "data" / "1.tar"
         if how == "rewritten":
-            tars.write(path, {"1.png": tars.png(2), "0.png": tars.png(1)})  # whole pictures lie at the old offsets
+            # whole pictures lie at the old offsets
+            tars.write(path, {"1.png": tars.png(2), "0.png": tars.png(1)})
         elif how == "touched":
             os.utime(path, ns=(5, 5))
         elif how == "gone":
@@ -223,19 +282,42 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(tmp_pa
 
 
 @pytest.mark.parametrize("rows", [3, 2, 4])
-def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_opened(tmp_path, rows):
-    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": True}, planned=["0", "1"])
+def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_opened(
+    tmp_path, rows
+):
+    vector_index.write_index(
+        tmp_path,
+        descriptor={},
+        source={"folder": str(tmp_path), "shards": True},
+        planned=["0", "1"],
+    )
     for name in ("0", "1"):
-        shard_files.write_shard(tmp_path, name, unit(3, 4, 1), [row(name, i) for i in range(3)], descriptor={}, made_of={})
+        shard_files.write_shard(
+            tmp_path,
+            name,
+            unit(3, 4, 1),
+            [row(name, i) for i in range(3)],
+            descriptor={},
+            made_of={},
+        )
     index = opened(tmp_path)
     os.utime(shard_files.paths_of(tmp_path, "1")[0], ns=(5, 5))
     index = opened(tmp_path)
     shard_files.write_shard(
-        tmp_path, "1", unit(rows, 4, 2), [row("1", i + 7) for i in range(rows)], descriptor={}, made_of={}
-    )  # fmt: skip
+        tmp_path,
+        "1",
+        unit(rows, 4, 2),
+        [row("1", i + 7) for i in range(rows)],
+        descriptor={},
+        made_of={},
+    )
     told = "1.npy: was made anew after the index was opened; search again"
-    for call in (lambda: index.table([5]), lambda: index.take([5]), lambda: list(index.blocks(2)),
-                 lambda: index.find(["1.tar/001.jpg"])):  # fmt: skip
+    for call in (
+        lambda: index.table([5]),
+        lambda: index.take([5]),
+        lambda: list(index.blocks(2)),
+        lambda: index.find(["1.tar/001.jpg"]),
+    ):
         with pytest.raises(DataError, match=told):
             call()
     assert index.table([2])[0]["key"] == "0.tar/002.jpg"  # of the other shard nothing is lost
@@ -246,8 +328,12 @@ def test_a_folders_image_of_another_size_is_not_shown(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(tars.noise(i))
     rows = [{"key": f"{i}.png", "bytes": (tmp_path / f"{i}.png").stat().st_size} for i in range(3)]
-    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"])
-    shard_files.write_shard(tmp_path, "0", unit(3, 4, 1), rows, descriptor={}, made_of={"fingerprint": "x"})
+    vector_index.write_index(
+        tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"]
+    )
+    shard_files.write_shard(
+        tmp_path, "0", unit(3, 4, 1), rows, descriptor={}, made_of={"fingerprint": "x"}
+    )
     (tmp_path / "1.png").write_bytes(tars.noise(1, (40, 40)))
     images = opened(tmp_path).images(range(3))
     assert images.changed == {"1.png"}
@@ -277,16 +363,25 @@ def test_only_an_index_is_one(index, tmp_path):
 
 
 def test_vectors_are_not_read_into_memory(tmp_path):
-    """60 MB of vectors are searched through a block of 1 MB: what the process may hold beyond it is asked of the kernel."""
+    """60 MB of vectors are searched through a block of 1 MB: what the process may hold beyond it is
+    asked of the kernel."""
 
     def anonymous():
         status = open("/proc/self/status").read()  # noqa: SIM115 - read at once
         return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
-    vector_index.write_index(tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"])
+    vector_index.write_index(
+        tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"]
+    )
     vectors = np.zeros((60_000, 512), np.float16)
-    shard_files.write_shard(tmp_path, "0", vectors, [{"key": str(i), "bytes": 1} for i in range(60_000)],
-                             descriptor={}, made_of={})  # fmt: skip
+    shard_files.write_shard(
+        tmp_path,
+        "0",
+        vectors,
+        [{"key": str(i), "bytes": 1} for i in range(60_000)],
+        descriptor={},
+        made_of={},
+    )
     del vectors
     found = opened(tmp_path)
     next(found.blocks(512))
@@ -302,7 +397,9 @@ def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
     root, vectors = index
     source, planned = {"folder": str(root), "shards": True}, ["00002", "00010", "00100", name]
     vector_index.write_index(root, descriptor=DESCRIPTOR, source=source, planned=planned)
-    shard_files.write_shard(root, name, np.empty((0, 0)), [], descriptor=DESCRIPTOR, made_of={}, bad=[("x", "broken")])
+    shard_files.write_shard(
+        root, name, np.empty((0, 0)), [], descriptor=DESCRIPTOR, made_of={}, bad=[("x", "broken")]
+    )
     found = opened(root)
     assert (len(found), found.dimensions, len(found.shards)) == (16, 8, 4)
     assert np.array_equal(found.take(range(16)), vectors)

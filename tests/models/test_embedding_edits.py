@@ -13,7 +13,10 @@ def test_noise_by_hand_and_its_size():
 
 
 def test_noise_follows_the_embeddings_dtype():
-    assert embedding_edits.add_noise(torch.ones(1, dtype=torch.float16), torch.ones(1), 0.5).dtype == torch.float16
+    assert (
+        embedding_edits.add_noise(torch.ones(1, dtype=torch.float16), torch.ones(1), 0.5).dtype
+        == torch.float16
+    )
 
 
 def test_mixup_by_hand():

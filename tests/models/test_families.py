@@ -11,24 +11,37 @@ from utils.runtime.errors import UsageError
 
 def made(pipeline, prompts, *, guidance, negative=None, steps=3):
     hooks = mitigations.SampleHooks()
-    jobs = list(sampling.image_jobs([Prompt(p) for p in prompts], hooks, images_per_prompt=1, seed=1))
-    settings = sampling.SampleSettings(steps=steps, guidance=guidance, side=16, negative_prompt=negative)
-    images = sampling.generate(pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu")
+    jobs = list(
+        sampling.image_jobs([Prompt(p) for p in prompts], hooks, images_per_prompt=1, seed=1)
+    )
+    settings = sampling.SampleSettings(
+        steps=steps, guidance=guidance, side=16, negative_prompt=negative
+    )
+    images = sampling.generate(
+        pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu"
+    )
     return jobs, [np.asarray(m.image, float) for m in images]
 
 
 @pytest.mark.parametrize("negative", [None, "", "blue star"])
 @pytest.mark.parametrize("name", MINIATURES)
 def test_our_batch_is_what_the_pipeline_makes_of_each_prompt_alone(name, negative):
-    """Whatever a family embeds, pools, zeroes or packs: its own call with plain prompts is the reference."""
+    """Whatever a family embeds, pools, zeroes or packs: its own call with plain prompts is the
+    reference."""
     pipeline = miniature(name)
     jobs, ours = made(pipeline, ["a red circle", "b"], guidance=3.0, negative=negative)
     call = {"guidance_scale": 3.0, "negative_prompt": negative}
     if name == "Flux" and negative is not None:
         call |= {"true_cfg_scale": 3.0, "guidance_scale": 1.0}
     for job, found in zip(jobs, ours, strict=True):
-        own = pipeline(prompt=job.prompt, height=16, width=16, num_inference_steps=3, **call,
-                       generator=torch.Generator().manual_seed(job.seed)).images[0]  # fmt: skip
+        own = pipeline(
+            prompt=job.prompt,
+            height=16,
+            width=16,
+            num_inference_steps=3,
+            **call,
+            generator=torch.Generator().manual_seed(job.seed),
+        ).images[0]
         assert np.abs(found - np.asarray(own, float)).mean() < 0.5
     assert np.abs(ours[0] - ours[1]).mean() > 5
 
@@ -43,21 +56,32 @@ def test_sdxl_takes_zeros_when_no_negative_prompt_is_given():
 def test_published_steps_and_scale_for_stable_diffusion_else_the_pipelines_own():
     found = {name: families.default_sampling(name) for name in families.FAMILIES}
     assert found == {
-        "StableDiffusionPipeline": (50, 7.5), "StableDiffusionXLPipeline": (50, 7.5),
-        "StableDiffusion3Pipeline": (28, 7.0), "FluxPipeline": (28, 3.5),
-    }  # fmt: skip
+        "StableDiffusionPipeline": (50, 7.5),
+        "StableDiffusionXLPipeline": (50, 7.5),
+        "StableDiffusion3Pipeline": (28, 7.0),
+        "FluxPipeline": (28, 3.5),
+    }
 
 
 def test_another_class_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
-    with pytest.raises(UsageError, match="--modelpath='.*' is a KandinskyPipeline; takes one of: StableDiffusionPipeline, "):
+    with pytest.raises(
+        UsageError,
+        match="--modelpath='.*' is a KandinskyPipeline; takes one of: StableDiffusionPipeline, ",
+    ):
         families.read("--modelpath", str(tmp_path))
-    with pytest.raises(UsageError, match="is a KandinskyPipeline; takes one of: StableDiffusionPipeline$"):
+    with pytest.raises(
+        UsageError, match="is a KandinskyPipeline; takes one of: StableDiffusionPipeline$"
+    ):
         families.read("--modelpath", str(tmp_path), takes=families.TRAINED)
 
 
 def test_options_of_guidance_that_would_have_no_effect_are_refused():
-    sd, with_scale, without = {"time_cond_proj_dim": None}, {"guidance_embeds": True}, {"guidance_embeds": False}
+    sd, with_scale, without = (
+        {"time_cond_proj_dim": None},
+        {"guidance_embeds": True},
+        {"guidance_embeds": False},
+    )
 
     def guided(name, config, scale, negative=None, given=True):
         return families.require_guidance(name, config, scale, negative, scale_given=given)
@@ -68,14 +92,21 @@ def test_options_of_guidance_that_would_have_no_effect_are_refused():
     assert not guided("FluxPipeline", with_scale, 3.5)
     assert guided("FluxPipeline", without, 3.5, "")
     assert not guided("FluxPipeline", without, 3.5, given=False)
-    with pytest.raises(UsageError, match="--negative_prompt='x' has no effect with --guidance_scale=1: guidance is off"):
+    with pytest.raises(
+        UsageError,
+        match="--negative_prompt='x' has no effect with --guidance_scale=1: guidance is off",
+    ):
         guided("StableDiffusionPipeline", sd, 1.0, "x")
-    with pytest.raises(UsageError, match="--guidance_scale=3.5 has no effect: this network takes no scale"):
+    with pytest.raises(
+        UsageError, match="--guidance_scale=3.5 has no effect: this network takes no scale"
+    ):
         guided("FluxPipeline", without, 3.5)
 
 
 def test_prompts_count_the_tokens_that_reach_the_network():
-    limits = {name: families.family_of(p).longest(p)[1] for name in MINIATURES for p in [miniature(name)]}
+    limits = {
+        name: families.family_of(p).longest(p)[1] for name in MINIATURES for p in [miniature(name)]
+    }
     assert limits == {"SD 1": 32, "SD 2": 32, "SDXL": 32, "SD 3": 256, "Flux": 512}
     pipeline = miniature("SD 3")
     pipeline.tokenizer_3 = None
@@ -89,9 +120,15 @@ def test_prompts_count_the_tokens_that_reach_the_network():
 def test_the_resolution_is_checked_before_anything_loads(micro_sd):
     name, configs = families.read("--x", str(micro_sd))
     families.require_resolution("m", name, configs, 16)
-    with pytest.raises(UsageError, match="--resolution=20 is not accepted; 'm' takes multiples of 8"):
+    with pytest.raises(
+        UsageError, match="--resolution=20 is not accepted; 'm' takes multiples of 8"
+    ):
         families.require_resolution("m", name, configs, 20)
-    third = loading.Configs({}, {"block_out_channels": [8, 8]}, {"patch_size": 2, "pos_embed_max_size": 16}, {})
+    third = loading.Configs(
+        {}, {"block_out_channels": [8, 8]}, {"patch_size": 2, "pos_embed_max_size": 16}, {}
+    )
     families.require_resolution("m", "StableDiffusion3Pipeline", third, 64)
-    with pytest.raises(UsageError, match="--resolution=68 is not accepted; 'm' takes multiples of 4, up to 64"):
+    with pytest.raises(
+        UsageError, match="--resolution=68 is not accepted; 'm' takes multiples of 4, up to 64"
+    ):
         families.require_resolution("m", "StableDiffusion3Pipeline", third, 68)

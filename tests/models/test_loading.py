@@ -13,7 +13,9 @@ def test_parts_come_in_float32_even_from_a_half_precision_folder(tmp_path, micro
     pipeline = loading.assemble(micro_parts())
     pipeline.to(torch.float16).save_pretrained(tmp_path / "half")
     parts = loading.load_parts(FLAG, str(tmp_path / "half"))
-    assert {p.dtype for m in (parts.unet, parts.vae, parts.text_encoder) for p in m.parameters()} == {torch.float32}
+    assert {
+        p.dtype for m in (parts.unet, parts.vae, parts.text_encoder) for p in m.parameters()
+    } == {torch.float32}
 
 
 def test_the_noise_scheduler_has_the_pipelines_betas_and_prediction(micro_parts):
@@ -28,7 +30,9 @@ def test_saved_and_loaded_parts_are_equal(tmp_path, micro_parts):
     loading.assemble(parts).save_pretrained(tmp_path / "m")
     again = loading.load_parts(FLAG, str(tmp_path / "m"))
     for name in ("unet", "vae", "text_encoder"):
-        for a, b in zip(getattr(parts, name).parameters(), getattr(again, name).parameters(), strict=True):
+        for a, b in zip(
+            getattr(parts, name).parameters(), getattr(again, name).parameters(), strict=True
+        ):
             assert torch.equal(a, b)
     assert again.tokenizer("a red circle").input_ids == parts.tokenizer("a red circle").input_ids
 
@@ -38,28 +42,45 @@ def test_a_safety_checker_is_never_loaded(tmp_path, micro_sd):
 
     copy = shutil.copytree(micro_sd, tmp_path / "m")
     index = json.loads((copy / "model_index.json").read_text())
-    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
-    (copy / "model_index.json").write_text(json.dumps(index))  # its folder does not exist: loading it would fail
+    index |= {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "requires_safety_checker": True,
+    }
+    # its folder does not exist: loading it would fail
+    (copy / "model_index.json").write_text(json.dumps(index))
     pipeline = loading.load_pipeline(FLAG, str(copy))
     assert pipeline.safety_checker is None
     assert pipeline.unet.dtype == torch.float32
 
 
 def test_wrong_sources_say_what_to_pass(tmp_path):
-    with pytest.raises(UsageError, match="is not a pipeline folder: it has no model_index.json; takes a folder"):
+    with pytest.raises(
+        UsageError, match="is not a pipeline folder: it has no model_index.json; takes a folder"
+    ):
         loading.require_pipeline(FLAG, str(tmp_path))
-    with pytest.raises(UsageError, match="does not exist; takes a folder as written by diffusers' save_pretrained"):
+    with pytest.raises(
+        UsageError, match="does not exist; takes a folder as written by diffusers' save_pretrained"
+    ):
         loading.require_pipeline(FLAG, "/no/such/folder")
 
 
 def test_an_unreachable_name_says_what_was_tried():
-    with pytest.raises(UsageError, match=r"='nobody/no-model' is no folder here and could not be had from the local cache"):
+    with pytest.raises(
+        UsageError,
+        match=r"='nobody/no-model' is no folder here and could not be had from the local cache",
+    ):
         loading.load_pipeline(FLAG, "nobody/no-model")
 
 
 def test_configurations_are_read_without_weights(micro_sd):
-    found = loading.read_configs(FLAG, str(micro_sd), loading.read_index(FLAG, str(micro_sd)), denoiser="unet")
-    assert (found.index["_class_name"], found.factor, found.patch) == ("StableDiffusionPipeline", 2, 1)
+    found = loading.read_configs(
+        FLAG, str(micro_sd), loading.read_index(FLAG, str(micro_sd)), denoiser="unet"
+    )
+    assert (found.index["_class_name"], found.factor, found.patch) == (
+        "StableDiffusionPipeline",
+        2,
+        1,
+    )
     assert found.denoiser["cross_attention_dim"] == 16
     with pytest.raises(UsageError, match="is not whole"):
         loading.read_configs(FLAG, str(micro_sd), {}, denoiser="scheduler_of_nobody")

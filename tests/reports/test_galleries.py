@@ -12,7 +12,9 @@ def test_a_contact_sheet_holds_every_image_in_its_place():
     sheet = galleries.contact_sheet([Image.new("RGB", (10, 10), c) for c in colours], columns=2)
     g = galleries.GAP
     assert sheet.size == (2 * (10 + g) + g, 2 * (10 + g) + g)
-    assert [sheet.getpixel(p) for p in ((g + 5, g + 5), (2 * g + 15, g + 5), (g + 5, 2 * g + 15))] == colours
+    assert [
+        sheet.getpixel(p) for p in ((g + 5, g + 5), (2 * g + 15, g + 5), (g + 5, 2 * g + 15))
+    ] == colours
     assert sheet.getpixel((2 * g + 15, 2 * g + 15)) == galleries.PAPER
 
 
@@ -27,7 +29,9 @@ def test_small_images_grow_by_whole_pixels_and_keep_their_shape():
 def test_only_matches_over_the_threshold_are_framed():
     def frames(score, threshold=0.9):
         image = Image.new("RGB", (16, 16), (0, 0, 80))
-        page = galleries.match_page([(image, "0.png", [(image, score, "train/x.png")])], threshold=threshold)
+        page = galleries.match_page(
+            [(image, "0.png", [(image, score, "train/x.png")])], threshold=threshold
+        )
         return (np.asarray(page) == galleries.FRAME).all(2).sum()
 
     assert frames(0.95) > 100
@@ -43,9 +47,13 @@ def test_a_group_is_a_row_that_says_how_many_images_it_has():
     assert page.size == (4 * cell + 3 * gap + 90, 24 + 2 * (cell + galleries.BELOW))
     for row, pictures in ((0, 2), (1, 4)):
         top = 24 + row * (cell + galleries.BELOW) + gap
-        shown = [page.getpixel(((c * cell + (3 * gap if c else gap)) + 32, top + 32)) for c in range(pictures)]
+        shown = [
+            page.getpixel(((c * cell + (3 * gap if c else gap)) + 32, top + 32))
+            for c in range(pictures)
+        ]
         assert shown == [(200, 0, 0), (0, 0, 200)] * (pictures // 2)
-    assert page.getpixel((cell + 3 * gap + 32, 24 + gap + 4)) == galleries.PAPER  # above the wide picture
+    # above the wide picture
+    assert page.getpixel((cell + 3 * gap + 32, 24 + gap + 4)) == galleries.PAPER
 
     def words(size):
         """Dark pixels right of the last picture."""
@@ -59,12 +67,15 @@ def test_a_group_is_a_row_that_says_how_many_images_it_has():
 
 def test_pairs_stand_side_by_side_with_their_lines_below():
     red, blue = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 255))
-    page = galleries.pair_grid([((red, blue), "a prompt", "")] * 4, titles=("without", "with"), side=64, columns=3)
+    page = galleries.pair_grid(
+        [((red, blue), "a prompt", "")] * 4, titles=("without", "with"), side=64, columns=3
+    )
     assert page.size == (3 * (2 * 64 + 18) + 4 * 6, 24 + 2 * (64 + 44))
     for left, top in ((12, 24), (12 + 152, 24), (12, 24 + 108)):
         assert page.getpixel((left + 32, top + 32)) == (255, 0, 0)
         assert page.getpixel((left + 70 + 32, top + 32)) == (0, 0, 255)
-    assert min(page.crop((12, 24 + 66, 140, 24 + 84)).convert("L").getdata()) < 128  # the prompt's letters
+    # the prompt's letters
+    assert min(page.crop((12, 24 + 66, 140, 24 + 84)).convert("L").getdata()) < 128
     assert galleries.pair_grid([((red, blue), "", "")], titles=("a", "b")).width < 300
 
 
@@ -92,7 +103,9 @@ def test_below_a_picture_stand_its_shard_and_its_name(drawn):
     assert lines[2:6] == ["00002.tar", "000020032.png", "0.900", "a.png"]
     assert [(line[:7], line[-2:]) for line in lines[6:8]] == [("0.900 x", "x1"), ("2yyyyyy", "y3")]
     del drawn[:]
-    galleries.match_page([(image, "query.png", [(image, 0.75, name) for name in names])], threshold=None)
+    galleries.match_page(
+        [(image, "query.png", [(image, 0.75, name) for name in names])], threshold=None
+    )
     lines = [line for line, _ in drawn]
     assert lines[2:7] == ["query.png", "0.750 00002.tar", "000020032.png", "0.750", "a.png"]
     assert [(line[:7], line[-2:]) for line in lines[7:]] == [("0.750 x", "x1"), ("2yyyyyy", "y3")]
@@ -122,7 +135,12 @@ def test_letters_that_the_font_lacks_are_question_marks(drawn):
 def test_pages_are_numbered_files_and_of_the_first_ones_something_is_kept(tmp_path):
     pages = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     kept = galleries.write_pages(
-        tmp_path / "g", pages, lambda c: Image.new("RGB", (4, 4), c), workers=2, keep=lambda p: p.getpixel((0, 0)), first=2
+        tmp_path / "g",
+        pages,
+        lambda c: Image.new("RGB", (4, 4), c),
+        workers=2,
+        keep=lambda p: p.getpixel((0, 0)),
+        first=2,
     )
     assert kept == pages[:2]
     files = sorted((tmp_path / "g").iterdir())
@@ -140,6 +158,7 @@ def test_text_that_is_too_wide_is_cut_with_an_ellipsis():
     assert 150 < pen.textlength(cut, font) <= 210
     started = time.process_time()
     assert (
-        galleries.shortened("a b " * 300_000, pen, font, 200)[:20] == galleries.shortened("a b " * 90, pen, font, 200)[:20]
+        galleries.shortened("a b " * 300_000, pen, font, 200)[:20]
+        == galleries.shortened("a b " * 90, pen, font, 200)[:20]
     )
     assert time.process_time() - started < 1  # a stranger's caption may be a megabyte

@@ -9,14 +9,34 @@ from utils.reports import page
 
 ATTACK = "</script><script>alert(1)</script>&\u2028\u2029"
 SETTINGS = {
-    "query_dir": "<script>alert(1)</script>", "val_dir": "b", "pt_style": "pixel", "copy_threshold": 0.95,
-    "environment": {"torch": "2.11", "gpus": ["a", "<b>"]}, "preset": None,
-}  # fmt: skip
-METRICS = {"sim_95pc": 0.98765, "copy_share": 0.25, "copy_share_lo": 0.1, "copy_share_hi": 0.4, "copy_share_n": 128}
+    "query_dir": "<script>alert(1)</script>",
+    "val_dir": "b",
+    "pt_style": "pixel",
+    "copy_threshold": 0.95,
+    "environment": {"torch": "2.11", "gpus": ["a", "<b>"]},
+    "preset": None,
+}
+METRICS = {
+    "sim_95pc": 0.98765,
+    "copy_share": 0.25,
+    "copy_share_lo": 0.1,
+    "copy_share_hi": 0.4,
+    "copy_share_n": 128,
+}
 ROW = {
-    "query": "q.png", "match": "m.png", "score": 0.99, "prompt": ATTACK, "caption": None, "source_image": "m.png",
-    "source_score": float("nan"), "seed": 1, "duplicated": None, "clipscore": None, "query_picture": "q", "match_picture": "m",
-}  # fmt: skip
+    "query": "q.png",
+    "match": "m.png",
+    "score": 0.99,
+    "prompt": ATTACK,
+    "caption": None,
+    "source_image": "m.png",
+    "source_score": float("nan"),
+    "seed": 1,
+    "duplicated": None,
+    "clipscore": None,
+    "query_picture": "q",
+    "match_picture": "m",
+}
 PICTURES = {"q": b"\xff\xd8 generated \xff\xd9", "m": b"\xff\xd8 training \xff\xd9"}
 
 
@@ -29,10 +49,16 @@ def write(tmp_path):
 
     def write(**changed):
         given = {
-            "metrics": METRICS, "settings": SETTINGS, "counts": {"generated": 128}, "left_out": {},
-            "plots": [(image, "histogram"), (image, "scatter")], "pages": [b"page one", b"page two"],
-            "rows": [ROW] * 3, "pictures": PICTURES, "total": 3,
-        }  # fmt: skip
+            "metrics": METRICS,
+            "settings": SETTINGS,
+            "counts": {"generated": 128},
+            "left_out": {},
+            "plots": [(image, "histogram"), (image, "scatter")],
+            "pages": [b"page one", b"page two"],
+            "rows": [ROW] * 3,
+            "pictures": PICTURES,
+            "total": 3,
+        }
         page.write_report(path, **given | changed)
         return path.read_text(encoding="utf-8", errors="surrogateescape")
 
@@ -40,7 +66,9 @@ def write(tmp_path):
 
 
 def table_data(report):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', report, re.DOTALL)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', report, re.DOTALL)[1]
+    )
 
 
 def test_the_page_needs_nothing_outside_itself(write):
@@ -120,7 +148,16 @@ def test_a_section_without_content_is_left_out(write):
 
 def test_sections_are_in_the_order_of_reading_and_can_be_jumped_to(write):
     report = write(left_out={"clip": "no weights"})
-    titles = ["Similarity", "Matches", "Gallery", "Plots", "Numbers", "Left out", "Counts", "Settings"]
+    titles = [
+        "Similarity",
+        "Matches",
+        "Gallery",
+        "Plots",
+        "Numbers",
+        "Left out",
+        "Counts",
+        "Settings",
+    ]
     assert re.findall("<section.*?<h2>(.*?)</h2>", report) == titles
     assert re.findall('href="#(.*?)"', report) == re.findall('<section id="(.*?)"', report)
     names = re.findall(r'\bid="(.*?)"', report)
@@ -130,7 +167,10 @@ def test_sections_are_in_the_order_of_reading_and_can_be_jumped_to(write):
 
 def test_numbers_can_be_read(write):
     report = write()
-    assert "25.0 % of 128 images count as copies of a training image (95 % interval 10.0 to 40.0 %)" in report
+    assert (
+        "25.0 % of 128 images count as copies of a training image (95 % interval 10.0 to 40.0 %)"
+        in report
+    )
     assert "0.9877" in report
     assert page.number(128) == "128"
     assert page.number(True) == "True"
@@ -143,26 +183,47 @@ def test_settings_within_settings_are_rows_of_their_own():
 
 
 def test_without_a_threshold_the_headline_is_the_percentile():
-    assert page.headline({"sim_95pc": 0.5}, SETTINGS) == "The 95th percentile of similarity is 0.500."
+    assert (
+        page.headline({"sim_95pc": 0.5}, SETTINGS) == "The 95th percentile of similarity is 0.500."
+    )
     assert page.headline({}, SETTINGS) == ""
 
 
 def test_a_headline_stands_without_settings():
-    assert page.headline(METRICS, {}).endswith("of a training image (95 % interval 10.0 to 40.0 %).")
+    assert page.headline(METRICS, {}).endswith(
+        "of a training image (95 % interval 10.0 to 40.0 %)."
+    )
 
 
 def test_tiles_hold_what_was_measured_and_nothing_else():
     assert page.tiles({"sim_mean": 0.5}) == []
-    interval = {f"copy_share_dup_{end}": value for end, value in (("lo", 0.3), ("hi", 0.5), ("n", 9))}
+    interval = {
+        f"copy_share_dup_{end}": value for end, value in (("lo", 0.3), ("hi", 0.5), ("n", 9))
+    }
     found = page.tiles(
-        METRICS | interval | {"copy_share_dup": 0.4, "copy_share_nodup_n": 0, "bg_95pc": 0.7, "fd_net": 12.345}
+        METRICS
+        | interval
+        | {
+            "copy_share_dup": 0.4,
+            "copy_share_nodup_n": 0,
+            "bg_95pc": 0.7,
+            "fd_net": 12.345,
+        }
     )
     assert found == [
         ("Copies", [("25.0 %", "95 % interval 10.0 to 40.0 %, 128 images")], True),
-        ("Copies by the prompt's own image", [("40.0 %", "where it was duplicated (30.0 to 50.0 %)")], False),
-        ("Similarity, 95th percentile", [("0.988", "generated images"), ("0.700", "training images among themselves")], False),
+        (
+            "Copies by the prompt's own image",
+            [("40.0 %", "where it was duplicated (30.0 to 50.0 %)")],
+            False,
+        ),
+        (
+            "Similarity, 95th percentile",
+            [("0.988", "generated images"), ("0.700", "training images among themselves")],
+            False,
+        ),
         ("Frechet distance", [("12.35", "fd_net")], False),
-    ]  # fmt: skip
+    ]
 
 
 def test_no_copies_are_no_alarm(write):
@@ -174,13 +235,19 @@ def test_no_copies_are_no_alarm(write):
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("sim_dup", "confounded by selection"), ("copy_share_dup_lo", "low end of the 95 % interval of copy_share_dup"),
-        ("copy_share_n", "number of images behind copy_share"), ("fid_dcr", "published scale"),
-        ("clipscore_bg_dcr", "clipscore_bg with the published crop"), ("fd_tf_efficientnet_lite0", "this network's features"),
-        ("mq_015", "number of generations"), ("mq_rate_09", "below 0.9"), ("mq_rate_025", "below 0.25"),
-        ("pval_mixed", "p value of cc_mixed"), ("kid_std", "standard deviation"),
+        ("sim_dup", "confounded by selection"),
+        ("copy_share_dup_lo", "low end of the 95 % interval of copy_share_dup"),
+        ("copy_share_n", "number of images behind copy_share"),
+        ("fid_dcr", "published scale"),
+        ("clipscore_bg_dcr", "clipscore_bg with the published crop"),
+        ("fd_tf_efficientnet_lite0", "this network's features"),
+        ("mq_015", "number of generations"),
+        ("mq_rate_09", "below 0.9"),
+        ("mq_rate_025", "below 0.25"),
+        ("pval_mixed", "p value of cc_mixed"),
+        ("kid_std", "standard deviation"),
     ],
-)  # fmt: skip
+)
 def test_every_key_is_explained(key, words):
     assert words in page.words_of(key)
 

@@ -1,4 +1,5 @@
-"""The report as a reader meets it: opened from disk in a browser, sorted, filtered, walked through by keys alone."""
+"""The report as a reader meets it: opened from disk in a browser, sorted, filtered, walked through
+by keys alone."""
 
 import importlib.util
 import io
@@ -13,7 +14,11 @@ from utils.data import scenes
 from utils.reports import galleries, page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-NEEDED = {"chromium": CHROMIUM, "chromedriver": DRIVER, "selenium": importlib.util.find_spec("selenium")}
+NEEDED = {
+    "chromium": CHROMIUM,
+    "chromedriver": DRIVER,
+    "selenium": importlib.util.find_spec("selenium"),
+}
 MISSING = ", ".join(name for name, found in NEEDED.items() if found is None)
 if MISSING and os.environ.get("REQUIRE_CHROMIUM"):
     pytest.fail(f"REQUIRE_CHROMIUM is set, and there is no {MISSING}", pytrace=False)
@@ -41,37 +46,64 @@ def jpeg(image):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report of twelve rows, most similar first; the last three prompts are attacks, row 6 has none."""
+    """A report of twelve rows, most similar first; the last three prompts are attacks, row 6 has
+    none."""
     folder = tmp_path_factory.mktemp("report")
     drawn = [scenes.scene_at(i, size=128) for i in range(12)]
     prompts = [scene.captions[0] for scene in drawn[:9]] + list(ATTACKS)
     prompts[6] = None
     rows = [
         {
-            "query": f"images/{i:06d}.png", "match": f"star/{i % 5}.png", "score": score, "prompt": prompts[i],
-            "caption": ATTACKS[0] if i == 0 else f"caption {i}", "source_image": f"star/{i}.png", "seed": 100 + i,
-            "source_score": None if i == 3 else score / 2, "duplicated": [True, False, None][i % 3], "clipscore": None,
-            "query_picture": f"q{i}", "match_picture": f"m{i % 5}",
+            "query": f"images/{i:06d}.png",
+            "match": f"star/{i % 5}.png",
+            "score": score,
+            "prompt": prompts[i],
+            "caption": ATTACKS[0] if i == 0 else f"caption {i}",
+            "source_image": f"star/{i}.png",
+            "seed": 100 + i,
+            "source_score": None if i == 3 else score / 2,
+            "duplicated": [True, False, None][i % 3],
+            "clipscore": None,
+            "query_picture": f"q{i}",
+            "match_picture": f"m{i % 5}",
         }
         for i, score in enumerate(SCORES)
-    ]  # fmt: skip
+    ]
     pictures = {f"q{i}": jpeg(scene.image) for i, scene in enumerate(drawn)}
     pictures |= {f"m{i}": jpeg(drawn[i].image.rotate(5)) for i in range(5)}
     gallery = folder / "page_01.png"
-    shown = galleries.match_page([(s.image, "a", [(s.image, 0.97, "b")]) for s in drawn[:3]], threshold=0.9)
+    shown = galleries.match_page(
+        [(s.image, "a", [(s.image, 0.97, "b")]) for s in drawn[:3]], threshold=0.9
+    )
     shown.save(gallery)
     metrics = {
-        "sim_95pc": 0.98, "bg_95pc": 0.9, "copy_share": 0.4, "copy_share_lo": 0.3, "copy_share_hi": 0.5, "copy_share_n": 12,
+        "sim_95pc": 0.98,
+        "bg_95pc": 0.9,
+        "copy_share": 0.4,
+        "copy_share_lo": 0.3,
+        "copy_share_hi": 0.5,
+        "copy_share_n": 12,
         "fd_a_network_with_a_rather_long_name": 12.3,
-    }  # fmt: skip
+    }
     settings = {
-        "query_dir": "runs/" + "generations/" * 12, "val_dir": ATTACKS[1], "pt_style": "pixel", "copy_threshold": THRESHOLD,
-    }  # fmt: skip
+        "query_dir": "runs/" + "generations/" * 12,
+        "val_dir": ATTACKS[1],
+        "pt_style": "pixel",
+        "copy_threshold": THRESHOLD,
+    }
     path = folder / "report.html"
     page.write_report(
-        path, metrics=metrics, settings=settings, counts={"generated": 12}, left_out={"clip": ATTACKS[0]},
-        plots=[(gallery, "histogram")], pages=[jpeg(shown)] * 2, rows=rows, pictures=pictures, total=12,
-    )  # fmt: skip
+        path,
+        metrics=metrics,
+        settings=settings,
+        counts={"generated": 12},
+        left_out={"clip": ATTACKS[0]},
+        plots=[(gallery, "histogram")],
+        pages=[jpeg(shown)] * 2,
+        rows=rows,
+        pictures=pictures,
+        total=12,
+    )
     return path
 
 
@@ -79,7 +111,13 @@ def report(tmp_path_factory):
 def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900")
+    flags = (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+    )
     for flag in flags:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -145,11 +183,17 @@ def is_open(browser):
 
 def test_the_page_loads_without_errors_or_requests(opened):
     messages = (json.loads(entry["message"])["message"] for entry in opened.get_log("performance"))
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    sent = [
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    ]
     assert any(url.startswith("file:") for url in sent)
     assert [url for url in sent if not url.startswith(("file:", "data:", "blob:"))] == []
     assert opened.get_log("browser") == []
-    assert opened.execute_script("return [...document.images].every(i => i.id || (i.complete && i.naturalWidth > 0))")
+    assert opened.execute_script(
+        "return [...document.images].every(i => i.id || (i.complete && i.naturalWidth > 0))"
+    )
 
 
 def test_scores_sort_both_ways(opened):
@@ -194,7 +238,15 @@ def test_filters_narrow_and_the_count_follows(opened):
     assert count.text == "shown 12 of 12"
     fill(opened, "min-score", "0.7")
     fill(opened, "max-score", "0.96")
-    assert column(opened, "score") == ["0.960", "0.951", "0.949", "0.900", "0.860", "0.800", "0.700"]
+    assert column(opened, "score") == [
+        "0.960",
+        "0.951",
+        "0.949",
+        "0.900",
+        "0.860",
+        "0.800",
+        "0.700",
+    ]
     assert count.text == "shown 7 of 12"
     fill(opened, "contains", "000004")
     assert (column(opened, "score"), count.text) == (["0.951"], "shown 1 of 12")
@@ -234,9 +286,13 @@ def test_a_click_on_a_row_opens_both_images_with_their_captions(opened):
     assert opened.find_element(By.ID, "position").text == "Pair 2 of 5"
     facts = dict(zip(texts(opened, "#facts dt"), texts(opened, "#facts dd"), strict=True))
     assert facts == {
-        "score": "0.982", "threshold of a copy": "0.95", "training image duplicated": "no",
-        "prompt's own training image": "star/1.png", "its score": "0.491", "seed": "101",
-    }  # fmt: skip
+        "score": "0.982",
+        "threshold of a copy": "0.95",
+        "training image duplicated": "no",
+        "prompt's own training image": "star/1.png",
+        "its score": "0.491",
+        "seed": "101",
+    }
     opened.find_element(By.ID, "close").click()
     assert not is_open(opened)
     assert focused(opened) == opened.find_element(By.CSS_SELECTOR, "#rows tr:nth-child(2) button")
@@ -257,7 +313,10 @@ def test_arrow_keys_follow_the_table_as_sorted_and_filtered(opened):
 
 def test_the_whole_path_by_keyboard_alone(opened):
     tab_to(opened, header(opened, "score"))
-    assert opened.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert (
+        opened.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+        == "solid"
+    )
     press(opened, Keys.ENTER)
     assert column(opened, "score")[0] == "0.090"
     button = opened.find_element(By.CSS_SELECTOR, "#rows tr:nth-child(3) button")
@@ -270,7 +329,10 @@ def test_the_whole_path_by_keyboard_alone(opened):
     assert opened.find_element(By.ID, "query-name").text == "images/000008.png"
     for _ in range(5):  # Tab stays within the dialog, or goes to the browser itself
         press(opened, Keys.TAB)
-        inside = "return document.activeElement === document.body || !!document.activeElement.closest('dialog')"
+        inside = (
+            "return document.activeElement === document.body ||"
+            " !!document.activeElement.closest('dialog')"
+        )
         assert opened.execute_script(inside)
     press(opened, Keys.ESCAPE)
     assert not is_open(opened)
@@ -305,10 +367,30 @@ return Object.fromEntries(arguments[0].map((selector) => {
 }));
 """
 TEXTS = (
-    "h1", ".lead", "p.faint", ".tile.accent strong", ".tile.accent span", ".tile h3", "nav a", "#columns button", ".names .faint",
-    "#rows .over", "#rows .number", "#contains", "#count", ".list code", ".list .faint", "summary", "#position", "#previous",
-    "#close", "#query-name", "#query-text", "dt", "dd",
-)  # fmt: skip
+    "h1",
+    ".lead",
+    "p.faint",
+    ".tile.accent strong",
+    ".tile.accent span",
+    ".tile h3",
+    "nav a",
+    "#columns button",
+    ".names .faint",
+    "#rows .over",
+    "#rows .number",
+    "#contains",
+    "#count",
+    ".list code",
+    ".list .faint",
+    "summary",
+    "#position",
+    "#previous",
+    "#close",
+    "#query-name",
+    "#query-text",
+    "dt",
+    "dd",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

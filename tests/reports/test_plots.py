@@ -65,7 +65,9 @@ def test_a_correlation_in_words(r, p, text):
 @pytest.mark.parametrize("count", [1, 20, 20000])
 def test_points_of_a_scatter_are_seen_however_many_there_are(tmp_path, shown, count):
     x, y = np.random.default_rng(0).normal(size=(2, count))
-    plots.scatter(tmp_path / "s.png", x, y, xlabel="entropy, nats", ylabel="similarity", r=0.1, p=0.5)
+    plots.scatter(
+        tmp_path / "s.png", x, y, xlabel="entropy, nats", ylabel="similarity", r=0.1, p=0.5
+    )
     title, _, _, axes = shown[0]
     assert title == f"r = 0.10, p = 0.5 ({count} images)"
     assert axes.collections[0].get_rasterized()
@@ -74,7 +76,11 @@ def test_points_of_a_scatter_are_seen_however_many_there_are(tmp_path, shown, co
 
 
 def test_bars_carry_their_values_and_the_intervals_that_there_are(tmp_path, shown):
-    rows = [("all", 25.0, 15.6, 35.2), ("duplicated", 100.0, None, None), ("others", 0.0, None, None)]
+    rows = [
+        ("all", 25.0, 15.6, 35.2),
+        ("duplicated", 100.0, None, None),
+        ("others", 0.0, None, None),
+    ]
     plots.bars(tmp_path / "b.png", rows, ylabel="share, %", limit=100)
     _, texts, _, axes = shown[0]
     assert texts == ["25", "100", "0"]
@@ -127,7 +133,10 @@ def test_a_run_has_its_colour_in_every_panel(tmp_path, shown):
     assert hidden == ["", "", ""]  # the rows are named once, on the left
 
     def bars(axes):
-        return {round(b.get_y() + b.get_height() / 2): (b.get_width(), b.get_facecolor()) for b in axes.patches}
+        return {
+            round(b.get_y() + b.get_height() / 2): (b.get_width(), b.get_facecolor())
+            for b in axes.patches
+        }
 
     assert {row: width for row, (width, _) in bars(one).items()} == {0: 0.8, 1: 0.5, 2: 0.2}
     assert {row: width for row, (width, _) in bars(two).items()} == {0: 10, 1: 30}
@@ -146,10 +155,19 @@ def test_many_runs_are_told_apart():
 def test_rows_of_a_grid_do_not_run_into_each_other(tmp_path, shown):
     labels = [f"sd-v1-4/laion_10k_instancelevel_blip_{i}/gen_rand_word_repeat" for i in range(9)]
     panels = [
-        (f"fd_vit_large_patch14_dinov2_{k}", [(name, 0.1 + i, None, None) for i, name in enumerate(labels)])
+        (
+            f"fd_vit_large_patch14_dinov2_{k}",
+            [(name, 0.1 + i, None, None) for i, name in enumerate(labels)],
+        )
         for k in range(5)
     ]
-    plots.comparison(tmp_path / "c.png", {n: np.linspace(0, 1, 9) for n in labels}, panels, threshold=0.5, descriptor="sscd")
+    plots.comparison(
+        tmp_path / "c.png",
+        {n: np.linspace(0, 1, 9) for n in labels},
+        panels,
+        threshold=0.5,
+        descriptor="sscd",
+    )
     for *_, axes in shown:
         boxes = [t.get_window_extent() for t in axes.get_yticklabels() if t.get_text()]
         assert all(not a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
@@ -159,5 +177,11 @@ def test_rows_of_a_grid_do_not_run_into_each_other(tmp_path, shown):
 
 
 def test_a_comparison_without_metrics_is_the_distributions(tmp_path, shown):
-    plots.comparison(tmp_path / "c.png", {"a": [0.1, 0.2], "b": [0.3, 0.4]}, [], threshold=None, descriptor="pixel")
+    plots.comparison(
+        tmp_path / "c.png",
+        {"a": [0.1, 0.2], "b": [0.3, 0.4]},
+        [],
+        threshold=None,
+        descriptor="pixel",
+    )
     assert len(shown) == 1

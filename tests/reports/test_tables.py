@@ -13,17 +13,26 @@ def test_csv_survives_commas_quotes_newlines_and_missing_values(tmp_path):
 
 
 def test_parquet_keeps_types_and_long_tables(tmp_path):
-    rows = ({"a": f"caf\udce9 {i}", "n": i, "x": None if i % 2 else f"{i / 4}", "b": i % 3 == 0} for i in range(25_000))
-    tables.write_parquet(tmp_path / "t.parquet", ("a", "n", "x", "b"), rows, numbers={"n": int, "x": float, "b": int})
+    rows = (
+        {"a": f"caf\udce9 {i}", "n": i, "x": None if i % 2 else f"{i / 4}", "b": i % 3 == 0}
+        for i in range(25_000)
+    )
+    tables.write_parquet(
+        tmp_path / "t.parquet", ("a", "n", "x", "b"), rows, numbers={"n": int, "x": float, "b": int}
+    )
     found = pq.read_table(tmp_path / "t.parquet")
     assert found.num_rows == 25_000
     assert [str(t) for t in found.schema.types] == ["string", "int64", "double", "int64"]
     assert found.slice(24_996, 3).to_pylist() == [
-        {"a": "caf? 24996", "n": 24_996, "x": 6249.0, "b": 1}, {"a": "caf? 24997", "n": 24_997, "x": None, "b": 0},
+        {"a": "caf? 24996", "n": 24_996, "x": 6249.0, "b": 1},
+        {"a": "caf? 24997", "n": 24_997, "x": None, "b": 0},
         {"a": "caf? 24998", "n": 24_998, "x": 6249.5, "b": 0},
-    ]  # fmt: skip
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
 
 
 def test_markdown_is_aligned():
-    assert tables.markdown(("a", "long"), [["xyz", 1]]) == "| a   | long |\n|-----|------|\n| xyz | 1    |"
+    assert (
+        tables.markdown(("a", "long"), [["xyz", 1]])
+        == "| a   | long |\n|-----|------|\n| xyz | 1    |"
+    )

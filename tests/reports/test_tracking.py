@@ -9,7 +9,9 @@ from utils.reports import tracking
 
 def test_none_and_other_processes_keep_nothing(tmp_path):
     for name, main in (("none", True), ("wandb", False)):
-        tracker = tracking.open_tracker(name, folder=tmp_path, project="p", name=None, config={}, main_process=main)
+        tracker = tracking.open_tracker(
+            name, folder=tmp_path, project="p", name=None, config={}, main_process=main
+        )
         tracker.log({"loss": 1.0}, 1)
         tracker.finish()
         assert tracker.hint is None
@@ -28,7 +30,9 @@ def test_tensorboard_holds_what_was_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     Image.new("RGB", (4, 4)).save(tmp_path / "i.png")
-    tracker = tracking.open_tracker("tensorboard", folder=tmp_path, project="p", name="n", config={"lr": 1})
+    tracker = tracking.open_tracker(
+        "tensorboard", folder=tmp_path, project="p", name="n", config={"lr": 1}
+    )
     tracker.log({"loss": 0.5}, 10)
     tracker.image("generations", tmp_path / "i.png", 10)
     tracker.finish()
@@ -40,8 +44,11 @@ def test_tensorboard_holds_what_was_logged(tmp_path):
 def test_shards_are_logged_apart_against_their_samples(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = tracking.open_tracker("tensorboard", folder=tmp_path, project="p", name="n", config={}, logging_dir="mine")
-    for shard, step, loss in ((0, 8, 0.5), (0, 16, 0.25), (1, 8, 0.75)):  # steps go back from shard to shard
+    tracker = tracking.open_tracker(
+        "tensorboard", folder=tmp_path, project="p", name="n", config={}, logging_dir="mine"
+    )
+    # steps go back from shard to shard
+    for shard, step, loss in ((0, 8, 0.5), (0, 16, 0.25), (1, 8, 0.75)):
         tracker.log({"loss": loss}, step, group=f"shard_{shard}")
     tracker.finish()
     events = EventAccumulator(str(tmp_path / "mine")).Reload()
@@ -68,20 +75,25 @@ def test_wandb_gets_an_axis_for_each_shard_and_keeps_a_resumed_run_s_id(tmp_path
 
     monkeypatch.setattr(wandb, "init", lambda **kwargs: opened.update(kwargs) or Run())
     monkeypatch.setenv("WANDB_MODE", "online")
-    tracker = tracking.open_tracker("wandb", folder=tmp_path, project="p", name="n", config={}, run_id="abc")
+    tracker = tracking.open_tracker(
+        "wandb", folder=tmp_path, project="p", name="n", config={}, run_id="abc"
+    )
     tracker.log({"loss": 0.5}, 8, group="shard_0")
     tracker.log({"loss": 0.4}, 16, group="shard_0")
     assert sent == [
-        ("shard_0/*", "shard_0/samples"), ({"shard_0/loss": 0.5, "shard_0/samples": 8}, None),
+        ("shard_0/*", "shard_0/samples"),
+        ({"shard_0/loss": 0.5, "shard_0/samples": 8}, None),
         ({"shard_0/loss": 0.4, "shard_0/samples": 16}, None),
-    ]  # fmt: skip
+    ]
     assert (opened["id"], opened["resume"]) == ("abc", "allow")
 
 
 @pytest.mark.parametrize("mode", ["offline"])
 def test_a_real_offline_wandb_run_is_made(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
-    tracker = tracking.open_tracker("wandb", folder=tmp_path, project="p", name="n", config={"seed": 1})
+    tracker = tracking.open_tracker(
+        "wandb", folder=tmp_path, project="p", name="n", config={"seed": 1}
+    )
     tracker.log({"loss": 0.5}, 1)
     tracker.finish()
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -95,13 +107,31 @@ def jpeg(colour):
     return buffer.getvalue()
 
 
-PICTURES = {"generated/0.png": jpeg((200, 0, 0)), "generated/1.png": jpeg((0, 200, 0)), "training/a.png": jpeg((0, 0, 200))}
+PICTURES = {
+    "generated/0.png": jpeg((200, 0, 0)),
+    "generated/1.png": jpeg((0, 200, 0)),
+    "training/a.png": jpeg((0, 0, 200)),
+}
 ROWS = [
-    {"query": "generated/0.png", "score": 0.5, "prompt": "a boat", "source_score": None, "duplicated": None,
-     "query_picture": "generated/0.png", "match_picture": "training/a.png"},
-    {"query": "1.png", "score": 0.25, "prompt": None, "source_score": 0.0, "duplicated": False,
-     "query_picture": "generated/1.png", "match_picture": "training/a.png"},
-]  # fmt: skip
+    {
+        "query": "generated/0.png",
+        "score": 0.5,
+        "prompt": "a boat",
+        "source_score": None,
+        "duplicated": None,
+        "query_picture": "generated/0.png",
+        "match_picture": "training/a.png",
+    },
+    {
+        "query": "1.png",
+        "score": 0.25,
+        "prompt": None,
+        "source_score": 0.0,
+        "duplicated": False,
+        "query_picture": "generated/1.png",
+        "match_picture": "training/a.png",
+    },
+]
 
 
 def test_wandb_gets_a_table_with_pictures_in_their_columns(tmp_path, monkeypatch):
@@ -143,7 +173,8 @@ def test_wandb_gets_a_table_with_pictures_in_their_columns(tmp_path, monkeypatch
 
 def test_a_real_offline_wandb_run_takes_the_table_and_an_image(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))  # where wandb keeps a table's pictures until they are sent
+    # where wandb keeps a table's pictures until they are sent
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "plot.png")
     tracker = tracking.open_tracker("wandb", folder=tmp_path, project="p", name="n", config={})
     tracker.log({"sim_mean": 0.5}, 0)
@@ -156,7 +187,11 @@ def test_a_real_offline_wandb_run_takes_the_table_and_an_image(tmp_path, monkeyp
     assert table["columns"] == list(ROWS[0])
     assert [row[:5] for row in table["data"]] == [list(row.values())[:5] for row in ROWS]
     assert [Image.open(p).size for p in media.rglob("similarity*.png")] == [(8, 8)]
-    kept = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.read_bytes().startswith(b"\x89PNG")]
+    kept = [
+        p
+        for p in (tmp_path / "data").rglob("*")
+        if p.is_file() and p.read_bytes().startswith(b"\x89PNG")
+    ]
     pixels = [Image.open(p).getpixel((3, 2)) for p in kept]
     assert {p.index(max(p)) for p in pixels} == {0, 1, 2}  # both generations and their match
 
@@ -164,7 +199,9 @@ def test_a_real_offline_wandb_run_takes_the_table_and_an_image(tmp_path, monkeyp
 def test_tensorboard_gets_the_table_as_text_without_pictures(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = tracking.open_tracker("tensorboard", folder=tmp_path, project="p", name="n", config={"lr": 1})
+    tracker = tracking.open_tracker(
+        "tensorboard", folder=tmp_path, project="p", name="n", config={"lr": 1}
+    )
     tracker.table("matches", ROWS, PICTURES, 0)
     tracker.table("nothing", [], {}, 0)
     tracker.finish()

@@ -12,7 +12,10 @@ from utils.runtime.errors import UsageError
 
 @pytest.fixture
 def pair(tmp_path):
-    return [evaluation(tmp_path / "runs" / name / "evaluations" / "pixel-1") for name in ("none", "noise")]
+    return [
+        evaluation(tmp_path / "runs" / name / "evaluations" / "pixel-1")
+        for name in ("none", "noise")
+    ]
 
 
 def test_what_is_written(tmp_path, monkeypatch):
@@ -35,8 +38,11 @@ def test_what_is_written(tmp_path, monkeypatch):
         rows = list(csv.DictReader(handle))
     assert [r["run"] for r in rows] == ["one|$x_1$", "two"]
     assert (out / rows[0]["folder"]).resolve() == one
-    assert [float(rows[1][k]) for k in ("images", "copy_share_lo", "sim_mean", "fid", "sim_std")] == [4, 0.1, 0.25, 9, 0.1]
-    assert float(rows[1]["sim_mean_lo"]) == pytest.approx(0.15)  # both draws are of the first prompt
+    assert [
+        float(rows[1][k]) for k in ("images", "copy_share_lo", "sim_mean", "fid", "sim_std")
+    ] == [4, 0.1, 0.25, 9, 0.1]
+    # both draws are of the first prompt
+    assert float(rows[1]["sim_mean_lo"]) == pytest.approx(0.15)
     assert rows[0]["fid"] == ""
     record = json.loads((out / "comparison.json").read_text())
     assert (record["kind"], record["version"], record["seed"]) == ("comparison", 1, 0)
@@ -66,7 +72,10 @@ def test_a_comparison_replaces_its_own_kind_only(pair, tmp_path):
     (out / "notes").mkdir()
     with pytest.raises(UsageError) as error:
         compare_files.write(found, out)
-    assert str(error.value) == f"--output_dir='{out}' holds 'notes', which no comparison wrote; takes a new folder"
+    assert (
+        str(error.value)
+        == f"--output_dir='{out}' holds 'notes', which no comparison wrote; takes a new folder"
+    )
     with pytest.raises(UsageError, match="holds 'matches.csv', which no comparison wrote"):
         compare_files.write(found, pair[0])
     mine = tmp_path / "mine"

@@ -25,9 +25,16 @@ def folder(tmp_path):
 
 def test_prompts_are_joined_by_file_not_by_order(folder):
     rows = [
-        {"file": f"generations/{i}.png", "index": i, "seed": i, "prompt": f"p{i}", "source_prompt": f"s{i}",
-         "source_image": None} for i in reversed(range(12))
-    ]  # fmt: skip
+        {
+            "file": f"generations/{i}.png",
+            "index": i,
+            "seed": i,
+            "prompt": f"p{i}",
+            "source_prompt": f"s{i}",
+            "source_image": None,
+        }
+        for i in reversed(range(12))
+    ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows)
     images, queries, _ = retrieval.read_queries(folder, say=print)
     assert images.keys == tuple(f"generations/{i}.png" for i in range(12))
@@ -52,7 +59,10 @@ def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
         (train / key).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(train / key)
     training = image_sets.list_images("--val_dir", train)
-    queries = [Query("a", source_image=k) for k in ("train/cat/2.png", "cat/1.png", "elsewhere/cat/1.png", None)]
+    queries = [
+        Query("a", source_image=k)
+        for k in ("train/cat/2.png", "cat/1.png", "elsewhere/cat/1.png", None)
+    ]
     sources = retrieval.source_keys(tmp_path, queries, training)
     sets = retrieval.Sets(None, queries, training, None, None, sources)
     assert np.array_equal(retrieval.source_indices(sets), [1, 0, -1, -1])
@@ -60,11 +70,14 @@ def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
 
 @pytest.fixture
 def read(folder, scenes_dir):
-    """read(--val_dir, ...) -> (Sets, the lines that were said), of the twelve images of `folder`."""
+    """read(--val_dir, ...) -> (Sets, the lines that were said), of the twelve images of
+    `folder`."""
 
     def read(val_dir=scenes_dir / "train", **given):
         lines = []
-        opts = RetrievalOptions(**({"query_dir": str(folder), "val_dir": str(val_dir), "pt_style": "pixel"} | given))
+        opts = RetrievalOptions(
+            **({"query_dir": str(folder), "val_dir": str(val_dir), "pt_style": "pixel"} | given)
+        )
         return retrieval.read_sets(opts, say=lines.append), lines
 
     return read
@@ -79,7 +92,9 @@ def test_captions_of_training_images_are_from_the_file_that_is_named(read, scene
     assert sets.captions == {k.removeprefix("train/"): f"{c[0]} anew" for k, c in given.items()}
     assert lines == []
     assert read()[0].captions == {}
-    (tmp_path / "captions.json").write_text(json.dumps({str(scenes_dir / k): c for k, c in list(given.items())[1:]}))
+    (tmp_path / "captions.json").write_text(
+        json.dumps({str(scenes_dir / k): c for k, c in list(given.items())[1:]})
+    )
     with pytest.raises(DataError, match="1 of 12 images have no caption"):
         read(val_captions=str(tmp_path / "captions.json"))
     with pytest.raises(UsageError, match="--val_captions='/no/such' does not exist"):
@@ -90,8 +105,12 @@ def test_captions_of_training_images_are_from_the_file_that_is_named(read, scene
 def shards(tmp_path):
     """Three images in two tar files, two of which have captions, and a member that is not taken."""
     (tmp_path / "shards").mkdir()
-    tars.write(tmp_path / "shards" / "00000.tar", tars.sample("000", tars.png(9), caption="a cat", url="u")
-               | tars.sample("001", tars.png(8)) | {"../002.png": tars.png(7)})  # fmt: skip
+    tars.write(
+        tmp_path / "shards" / "00000.tar",
+        tars.sample("000", tars.png(9), caption="a cat", url="u")
+        | tars.sample("001", tars.png(8))
+        | {"../002.png": tars.png(7)},
+    )
     tars.write(tmp_path / "shards" / "00001.tar", tars.sample("000", tars.png(6), caption="a dog"))
     return tmp_path / "shards"
 
@@ -105,55 +124,87 @@ def test_tar_shards_are_read_in_place_with_their_captions(read, shards, tmp_path
         assert [np.asarray(sets.training.open(i))[0, 0, 0] for i in range(3)] == [9, 8, 6]
     assert len(read(shards / "00001.tar")[0].training) == 1
     # --val_captions goes before them
-    (tmp_path / "c.json").write_text(json.dumps({str(shards / k): "mine" for k in sets.training.keys}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({str(shards / k): "mine" for k in sets.training.keys})
+    )
     assert set(read(shards, val_captions=str(tmp_path / "c.json"))[0].captions.values()) == {"mine"}
     with pytest.raises(UsageError, match=r"--val_dir='.*' matches no file; takes tar files"):
         read(shards / "1*.tar")
 
 
 def test_sources_in_shards_are_found_as_training_named_them(read, folder, shards):
-    rows = [{"file": f"generations/{i}.png", "index": i, "seed": i, "prompt": "p", "source_prompt": "s",
-             "source_image": "00001.tar/000.png" if i else "00000.tar/001.png"} for i in range(12)]  # fmt: skip
+    rows = [
+        {
+            "file": f"generations/{i}.png",
+            "index": i,
+            "seed": i,
+            "prompt": "p",
+            "source_prompt": "s",
+            "source_image": "00001.tar/000.png" if i else "00000.tar/001.png",
+        }
+        for i in range(12)
+    ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
     sets, _ = read(shards)
     assert retrieval.source_indices(sets).tolist() == [1] + [2] * 11
 
 
-def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(read, micro_run, scenes_dir, tmp_path):
-    """The run was trained on scenes_dir; what is measured is a copy of its images, one of them absent, one added."""
+def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(
+    read, micro_run, scenes_dir, tmp_path
+):
+    """The run was trained on scenes_dir; what is measured is a copy of its images, one of them
+    absent, one added."""
     shutil.copytree(scenes_dir / "train", tmp_path / "elsewhere" / "train")
     duplicated = json.loads((micro_run / "run.json").read_text())["duplicated"]
     given = json.loads((scenes_dir / "captions.json").read_text())
-    plain = next(k for k in given if not any(d.endswith(k.removeprefix("train/")) for d in duplicated))
+    plain = next(
+        k for k in given if not any(d.endswith(k.removeprefix("train/")) for d in duplicated)
+    )
     (tmp_path / "elsewhere" / plain).unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "train" / "added.png")
     sets, lines = read(tmp_path / "elsewhere" / "train", run=str(micro_run))
     assert sets.captions == {k.removeprefix("train/"): c[0] for k, c in given.items() if k != plain}
     assert len(sets.captions) == 11
-    assert sorted(sets.duplicated) == sorted(k for k in sets.training.keys if any(d.endswith(k) for d in duplicated))
+    assert sorted(sets.duplicated) == sorted(
+        k for k in sets.training.keys if any(d.endswith(k) for d in duplicated)
+    )
     assert len(sets.duplicated) == len(duplicated) == 3
     assert lines == []
     # --val_captions goes before those of the run
-    (tmp_path / "c.json").write_text(json.dumps({str(tmp_path / "elsewhere/train" / k): "mine" for k in sets.training.keys}))
-    sets, _ = read(tmp_path / "elsewhere" / "train", run=str(micro_run), val_captions=str(tmp_path / "c.json"))
+    (tmp_path / "c.json").write_text(
+        json.dumps({str(tmp_path / "elsewhere/train" / k): "mine" for k in sets.training.keys})
+    )
+    sets, _ = read(
+        tmp_path / "elsewhere" / "train", run=str(micro_run), val_captions=str(tmp_path / "c.json")
+    )
     assert set(sets.captions.values()) == {"mine"}
 
 
 def test_duplicates_that_are_not_all_there_are_not_known(read, micro_run, scenes_dir, tmp_path):
     shutil.copytree(scenes_dir / "train", tmp_path / "train")
     record = json.loads((micro_run / "run.json").read_text())
-    first = next(p for p in (tmp_path / "train").rglob("*.png") if record["duplicated"][0].endswith(p.name))
+    first = next(
+        p for p in (tmp_path / "train").rglob("*.png") if record["duplicated"][0].endswith(p.name)
+    )
     first.unlink()
     sets, lines = read(tmp_path / "train", run=str(micro_run))
     assert sets.duplicated is None
-    assert lines == [f"1 duplicated images of {micro_run / 'run.json'} are not in --val_dir; duplication is left out"]
+    assert lines == [
+        f"1 duplicated images of {micro_run / 'run.json'} are not in --val_dir; duplication is"
+        " left out"
+    ]
     with pytest.raises(UsageError, match="--metrics='duplication' cannot be computed"):
         read(tmp_path / "train", run=str(micro_run), metrics=("duplication",))
 
 
-def test_generated_images_below_the_training_images_are_said_with_their_number(read, folder, tmp_path):
+def test_generated_images_below_the_training_images_are_said_with_their_number(
+    read, folder, tmp_path
+):
     sets, lines = read(folder)
-    assert lines == [f"--val_dir={str(folder)!r} contains 12 images of --query_dir, each of which will match itself"]
+    assert lines == [
+        f"--val_dir={str(folder)!r} contains 12 images of --query_dir, each of which will match"
+        " itself"
+    ]
     assert len(sets.training) == 12
     # found through a link too, and counted where some alone are shared
     (tmp_path / "link").symlink_to(folder / "generations")
@@ -168,7 +219,9 @@ def test_generated_images_below_the_training_images_are_said_with_their_number(r
     assert read(tmp_path / "apart")[1] == []
 
 
-@pytest.mark.parametrize(("lines", "found"), [("a\nb\nc\n", 4), ("a\n", 12), ("a\nb\nc\nd\ne\n", None), (None, None)])
+@pytest.mark.parametrize(
+    ("lines", "found"), [("a\nb\nc\n", 4), ("a\n", 12), ("a\nb\nc\nd\ne\n", None), (None, None)]
+)
 def test_images_per_prompt_of_a_published_folder(read, folder, lines, found):
     if lines is not None:
         (folder / "prompts.txt").write_text(lines)
@@ -177,7 +230,10 @@ def test_images_per_prompt_of_a_published_folder(read, folder, lines, found):
 
 def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
     (folder / "prompts.txt").write_text("a\nb\nc\n")
-    rows = [{"file": f"generations/{i}.png", "index": i, "seed": i, "prompt": "p", "source_prompt": "s"} for i in range(12)]
+    rows = [
+        {"file": f"generations/{i}.png", "index": i, "seed": i, "prompt": "p", "source_prompt": "s"}
+        for i in range(12)
+    ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
     sets, _ = read()
     assert sets.images_per_prompt is None
@@ -191,11 +247,19 @@ def test_names_that_fit_several_training_images_or_none_are_said(tmp_path):
         Image.new("RGB", (4, 4)).save(train / key)
     training = image_sets.list_images("--val_dir", train)
     opts = SimpleNamespace(query_dir=str(tmp_path), val_dir=str(train))
-    assert retrieval._sources(opts, [Query("0.png", source_image="1.png")], training, told.append) == {}
+    assert (
+        retrieval._sources(opts, [Query("0.png", source_image="1.png")], training, told.append)
+        == {}
+    )
     assert told[0].startswith("training images of prompts are left out: ")
-    assert retrieval._sources(opts, [Query("0.png", source_image="9.png")], training, told.append) == {}
-    assert told[1].startswith("none of the 1 training images that the manifest names is in --val_dir=")
-    assert retrieval._sources(opts, [Query("0.png", source_image="b/1.png")], training, told.append) == {
-        "b/1.png": "b/1.png"
-    }
+    assert (
+        retrieval._sources(opts, [Query("0.png", source_image="9.png")], training, told.append)
+        == {}
+    )
+    assert told[1].startswith(
+        "none of the 1 training images that the manifest names is in --val_dir="
+    )
+    assert retrieval._sources(
+        opts, [Query("0.png", source_image="b/1.png")], training, told.append
+    ) == {"b/1.png": "b/1.png"}
     assert len(told) == 2

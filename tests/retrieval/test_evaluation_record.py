@@ -10,13 +10,30 @@ from utils.retrieval import evaluation_record
 from utils.retrieval.evaluation_inputs import Sets
 
 
-def lines(tmp_path, *, bad=(), left_out=None, index=None, threshold=0.5, scores=((0.9, 0.8),), chunks=1, **flags):
+def lines(
+    tmp_path,
+    *,
+    bad=(),
+    left_out=None,
+    index=None,
+    threshold=0.5,
+    scores=((0.9, 0.8),),
+    chunks=1,
+    **flags,
+):
     images = ImageSet(tmp_path, ("a.png",), (1,), bad=tuple(bad))
     sets = Sets(images, [], ImageSet(tmp_path, ("b.png",), (1,)), None, None, {}, index=index)
     opts = RetrievalOptions(query_dir="q", val_dir="v", **flags)
     measured = types.SimpleNamespace(threshold=threshold, scores=np.array(scores))
     return list(
-        evaluation_record.said(opts, sets, left_out or {}, measured, {"num_loss_chunks": chunks}, tmp_path / "evaluation")
+        evaluation_record.said(
+            opts,
+            sets,
+            left_out or {},
+            measured,
+            {"num_loss_chunks": chunks},
+            tmp_path / "evaluation",
+        )
     )
 
 
@@ -25,28 +42,61 @@ def test_nothing_is_said_of_an_ordinary_evaluation(tmp_path):
 
 
 def test_each_line_has_its_reason(tmp_path):
-    damaged = types.SimpleNamespace(bad=[], damaged=[("00001.tar", "cut"), ("00007.tar", "cut")], root="/i")
-    index = types.SimpleNamespace(damaged=[], bad=[("0.tar/x\n", "is truncated"), ("y", "broken")], root="/i")
+    damaged = types.SimpleNamespace(
+        bad=[], damaged=[("00001.tar", "cut"), ("00007.tar", "cut")], root="/i"
+    )
+    index = types.SimpleNamespace(
+        damaged=[], bad=[("0.tar/x\n", "is truncated"), ("y", "broken")], root="/i"
+    )
     one = types.SimpleNamespace(damaged=[], bad=[("y", "broken")], root="/i")
     told = {
         "bad": (lines(tmp_path, bad=[("x.png", "is truncated")]), "left out: x.png: is truncated"),
         "metric": (lines(tmp_path, left_out={"fid": "no weights"}), "left out: fid: no weights"),
-        "metrics": (lines(tmp_path, left_out={"fid": "an index", "mq": "an index"}), "left out: fid, mq: an index"),
-        "index": (lines(tmp_path, index=index), "2 images could not be read when the index was built, first '0.tar/x\\n' "
-                  "(is truncated); the metadata of /i/shards/*.parquet list all"),
-        "one of the index": (lines(tmp_path, index=one), "1 image could not be read when the index was built, first 'y' "
-                             "(broken); the metadata of /i/shards/*.parquet list all"),
-        "damaged": (lines(tmp_path, index=damaged), "2 tar files could not be read to the end when the index was built, first "
-                    "'00001.tar': what comes after is in no number"),
-        "chunks": (lines(tmp_path, similarity_metric="splitloss"),
-                   "splitloss of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors"),
-        "threshold": (lines(tmp_path, threshold=None, pt_style="dino"),
-                      "left out: copy_share: the field has no threshold for dino; give one with --copy_threshold"),
-        "equal": (lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.1)]),
-                  "1 generation has best matches of equal score: the first in order is named"),
-        "two equal": (lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.8)]),
-                      "2 generations have best matches of equal score: the first in order is named"),
-    }  # fmt: skip
+        "metrics": (
+            lines(tmp_path, left_out={"fid": "an index", "mq": "an index"}),
+            "left out: fid, mq: an index",
+        ),
+        "index": (
+            lines(tmp_path, index=index),
+            (
+                "2 images could not be read when the index was built, first '0.tar/x\\n' "
+                "(is truncated); the metadata of /i/shards/*.parquet list all"
+            ),
+        ),
+        "one of the index": (
+            lines(tmp_path, index=one),
+            (
+                "1 image could not be read when the index was built, first 'y' "
+                "(broken); the metadata of /i/shards/*.parquet list all"
+            ),
+        ),
+        "damaged": (
+            lines(tmp_path, index=damaged),
+            (
+                "2 tar files could not be read to the end when the index was built, first "
+                "'00001.tar': what comes after is in no number"
+            ),
+        ),
+        "chunks": (
+            lines(tmp_path, similarity_metric="splitloss"),
+            "splitloss of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors",
+        ),
+        "threshold": (
+            lines(tmp_path, threshold=None, pt_style="dino"),
+            (
+                "left out: copy_share: the field has no threshold for dino; give one with"
+                " --copy_threshold"
+            ),
+        ),
+        "equal": (
+            lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.1)]),
+            "1 generation has best matches of equal score: the first in order is named",
+        ),
+        "two equal": (
+            lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.8)]),
+            "2 generations have best matches of equal score: the first in order is named",
+        ),
+    }
     for name, (found, expected) in told.items():
         assert found == [expected], name
     (tmp_path / "evaluation").mkdir()

@@ -26,16 +26,23 @@ def test_what_was_written_is_read(images, tmp_path, capsys):
     assert cache.read(path) is None
     cache.write(path, torch.arange(4.0).view(2, 2), [0, 2], [("1.png", "is not an image")])
     features, indices, bad = cache.read(path)
-    assert (features.tolist(), indices, bad) == ([[0, 1], [2, 3]], [0, 2], [("1.png", "is not an image")])
+    assert (features.tolist(), indices, bad) == (
+        [[0, 1], [2, 3]],
+        [0, 2],
+        [("1.png", "is not an image")],
+    )
     assert [p.name for p in (tmp_path / "c").iterdir()] == [path.name]
     assert capsys.readouterr().out == ""
 
 
 def test_whatever_the_features_depend_on_has_a_file_of_its_own(images, tmp_path):
     cache = FeatureCache(tmp_path / "c", print)
-    names = {cache.path(state_of(images), ONE, {"side": None}), cache.path(state_of(images), ONE, {"side": 64}),
-             cache.path(state_of(images), Extractor(None, None, {"arch": "b"}), {"side": None}),
-             cache.path(state_of(images.take([0, 1])), ONE, {"side": None})}  # fmt: skip
+    names = {
+        cache.path(state_of(images), ONE, {"side": None}),
+        cache.path(state_of(images), ONE, {"side": 64}),
+        cache.path(state_of(images), Extractor(None, None, {"arch": "b"}), {"side": None}),
+        cache.path(state_of(images.take([0, 1])), ONE, {"side": None}),
+    }
     os.utime(images.path(1), ns=(1, 1))  # changed since, with the same size
     names.add(cache.path(state_of(images), ONE, {"side": None}))
     assert len(names) == 5

@@ -44,7 +44,9 @@ def images(tmp_path):
 def opened(monkeypatch):
     """Paths of the images that are opened."""
     seen, real = [], image_sets.open_image
-    monkeypatch.setattr(image_sets, "open_image", lambda path, **k: seen.append(path.name) or real(path, **k))
+    monkeypatch.setattr(
+        image_sets, "open_image", lambda path, **k: seen.append(path.name) or real(path, **k)
+    )
     return seen
 
 
@@ -52,7 +54,8 @@ def test_rows_follow_the_images_for_every_extractor_whatever_the_batch(images):
     for batch, workers in ((1, 0), (2, 0), (5, 2)):
         found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, reading(batch, workers))
         assert found["s"].tolist() == [[2.0 * (4 + i % 2), 12.0] for i in range(5)]
-        assert found["m"].tolist() == [[i, 2.0 * i, 3.0 * i] for i in range(5)]  # shapes differ within a batch
+        # shapes differ within a batch
+        assert found["m"].tolist() == [[i, 2.0 * i, 3.0 * i] for i in range(5)]
         assert (kept, bad) == ([0, 1, 2, 3, 4], [])
 
 
@@ -69,7 +72,12 @@ def test_one_pass_over_some_images_by_this_process(images, workers):
     assert [key for key, _ in found.bad] == ["1.png"]
     for nothing in ([], [1]):
         found = features.read_pass(images, nothing, {"s": SIZE}, reading(3, workers))
-        assert (found.features["s"].shape, found.indices, found.sizes, len(found.bad)) == ((0, 0), [], [], len(nothing))
+        assert (found.features["s"].shape, found.indices, found.sizes, len(found.bad)) == (
+            (0, 0),
+            [],
+            [],
+            len(nothing),
+        )
         features.require_finite(images, found.indices, found.features["s"])
 
 
@@ -117,9 +125,14 @@ def test_what_was_kept_is_not_computed_again_and_gives_the_same(images, opened, 
 
 
 def test_features_that_are_not_finite_are_an_error_that_names_an_image(images, tmp_path):
-    overflowing = Extractor(size_of, lambda x: x / (x[:, :1] - 5), {"what": "overflow"})  # 5 pixels wide: divided by 0
+    # 5 pixels wide: divided by 0
+    overflowing = Extractor(size_of, lambda x: x / (x[:, :1] - 5), {"what": "overflow"})
     with pytest.raises(
-        DataError, match=r"not finite for 2 images, first '1\.png'; in half precision they overflow, give --mixed"
+        DataError,
+        match=(
+            r"not finite for 2 images, first '1\.png'; in half precision they overflow, give"
+            r" --mixed"
+        ),
     ):
         features.extract(images, {"o": overflowing}, reading(folder=tmp_path / "c"))
     assert not (tmp_path / "c").exists()  # and are not kept

@@ -23,12 +23,15 @@ READING = ReaderSettings(2, 0, parallel.Processes(parallel.Alone(CPU)), FeatureC
 
 
 def options(**given):
-    return RetrievalOptions(**({"query_dir": "g", "val_dir": "x", "pt_style": "pixel", "num_workers": 0} | given))
+    return RetrievalOptions(
+        **({"query_dir": "g", "val_dir": "x", "pt_style": "pixel", "num_workers": 0} | given)
+    )
 
 
 @pytest.fixture
 def sets(tmp_path):
-    """Four generations, 0.png to 3.png, and five training images; 3 is that of prompts 0 and 1, 1 that of prompt 3."""
+    """Four generations, 0.png to 3.png, and five training images; 3 is that of prompts 0 and 1, 1
+    that of prompt 3."""
     rng = np.random.default_rng(0)
     for name, count in (("g", 4), ("x", 5)):
         (tmp_path / name).mkdir()
@@ -37,16 +40,28 @@ def sets(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     generated, training = (image_sets.list_images("--d", tmp_path / name) for name in ("g", "x"))
     sources = ("a.png", "a.png", None, "b.png")
-    queries = [Query(k, f"p{i}", f"p{i}", s, seed=i) for i, (k, s) in enumerate(zip(generated.keys, sources, strict=True))]
-    return Sets(generated, queries, training, ["1.png"], None, {"a.png": "3.png", "b.png": "1.png"}, {"0.png": "caption"})
+    queries = [
+        Query(k, f"p{i}", f"p{i}", s, seed=i)
+        for i, (k, s) in enumerate(zip(generated.keys, sources, strict=True))
+    ]
+    return Sets(
+        generated,
+        queries,
+        training,
+        ["1.png"],
+        None,
+        {"a.png": "3.png", "b.png": "1.png"},
+        {"0.png": "caption"},
+    )
 
 
-# Networks ------------------------------------------------------------------------------------------------------------
+# Networks -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def built(monkeypatch):
-    """Names of the networks that were built; `built.absent` holds those whose weights cannot be had."""
+    """Names of the networks that were built; `built.absent` holds those whose weights cannot be
+    had."""
 
     class Built(list):
         absent = ()
@@ -82,7 +97,11 @@ def networks_of(opts, sets):
     ("asked", "flags", "wanted"),
     [
         (("similarity",), {}, []),
-        (("background", "duplication", "complexity"), {"fid_protocol": "dcr", "clip_protocol": "dcr"}, []),
+        (
+            ("background", "duplication", "complexity"),
+            {"fid_protocol": "dcr", "clip_protocol": "dcr"},
+            [],
+        ),
         (("fid",), {}, ["fid"]),
         (("fid",), {"fid_protocol": "dcr"}, ["fid", "fid_dcr"]),
         (("fd",), {}, ["fd"]),
@@ -117,13 +136,16 @@ def test_weights_that_cannot_be_had_leave_a_metric_out_with_its_reason(built, se
     built.absent = ("fid", "clip")
     networks = networks_of(options(), sets)
     assert networks.missing == {"fid": "no weights of fid", "clip": "no weights of clip"}
-    assert set(networks.extractors) == {"descriptor", "fd", "mq"}  # kid and prdc then read those of fd
+    # kid and prdc then read those of fd
+    assert set(networks.extractors) == {"descriptor", "fd", "mq"}
 
 
 @pytest.mark.parametrize("name", ["fid", "fd", "clip"])
 def test_a_metric_that_was_named_needs_its_weights(built, sets, name):
     built.absent = (name,)
-    with pytest.raises(UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of {name}$"):
+    with pytest.raises(
+        UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of {name}$"
+    ):
         networks_of(options(metrics=("similarity", name)), sets)
 
 
@@ -135,8 +157,12 @@ def test_kernel_distance_and_coverage_fall_back_to_the_other_network(built, sets
     assert set(networks.extractors) == {"descriptor", "fd"}
     assert name not in networks.missing
     built.absent = ("fid", "fd")
-    assert {networks_of(options(), sets).missing[n] for n in ("fd", "kid", "prdc")} == {"no weights of fd"}
-    with pytest.raises(UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of fd$"):
+    assert {networks_of(options(), sets).missing[n] for n in ("fd", "kid", "prdc")} == {
+        "no weights of fd"
+    }
+    with pytest.raises(
+        UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of fd$"
+    ):
         networks_of(options(metrics=(name,)), sets)
 
 
@@ -147,7 +173,9 @@ def test_clip_takes_a_prompt_or_a_caption_somewhere(built, sets):
     silent = dataclasses.replace(silent, captions={})
     assert networks_of(options(), silent).missing == {"clip": metrics.NO_PROMPTS}
     assert "clip" not in built
-    with pytest.raises(UsageError, match="^--metrics='clip' cannot be computed: no image has a prompt"):
+    with pytest.raises(
+        UsageError, match="^--metrics='clip' cannot be computed: no image has a prompt"
+    ):
         networks_of(options(metrics=("clip",)), silent)
 
 
@@ -160,11 +188,14 @@ def test_many_pairs_are_compared_pixel_by_pixel_only_when_asked(built, sets, mon
     assert left.missing["mq"] == "20 pairs of images take a while; ask for it with --metrics mq"
     assert "mq" in networks_of(options(metrics=("mq",)), sets).extractors
     monkeypatch.setattr(memorized, "NEIGHBOURS", 6)
-    with pytest.raises(UsageError, match="^--metrics='mq' cannot be computed: takes 6 training images; there are 5$"):
+    with pytest.raises(
+        UsageError,
+        match="^--metrics='mq' cannot be computed: takes 6 training images; there are 5$",
+    ):
         networks_of(options(metrics=("mq",)), sets)
 
 
-# Features ------------------------------------------------------------------------------------------------------------
+# Features -----------------------------------------------------------------------------------------
 
 
 def size_of(image):
@@ -190,7 +221,8 @@ def test_training_images_are_cut_to_the_side_of_the_first_readable_generation(se
     assert read.generated.bad[0][0] == "0.png"
     assert (read.training.bad, len(read.training)) == ((), 5)
     _, training = measurement.read_features(options(), sets, sizes(), READING)[0]["descriptor"]
-    assert training.tolist() == [[16, 16], [16, 16], [20, 12], [16, 16], [16, 16]]  # others see them as they are
+    # others see them as they are
+    assert training.tolist() == [[16, 16], [16, 16], [20, 12], [16, 16], [16, 16]]
 
 
 def test_what_was_kept_for_generations_of_another_side_is_not_taken(sets, tmp_path):
@@ -200,7 +232,10 @@ def test_what_was_kept_for_generations_of_another_side_is_not_taken(sets, tmp_pa
             Image.new("RGB", (side, side)).save(sets.generated.path(i))
         generated = image_sets.list_images("--d", sets.generated.root)
         found, _ = measurement.read_features(
-            options(), dataclasses.replace(sets, generated=generated), sizes(as_generated=True), keeping
+            options(),
+            dataclasses.replace(sets, generated=generated),
+            sizes(as_generated=True),
+            keeping,
         )
         assert found["descriptor"][1].tolist() == [[side, side]] * 5
 
@@ -210,29 +245,39 @@ def test_prompts_and_sources_stay_with_their_images_when_some_cannot_be_read(set
     sets.training.path(1).write_bytes(b"")
     _, read = measurement.read_features(options(), sets, sizes(), READING)
     assert [(q.key, q.seed, q.source_image) for q in read.queries] == [
-        ("0.png", 0, "a.png"), ("1.png", 1, "a.png"), ("3.png", 3, "b.png")
-    ]  # fmt: skip
+        ("0.png", 0, "a.png"),
+        ("1.png", 1, "a.png"),
+        ("3.png", 3, "b.png"),
+    ]
     assert read.training.keys == ("0.png", "2.png", "3.png", "4.png")
-    assert measurement.source_indices(read).tolist() == [2, 2, -1]  # the source of 3.png could not be read
+    # the source of 3.png could not be read
+    assert measurement.source_indices(read).tolist() == [2, 2, -1]
 
 
-@pytest.mark.parametrize(("flag", "side"), [("--query_dir", "generated"), ("--val_dir", "training")])
+@pytest.mark.parametrize(
+    ("flag", "side"), [("--query_dir", "generated"), ("--val_dir", "training")]
+)
 def test_too_many_images_that_cannot_be_read_are_an_error(sets, flag, side):
     images = getattr(sets, side)
     for i in (0, 2):
         images.path(i).write_bytes(b"")
-    with pytest.raises(UsageError, match=f"^{flag}=.* has 2 of {len(images)} images that cannot be read, first '0.png'"):
+    with pytest.raises(
+        UsageError,
+        match=f"^{flag}=.* has 2 of {len(images)} images that cannot be read, first '0.png'",
+    ):
         measurement.read_features(options(), sets, sizes(), READING)
     _, read = measurement.read_features(options(max_bad_images=0.5), sets, sizes(), READING)
     assert len(getattr(read, side).bad) == 2
 
 
-# What was measured ---------------------------------------------------------------------------------------------------
+# What was measured --------------------------------------------------------------------------------
 
 
 def random_features(sets, dim=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(len(s), dim, generator=generator) for s in (sets.generated, sets.training))
+    return tuple(
+        torch.randn(len(s), dim, generator=generator) for s in (sets.generated, sets.training)
+    )
 
 
 def measured_of(sets, features, *, networks=None, **flags):
@@ -249,10 +294,11 @@ def unit_rows(features):
 @pytest.mark.parametrize(
     ("flags", "chunks"),
     [
-        ({}, 1), ({"similarity_metric": "splitloss", "num_loss_chunks": 3}, 3),
+        ({}, 1),
+        ({"similarity_metric": "splitloss", "num_loss_chunks": 3}, 3),
         ({"similarity_metric": "splitloss", "num_loss_chunks": 4, "stype": "cross"}, 4),
     ],
-)  # fmt: skip
+)
 def test_scores_of_matches_sources_and_background_agree_with_the_whole_matrix(sets, flags, chunks):
     generated, training = random_features(sets)
     g, x = (unit_rows(f).reshape(len(f), chunks, -1) for f in (generated, training))
@@ -267,7 +313,9 @@ def test_scores_of_matches_sources_and_background_agree_with_the_whole_matrix(se
     assert np.array_equal(found.matches, order)
     np.testing.assert_allclose(found.scores, np.take_along_axis(matrix, order, 1), atol=1e-6)
     assert found.sources.tolist() == [3, 3, -1, 1]
-    np.testing.assert_allclose(found.source_scores, [matrix[0, 3], matrix[1, 3], np.nan, matrix[3, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        found.source_scores, [matrix[0, 3], matrix[1, 3], np.nan, matrix[3, 1]], atol=1e-6
+    )
     np.fill_diagonal(among, -np.inf)
     np.testing.assert_allclose(found.background, among.max(1), atol=1e-6)
     assert found.duplicated.tolist() == [False, True, False, False, False]
@@ -275,7 +323,9 @@ def test_scores_of_matches_sources_and_background_agree_with_the_whole_matrix(se
 
 def test_a_descriptor_of_parts_is_compared_part_by_part_unless_told_how(sets):
     networks = sizes()
-    networks.extractors["descriptor"] = dataclasses.replace(networks.extractors["descriptor"], chunks=3)
+    networks.extractors["descriptor"] = dataclasses.replace(
+        networks.extractors["descriptor"], chunks=3
+    )
     features = random_features(sets)
     split = measured_of(sets, features, networks=networks, similarity_metric="splitloss")
     three = measured_of(sets, features, similarity_metric="splitloss", num_loss_chunks=3)
@@ -297,7 +347,9 @@ def test_a_threshold_that_is_given_beats_the_descriptors(sets):
     features = random_features(sets)
     assert measured_of(sets, features, networks=networks).threshold is None
     assert measured_of(sets, features, networks=networks, copy_threshold=0.2).threshold == 0.2
-    networks.extractors["descriptor"] = dataclasses.replace(networks.extractors["descriptor"], copy_threshold=0.95)
+    networks.extractors["descriptor"] = dataclasses.replace(
+        networks.extractors["descriptor"], copy_threshold=0.95
+    )
     assert measured_of(sets, features, networks=networks).threshold == 0.95
     assert measured_of(sets, features, networks=networks, copy_threshold=0.0).threshold == 0.0
 
@@ -323,15 +375,28 @@ def towers(monkeypatch):
     """Networks with a CLIP whose texts are vectors by hand."""
     networks = sizes()
     networks.clip = clip.Clip(None, None, None, {}, None)
-    monkeypatch.setattr(clip.Clip, "texts", lambda self, prompts: torch.tensor([WORDS[p] for p in prompts]))
+    monkeypatch.setattr(
+        clip.Clip, "texts", lambda self, prompts: torch.tensor([WORDS[p] for p in prompts])
+    )
     return networks
 
 
 def test_images_are_aligned_with_their_own_prompts_and_training_images_with_captions(sets, towers):
-    images = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]] * 5)
-    found = {"descriptor": random_features(sets), "clip": images, "clip_dcr": tuple(-f for f in images)}
+    images = (
+        torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[1.0, 0.0]] * 5),
+    )
+    found = {
+        "descriptor": random_features(sets),
+        "clip": images,
+        "clip_dcr": tuple(-f for f in images),
+    }
     rows = measured_of(sets, found, networks=towers).alignment
-    assert set(rows) == {f"{k}{end}" for k in ("clipscore", "clipscore_edited", "clipscore_bg") for end in ("", "_dcr")}
+    assert set(rows) == {
+        f"{k}{end}"
+        for k in ("clipscore", "clipscore_edited", "clipscore_bg")
+        for end in ("", "_dcr")
+    }
     assert rows["clipscore"] == pytest.approx([1, 1, 0.6, 0.6])
     assert rows["clipscore_dcr"] == pytest.approx([-1, -1, -0.6, -0.6])
     assert rows["clipscore_bg"] == pytest.approx([-1, *[np.nan] * 4], nan_ok=True)
@@ -341,8 +406,11 @@ def test_images_are_aligned_with_their_own_prompts_and_training_images_with_capt
 def test_edited_prompts_are_scored_when_one_was_edited(sets, towers):
     sets.queries[1] = dataclasses.replace(sets.queries[1], prompt="edited")
     images = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]]), torch.ones(5, 2)
-    rows = measured_of(sets, {"descriptor": random_features(sets), "clip": images}, networks=towers).alignment
-    assert rows["clipscore"] == pytest.approx([1, 1, 0.6, 0.6])  # of the source, whatever the model was given
+    rows = measured_of(
+        sets, {"descriptor": random_features(sets), "clip": images}, networks=towers
+    ).alignment
+    # of the source, whatever the model was given
+    assert rows["clipscore"] == pytest.approx([1, 1, 0.6, 0.6])
     assert rows["clipscore_edited"] == pytest.approx([1, -1, 0.6, 0.6])
     assert "clipscore_dcr" not in rows
 
@@ -358,23 +426,32 @@ def test_complexity_is_that_of_each_generations_best_match(sets):
 def test_the_whole_matrix_is_kept_where_asked(sets, tmp_path):
     generated, training = random_features(sets)
     measured_of(sets, (generated, training)).write_matrix(tmp_path / "m.npy")
-    np.testing.assert_allclose(np.load(tmp_path / "m.npy"), unit_rows(generated) @ unit_rows(training).T, atol=1e-3)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "m.npy"), unit_rows(generated) @ unit_rows(training).T, atol=1e-3
+    )
 
 
-# Metrics -------------------------------------------------------------------------------------------------------------
+# Metrics ------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_measured_is_left_out_or_an_error_when_named(sets):
     networks = sizes()
     networks.missing["fid"] = "no Inception"
-    found = measured_of(dataclasses.replace(sets, duplicated=None), random_features(sets), networks=networks)
+    found = measured_of(
+        dataclasses.replace(sets, duplicated=None), random_features(sets), networks=networks
+    )
     row, left_out = measurement.compute(options(), found)
     assert {"sim_mean", "bg_mean", "cc_ent"} <= set(row)
     assert left_out == {
-        "duplication": metrics.NO_RUN, "fid": "no Inception", "clip": metrics.NO_PROMPTS,
+        "duplication": metrics.NO_RUN,
+        "fid": "no Inception",
+        "clip": metrics.NO_PROMPTS,
         **dict.fromkeys(("fd", "kid", "prdc", "mq"), "its features were not computed"),
-    }  # fmt: skip
+    }
     row, left_out = measurement.compute(options(metrics=("similarity",)), found)
     assert (set(row), left_out) == (set(metrics.similarity(found)), {})
-    with pytest.raises(UsageError, match="^--metrics='duplication' cannot be computed: which training images are dup"):
+    with pytest.raises(
+        UsageError,
+        match="^--metrics='duplication' cannot be computed: which training images are dup",
+    ):
         measurement.compute(options(metrics=("similarity", "duplication")), found)

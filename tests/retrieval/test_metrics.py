@@ -11,10 +11,14 @@ def measured(**changes):
     fields = {
         "scores": np.array([[0.99, 0.2], [0.97, 0.1], [0.4, 0.3], [0.96, 0.5]]),
         "matches": np.array([[0, 1], [0, 2], [1, 2], [0, 2]]),
-        "find_background": lambda: np.array([0.6, 0.8, 0.8]), "prompts": ["a", "b", "b", "a"],
-        "sources": np.array([0, 1, 1, 0]), "source_scores": np.array([0.99, 0.1, 0.4, 0.5]),
-        "duplicated": np.array([True, False, False]), "threshold": 0.95, "seed": 0,
-    }  # fmt: skip
+        "find_background": lambda: np.array([0.6, 0.8, 0.8]),
+        "prompts": ["a", "b", "b", "a"],
+        "sources": np.array([0, 1, 1, 0]),
+        "source_scores": np.array([0.99, 0.1, 0.4, 0.5]),
+        "duplicated": np.array([True, False, False]),
+        "threshold": 0.95,
+        "seed": 0,
+    }
     return metrics.Measured(**(fields | changes))
 
 
@@ -39,13 +43,15 @@ def test_duplication_by_match_and_by_source():
     row = metrics.duplication(measured())
     assert row["sim_dup"] == pytest.approx((0.99 + 0.97 + 0.96) / 3)  # matched image 0
     assert row["sim_nodup"] == pytest.approx(0.4)
-    # prompt a, whose image is duplicated: generations 0 and 3; generation 1 matched it too, but its prompt is b
+    # prompt a, whose image is duplicated: generations 0 and 3; generation 1 matched it too, but its
+    # prompt is b
     assert (row["copy_share_dup"], row["copy_share_dup_n"]) == (1.0, 2)
     assert (row["copy_share_nodup"], row["copy_share_nodup_n"]) == (0.5, 2)
 
 
 def test_images_without_a_source_do_not_count_by_source():
-    row = metrics.duplication(measured(sources=np.array([0, -1, -1, 1])))  # of which one is duplicated
+    # of which one is duplicated
+    row = metrics.duplication(measured(sources=np.array([0, -1, -1, 1])))
     assert (row["copy_share_dup_n"], row["copy_share_nodup_n"]) == (1, 1)
     assert "copy_share_dup" not in metrics.duplication(measured(sources=np.full(4, -1)))
 
@@ -98,7 +104,12 @@ def test_kernel_distance_and_coverage_prefer_inceptions_features():
 
 def test_alignment_leaves_out_images_without_a_prompt():
     row = metrics.clip(
-        measured(alignment={"clipscore": np.array([0.2, np.nan, 0.4, np.nan]), "clipscore_bg": np.full(3, np.nan)})
+        measured(
+            alignment={
+                "clipscore": np.array([0.2, np.nan, 0.4, np.nan]),
+                "clipscore_bg": np.full(3, np.nan),
+            }
+        )
     )
     assert row == {"clipscore": pytest.approx(0.3), "clipscore_n": 2}
 
@@ -115,20 +126,38 @@ def test_mirrored_images_count_when_asked():
     generator = torch.Generator().manual_seed(0)
     training = torch.rand(60, 12, generator=generator)
     mirrored = training[7].view(3, 2, 2).flip(2).reshape(1, 12)
-    counts = [metrics.mq(measured(features={"mq": (mirrored, training)}, mq_flip=f))["mq_015"] for f in (False, True)]
+    counts = [
+        metrics.mq(measured(features={"mq": (mirrored, training)}, mq_flip=f))["mq_015"]
+        for f in (False, True)
+    ]
     assert counts == [0, 1]
 
 
-@pytest.mark.parametrize(("metric", "changes", "why"), [
-    (metrics.duplication, {"duplicated": None}, "--run"),
-    (metrics.fd, {}, "not computed"),
-    (metrics.fd, {"missing": {"fd": "no weights"}}, "no weights"),
-    (metrics.fid, {"missing": {"fid": "no Inception"}}, "no Inception"),
-    (metrics.fd, {"features": {"fd": (torch.eye(4), torch.eye(4)[:1])}}, "2 images a side; there are 4 and 1"),
-    (metrics.coverage, {"features": {"fd": (torch.eye(5), torch.eye(5))}}, "6 images a side; there are 5 and 5"),
-    (metrics.clip, {}, "no image has a prompt"),
-    (metrics.mq, {"features": {"mq": (torch.rand(2, 12), torch.rand(49, 12))}}, "50 training images; there are 49"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "changes", "why"),
+    [
+        (metrics.duplication, {"duplicated": None}, "--run"),
+        (metrics.fd, {}, "not computed"),
+        (metrics.fd, {"missing": {"fd": "no weights"}}, "no weights"),
+        (metrics.fid, {"missing": {"fid": "no Inception"}}, "no Inception"),
+        (
+            metrics.fd,
+            {"features": {"fd": (torch.eye(4), torch.eye(4)[:1])}},
+            "2 images a side; there are 4 and 1",
+        ),
+        (
+            metrics.coverage,
+            {"features": {"fd": (torch.eye(5), torch.eye(5))}},
+            "6 images a side; there are 5 and 5",
+        ),
+        (metrics.clip, {}, "no image has a prompt"),
+        (
+            metrics.mq,
+            {"features": {"mq": (torch.rand(2, 12), torch.rand(49, 12))}},
+            "50 training images; there are 49",
+        ),
+    ],
+)
 def test_what_cannot_be_measured_says_why(metric, changes, why):
     with pytest.raises(metrics.CannotMeasureError, match=why):
         metric(measured(**changes))

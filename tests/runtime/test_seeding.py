@@ -12,7 +12,11 @@ def test_a_seed_does_not_depend_on_the_process():
     # str hash() would: it is salted
     code = "from utils import seeding; print(seeding.derive_seed(5, 'noise', 3, 1))"
     other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "1"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "1"},
     )
     assert int(other.stdout) == seeding.derive_seed(5, "noise", 3, 1)
 
@@ -35,8 +39,12 @@ def test_no_two_streams_share_a_name_hash():
 
 
 def test_generators_repeat_and_an_undeclared_stream_is_an_error():
-    assert np.array_equal(seeding.numpy_rng(1, "order", 2).random(4), seeding.numpy_rng(1, "order", 2).random(4))
-    first, again = (torch.randn(4, generator=seeding.torch_generator(1, "noise", 2)) for _ in range(2))
+    assert np.array_equal(
+        seeding.numpy_rng(1, "order", 2).random(4), seeding.numpy_rng(1, "order", 2).random(4)
+    )
+    first, again = (
+        torch.randn(4, generator=seeding.torch_generator(1, "noise", 2)) for _ in range(2)
+    )
     assert torch.equal(first, again)
     with pytest.raises(KeyError, match="not declared"):
         seeding.numpy_rng(0, "no such stream")

@@ -42,10 +42,15 @@ next(iter(torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=sign
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch's workers look for their parent themselves")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere torch's workers look for their parent themselves"
+)
 def test_a_worker_ends_with_a_parent_that_is_killed():
-    """torch's own look every five seconds, and between two items alone: this one would stay for forty."""
-    with subprocess.Popen([sys.executable, "-c", WORKER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    """torch's own look every five seconds, and between two items alone: this one would stay for
+    forty."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert int(parent.stdout.readline()) != parent.pid
         killed = time.monotonic()
         parent.kill()

@@ -14,18 +14,45 @@ SIDE = 16
 
 @pytest.fixture
 def start(scenes_dir, micro_parts):
-    """start(**changes) -> Ensemble (its .model is the Trainer) over the scenes, nothing trained yet."""
+    """start(**changes) -> Ensemble (its .model is the Trainer) over the scenes, nothing trained
+    yet."""
 
-    def made(*, parts=None, noise=0.0, mixup=0.0, steps=3, rounds=1, shards=1, schedule="constant", warmup=0, lr=1e-3,
-             accumulation=1, batch=2, ratio=None, bias_correction=False, text=False, weights=None, **optimisation):  # fmt: skip
+    def made(
+        *,
+        parts=None,
+        noise=0.0,
+        mixup=0.0,
+        steps=3,
+        rounds=1,
+        shards=1,
+        schedule="constant",
+        warmup=0,
+        lr=1e-3,
+        accumulation=1,
+        batch=2,
+        ratio=None,
+        bias_correction=False,
+        text=False,
+        weights=None,
+        **optimisation,
+    ):
         parts = parts or micro_parts()
         images = image_sets.list_images("--d", scenes_dir / "train")
         texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
-        data, _ = training_data.captioned_images(images, texts, style="nodup", share=0, weight=1, seed=0, weights=weights)
-        hooks = train_mitigations.train_hooks(
-            duplication="nodup", special=None, p=0, noise=noise, mixup=mixup, tokenizer=parts.tokenizer
+        data, _ = training_data.captioned_images(
+            images, texts, style="nodup", share=0, weight=1, seed=0, weights=weights
         )
-        transform = functools.partial(transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False)
+        hooks = train_mitigations.train_hooks(
+            duplication="nodup",
+            special=None,
+            p=0,
+            noise=noise,
+            mixup=mixup,
+            tokenizer=parts.tokenizer,
+        )
+        transform = functools.partial(
+            transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False
+        )
         parts_of = training_data.split(len(images), shards, 0)
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
         accelerator = parallel.accelerator(mixed_precision="no")
@@ -33,18 +60,41 @@ def start(scenes_dir, micro_parts):
             ratio=ratio, decay=0.8, num_timesteps=1000, bias_correction=bias_correction
         )
         model = trainer.Trainer(
-            parts, accelerator=accelerator, team=parallel.Team(), dtype=torch.float32, hooks=hooks, seed=0, resolution=SIDE,
-            optimisation=trainer.Optimisation(lr, (0.9, 0.999), 1e-2, 1e-8, 1.0, schedule, warmup, steps * rounds,
-                                               accumulation=accumulation, **optimisation),
-            control=control, images=len(images), train_text_encoder=text,
-        )  # fmt: skip
+            parts,
+            accelerator=accelerator,
+            team=parallel.Team(),
+            dtype=torch.float32,
+            hooks=hooks,
+            seed=0,
+            resolution=SIDE,
+            optimisation=trainer.Optimisation(
+                lr,
+                (0.9, 0.999),
+                1e-2,
+                1e-8,
+                1.0,
+                schedule,
+                warmup,
+                steps * rounds,
+                accumulation=accumulation,
+                **optimisation,
+            ),
+            control=control,
+            images=len(images),
+            train_text_encoder=text,
+        )
         draws = {
             k: training_data.Draws(
-                data.take(part), seed=0, shard=k, global_batch=batch, transform=transform,
-                choose_caption=hooks.choose_caption, partners=bool(mixup),
+                data.take(part),
+                seed=0,
+                shard=k,
+                global_batch=batch,
+                transform=transform,
+                choose_caption=hooks.choose_caption,
+                partners=bool(mixup),
             )
             for k, part in enumerate(parts_of)
-        }  # fmt: skip
+        }
         return ensemble.Ensemble(model, plan, draws)
 
     return made
@@ -52,7 +102,8 @@ def start(scenes_dir, micro_parts):
 
 @pytest.fixture
 def finished():
-    """finished(copies, batch=, position=, until=) -> (Progress of every position, the weights as one vector)."""
+    """finished(copies, batch=, position=, until=) -> (Progress of every position, the weights as
+    one vector)."""
 
     def run(copies, *, batch=2, position=0, until=None):
         found = []

@@ -22,8 +22,15 @@ def test_positions_are_rounds_of_turns_of_steps():
 def test_a_copy_reports_its_own_steps(start, finished):
     found, _ = finished(start(shards=2, rounds=2, steps=2))
     assert [(at.round, at.shard, at.report.step) for at in found] == [
-        (1, 0, 1), (1, 0, 2), (1, 1, 1), (1, 1, 2), (2, 0, 3), (2, 0, 4), (2, 1, 3), (2, 1, 4),
-    ]  # fmt: skip
+        (1, 0, 1),
+        (1, 0, 2),
+        (1, 1, 1),
+        (1, 1, 2),
+        (2, 0, 3),
+        (2, 0, 4),
+        (2, 1, 3),
+        (2, 1, 4),
+    ]
     assert [at.round_over for at in found] == [False, False, False, True] * 2
 
 
@@ -36,7 +43,8 @@ def test_one_shard_in_rounds_is_ordinary_training_bit_for_bit(start, finished):
 
 
 def alone(start, shard, steps, **changes):
-    """A shard's copy trained without an ensemble: its draws, its noise, from the same start. Returns: (weights, state)."""
+    """A shard's copy trained without an ensemble: its draws, its noise, from the same start.
+    Returns: (weights, state)."""
     copies = start(**{"shards": 5, "steps": steps} | changes)
     copies.model.load_copy(shard, {})
     from utils.data import training_data
@@ -48,7 +56,8 @@ def alone(start, shard, steps, **changes):
 
 
 def test_the_average_is_weighted_by_shard_size(start, finished):
-    """Five shards of twelve images hold 3, 3, 2, 2, 2; the average of the copies is worked out from copies trained alone."""
+    """Five shards of twelve images hold 3, 3, 2, 2, 2; the average of the copies is worked out from
+    copies trained alone."""
     copies = start(shards=5, steps=2)
     assert copies.plan.sizes == (3, 3, 2, 2, 2)
     _, averaged = finished(copies)
@@ -75,7 +84,12 @@ def test_moments_and_bank_stay_with_a_copy_and_are_not_averaged(start, finished)
     assert not torch.equal(kept[0][name], kept[1][name])
     assert not torch.equal(kept[0]["control/bank"], kept[1]["control/bank"])
     finished(copies, position=4)
-    assert [(shard, bool(state)) for shard, state in seen] == [(0, False), (1, False), (0, True), (1, True)]
+    assert [(shard, bool(state)) for shard, state in seen] == [
+        (0, False),
+        (1, False),
+        (0, True),
+        (1, True),
+    ]
     for shard, state in seen[2:]:
         assert all(torch.equal(state[n], kept[shard][n]) for n in kept[shard])
 
@@ -90,12 +104,17 @@ def test_ema_is_averaged_the_same_way(start, finished):
 
 
 def test_only_one_copy_s_tensors_are_with_the_model(start):
-    """Of four copies, in the middle of each turn: moments of one with the model, those of the copies that have trained and
-    wait in host memory, sharing nothing with it."""
+    """Of four copies, in the middle of each turn: moments of one with the model, those of the
+    copies that have trained and wait in host memory, sharing nothing with it."""
     copies = start(shards=4, rounds=2, steps=2)
     size, waited = sum(p.numel() for p in copies.model.weights.values()), []
     for at in copies.run(batch_size=2):
-        held = [t for s in copies.model.optimizer.state.values() for k, t in s.items() if k.startswith("exp_avg")]
+        held = [
+            t
+            for s in copies.model.optimizer.state.values()
+            for k, t in s.items()
+            if k.startswith("exp_avg")
+        ]
         waiting = [t for s in copies.waiting.values() for n, t in s.items() if "exp_avg" in n]
         if at.report.step % 2:
             assert sum(t.numel() for t in held) == 2 * size
@@ -108,7 +127,8 @@ def test_only_one_copy_s_tensors_are_with_the_model(start):
 
 
 def test_the_loss_scale_stays_with_a_copy(start):
-    """A GPU's gradient scaler, worked on the CPU: its scale goes into a copy's state and comes back."""
+    """A GPU's gradient scaler, worked on the CPU: its scale goes into a copy's state and comes
+    back."""
     copies = start(shards=2)
     model = copies.model
     model.scaler, model.first_scale = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0), 8.0
@@ -154,7 +174,9 @@ def test_a_state_continues_bit_for_bit(start, finished, until):
     again = fresh()
     finished(again)
     assert torch.equal(again.model.counts, continued.model.counts)
-    averages = [torch.cat([t.flatten() for t in c.model.ema.averages.values()]) for c in (again, continued)]
+    averages = [
+        torch.cat([t.flatten() for t in c.model.ema.averages.values()]) for c in (again, continued)
+    ]
     assert torch.equal(*averages)
 
 
@@ -165,7 +187,10 @@ def test_a_state_of_another_model_is_refused_before_anything_changes(start, fini
     broken = copies.state()
     name = next(n for n in broken if n.startswith("weights/"))
     broken[name] = broken[name][..., :1]
-    with pytest.raises(UsageError, match="--resume_from_checkpoint: the state has no weights/unet.* another model's"):
+    with pytest.raises(
+        UsageError,
+        match="--resume_from_checkpoint: the state has no weights/unet.* another model's",
+    ):
         copies.load(broken)
     assert torch.equal(flat(copies.model), before)
 

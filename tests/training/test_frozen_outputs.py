@@ -15,13 +15,16 @@ from utils.training import latents as lat
 @pytest.fixture
 def images(scenes_dir, tmp_path):
     folder = shutil.copytree(scenes_dir / "train", tmp_path / "train")
-    for path in folder.rglob("*.png"):  # not compressed: one size for all, so that another content keeps it
+    # not compressed: one size for all, so that another content keeps it
+    for path in folder.rglob("*.png"):
         Image.open(path).save(path, compress_level=0)
     return image_sets.list_images("--d", folder)
 
 
 def made(tmp_path, images, parts, flips=True):
-    cached = frozen_outputs.Latents(tmp_path / "cache", images, parts, resolution=16, flips=flips, dtype=torch.float32)
+    cached = frozen_outputs.Latents(
+        tmp_path / "cache", images, parts, resolution=16, flips=flips, dtype=torch.float32
+    )
     count = len(list(cached.build(parts.vae, device=torch.device("cpu"))))
     cached.rows.open()
     return cached, count
@@ -38,8 +41,11 @@ def test_kept_moments_are_those_of_encoding_each_view(tmp_path, images, micro_pa
     assert not torch.equal(cached.moments([3], [False]), cached.moments([3], [True]))
 
 
-def test_samples_of_kept_moments_have_the_distribution_of_encoding_each_time(tmp_path, images, micro_parts):
-    """Mean and standard deviation over many samples of one image's latents, against the posterior's own."""
+def test_samples_of_kept_moments_have_the_distribution_of_encoding_each_time(
+    tmp_path, images, micro_parts
+):
+    """Mean and standard deviation over many samples of one image's latents, against the posterior's
+    own."""
     parts = micro_parts()
     with torch.no_grad():
         parts.vae.quant_conv.bias[4:] = 1.0  # log variances about 1: samples that spread
@@ -61,11 +67,14 @@ def test_a_changed_image_is_encoded_again(tmp_path, images, micro_parts):
     parts = micro_parts()
     first, _ = made(tmp_path, images, parts)
     before = first.moments(range(12), [0] * 12)
-    images.path(4).write_bytes(images.path(5).read_bytes())  # the same size, so the same fingerprint
+    # the same size, so the same fingerprint
+    images.path(4).write_bytes(images.path(5).read_bytes())
     os.utime(images.path(4), ns=(1, 1))
     changed, count = made(tmp_path, images, parts)
     assert count == 12  # one group of sixteen rows
-    same = [torch.equal(a, b) for a, b in zip(before, changed.moments(range(12), [0] * 12), strict=True)]
+    same = [
+        torch.equal(a, b) for a, b in zip(before, changed.moments(range(12), [0] * 12), strict=True)
+    ]
     assert same.index(False) == 4
     assert same.count(False) == 1
     assert made(tmp_path, images, parts)[1] == 0
@@ -77,9 +86,14 @@ def test_another_autoencoder_or_resolution_has_a_cache_of_its_own(tmp_path, imag
         next(other.vae.parameters()).add_(1)
     folders = {
         frozen_outputs.Latents(tmp_path, images, p, resolution=r, flips=f, dtype=d).rows.folder
-        for p, r, f, d in ((parts, 16, True, torch.float32), (other, 16, True, torch.float32), (parts, 24, True, torch.float32),
-                           (parts, 16, False, torch.float32), (parts, 16, True, torch.bfloat16))
-    }  # fmt: skip
+        for p, r, f, d in (
+            (parts, 16, True, torch.float32),
+            (other, 16, True, torch.float32),
+            (parts, 24, True, torch.float32),
+            (parts, 16, False, torch.float32),
+            (parts, 16, True, torch.bfloat16),
+        )
+    }
     assert len(folders) == 5
 
 

@@ -5,7 +5,9 @@ from utils.training import latents
 
 
 def test_posterior_sample_by_hand():
-    found = latents.posterior_sample(torch.tensor(2.0), torch.tensor(0.5), torch.tensor(-1.0), scaling_factor=4.0)
+    found = latents.posterior_sample(
+        torch.tensor(2.0), torch.tensor(0.5), torch.tensor(-1.0), scaling_factor=4.0
+    )
     assert found.item() == 6.0  # (2 - 0.5) * 4
 
 
@@ -16,7 +18,9 @@ def test_encode_samples_the_posterior_and_scales(micro_parts):
     with torch.no_grad():
         posterior = vae.encode(pixels).latent_dist
         found = latents.encode(vae, pixels, noise)
-    torch.testing.assert_close(found, 0.5 * (posterior.mean + torch.exp(0.5 * posterior.logvar) * noise))
+    torch.testing.assert_close(
+        found, 0.5 * (posterior.mean + torch.exp(0.5 * posterior.logvar) * noise)
+    )
     assert not torch.allclose(found, 0.5 * posterior.mean)
 
 
@@ -30,7 +34,11 @@ def test_squared_error_is_per_sample_in_float32():
 
 def test_velocity_target_by_hand(micro_parts):
     scheduler = micro_parts("v_prediction").noise_scheduler
-    clean, noise, t = torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), 2.0), torch.tensor([400])
+    clean, noise, t = (
+        torch.full((1, 1, 1, 1), 3.0),
+        torch.full((1, 1, 1, 1), 2.0),
+        torch.tensor([400]),
+    )
     a = scheduler.alphas_cumprod[400]
     expected = a.sqrt() * 2 - (1 - a).sqrt() * 3
     torch.testing.assert_close(latents.target(scheduler, clean, noise, t).squeeze(), expected)
@@ -44,11 +52,15 @@ def test_an_untrainable_prediction_type_is_an_error(micro_parts):
         latents.target(scheduler, None, None, None)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("epsilon", [1.0, 0.5]), ("v_prediction", [0.8, 5 / 11])])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("epsilon", [1.0, 0.5]), ("v_prediction", [0.8, 5 / 11])]
+)
 def test_snr_weights_by_hand(kind, expected):
     """alphas 0.8 and 10/11 give SNR 4 and 10; gamma 5."""
     from types import SimpleNamespace
 
-    scheduler = SimpleNamespace(alphas_cumprod=torch.tensor([0.8, 10 / 11]), config=SimpleNamespace(prediction_type=kind))
+    scheduler = SimpleNamespace(
+        alphas_cumprod=torch.tensor([0.8, 10 / 11]), config=SimpleNamespace(prediction_type=kind)
+    )
     found = latents.snr_weights(scheduler, torch.tensor([0, 1]), 5.0)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)

@@ -5,7 +5,8 @@ from utils.training.loss_control import AntiGradientControl
 
 
 def naive(losses, timesteps, *, bank, visits, ratio, decay, corrected):
-    """The rule and the bank one sample after the other, as the paper states them. Changes bank and visits."""
+    """The rule and the bank one sample after the other, as the paper states them. Changes bank and
+    visits."""
     kept = []
     for loss, t in zip(losses, timesteps, strict=True):
         usual = bank[t] / (1 - decay ** visits[t]) if corrected and visits[t] else bank[t]
@@ -20,28 +21,42 @@ def naive(losses, timesteps, *, bank, visits, ratio, decay, corrected):
 @pytest.mark.parametrize("ratio", [0.7, 1.25, 2.0])
 def test_rule_and_bank_agree_with_a_loop_over_samples(ratio, corrected):
     generator = torch.Generator().manual_seed(0)
-    control = AntiGradientControl(ratio=ratio, decay=0.8, num_timesteps=6, bias_correction=corrected)
+    control = AntiGradientControl(
+        ratio=ratio, decay=0.8, num_timesteps=6, bias_correction=corrected
+    )
     bank, visits = [0.0] * 6, [0] * 6
     dropped = 0
     for _ in range(30):
-        losses, timesteps = torch.rand(9, generator=generator), torch.randint(6, (9,), generator=generator)
+        losses, timesteps = (
+            torch.rand(9, generator=generator),
+            torch.randint(6, (9,), generator=generator),
+        )
         kept = control.keep(losses, timesteps)
         control.update(losses, timesteps)
         expected = naive(
-            losses.tolist(), timesteps.tolist(), bank=bank, visits=visits, ratio=ratio, decay=0.8, corrected=corrected
+            losses.tolist(),
+            timesteps.tolist(),
+            bank=bank,
+            visits=visits,
+            ratio=ratio,
+            decay=0.8,
+            corrected=corrected,
         )
         assert kept.tolist() == expected
         dropped += expected.count(False)
         torch.testing.assert_close(control.bank, torch.tensor(bank), rtol=1e-5, atol=1e-6)
-    assert control.visits.tolist() == visits  # nine samples of six timesteps: every batch repeats some
+    # nine samples of six timesteps: every batch repeats some
+    assert control.visits.tolist() == visits
     assert 20 < dropped < 250
 
 
 def test_by_hand():
-    """d = 0.8: losses 1 and 2 at timestep 3, then 0.2 there, with rho = 1.25 and b = 0.8 * 0.2 * 1 + 0.2 * 2 = 0.56."""
+    """d = 0.8: losses 1 and 2 at timestep 3, then 0.2 there, with rho = 1.25 and b = 0.8 * 0.2 * 1
+    + 0.2 * 2 = 0.56."""
     control = AntiGradientControl(ratio=1.25, decay=0.8, num_timesteps=4)
     first, t = torch.tensor([1.0, 2.0]), torch.tensor([3, 3])
-    assert control.keep(first, t).tolist() == [True, True]  # zero at first: nothing is skipped before a first visit
+    # zero at first: nothing is skipped before a first visit
+    assert control.keep(first, t).tolist() == [True, True]
     control.update(first, t)
     assert control.bank.tolist() == pytest.approx([0, 0, 0, 0.56])
     low = torch.tensor([0.44, 0.45])  # 1.25 * 0.448 = 0.56

@@ -14,7 +14,9 @@ def fake_training(parts):
     def pipeline():
         yield loading.assemble(parts)
 
-    return SimpleNamespace(device=torch.device("cpu"), pipeline=pipeline, noise_scheduler=parts.noise_scheduler)
+    return SimpleNamespace(
+        device=torch.device("cpu"), pipeline=pipeline, noise_scheduler=parts.noise_scheduler
+    )
 
 
 def test_a_preview_is_a_grid_with_its_prompts(tmp_path, micro_parts):

@@ -14,7 +14,9 @@ def small_parts(monkeypatch):
 
 
 def rows_of(tmp_path, count=20, stamps=None):
-    return row_cache.RowCache(tmp_path / "c", count, (2,), "float32", np.arange(count) if stamps is None else stamps)
+    return row_cache.RowCache(
+        tmp_path / "c", count, (2,), "float32", np.arange(count) if stamps is None else stamps
+    )
 
 
 def fill(rows, value=0.0, **share):
@@ -41,7 +43,8 @@ def test_a_changed_row_is_computed_again_with_its_group(tmp_path):
     stamps = np.arange(20)
     stamps[12] = 999
     changed = rows_of(tmp_path, stamps=stamps)
-    assert fill(changed, value=0.5) == [11, 12, 13]  # groups of three from each part's start: 8, 11, 14
+    # groups of three from each part's start: 8, 11, 14
+    assert fill(changed, value=0.5) == [11, 12, 13]
     assert changed.open().read([10, 12, 14])[:, 0].tolist() == [10, 12.5, 14]
 
 
@@ -57,7 +60,9 @@ def test_a_part_that_is_not_whole_is_computed_again_and_never_read(tmp_path):
     fill(rows)
     path = tmp_path / "c" / "rows_000001.npy"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(DataError, match="part 1 of the cache is not there or not whole.*--cache_latents off"):
+    with pytest.raises(
+        DataError, match="part 1 of the cache is not there or not whole.*--cache_latents off"
+    ):
         rows_of(tmp_path).open()
     assert fill(rows_of(tmp_path)) == list(range(8, 16))
 
@@ -68,7 +73,9 @@ def test_room_on_the_disk_is_asked_for(tmp_path, monkeypatch):
 
     rows = rows_of(tmp_path)
     for free, fits in ((160, False), (10_000, True)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free)
+        )
         assert rows.fits() == (fits, free)
 
 
@@ -76,4 +83,8 @@ def test_a_network_is_told_from_another_of_its_shape():
     one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     assert fingerprints.fingerprint(one) == fingerprints.fingerprint(one)
     assert fingerprints.fingerprint(one) != fingerprints.fingerprint(other)
-    assert fingerprints.key_of(a=1, b=2) == fingerprints.key_of(b=2, a=1) != fingerprints.key_of(a=1, b=3)
+    assert (
+        fingerprints.key_of(a=1, b=2)
+        == fingerprints.key_of(b=2, a=1)
+        != fingerprints.key_of(a=1, b=3)
+    )

@@ -23,23 +23,35 @@ def embedded(model, arguments):
 
 def test_noise_belongs_to_the_slot_not_to_the_batch():
     make = functools.partial(
-        trainer.step_noise, 3, 0, 5, latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000
-    )  # fmt: skip
+        trainer.step_noise,
+        3,
+        0,
+        5,
+        latent_shape=(4, 2, 2),
+        embedding_shape=(3, 2),
+        num_timesteps=1000,
+    )
     whole, second = make([0, 1, 2]), make([1])
     for name in ("timesteps", "posterior", "noise", "embedding"):
         assert torch.equal(whole[name][1:2], second[name])
         assert not torch.equal(whole[name][0], whole[name][1])
-    shard = trainer.step_noise(3, 1, 5, [1], latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000)
+    shard = trainer.step_noise(
+        3, 1, 5, [1], latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000
+    )
     assert not torch.equal(shard["noise"], second["noise"])
     # what is drawn for the embedding comes last: without it the rest is the same
-    plain = trainer.step_noise(3, 0, 5, [1], latent_shape=(4, 2, 2), embedding_shape=None, num_timesteps=1000)
+    plain = trainer.step_noise(
+        3, 0, 5, [1], latent_shape=(4, 2, 2), embedding_shape=None, num_timesteps=1000
+    )
     assert torch.equal(plain["noise"], second["noise"])
     assert plain["embedding"] is None
 
 
 def test_timesteps_are_uniform_and_noise_is_standard_normal():
     drawn = [
-        trainer.step_noise(0, 0, s, range(20), latent_shape=(4, 4, 4), embedding_shape=None, num_timesteps=1000)
+        trainer.step_noise(
+            0, 0, s, range(20), latent_shape=(4, 4, 4), embedding_shape=None, num_timesteps=1000
+        )
         for s in range(50)
     ]
     t = torch.cat([d["timesteps"] for d in drawn]).float()
@@ -47,7 +59,8 @@ def test_timesteps_are_uniform_and_noise_is_standard_normal():
     noise = torch.cat([d["noise"] for d in drawn])
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
-    assert abs((noise * torch.cat([d["posterior"] for d in drawn])).mean()) < 0.02  # two draws, not one
+    # two draws, not one
+    assert abs((noise * torch.cat([d["posterior"] for d in drawn])).mean()) < 0.02
 
 
 def test_the_inputs_agree_with_a_step_written_by_hand(start):
@@ -58,14 +71,20 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
     for slot in (0, 1):
         drawn = trainer.step_noise(
             0, 0, 4, [slot], latent_shape=(4, 8, 8), embedding_shape=(32, 16), num_timesteps=1000
-        )  # fmt: skip
+        )
         with torch.no_grad():
             posterior = parts.vae.encode(batch["pixels"][slot : slot + 1]).latent_dist
-            e = loading.embed(parts.tokenizer, parts.text_encoder, [batch["prompt"][slot]], device="cpu")
+            e = loading.embed(
+                parts.tokenizer, parts.text_encoder, [batch["prompt"][slot]], device="cpu"
+            )
         z = 0.5 * (posterior.mean + posterior.std * drawn["posterior"])
         a = parts.scheduler.alphas_cumprod[drawn["timesteps"]]
-        torch.testing.assert_close(noisy[slot], (a.sqrt() * z + (1 - a).sqrt() * drawn["noise"])[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(embeddings[slot], (e + 0.3 * drawn["embedding"])[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            noisy[slot], (a.sqrt() * z + (1 - a).sqrt() * drawn["noise"])[0], rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            embeddings[slot], (e + 0.3 * drawn["embedding"])[0], rtol=1e-4, atol=1e-5
+        )
         assert timesteps[slot] == drawn["timesteps"][0]
         assert torch.equal(wanted[slot], drawn["noise"][0])
 
@@ -73,20 +92,27 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
 def test_mixup_mixes_with_the_partners_by_one_ratio(start):
     copies = start(mixup=0.7)
     model = copies.model
-    step = next(s for s in range(20) if training_data.mixup_partners(0, 0, s, 2)[0] == 1)  # a step that swaps
+    # a step that swaps
+    step = next(s for s in range(20) if training_data.mixup_partners(0, 0, s, 2)[0] == 1)
     batch = first_batch(copies, range(step, step + 1))
     embeddings = embedded(model, model.inputs(batch, step)[0])
     with torch.no_grad():
-        e = loading.embed(model.parts.tokenizer, model.parts.text_encoder, batch["prompt"], device="cpu")
+        e = loading.embed(
+            model.parts.tokenizer, model.parts.text_encoder, batch["prompt"], device="cpu"
+        )
     ratio = ((embeddings[0] - e[1]) / (e[0] - e[1])).nanmedian()
     assert 0 < ratio < 1
-    torch.testing.assert_close(embeddings, ratio * e + (1 - ratio) * e.flip(0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        embeddings, ratio * e + (1 - ratio) * e.flip(0), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_only_the_unet_learns(start, finished):
     copies = start()
     model = copies.model
-    before = [p.clone() for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()]
+    before = [
+        p.clone() for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()
+    ]
     first = flat(model)
     found, last = finished(copies)
     assert [at.report.step for at in found] == [1, 2, 3]
@@ -106,13 +132,16 @@ def test_the_text_encoder_learns_when_asked(start, finished):
 
 
 def by_hand(copies, number, *, weigh=lambda losses, timesteps: losses.mean()):
-    """Gradients of a micro-batch, clipped to norm 1, worked out without Trainer.step. Returns: (loss, [n])."""
+    """Gradients of a micro-batch, clipped to norm 1, worked out without Trainer.step. Returns:
+    (loss, [n])."""
     model = copies.model
     batch = first_batch(copies, range(number, number + 1))
     arguments, wanted, timesteps = model.inputs(batch, number)
     pred = model.parts.unet(*arguments[:2], encoder_hidden_states=embedded(model, arguments)).sample
     loss = weigh(((pred - wanted) ** 2).flatten(1).mean(1), timesteps)
-    return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.weights.values()))])
+    return loss.item(), torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(model.weights.values()))]
+    )
 
 
 def assert_adam_step(before, after, gradient, *, lr=1e-3):
@@ -164,7 +193,10 @@ def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, fi
     model_bank[at[0]] = 1e6  # its loss is far below what this timestep usually has
     before, (loss, gradient) = flat(model), by_hand(copies, 0, weigh=lambda losses, _: losses[1])
     plain = by_hand(copies, 0, weigh=lambda losses, _: losses[0])[0]
-    load, model.load_copy = model.load_copy, lambda shard, state: load(shard, {"control/bank": model_bank})
+    load, model.load_copy = (
+        model.load_copy,
+        lambda shard, state: load(shard, {"control/bank": model_bank}),
+    )
     found, after = finished(copies)
     assert found[0].report.loss.item() == pytest.approx(loss, rel=1e-5)
     assert found[0].report.skipped.item() == 0.5
@@ -175,13 +207,20 @@ def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, fi
 
 
 def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro_parts):
-    """One timestep, bias corrected, rho = 1: of four samples in two micro-batches the first two are kept, as nothing was
-    seen before; the others are kept when their loss is at least the mean that the first two left."""
+    """One timestep, bias corrected, rho = 1: of four samples in two micro-batches the first two are
+    kept, as nothing was seen before; the others are kept when their loss is at least the mean that
+    the first two left."""
     import dataclasses
 
     parts = micro_parts()
     one = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=1)
-    copies = start(parts=dataclasses.replace(parts, scheduler=one), steps=1, accumulation=2, ratio=1.0, bias_correction=True)
+    copies = start(
+        parts=dataclasses.replace(parts, scheduler=one),
+        steps=1,
+        accumulation=2,
+        ratio=1.0,
+        bias_correction=True,
+    )
     model, losses = copies.model, []
     for number in (0, 1):
         batch = first_batch(copies, range(number, number + 1))
@@ -213,7 +252,8 @@ def test_the_rate_counts_optimizer_steps(start, finished):
 
 
 @pytest.mark.parametrize(
-    "schedule", ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+    "schedule",
+    ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"],
 )
 def test_the_rate_of_a_step_is_that_of_the_librarys_schedule(schedule):
     from diffusers.optimization import get_scheduler
@@ -267,8 +307,12 @@ def test_eight_bit_adam_says_what_to_install(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    optimisation = trainer.Optimisation(1e-3, (0.9, 0.99), 0, 1e-8, 1.0, "constant", 0, 1, eight_bit=True)
-    with pytest.raises(UsageError, match="--use_8bit_adam needs the package bitsandbytes.*pip install bitsandbytes"):
+    optimisation = trainer.Optimisation(
+        1e-3, (0.9, 0.99), 0, 1e-8, 1.0, "constant", 0, 1, eight_bit=True
+    )
+    with pytest.raises(
+        UsageError, match="--use_8bit_adam needs the package bitsandbytes.*pip install bitsandbytes"
+    ):
         trainer.make_optimizer(optimisation, [torch.nn.Parameter(torch.zeros(1))])
 
 
@@ -278,8 +322,12 @@ def test_velocity_prediction_trains(start, micro_parts):
     (noisy, *_), wanted, timesteps = model.inputs(batch, 0)
     # noisy = a z + s n and v = a n - s z, so a noisy - s v = z and s noisy + a v = n
     a = model.parts.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    drawn = trainer.step_noise(0, 0, 0, [0, 1], latent_shape=(4, 8, 8), embedding_shape=None, num_timesteps=1000)
-    torch.testing.assert_close((1 - a).sqrt() * noisy + a.sqrt() * wanted, drawn["noise"], rtol=1e-4, atol=1e-4)
+    drawn = trainer.step_noise(
+        0, 0, 0, [0, 1], latent_shape=(4, 8, 8), embedding_shape=None, num_timesteps=1000
+    )
+    torch.testing.assert_close(
+        (1 - a).sqrt() * noisy + a.sqrt() * wanted, drawn["noise"], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
@@ -287,10 +335,15 @@ def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
 
     parts = micro_parts()
     short = dataclasses.replace(
-        parts, scheduler=type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=37)
+        parts,
+        scheduler=type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=37),
     )
     copies = start(parts=short)
-    seen = {int(t) for s in range(60) for t in copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[2]}
+    seen = {
+        int(t)
+        for s in range(60)
+        for t in copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[2]
+    }
     assert max(seen) in (35, 36)
     assert min(seen) <= 1
 

@@ -1,4 +1,5 @@
-"""What stands before the first step: data, shards, what is encoded ahead. Resuming is tested with the loop."""
+"""What stands before the first step: data, shards, what is encoded ahead. Resuming is tested with
+the loop."""
 
 from types import SimpleNamespace
 
@@ -15,13 +16,33 @@ def built(micro_sd, scenes_dir):
     """built(*flags) -> (Job, options, Data) of a run on the twelve scenes."""
 
     def made(*extra):
-        opts = flags.parse(train_options.TrainOptions, [
-            "--pretrained_model_name_or_path", str(micro_sd), "--instance_data_dir", str(scenes_dir / "train"),
-            "--instance_prompt_loc", str(scenes_dir / "captions.json"), "--class_prompt", "instancelevel_blip", "--resolution",
-            "16", "--train_batch_size", "2", "--num_workers", "0", *extra,
-        ], description="")  # fmt: skip
+        opts = flags.parse(
+            train_options.TrainOptions,
+            [
+                "--pretrained_model_name_or_path",
+                str(micro_sd),
+                "--instance_data_dir",
+                str(scenes_dir / "train"),
+                "--instance_prompt_loc",
+                str(scenes_dir / "captions.json"),
+                "--class_prompt",
+                "instancelevel_blip",
+                "--resolution",
+                "16",
+                "--train_batch_size",
+                "2",
+                "--num_workers",
+                "0",
+                *extra,
+            ],
+            description="",
+        )
         data = training_job.checked_data(opts, print)
-        return training_job.build(opts, data, parallel.accelerator(mixed_precision="no"), seed=3), opts, data
+        return (
+            training_job.build(opts, data, parallel.accelerator(mixed_precision="no"), seed=3),
+            opts,
+            data,
+        )
 
     return made
 
@@ -47,8 +68,21 @@ def test_every_shard_draws_its_own_images_and_all_are_drawn(built):
 
 
 def test_duplicated_images_keep_their_weight_in_their_shard(built):
-    job, *_ = built("--clients_num", "2", "--duplication", "dup_both", "--weight_pc", "0.25", "--dup_weight", "7")
-    weights = {k: w for d in job.copies.draws.values() for k, w in zip(d.data.images.keys, d.data.weights, strict=True)}
+    job, *_ = built(
+        "--clients_num",
+        "2",
+        "--duplication",
+        "dup_both",
+        "--weight_pc",
+        "0.25",
+        "--dup_weight",
+        "7",
+    )
+    weights = {
+        k: w
+        for d in job.copies.draws.values()
+        for k, w in zip(d.data.images.keys, d.data.weights, strict=True)
+    }
     assert {k for k, w in weights.items() if w == 7} == set(job.duplicated)
     assert len(job.duplicated) == 3
 
@@ -67,7 +101,9 @@ def test_weights_of_a_file_follow_a_subset(built, scenes_dir, tmp_path):
 
 def test_what_is_encoded_ahead_is_what_the_frozen_networks_say(built, tmp_path):
     alone = parallel.Processes(
-        SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True)
+        SimpleNamespace(
+            num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True
+        )
     )
     said = []
     flags_ = ("--center_crop", "--random_flip", "--max_train_steps", "20")
@@ -89,13 +125,21 @@ def _loader(job):
     return training_data.loader(job.copies.draws[0], steps=range(1), batch_size=2)
 
 
-@pytest.mark.parametrize(("extra", "rows"), [
-    ((), 12), (("--trainspecial", "allcaps"), 60), (("--duplication", "dup_image"), 60), (("--trainspecial", "randwordadd"), None),
-    (("--train_text_encoder",), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "rows"),
+    [
+        ((), 12),
+        (("--trainspecial", "allcaps"), 60),
+        (("--duplication", "dup_image"), 60),
+        (("--trainspecial", "randwordadd"), None),
+        (("--train_text_encoder",), None),
+    ],
+)
 def test_captions_are_kept_where_they_are_fixed(built, tmp_path, extra, rows):
     alone = parallel.Processes(
-        SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True)
+        SimpleNamespace(
+            num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True
+        )
     )
     job, opts, _ = built("--max_train_steps", "40", *extra)
     training_job.encode_ahead(job, opts, tmp_path, alone, lambda line: None)

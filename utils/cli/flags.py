@@ -1,8 +1,8 @@
 """How a flag is declared, parsed and refused: the only room that knows argparse.
 
-A field declares its flag: `flag(default, *aliases, kind=..., help=...)`. From the fields of a dataclass come the parser, the
-checks and the frozen options. Nothing heavy is imported, so that --help answers at once.
-"""
+A field declares its flag: `flag(default, *aliases, kind=..., help=...)`. From the fields of a
+dataclass come the parser, the checks and the frozen options. Nothing heavy is imported, so that
+--help answers at once."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from dataclasses import field, fields
 
 from utils.runtime.errors import Stopped, ToolkitError, TrainingError, UsageError
 
-# Kinds of value ------------------------------------------------------------------------------------------------------
+# Kinds of value -----------------------------------------------------------------------------------
 
 
 def _number(convert, words, low, high, above):
@@ -32,7 +32,11 @@ def _number(convert, words, low, high, above):
         except ValueError:
             return None, accepted
         wrong = (low is not None and value < low) or (high is not None and value > high)
-        wrong |= (above is not None and value <= above) or value != value or value in (float("inf"), float("-inf"))
+        wrong |= (
+            (above is not None and value <= above)
+            or value != value
+            or value in (float("inf"), float("-inf"))
+        )
         return (None, accepted) if wrong else (value, accepted)
 
     return parse
@@ -91,15 +95,32 @@ SWITCH = object()
 REQUIRED = dataclasses.MISSING
 
 
-def flag(default=REQUIRED, *aliases, kind=text, help, repeat=False, several=False, free=False, secret=False):
-    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is accepted), or SWITCH.
+def flag(
+    default=REQUIRED,
+    *aliases,
+    kind=text,
+    help,
+    repeat=False,
+    several=False,
+    free=False,
+    secret=False,
+):
+    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is
+    accepted), or SWITCH.
 
     repeat: may be given more than once; several: takes one or more values; both make a tuple;
-    free: changes nothing that a run computes, so it may differ when the run is resumed; secret: never written anywhere.
-    """
-    meta = {"aliases": aliases, "kind": kind, "help": help, "repeat": repeat or several, "several": several,
-            "required": default is REQUIRED,
-            "free": free, "secret": secret}  # fmt: skip
+    free: changes nothing that a run computes, so it may differ when the run is resumed; secret:
+    never written anywhere."""
+    meta = {
+        "aliases": aliases,
+        "kind": kind,
+        "help": help,
+        "repeat": repeat or several,
+        "several": several,
+        "required": default is REQUIRED,
+        "free": free,
+        "secret": secret,
+    }
     return field(default=None if default is REQUIRED else default, metadata=meta)
 
 
@@ -108,11 +129,12 @@ def switch(*aliases, help, free=False):
 
 
 def default_of(options, name):
-    """What a field of a dataclass of flags, or of one of its objects, is when its flag is not given."""
+    """What a field of a dataclass of flags, or of one of its objects, is when its flag is not
+    given."""
     return next(option.default for option in dataclasses.fields(options) if option.name == name)
 
 
-# Parsing -------------------------------------------------------------------------------------------------------------
+# Parsing ------------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,13 +145,21 @@ class _Parser(argparse.ArgumentParser):
 def _spellings(option):
     name = f"--{option.name}"
     aliases = [a for a in option.metadata["aliases"] if a != name]
-    return [*(a for a in aliases if not a.startswith("--")), name, *(a for a in aliases if a.startswith("--"))]
+    return [
+        *(a for a in aliases if not a.startswith("--")),
+        name,
+        *(a for a in aliases if a.startswith("--")),
+    ]
 
 
 def build_parser(options, *, description):
     """An argparse parser of a dataclass of flags; values stay text until `parse` checks them."""
-    parser = _Parser(prog=options.script, description=description, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = _Parser(
+        prog=options.script,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for option in fields(options):
         meta = option.metadata
         arguments = {"dest": option.name, "default": None}
@@ -139,9 +169,14 @@ def build_parser(options, *, description):
             default = "required" if meta["required"] else f"default: {option.default}"
             has_default = meta["required"] or option.default not in (None, ())
             shown = f"{meta['help']} ({default})" if has_default else meta["help"]
-            action = {"nargs": "+"} if meta["several"] else {"action": "append"} if meta["repeat"] else {}
-            arguments |= action | {"help": shown.replace("%", "%%"),
-                          "metavar": option.name.upper()}  # fmt: skip
+            action = (
+                {"nargs": "+"}
+                if meta["several"]
+                else {"action": "append"}
+                if meta["repeat"]
+                else {}
+            )
+            arguments |= action | {"help": shown.replace("%", "%%"), "metavar": option.name.upper()}
         parser.add_argument(*_spellings(option), **arguments)
     return parser
 
@@ -172,14 +207,18 @@ def _value(option, given):
 
 
 def parse(options, argv=None, *, description):
-    """Parse argv (default: the command line) into the frozen dataclass `options`; UsageError names flag and value."""
+    """Parse argv (default: the command line) into the frozen dataclass `options`; UsageError names
+    flag and value."""
     parser = build_parser(options, description=description)
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         raise _unknown(parser, rest[0])
     parsed = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
-    for secret in filter(None, (getattr(parsed, o.name) for o in fields(options) if o.metadata["secret"])):
-        sys.argv[:] = [word.replace(secret, "redacted") for word in sys.argv]  # wandb records the command line
+    for secret in filter(
+        None, (getattr(parsed, o.name) for o in fields(options) if o.metadata["secret"])
+    ):
+        # wandb records the command line
+        sys.argv[:] = [word.replace(secret, "redacted") for word in sys.argv]
     parsed.check()
     return parsed
 
@@ -194,10 +233,13 @@ def as_dict(opts):
 
 
 def changed(opts, recorded):
-    """Names of options, as declared, that differ from a record of as_dict and would change what a run computes."""
+    """Names of options, as declared, that differ from a record of as_dict and would change what a
+    run computes."""
     current = as_dict(opts)
     return [
-        o.name for o in fields(opts) if not o.metadata["free"] and o.name in recorded and current[o.name] != recorded[o.name]
+        o.name
+        for o in fields(opts)
+        if not o.metadata["free"] and o.name in recorded and current[o.name] != recorded[o.name]
     ]
 
 
@@ -206,15 +248,18 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def _is_disk_full(error):
     # safetensors has an error of its own, whose text is the system's
-    return getattr(error, "errno", None) in DISK_FULL or any(os.strerror(number) in str(error) for number in DISK_FULL)
+    return getattr(error, "errno", None) in DISK_FULL or any(
+        os.strerror(number) in str(error) for number in DISK_FULL
+    )
 
 
 @contextmanager
 def exit_on_user_error(script):
-    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a full disk: 1; a signal:
-    128 and its number, Ctrl-C too)."""
+    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a
+    full disk: 1; a signal: 128 and its number, Ctrl-C too)."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end a run
+        # a file name that the terminal cannot show must not end a run
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
@@ -228,9 +273,13 @@ def exit_on_user_error(script):
         line = " ".join(str(error).split())
         print(f"{script}: error: {line}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
-    except Exception as error:  # a full disk, which libraries wrap in errors of their own; anything else goes on
+    # a full disk, which libraries wrap in errors of their own; anything else goes on
+    except Exception as error:
         if not _is_disk_full(error):
             raise
         line = " ".join(str(error).split())
-        print(f"{script}: error: cannot write: {line}; what was written whole before is kept", file=sys.stderr)
+        print(
+            f"{script}: error: cannot write: {line}; what was written whole before is kept",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None

@@ -19,4 +19,3 @@ class ScenesOptions:
 
     def check(self):
         """Nothing here depends on two flags."""
-

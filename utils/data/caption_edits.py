@@ -1,9 +1,9 @@
 """Edits of captions and prompts, str -> str, shared by training and inference.
 
-The train-time names are those of Somepalli et al. 2023 (arXiv 2305.20086): `randrepl` is RC, `randwordadd` random word
-addition, `wordrepeat` CWR, `allcaps` MC. At inference: `rand_word_add` is RT, `rand_word_repeat` CWR, `rand_numb_add`
-RNA. Words are split on single spaces; an insertion position is uniform on 0 ... number of words.
-"""
+The train-time names are those of Somepalli et al. 2023 (arXiv 2305.20086): `randrepl` is RC,
+`randwordadd` random word addition, `wordrepeat` CWR, `allcaps` MC. At inference: `rand_word_add` is
+RT, `rand_word_repeat` CWR, `rand_numb_add` RNA. Words are split on single spaces; an insertion
+position is uniform on 0 ... number of words."""
 
 from functools import partial
 
@@ -11,7 +11,8 @@ NUMBER_LIMIT = 100_000
 
 
 class RandomTokens:
-    """Draws of token ids, uniform over a tokenizer's vocabulary without its special tokens, decoded to text."""
+    """Draws of token ids, uniform over a tokenizer's vocabulary without its special tokens, decoded
+    to text."""
 
     def __init__(self, tokenizer):
         special = set(tokenizer.all_special_ids)
@@ -66,7 +67,8 @@ def replace_caption(caption, rng, tokens):
     return tokens.draw(4, rng)
 
 
-# Train time: (own, captions, rng, tokens, p) -> caption. `own` is what --duplication chose of the image's `captions`.
+# Train time: (own, captions, rng, tokens, p) -> caption. `own` is what --duplication chose of the
+# image's `captions`.
 
 
 def any_caption(own, captions, rng, tokens, p):
@@ -88,4 +90,8 @@ TRAIN_EDITS = {
 }
 
 # Inference: (prompt, rng, tokens, *, times) -> prompt
-PROMPT_EDITS = {"rand_word_add": add_tokens, "rand_word_repeat": repeat_words, "rand_numb_add": add_numbers}
+PROMPT_EDITS = {
+    "rand_word_add": add_tokens,
+    "rand_word_repeat": repeat_words,
+    "rand_numb_add": add_numbers,
+}

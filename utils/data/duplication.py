@@ -1,8 +1,8 @@
 """Duplication: which images are drawn more often, and the order of draws.
 
-An image of weight w is drawn w times as often as one of weight 1: 5 % of the images at weight 5 are 20.8 % of the draws
-(Somepalli et al. 2023). Everything is a pure function of the seed and of the list of images in natural order.
-"""
+An image of weight w is drawn w times as often as one of weight 1: 5 % of the images at weight 5 are
+20.8 % of the draws (Somepalli et al. 2023). Everything is a pure function of the seed and of the
+list of images in natural order."""
 
 import math
 
@@ -29,7 +29,8 @@ DUPLICATIONS = {"nodup": own_caption, "dup_both": own_caption, "dup_image": vari
 
 
 def share_of(count, share):
-    """floor(share * count), where 0.29 of 100 is 29 although the product of the floats is 28.999..."""
+    """floor(share * count), where 0.29 of 100 is 29 although the product of the floats is
+    28.999..."""
     return math.floor(round(share * count, 9))
 
 
@@ -37,12 +38,15 @@ def require_subset(count, share):
     """How many images --trainsubset keeps; UsageError if none."""
     kept = share_of(count, share)
     if kept < 1:
-        raise UsageError(f"--trainsubset={share} keeps none of {count} images; takes at least {1 / count:.3g}")
+        raise UsageError(
+            f"--trainsubset={share} keeps none of {count} images; takes at least {1 / count:.3g}"
+        )
     return kept
 
 
 def subset(count, share, seed):
-    """Indices of the first floor(share * count) images of a seeded permutation, ascending. share: above 0, to 1."""
+    """Indices of the first floor(share * count) images of a seeded permutation, ascending. share:
+    above 0, to 1."""
     kept = require_subset(count, share)
     return np.sort(seeding.numpy_rng(seed, "subset").permutation(count)[:kept])
 
@@ -50,20 +54,25 @@ def subset(count, share, seed):
 def duplicated_images(count, share, seed):
     """Indices of floor(share * count) images drawn without replacement, ascending.
 
-    A `nodup` run records the same set: the images that its seed would duplicate, as the counterfactual.
-    """
-    return np.sort(seeding.numpy_rng(seed, "duplication").permutation(count)[: share_of(count, share)])
+    A `nodup` run records the same set: the images that its seed would duplicate, as the
+    counterfactual."""
+    return np.sort(
+        seeding.numpy_rng(seed, "duplication").permutation(count)[: share_of(count, share)]
+    )
 
 
 class DrawOrder:
-    """The endless order of draws: epoch after epoch of `count` draws, each a function of (seed, shard, epoch).
+    """The endless order of draws: epoch after epoch of `count` draws, each a function of (seed,
+    shard, epoch).
 
     weights: None for a uniform shuffle, else [count] weights of draws with replacement.
     """
 
     def __init__(self, count, *, weights=None, seed, shard=0):
         self.count, self.seed, self.shard = count, seed, shard
-        self.probabilities = None if weights is None else np.asarray(weights, float) / np.sum(weights)
+        self.probabilities = (
+            None if weights is None else np.asarray(weights, float) / np.sum(weights)
+        )
         self._epoch, self._order = None, None
 
     def epoch(self, number):
@@ -82,20 +91,25 @@ class DrawOrder:
 
 
 def read_weights(flag, path, images):
-    """Sampling weights of an ImageSet from JSON, path -> number of at least 0; an image that is not named has weight 1.
+    """Sampling weights of an ImageSet from JSON, path -> number of at least 0; an image that is not
+    named has weight 1.
 
-    UsageError naming the flag on a wrong value, when no image is named, or when nothing is left to draw. Returns:
-    (float64 [N], number of images that are not named).
-    """
+    UsageError naming the flag on a wrong value, when no image is named, or when nothing is left to
+    draw. Returns: (float64 [N], number of images that are not named)."""
     data = read_json(require_file(flag, path))
     if not isinstance(data, dict) or not data:
         raise UsageError(f"{flag}={str(path)!r} holds no weights; takes JSON, image path -> weight")
     wrong = [k for k, v in data.items() if type(v) not in (int, float) or not 0 <= v < math.inf]
     if wrong:
-        raise UsageError(f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; takes a number, at least 0")
+        raise UsageError(
+            f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; takes a number, at least 0"
+        )
     found, _ = match_keys(path, data, images.root, images.keys)
     weights = np.array([data[found[k]] if k in found else 1.0 for k in images.keys], float)
     if not found or not weights.sum():
         what = "names none of the images" if not found else "leaves no image to draw"
-        raise UsageError(f"{flag}={str(path)!r} {what}; takes JSON, image path -> weight, paths as in a captions file")
+        raise UsageError(
+            f"{flag}={str(path)!r} {what}; takes JSON, image path -> weight, paths as in a captions"
+            " file"
+        )
     return weights, len(images) - len(found)

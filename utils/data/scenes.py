@@ -1,8 +1,9 @@
 """Scenes: captioned pictures drawn by rule, the data set that the project carries.
 
-A scene is a coloured, textured background, a large shape and a small one. Its captions name colours, shapes and texture,
-never position, size, rotation, spacing, phase or the jitter of a colour. So a model that has learned this world draws
-*another* scene of the same caption, and a model that has copied draws *this* one.
+A scene is a coloured, textured background, a large shape and a small one. Its captions name
+colours, shapes and texture, never position, size, rotation, spacing, phase or the jitter of a
+colour. So a model that has learned this world draws *another* scene of the same caption, and a
+model that has copied draws *this* one.
 
     python -m utils.data.scenes --out DIR --count 64 --seed 0
 """
@@ -35,7 +36,8 @@ OVERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """A placed shape. x, y, radius: shares of the image's side; rotation: radians; rgb: 0-255, jittered."""
+    """A placed shape. x, y, radius: shares of the image's side; rotation: radians; rgb: 0-255,
+    jittered."""
 
     name: str
     colour: str
@@ -62,7 +64,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Scene:
-    """image: PIL RGB; captions: five, the first in the fixed grammar; label: the large shape; spec: what was drawn."""
+    """image: PIL RGB; captions: five, the first in the fixed grammar; label: the large shape; spec:
+    what was drawn."""
 
     image: Image.Image
     captions: tuple
@@ -72,19 +75,35 @@ class Scene:
 
 def _arc(start, stop, *, centre=(0.0, 0.0), radius=1.0, points=40):
     angles = np.linspace(start, stop, points)
-    return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
+    return np.stack(
+        [centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1
+    )
 
 
 def _regular(corners, *, inner=None):
-    angles = np.arange(corners * (1 if inner is None else 2)) * (2 * math.pi / corners / (1 if inner is None else 2))
+    angles = np.arange(corners * (1 if inner is None else 2)) * (
+        2 * math.pi / corners / (1 if inner is None else 2)
+    )
     radii = np.where(np.arange(len(angles)) % 2 == 0, 1.0, 1.0 if inner is None else inner)
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
 def _cross(width=0.36):
     w, one = width, 1.0
-    corners = [(-w, -one), (w, -one), (w, -w), (one, -w), (one, w), (w, w),
-               (w, one), (-w, one), (-w, w), (-one, w), (-one, -w), (-w, -w)]  # fmt: skip
+    corners = [
+        (-w, -one),
+        (w, -one),
+        (w, -w),
+        (one, -w),
+        (one, w),
+        (w, w),
+        (w, one),
+        (-w, one),
+        (-w, w),
+        (-one, w),
+        (-one, -w),
+        (-w, -w),
+    ]
     return np.array(corners)
 
 
@@ -93,7 +112,9 @@ def _crescent():
     outer = _arc(math.radians(57), math.radians(303))
     bite_centre, bite_radius = (0.52, 0.0), 0.84
     tip = math.atan2(math.sin(math.radians(57)), math.cos(math.radians(57)) - bite_centre[0])
-    return np.concatenate([outer, _arc(2 * math.pi - tip, tip, centre=bite_centre, radius=bite_radius)])
+    return np.concatenate(
+        [outer, _arc(2 * math.pi - tip, tip, centre=bite_centre, radius=bite_radius)]
+    )
 
 
 def _heart():
@@ -123,8 +144,12 @@ def _article(word):
 
 
 def captions_of(spec):
-    """Five captions that name the same things: caption 0 in the fixed grammar, then four paraphrases."""
-    large, small = f"{spec.large.colour} {spec.large.name}", f"{spec.small.colour} {spec.small.name}"
+    """Five captions that name the same things: caption 0 in the fixed grammar, then four
+    paraphrases."""
+    large, small = (
+        f"{spec.large.colour} {spec.large.name}",
+        f"{spec.small.colour} {spec.small.name}",
+    )
     texture, colour = spec.texture, spec.background
     return (
         f"{_article(large)} and {_article(small)} on a {texture} {colour} background",
@@ -136,18 +161,27 @@ def captions_of(spec):
 
 
 def _jittered(colour, rng):
-    return tuple(int(v) for v in np.clip(np.array(COLOURS[colour]) + rng.integers(-JITTER, JITTER + 1, 3), 0, 255))
+    return tuple(
+        int(v)
+        for v in np.clip(np.array(COLOURS[colour]) + rng.integers(-JITTER, JITTER + 1, 3), 0, 255)
+    )
 
 
 def _draw_shape(name, colour, rng, *, radius, margin, away_from=None):
-    """Place a shape; a small one keeps three quarters of the large one's radius away from its centre."""
+    """Place a shape; a small one keeps three quarters of the large one's radius away from its
+    centre."""
     r = rng.uniform(*radius)
     while True:
         x, y = rng.uniform(margin, 1 - margin, 2)
-        if away_from is None or math.hypot(x - away_from.x, y - away_from.y) > 0.75 * away_from.radius + 0.3 * r:
+        if (
+            away_from is None
+            or math.hypot(x - away_from.x, y - away_from.y) > 0.75 * away_from.radius + 0.3 * r
+        ):
             break
     rotation = rng.uniform(0, 2 * math.pi)
-    return Shape(name, colour, _jittered(colour, rng), float(x), float(y), float(r), float(rotation))
+    return Shape(
+        name, colour, _jittered(colour, rng), float(x), float(y), float(r), float(rotation)
+    )
 
 
 def draw_spec(rng):
@@ -156,12 +190,19 @@ def draw_spec(rng):
     large_name, small_name = rng.choice(list(SHAPES), 2).tolist()
     texture = str(rng.choice(TEXTURES))
     large = _draw_shape(large_name, large_colour, rng, radius=(0.24, 0.36), margin=0.2)
-    small = _draw_shape(small_name, small_colour, rng, radius=(0.12, 0.18), margin=0.1, away_from=large)
+    small = _draw_shape(
+        small_name, small_colour, rng, radius=(0.12, 0.18), margin=0.1, away_from=large
+    )
     return Spec(
-        background=background, rgb=_jittered(background, rng), texture=texture,
-        spacing=float(rng.uniform(0.09, 0.22)), phase=tuple(rng.uniform(0, 1, 2).tolist()),
-        angle=float(rng.uniform(0, math.pi)), large=large, small=small,
-    )  # fmt: skip
+        background=background,
+        rgb=_jittered(background, rng),
+        texture=texture,
+        spacing=float(rng.uniform(0.09, 0.22)),
+        phase=tuple(rng.uniform(0, 1, 2).tolist()),
+        angle=float(rng.uniform(0, math.pi)),
+        large=large,
+        small=small,
+    )
 
 
 def _stripes(draw, spec, side, fill):
@@ -171,8 +212,12 @@ def _stripes(draw, spec, side, fill):
     for k in range(-math.ceil(side / step), math.ceil(side / step) + 1):
         middle = side / 2 + across * (k + spec.phase[0]) * step
         ends = [middle - along * side, middle + along * side]
-        corners = [ends[0] - across * step / 4, ends[1] - across * step / 4,
-                   ends[1] + across * step / 4, ends[0] + across * step / 4]  # fmt: skip
+        corners = [
+            ends[0] - across * step / 4,
+            ends[1] - across * step / 4,
+            ends[1] + across * step / 4,
+            ends[0] + across * step / 4,
+        ]
         draw.polygon([tuple(c) for c in corners], fill=fill)
 
 
@@ -196,8 +241,12 @@ _TEXTURE_PAINTERS = {"plain": None, "striped": _stripes, "dotted": _dots, "check
 
 def _paint_shape(canvas, shape):
     side = canvas.width
-    turn = np.array([[math.cos(shape.rotation), math.sin(shape.rotation)],
-                     [-math.sin(shape.rotation), math.cos(shape.rotation)]])  # fmt: skip
+    turn = np.array(
+        [
+            [math.cos(shape.rotation), math.sin(shape.rotation)],
+            [-math.sin(shape.rotation), math.cos(shape.rotation)],
+        ]
+    )
     mask = Image.new("L", canvas.size, 0)
     pen = ImageDraw.Draw(mask)
     for polygon, fill in zip(SHAPES[shape.name], (255, 0), strict=False):
@@ -207,7 +256,8 @@ def _paint_shape(canvas, shape):
 
 
 def paint(spec, size=64):
-    """Paint a Spec. Returns: PIL RGB, size x size, drawn at four times the size and area-averaged."""
+    """Paint a Spec. Returns: PIL RGB, size x size, drawn at four times the size and
+    area-averaged."""
     side = size * OVERSAMPLING
     canvas = Image.new("RGB", (side, side), spec.rgb)
     painter = _TEXTURE_PAINTERS[spec.texture]
@@ -229,14 +279,15 @@ def scene_at(index, *, seed=0, stream="scenes", size=64):
     return scene(numpy_rng(seed, stream, index), size)
 
 
-# The command ---------------------------------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 def write_scenes(out, *, count, seed=0, size=64):
-    """Write the published layout: out/train/<class>/<index>.png and out/captions.json (path -> five captions).
+    """Write the published layout: out/train/<class>/<index>.png and out/captions.json (path -> five
+    captions).
 
-    out: a Path that does not exist yet or is empty. Also writes specs.json, what was drawn, for checkers.
-    """
+    out: a Path that does not exist yet or is empty. Also writes specs.json, what was drawn, for
+    checkers."""
     from utils.files.whole_files import write_json
 
     captions, specs = {}, {}

@@ -1,4 +1,5 @@
-"""Training data: captioned images, and the draw of every slot of every batch as a pure function of (seed, step, slot)."""
+"""Training data: captioned images, and the draw of every slot of every batch as a pure function of
+(seed, step, slot)."""
 
 import os
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from utils.runtime import seeding, signals
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """images: ImageSet; prompts: {key: list, own first}; duplicated: [N] bool, drawn more often (none under nodup).
+    """images: ImageSet; prompts: {key: list, own first}; duplicated: [N] bool, drawn more often
+    (none under nodup).
 
-    weights: [N] float64 of draws with replacement, or None for a uniform shuffle; rows: [N] int64, the images' numbers in
-    the run's whole list, of which a shard is a part.
-    """
+    weights: [N] float64 of draws with replacement, or None for a uniform shuffle; rows: [N] int64,
+    the images' numbers in the run's whole list, of which a shard is a part."""
 
     images: object
     prompts: dict
@@ -25,15 +26,21 @@ class CaptionedImages:
     rows: object
 
     def take(self, indices):
-        """The images at `indices`; what belongs to an image (prompts, weight, number) goes with it."""
+        """The images at `indices`; what belongs to an image (prompts, weight, number) goes with
+        it."""
         weights = None if self.weights is None else self.weights[indices]
         return CaptionedImages(
-            self.images.take(indices), self.prompts, self.duplicated[indices], weights, self.rows[indices]
+            self.images.take(indices),
+            self.prompts,
+            self.duplicated[indices],
+            weights,
+            self.rows[indices],
         )
 
 
 def captioned_images(images, prompts, *, style, share, weight, seed, weights=None):
-    """Choose the duplicated images, or take `weights` [N] as given (--weights_file, under nodup alone).
+    """Choose the duplicated images, or take `weights` [N] as given (--weights_file, under nodup
+    alone).
 
     Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated).
     """
@@ -47,35 +54,57 @@ def captioned_images(images, prompts, *, style, share, weight, seed, weights=Non
 
 
 def split(count, shards, seed):
-    """Indices of each shard, ascending: seeded, disjoint, covering all, sizes that differ by at most one."""
+    """Indices of each shard, ascending: seeded, disjoint, covering all, sizes that differ by at
+    most one."""
     permuted = seeding.numpy_rng(seed, "shards").permutation(count)
     return [np.sort(part) for part in np.array_split(permuted, shards)]
 
 
 class Draws(torch.utils.data.Dataset):
-    """Item (step, slot): one image and its prompt, as slot `slot` of the global micro-batch `step` sees it.
+    """Item (step, slot): one image and its prompt, as slot `slot` of the global micro-batch `step`
+    sees it.
 
-    transform: (PIL RGB, rng=) -> tensor, or None where pixels are not needed: the item then says only whether the draw is
-    mirrored; choose_caption: (captions, duplicated, rng) -> str; partners: also return the prompt that mixup mixes with.
-    Which image, crop, flip, caption and edit follow from (seed, shard, step, slot). A batch of P processes is therefore
-    the batch of one process that is P times as large.
-    """
+    transform: (PIL RGB, rng=) -> tensor, or None where pixels are not needed: the item then says
+    only whether the draw is mirrored; choose_caption: (captions, duplicated, rng) -> str; partners:
+    also return the prompt that mixup mixes with. Which image, crop, flip, caption and edit follow
+    from (seed, shard, step, slot). A batch of P processes is therefore the batch of one process
+    that is P times as large."""
 
-    def __init__(self, data, *, seed, shard=0, global_batch, transform, choose_caption, partners=False, random_flip=False):
+    def __init__(
+        self,
+        data,
+        *,
+        seed,
+        shard=0,
+        global_batch,
+        transform,
+        choose_caption,
+        partners=False,
+        random_flip=False,
+    ):
         self.data, self.seed, self.shard, self.global_batch = data, seed, shard, global_batch
         self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
         self.random_flip = random_flip
-        self.order = duplication.DrawOrder(len(data.images), weights=data.weights, seed=seed, shard=shard)
+        self.order = duplication.DrawOrder(
+            len(data.images), weights=data.weights, seed=seed, shard=shard
+        )
 
     def prompt(self, step, slot):
         index = self.order[step * self.global_batch + slot]
         rng = seeding.numpy_rng(self.seed, "caption", self.shard, step, slot)
-        return self.choose_caption(self.data.prompts[self.data.images.keys[index]], bool(self.data.duplicated[index]), rng)
+        return self.choose_caption(
+            self.data.prompts[self.data.images.keys[index]], bool(self.data.duplicated[index]), rng
+        )
 
     def __getitem__(self, at):
         step, slot = at
         index = self.order[step * self.global_batch + slot]
-        item = {"index": index, "row": int(self.data.rows[index]), "slot": slot, "prompt": self.prompt(step, slot)}
+        item = {
+            "index": index,
+            "row": int(self.data.rows[index]),
+            "slot": slot,
+            "prompt": self.prompt(step, slot),
+        }
         rng = seeding.numpy_rng(self.seed, "image", self.shard, step, slot)
         if self.transform is None:
             item["flipped"] = transforms.flip_drawn(rng, self.random_flip)
@@ -93,13 +122,15 @@ def mixup_partners(seed, shard, step, global_batch):
 
 
 def collate(items):
-    """Items of Draws -> one dict: "pixels" [B, 3, R, R] where there are any, everything else a list of B."""
+    """Items of Draws -> one dict: "pixels" [B, 3, R, R] where there are any, everything else a list
+    of B."""
     batch = {k: [item[k] for item in items] for k in items[0]}
     return batch | ({"pixels": torch.stack(batch["pixels"])} if "pixels" in batch else {})
 
 
 class SlotBatches:
-    """Keys of the batches of one process: slots process * batch_size ... of the micro-batches `steps` (a range)."""
+    """Keys of the batches of one process: slots process * batch_size ... of the micro-batches
+    `steps` (a range)."""
 
     def __init__(self, steps, batch_size, process):
         self.steps, self.slots = steps, range(process * batch_size, (process + 1) * batch_size)
@@ -112,7 +143,8 @@ class SlotBatches:
 
 
 def usable_workers(asked):
-    """As many loader processes as asked, but no more than this process has cores: more would wait for one another."""
+    """As many loader processes as asked, but no more than this process has cores: more would wait
+    for one another."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(asked, cores)
 
@@ -125,6 +157,7 @@ def loader(draws, *, steps, batch_size, process=0, num_workers=0):
         batch_sampler=batches,
         num_workers=usable_workers(num_workers),
         collate_fn=collate,
-        # a signal to the whole group of processes stops the training loop, which then still needs its workers
+        # a signal to the whole group of processes stops the training loop, which then still needs
+        # its workers
         worker_init_fn=signals.end_with_parent(ignoring=signals.StopSignal.SIGNALS),
     )

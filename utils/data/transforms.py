@@ -1,8 +1,8 @@
 """Every image transform, with its range: PIL RGB in, a tensor out.
 
-What a network of an evaluation sees leaves the workers as 8 bits, a quarter of the memory to send, and is scaled once, where
-the network is: by `scaled`, with the mean and std that stand here beside the transform. Nothing else rescales.
-"""
+What a network of an evaluation sees leaves the workers as 8 bits, a quarter of the memory to send,
+and is scaled once, where the network is: by `scaled`, with the mean and std that stand here beside
+the transform. Nothing else rescales."""
 
 import functools
 
@@ -12,7 +12,8 @@ from PIL import Image
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXEL_SIDE = 16
 
-# name -> (short side or None to squash, side, crop?, mean, std); see docs/metrics.md for where each comes from
+# name -> (short side or None to squash, side, crop?, mean, std); see docs/metrics.md for where each
+# comes from
 SSCD_PRESETS = {
     "dcr": (256, 224, True, (0.5,) * 3, (0.5,) * 3),
     "dcr-search": (256, 224, True, IMAGENET_MEAN, IMAGENET_STD),
@@ -22,8 +23,8 @@ SSCD_PRESETS = {
 
 
 def resize_short_side(image, side):
-    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits; the long side is cut to a whole
-    number, as torchvision does, whose transforms the published scripts use."""
+    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits; the long side
+    is cut to a whole number, as torchvision does, whose transforms the published scripts use."""
     width, height = image.size
     if min(width, height) == side:
         return image
@@ -32,9 +33,12 @@ def resize_short_side(image, side):
 
 
 def crop(image, side, rng=None):
-    """A square window of `side` pixels: the centre (torchvision's), or with a numpy Generator uniform over windows."""
+    """A square window of `side` pixels: the centre (torchvision's), or with a numpy Generator
+    uniform over windows."""
     spare = (image.width - side, image.height - side)
-    left, top = (round(v / 2) for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
+    left, top = (
+        (round(v / 2) for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
+    )
     return image.crop((left, top, left + side, top + side))
 
 
@@ -47,15 +51,18 @@ def to_tensor(image, mean, std):
 
 
 def to_bytes(image):
-    """PIL RGB [H, W] -> uint8 [H, W, 3]: as the decoder leaves it. Exchanging axes costs a worker as much as the crop and
-    the copy together; `scaled` does it where the network is."""
+    """PIL RGB [H, W] -> uint8 [H, W, 3]: as the decoder leaves it. Exchanging axes costs a worker
+    as much as the crop and the copy together; `scaled` does it where the network is."""
     import torch
 
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
+        image.height, image.width, 3
+    )
 
 
 def scaled(pixels, mean, std):
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], (value / 255 - mean) / std, on the pixels' device."""
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], (value / 255 - mean) / std, on the pixels'
+    device."""
     import torch
 
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
@@ -73,7 +80,8 @@ def flip_drawn(rng, random_flip):
 
 
 def training_pixels(image, *, resolution, rng=None, flipped=False):
-    """What the autoencoder sees: short side to `resolution`, crop (the centre, or random with a Generator), flip.
+    """What the autoencoder sees: short side to `resolution`, crop (the centre, or random with a
+    Generator), flip.
 
     image: PIL RGB. Returns: float32 [3, resolution, resolution] in [-1, 1].
     """
@@ -90,14 +98,15 @@ def training_input(image, *, resolution, rng, center_crop, random_flip):
 
 
 def as_generated(image, side):
-    """A training image as a generation of `side` pixels shows it: short side, centre crop, 8 bits. PIL -> PIL."""
+    """A training image as a generation of `side` pixels shows it: short side, centre crop, 8 bits.
+    PIL -> PIL."""
     return crop(resize_short_side(image, side), side)
 
 
 @functools.lru_cache
 def _cell_weights(side, cells):
-    """Share of every pixel in every one of `cells` equal cells of a line of `side` pixels. Returns: [cells, side], rows
-    sum to 1."""
+    """Share of every pixel in every one of `cells` equal cells of a line of `side` pixels. Returns:
+    [cells, side], rows sum to 1."""
     edges = np.arange(cells + 1) * (side / cells)
     pixels = np.arange(side)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -105,10 +114,11 @@ def _cell_weights(side, cells):
 
 
 def area_averaged(image, cells):
-    """The centre square, exactly area-averaged to `cells` x `cells`. Returns: float32 [3, cells, cells], 0-255.
+    """The centre square, exactly area-averaged to `cells` x `cells`. Returns: float32 [3, cells,
+    cells], 0-255.
 
-    Pillow's box filter counts a pixel wholly or not at all, which is no average when `cells` does not divide the side.
-    """
+    Pillow's box filter counts a pixel wholly or not at all, which is no average when `cells` does
+    not divide the side."""
     import torch
 
     side = min(image.size)
@@ -124,15 +134,21 @@ def pixel_input(image):
 
 def _sscd_input(image, preset):
     short, side, cropped, _mean, _std = SSCD_PRESETS[preset]
-    image = image.resize((side, side), Image.Resampling.BILINEAR) if short is None else resize_short_side(image, short)
+    image = (
+        image.resize((side, side), Image.Resampling.BILINEAR)
+        if short is None
+        else resize_short_side(image, short)
+    )
     return to_bytes(crop(image, side) if cropped else image)
 
 
 def sscd_input(preset):
-    """SSCD's transform under a preset. Returns: PIL RGB -> uint8 [H, W, 3]; square except under `sscd`."""
+    """SSCD's transform under a preset. Returns: PIL RGB -> uint8 [H, W, 3]; square except under
+    `sscd`."""
     return functools.partial(_sscd_input, preset=preset)
 
 
 def centre_square(image, side):
-    """`as_generated` as a tensor: short side to `side`, centre crop, 8 bits. PIL RGB -> uint8 [side, side, 3]."""
+    """`as_generated` as a tensor: short side to `side`, centre crop, 8 bits. PIL RGB -> uint8
+    [side, side, 3]."""
     return to_bytes(as_generated(image, side))

@@ -1,4 +1,5 @@
-"""Files behind https addresses: the whole file, a part of it, and what tells it from the same one changed."""
+"""Files behind https addresses: the whole file, a part of it, and what tells it from the same one
+changed."""
 
 import functools
 import os
@@ -10,9 +11,12 @@ from urllib.parse import urlsplit
 from utils.runtime.errors import DataError, first_line
 
 CONNECT_SECONDS, READ_SECONDS = 5, 60
-WAITS = (1, 4)  # seconds before a second and a third attempt at what may pass: a busy server, a line that broke
+# seconds before a second and a third attempt at what may pass: a busy server, a line that broke
+WAITS = (1, 4)
 MAY_PASS, GONE = (429, 500, 502, 503, 504), (404, 410)
-SILENT_SECONDS = 60  # for which a host that could not be reached is not tried again: a gallery asks for hundreds of files
+# for which a host that could not be reached is not tried again: a gallery asks for hundreds of
+# files
+SILENT_SECONDS = 60
 ASKED_AT_ONCE = 16  # addresses
 CONNECTIONS = 32  # kept open to a host; callers ask from fewer threads
 
@@ -36,11 +40,13 @@ class Address(str):
 
 @functools.cache
 def _session(_process):
-    """Connections of this process, kept open: one that a worker inherited would be two processes'."""
+    """Connections of this process, kept open: one that a worker inherited would be two
+    processes'."""
     import requests
 
     session = requests.Session()
-    session.adapters.clear()  # of http:// too, so that no redirect leads to what anyone on the way can change
+    # of http:// too, so that no redirect leads to what anyone on the way can change
+    session.adapters.clear()
     session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS))
     session.headers["Accept-Encoding"] = "identity"  # lengths and offsets are those of the file
     return session
@@ -48,7 +54,8 @@ def _session(_process):
 
 @dataclass
 class _Heard:
-    """Of a host, on the clock of time.monotonic: when it last answered; until when it is not asked."""
+    """Of a host, on the clock of time.monotonic: when it last answered; until when it is not
+    asked."""
 
     last: float = 0.0
     silent_until: float = 0.0
@@ -63,19 +70,29 @@ def _reason(error):
     """What the innermost of the errors that libraries wrap into one another says, in a line."""
     if type(error).__name__ == "InvalidSchema":  # of requests, which is imported where it is used
         return "it leads to an address that is not of https"
-    inner = error.reason if isinstance(getattr(error, "reason", None), Exception) else next(iter(error.args), None)
+    inner = (
+        error.reason
+        if isinstance(getattr(error, "reason", None), Exception)
+        else next(iter(error.args), None)
+    )
     if isinstance(inner, Exception):
         return _reason(inner)
     return first_line(inner if isinstance(inner, str) else error).split("): ", 1)[-1]
 
 
 def _asked(address, work, *, waits=None, span=None):
-    """What `work` makes of the answer to a GET. span: "first-last" in bytes, to ask for a part. DataError when there is no
-    good answer: at the last attempt at what may pass, else at once, as from a host that was not reached a moment ago."""
+    """What `work` makes of the answer to a GET. span: "first-last" in bytes, to ask for a part.
+    DataError when there is no good answer: at the last attempt at what may pass, else at once, as
+    from a host that was not reached a moment ago."""
     import requests
 
     begun, headers = time.monotonic(), {"Range": f"bytes={span}"} if span else {}
-    may_pass = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, CutError)
+    may_pass = (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        CutError,
+    )
     try:
         heard = _heard(os.getpid(), urlsplit(address).netloc)
     except ValueError as error:
@@ -92,11 +109,16 @@ def _asked(address, work, *, waits=None, span=None):
                     return work(answer)
                 if answer.status_code in GONE:
                     raise GoneError(f"{address}: answered {answer.status_code} {answer.reason}")
-                said, final = f"answered {answer.status_code} {answer.reason}", answer.status_code not in MAY_PASS
+                said, final = (
+                    f"answered {answer.status_code} {answer.reason}",
+                    answer.status_code not in MAY_PASS,
+                )
         # ValueError: of the libraries below, on a host that can be none
         except (requests.RequestException, CutError, ValueError) as error:
             said = f"cannot be read ({_reason(error)})"
-            final = not isinstance(error, may_pass) or isinstance(error, requests.exceptions.SSLError)
+            final = not isinstance(error, may_pass) or isinstance(
+                error, requests.exceptions.SSLError
+            )
         if final or wait is None:
             break
         time.sleep(wait)
@@ -109,19 +131,23 @@ def _state(answer):
     """What an answer says of its file, as `state_of`."""
     length = answer.headers.get("Content-Range", "").rpartition("/")[2]
     length = length if answer.status_code == 206 else answer.headers.get("Content-Length", "")
-    return {"bytes": int(length) if length.isdigit() else None, "etag": answer.headers.get("ETag"),
-            "last_modified": answer.headers.get("Last-Modified")}  # fmt: skip
+    return {
+        "bytes": int(length) if length.isdigit() else None,
+        "etag": answer.headers.get("ETag"),
+        "last_modified": answer.headers.get("Last-Modified"),
+    }
 
 
 def fetch(address, path, *, size=None, waits=None):
-    """Download a file to `path`, where a failure leaves what came. size: in bytes, if it is known; waits: seconds before
-    further attempts, else WAITS. DataError when it cannot be had whole; OSError is the disk's."""
+    """Download a file to `path`, where a failure leaves what came. size: in bytes, if it is known;
+    waits: seconds before further attempts, else WAITS. DataError when it cannot be had whole;
+    OSError is the disk's."""
 
     def save(answer):
         with open(path, "wb") as out:
             for block in answer.iter_content(1 << 20):
                 out.write(block)
-        # a server that announces no length ends a file by hanging up, and so does a line that breaks
+        # a server that announces no length hangs up at the end of a file; a broken line looks alike
         expected = _state(answer)["bytes"] if size is None else size
         found = os.stat(path).st_size
         if expected is not None and found != expected:
@@ -131,8 +157,8 @@ def fetch(address, path, *, size=None, waits=None):
 
 
 def read_part(address, first, size):
-    """`size` bytes of a file from byte `first` on, and the file's state, as `state_of`. DataError when its server does not
-    give parts of files. Returns: (bytes, dict)."""
+    """`size` bytes of a file from byte `first` on, and the file's state, as `state_of`. DataError
+    when its server does not give parts of files. Returns: (bytes, dict)."""
 
     def part(answer):
         if answer.status_code != 206:
@@ -146,8 +172,9 @@ def read_part(address, first, size):
 
 
 def state_of(address):
-    """What tells a file from the same one changed, as far as its server says. Returns: {"bytes": int or None, "etag",
-    "last_modified": text or None}; GoneError when there is no such file, DataError when it is not told."""
+    """What tells a file from the same one changed, as far as its server says. Returns: {"bytes":
+    int or None, "etag", "last_modified": text or None}; GoneError when there is no such file,
+    DataError when it is not told."""
 
     def told(answer):
         # one byte is asked for: unlike HEAD that is allowed wherever reading is
@@ -165,7 +192,8 @@ def is_web_page(path):
 
 
 def states_of(addresses):
-    """`state_of` of many, some at a time. Returns: [dict, or the DataError that told why there is none]."""
+    """`state_of` of many, some at a time. Returns: [dict, or the DataError that told why there is
+    none]."""
 
     def ask(address):
         try:

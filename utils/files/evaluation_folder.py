@@ -12,16 +12,25 @@ from utils.runtime.errors import UsageError
 
 
 def evaluation_name(*, pt_style, arch, preset, similarity_metric, search, fingerprint):
-    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>[-<search>]-<8 digits of the training images' fingerprint>.
+    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>[-<search>]-<8 digits of the training
+    images' fingerprint>.
 
-    search: "ann" where an index is searched approximately, else None: an exact search does not replace that one.
-    """
-    parts = [pt_style, arch.replace("/", "_") if arch else None, preset, similarity_metric, search, fingerprint[:8]]
+    search: "ann" where an index is searched approximately, else None: an exact search does not
+    replace that one."""
+    parts = [
+        pt_style,
+        arch.replace("/", "_") if arch else None,
+        preset,
+        similarity_metric,
+        search,
+        fingerprint[:8],
+    ]
     return "-".join(p for p in parts if p)
 
 
 class Evaluation:
-    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything else an error.
+    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything
+    else an error.
 
     files: names of the files and folders that will be in it, for `planned`.
     """
@@ -36,9 +45,12 @@ class Evaluation:
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
     def require_ours(self):
-        """UsageError unless the folder is new, empty, or an evaluation and nothing else; what is ours is replaced."""
+        """UsageError unless the folder is new, empty, or an evaluation and nothing else; what is
+        ours is replaced."""
         require_writable("--output_dir", self.path)
-        inside = sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
+        inside = sorted(
+            p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()
+        )
         foreign = [n for n in inside if not self.OUR_FILES.fullmatch(n)]
         if inside and not foreign:
             found = self.path / "metrics.json"
@@ -46,7 +58,8 @@ class Evaluation:
             foreign = [] if isinstance(ours, dict) and ours.get("kind") == "evaluation" else inside
         if foreign:
             raise UsageError(
-                f"--output_dir={str(self.path)!r} holds {foreign[0]!r}, which no evaluation wrote; takes a new folder"
+                f"--output_dir={str(self.path)!r} holds {foreign[0]!r}, which no evaluation wrote;"
+                " takes a new folder"
             )
         return self
 

@@ -16,50 +16,67 @@ from utils.runtime.errors import DataError, UsageError
 
 
 def generation_name(mitigations):
-    """The published name of a generation: what mitigated it. mitigations: names of generation.mitigations.Mitigation."""
+    """The published name of a generation: what mitigated it. mitigations: names of
+    generation.mitigations.Mitigation."""
     return "_".join(["gen", *mitigations]) if mitigations else "gen_nomit"
 
 
 class Generation:
     """A generation folder: PNGs, prompts.txt, manifest.json; while it is made, manifest.jsonl.part.
 
-    The part holds a line of settings and a line per finished image, so a killed run continues where it stopped. Process 0
-    writes it, process n a part of its own beside: several processes share no file.
-    """
+    The part holds a line of settings and a line per finished image, so a killed run continues where
+    it stopped. Process 0 writes it, process n a part of its own beside: several processes share no
+    file."""
 
     def __init__(self, path, *, process=0):
         self.path = Path(path)
         self.manifest_path = self.path / "manifest.json"
         self.first_part_path = self.path / "manifest.jsonl.part"
-        self.part_path = self.path / f"manifest.jsonl.part.{process}" if process else self.first_part_path
+        self.part_path = (
+            self.path / f"manifest.jsonl.part.{process}" if process else self.first_part_path
+        )
         self.prompts_path = self.path / "prompts.txt"
 
     def image_key(self, index):
         return f"generations/{index}.png"
 
     def planned(self):
-        names = ("generations/<index>.png", "prompts.txt", "manifest.json", "manifest.jsonl.part",
-                 "wandb/ or logs/ (with --report_to)")  # fmt: skip
+        names = (
+            "generations/<index>.png",
+            "prompts.txt",
+            "manifest.json",
+            "manifest.jsonl.part",
+            "wandb/ or logs/ (with --report_to)",
+        )
         return [str(self.path / n) for n in names]
 
     def _check(self, found, settings):
-        for key in dict.fromkeys((*settings, *found)):  # a mitigation's leading flag before those that go with it
+        # a mitigation's leading flag before those that go with it
+        for key in dict.fromkeys((*settings, *found)):
             if found.get(key) != settings.get(key):
-                named = key in ("modelpath", "prompts", "lora")  # known by an id or a hash, which tell a reader nothing
+                # known by an id or a hash, which tell a reader nothing
+                named = key in ("modelpath", "prompts", "lora")
                 missing = settings.get(key) is None
                 given = f"--{key}" if named or missing else f"--{key}={settings.get(key)!r}"
                 given += " was not given" if missing else ""
-                held = "none" if found.get(key) is None else "others" if named else repr(found.get(key))
+                held = (
+                    "none"
+                    if found.get(key) is None
+                    else "others"
+                    if named
+                    else repr(found.get(key))
+                )
                 raise UsageError(
-                    f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same, or another --savepath "
-                    "or --run_name"
+                    f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same,"
+                    " or another --savepath or --run_name"
                 )
 
     def rows(self, settings):
-        """Manifest rows of the images that are there, of a finished or an interrupted generation with these settings.
+        """Manifest rows of the images that are there, of a finished or an interrupted generation
+        with these settings.
 
-        UsageError names a setting that differs, or says that the folder holds images of somebody else.
-        """
+        UsageError names a setting that differs, or says that the folder holds images of somebody
+        else."""
         require_writable("--savepath", self.path)
         if self.manifest_path.is_file():
             found = whole_files.read_manifest(self.manifest_path, "generation")
@@ -70,7 +87,8 @@ class Generation:
             foreign = [p for p in ("generations", "prompts.txt") if (self.path / p).exists()]
             if foreign:
                 raise UsageError(
-                    f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours; takes another folder"
+                    f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours;"
+                    " takes another folder"
                 )
             return []
         self._check(settings if made_with is None else made_with, settings)
@@ -89,10 +107,11 @@ class Generation:
         return settings, list(rows.values())
 
     def begin(self, settings, rows=()):
-        """Write this process's part anew: the settings, and rows that are finished. `save` then appends.
+        """Write this process's part anew: the settings, and rows that are finished. `save` then
+        appends.
 
-        The first process takes over what other parts and a manifest held, so it begins before the others do.
-        """
+        The first process takes over what other parts and a manifest held, so it begins before the
+        others do."""
         self.path.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line) for line in (settings, *rows)]
         whole_files.write_text(self.part_path, "\n".join(lines) + "\n")
@@ -100,17 +119,22 @@ class Generation:
             for path in self._parts():
                 if path != self.part_path:
                     path.unlink()
-            self.manifest_path.unlink(missing_ok=True)  # of a generation whose images were lost: its rows are in the part
+            # of a generation whose images were lost: its rows are in the part
+            self.manifest_path.unlink(missing_ok=True)
 
     def save(self, images, *, threads=2, waiting=64):
-        """Save images as they come, in threads, while the next are made; at most `waiting` are held. images: iterable of
-        sampling.GeneratedImage. Yields: manifest rows, in order, each once its image and its line are on disk.
+        """Save images as they come, in threads, while the next are made; at most `waiting` are
+        held. images: iterable of sampling.GeneratedImage. Yields: manifest rows, in order, each
+        once its image and its line are on disk.
 
-        The thread that saves an image writes its line: a process that is killed while it makes the next batch, or whose
-        disk is full, has a line for every image that is there. Leaving this early waits for what is being saved.
-        """
+        The thread that saves an image writes its line: a process that is killed while it makes the
+        next batch, or whose disk is full, has a line for every image that is there. Leaving this
+        early waits for what is being saved."""
         writing = threading.Lock()
-        with open(self.part_path, "a", encoding="utf-8") as part, ThreadPoolExecutor(threads) as pool:
+        with (
+            open(self.part_path, "a", encoding="utf-8") as part,
+            ThreadPoolExecutor(threads) as pool,
+        ):
             pending = deque()
             for image in images:
                 pending.append(pool.submit(self._save, image, part, writing))
@@ -129,48 +153,66 @@ class Generation:
     def _save_image(self, made):
         job = made.job
         row = {
-            "file": self.image_key(job.index), "index": job.index, "seed": job.seed, "source_prompt": job.source_prompt,
-            "prompt": job.prompt, "source_image": job.source_image, **made.notes,
-        }  # fmt: skip
+            "file": self.image_key(job.index),
+            "index": job.index,
+            "seed": job.seed,
+            "source_prompt": job.source_prompt,
+            "prompt": job.prompt,
+            "source_image": job.source_image,
+            **made.notes,
+        }
         with whole_files.whole_file(self.path / row["file"]) as part:
             made.image.save(part, format="PNG")
         return row
 
     @contextlib.contextmanager
     def locked(self):
-        """While open, no other command on this machine works on this folder. Yields: whether that is so.
+        """While open, no other command on this machine works on this folder. Yields: whether that
+        is so.
 
-        The lock lies among the machine's temporary files: nothing is made in a folder before the model has loaded.
-        """
+        The lock lies among the machine's temporary files: nothing is made in a folder before the
+        model has loaded."""
         name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
         with contextlib.ExitStack() as held:
             try:
-                handle = held.enter_context(open(Path(tempfile.gettempdir()) / f"diffrep-{name}.lock", "a"))
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when a process dies
+                handle = held.enter_context(
+                    open(Path(tempfile.gettempdir()) / f"diffrep-{name}.lock", "a")
+                )
+                # the system lets go of it when a process dies
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
             except OSError:
-                pass  # another user's file, or a file system without locks: as it was before there was one
+                # another user's file, or a file system without locks: as it was before there was
+                # one
+                pass
             yield True
 
     def require_unshared(self, locked):
         """UsageError unless `locked`, which every process of a command is to be told."""
         if not locked:
             raise UsageError(
-                f"--savepath: {str(self.path)!r} is being made by another command; takes another --savepath or --run_name, "
-                "or wait for that one"
+                f"--savepath: {str(self.path)!r} is being made by another command; takes another"
+                " --savepath or --run_name, or wait for that one"
             )
 
     def finish(self, total, **fields):
-        """Write prompts.txt and the manifest from what every process saved, and remove the parts. Returns: rows by index.
+        """Write prompts.txt and the manifest from what every process saved, and remove the parts.
+        Returns: rows by index.
 
         DataError, with everything left as it is, unless there are `total` rows.
         """
         rows = sorted(self._read_parts()[1], key=lambda row: row["index"])
         if len(rows) != total:
-            raise DataError(f"{self.path}: {len(rows)} of {total} images have a line; the same command makes the others")
-        escaped = (r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") for r in rows)
+            raise DataError(
+                f"{self.path}: {len(rows)} of {total} images have a line; the same command makes"
+                " the others"
+            )
+        escaped = (
+            r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+            for r in rows
+        )
         whole_files.write_text(self.prompts_path, "".join(f"{line}\n" for line in escaped))
         whole_files.write_manifest(self.manifest_path, "generation", **fields, images=rows)
         for path in self._parts():
@@ -188,17 +230,25 @@ def _whole_lines(path):
 
 
 def read_queries_manifest(folder):
-    """The generation manifest in a folder, or None. DataError on another kind, a newer version, or an unfinished one."""
+    """The generation manifest in a folder, or None. DataError on another kind, a newer version, or
+    an unfinished one."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         if path.with_name("manifest.jsonl.part").is_file():
-            raise DataError(f"--query_dir={str(folder)!r} is an unfinished generation; run its command again to finish it")
+            raise DataError(
+                f"--query_dir={str(folder)!r} is an unfinished generation; run its command again to"
+                " finish it"
+            )
         return None
     data = whole_files.read_manifest(path, "generation")
     if not isinstance(data.get("images"), list) or not data["images"]:
         raise DataError(f"{path}: lists no images")
     for number, row in enumerate(data["images"]):
-        absent = [k for k in ("file", "prompt", "source_prompt") if not isinstance(row, dict) or k not in row]
+        absent = [
+            k
+            for k in ("file", "prompt", "source_prompt")
+            if not isinstance(row, dict) or k not in row
+        ]
         if absent:
             raise DataError(f"{path}: image {number} has no {absent[0]!r}")
     return data

@@ -1,8 +1,8 @@
-"""What a training run continues from: state_<position>/ folders, whole or absent, of safetensors and JSON.
+"""What a training run continues from: state_<position>/ folders, whole or absent, of safetensors
+and JSON.
 
-A folder is written beside and renamed; an old one is renamed before it is removed. So whatever moment a run is killed at,
-every folder that carries the name is whole.
-"""
+A folder is written beside and renamed; an old one is renamed before it is removed. So whatever
+moment a run is killed at, every folder that carries the name is whole."""
 
 import os
 import re
@@ -26,7 +26,8 @@ class State:
     info: dict
 
     def tensors(self, process):
-        """What a process wrote; UsageError when the state has none of it. Returns: {name: tensor on the CPU}."""
+        """What a process wrote; UsageError when the state has none of it. Returns: {name: tensor on
+        the CPU}."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -34,7 +35,9 @@ class State:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UsageError(f"--resume_from_checkpoint={str(self.path)!r}: {path.name} cannot be read ({error})") from None
+            raise UsageError(
+                f"--resume_from_checkpoint={str(self.path)!r}: {path.name} cannot be read ({error})"
+            ) from None
 
 
 def list_states(folder):
@@ -48,7 +51,8 @@ def list_states(folder):
 
 
 def find_state(folder, asked):
-    """The state that --resume_from_checkpoint asks for: None for `latest` when there is none yet; UsageError otherwise."""
+    """The state that --resume_from_checkpoint asks for: None for `latest` when there is none yet;
+    UsageError otherwise."""
     states = list_states(folder)
     if asked == "latest":
         return states[-1] if states else None
@@ -57,17 +61,24 @@ def find_state(folder, asked):
             return state
     have = ", ".join(s.path.name for s in states) or "none yet"
     raise UsageError(
-        f"--resume_from_checkpoint={asked!r} is no state of --output_dir={str(folder)!r}; takes latest or one of: {have}"
+        f"--resume_from_checkpoint={asked!r} is no state of --output_dir={str(folder)!r}; takes"
+        f" latest or one of: {have}"
     )
 
 
 def clean(folder, *, after=None):
-    """Remove what a killed process left half written or half removed, and states beyond position `after`: those of a
-    past that is being trained again. A checkpoint that was about to be replaced is put back."""
+    """Remove what a killed process left half written or half removed, and states beyond position
+    `after`: those of a past that is being trained again. A checkpoint that was about to be replaced
+    is put back."""
     folder = Path(folder)
     for path in folder.glob(".*"):
         left = LEFTOVER.fullmatch(path.name)
-        if left and left[2] == "old" and left[1].startswith("checkpoint") and not (folder / left[1]).exists():
+        if (
+            left
+            and left[2] == "old"
+            and left[1].startswith("checkpoint")
+            and not (folder / left[1]).exists()
+        ):
             os.replace(path, folder / left[1])
         elif left:
             shutil.rmtree(path, ignore_errors=True)
@@ -98,9 +109,9 @@ def _remove(path):
 def save_state(folder, position, tensors, info, *, processes, limit):
     """Write a state by all processes together and remove the oldest ones beyond `limit`.
 
-    tensors: {name: CPU tensor}, or None for a process that has none of its own; processes: devices.Processes. TrainingError
-    when it cannot be written, on a full disk for one: then every older state is still there.
-    """
+    tensors: {name: CPU tensor}, or None for a process that has none of its own; processes:
+    devices.Processes. TrainingError when it cannot be written, on a full disk for one: then every
+    older state is still there."""
     folder = Path(folder)
     final, part = folder / f"state_{position}", folder / f".state_{position}.part"
     error = None
@@ -115,7 +126,9 @@ def save_state(folder, position, tensors, info, *, processes, limit):
         error = _write(part / f"process_{processes.index}.safetensors", tensors)
     if processes.main and error is None:
         try:
-            whole_files.write_manifest(part / "state.json", "training state", position=position, **info)
+            whole_files.write_manifest(
+                part / "state.json", "training state", position=position, **info
+            )
         except OSError as found:
             error = str(found)
     if processes.any(error is not None):
@@ -123,8 +136,8 @@ def save_state(folder, position, tensors, info, *, processes, limit):
             shutil.rmtree(part, ignore_errors=True)
         kept = ", ".join(s.path.name for s in list_states(folder)) or "none"
         raise TrainingError(
-            f"the state of step {position} could not be written ({error or 'by another process'}); whole states: {kept}. "
-            "Make room and continue with --resume_from_checkpoint latest"
+            f"the state of step {position} could not be written ({error or 'by another process'});"
+            f" whole states: {kept}. Make room and continue with --resume_from_checkpoint latest"
         )
     if processes.main:
         if final.exists():

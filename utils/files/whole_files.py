@@ -1,4 +1,5 @@
-"""JSON on disk: written beside and renamed, so that a file is whole or absent; kinds and versions checked on reading."""
+"""JSON on disk: written beside and renamed, so that a file is whole or absent; kinds and versions
+checked on reading."""
 
 import hashlib
 import json
@@ -16,7 +17,8 @@ HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 @contextmanager
 def whole_file(path):
-    """Yield a path beside `path` to write to; on success it is flushed and renamed over `path`, else removed."""
+    """Yield a path beside `path` to write to; on success it is flushed and renamed over `path`,
+    else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -30,14 +32,18 @@ def whole_file(path):
 
 
 def write_text(path, text):
-    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are, half a character becomes U+FFFD."""
+    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are, half a
+    character becomes U+FFFD."""
     with whole_file(path) as part:
-        part.write_text(HALF_CHARACTER.sub("\ufffd", text), encoding="utf-8", errors="surrogateescape")
+        part.write_text(
+            HALF_CHARACTER.sub("\ufffd", text), encoding="utf-8", errors="surrogateescape"
+        )
 
 
 def write_json(path, data):
     """Write JSON whole. Strings may hold anything; a NaN is an error, as JSON has none."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")  # in ASCII: a file name may not be UTF-8
+    # in ASCII: a file name may not be UTF-8
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path):
@@ -63,11 +69,15 @@ def write_manifest(path, kind, **fields):
 
 
 def read_manifest(path, kind):
-    """Read a manifest of the given kind; DataError on another kind or a version newer than this toolkit's."""
+    """Read a manifest of the given kind; DataError on another kind or a version newer than this
+    toolkit's."""
     data = read_json(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
         found = data.get("kind") if isinstance(data, dict) else type(data).__name__
         raise DataError(f"{path}: holds {found!r}; a manifest of kind {kind!r} is needed")
     if not isinstance(data.get("version"), int) or not 1 <= data["version"] <= VERSION:
-        raise DataError(f"{path}: version {data.get('version')!r}; this toolkit reads versions 1 to {VERSION}, update it")
+        raise DataError(
+            f"{path}: version {data.get('version')!r}; this toolkit reads versions 1 to {VERSION},"
+            " update it"
+        )
     return data

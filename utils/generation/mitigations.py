@@ -1,4 +1,5 @@
-"""The one list of mitigations: flags' values in, hooks out. A training loop or a generation calls hooks, never names."""
+"""The one list of mitigations: flags' values in, hooks out. A training loop or a generation calls
+hooks, never names."""
 
 import functools
 import inspect
@@ -12,7 +13,7 @@ from utils.generation import guidance
 from utils.models import embedding_edits
 from utils.runtime.errors import UsageError
 
-# At inference --------------------------------------------------------------------------------------------------------
+# At inference -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,11 @@ class Mitigation:
 
     name: its part of a folder's name; flag: what turned it on, for errors.
     edit_prompt: (prompt, numpy rng of the prompt, RandomTokens) -> prompt.
-    edit_embedding: (token embeddings of one image and branch [T, D], torch generator of both) -> [T, D]. Pooled embeddings
-    are not offered.
-    steer: (guidance scale) -> a hook of `steering`, made anew for each batch; its `report()`, if it has one, gives a dict an
-    image, kept in the manifest. unconditional: whether it needs that branch. first_order: whether it needs a scheduler that
-    evaluates the network once a step.
-    """
+    edit_embedding: (token embeddings of one image and branch [T, D], torch generator of both) ->
+    [T, D]. Pooled embeddings are not offered. steer: (guidance scale) -> a hook of `steering`, made
+    anew for each batch; its `report()`, if it has one, gives a dict an image, kept in the manifest.
+    unconditional: whether it needs that branch. first_order: whether it needs a scheduler that
+    evaluates the network once a step."""
 
     name: str
     flag: str
@@ -38,7 +38,8 @@ class Mitigation:
 
 
 def embedding_noise(*, rand_noise_lam):
-    """GNI: Gaussian noise of standard deviation lambda on the embeddings of both branches, drawn independently."""
+    """GNI: Gaussian noise of standard deviation lambda on the embeddings of both branches, drawn
+    independently."""
     if not rand_noise_lam:
         return None
     edit = functools.partial(embedding_edits.drawn_noise, strength=rand_noise_lam)
@@ -61,18 +62,25 @@ def guidance_transition(*, cfg_start, cfg_before):
 
         def steer(scale):
             return guidance.DynamicTransition(scale=scale, before=cfg_before)
+
     else:
 
         def steer(scale):
             return guidance.StaticTransition(start=cfg_start, before=cfg_before)
 
     start = cfg_start if cfg_start == "auto" else f"{cfg_start:g}"
-    return Mitigation(f"cfgstart_{start}_{cfg_before:g}", "--cfg_start", steer=steer, unconditional=True,
-                      first_order=cfg_start == "auto")  # fmt: skip
+    return Mitigation(
+        f"cfgstart_{start}_{cfg_before:g}",
+        "--cfg_start",
+        steer=steer,
+        unconditional=True,
+        first_order=cfg_start == "auto",
+    )
 
 
-# The parameters of each are the flags that it reads. A new one is a function like these, a line here and a test (and its
-# flags' declaration in `options`): its name in folders and its place in the settings follow from it.
+# The parameters of each are the flags that it reads. A new one is a function like these, a line
+# here and a test (and its flags' declaration in `options`): its name in folders and its place in
+# the settings follow from it.
 MITIGATIONS = (embedding_noise, prompt_edit, guidance_transition)
 
 
@@ -96,12 +104,15 @@ def settings(values):
 
 def without():
     """Values of all mitigations' flags that turn every one off."""
-    return dict.fromkeys(name for build in MITIGATIONS for name in inspect.signature(build).parameters)
+    return dict.fromkeys(
+        name for build in MITIGATIONS for name in inspect.signature(build).parameters
+    )
 
 
 @dataclass(frozen=True)
 class SampleHooks:
-    """What a generation calls: the hooks of several mitigations, one after the other. tokens: RandomTokens for prompts."""
+    """What a generation calls: the hooks of several mitigations, one after the other. tokens:
+    RandomTokens for prompts."""
 
     mitigations: tuple = ()
     tokens: object = None
@@ -116,7 +127,9 @@ class SampleHooks:
         """[B, T, D] with every edit, each image with its own generator. Returns: [B, T, D]."""
         for each in self.mitigations:
             if each.edit_embedding:
-                edited = (each.edit_embedding(e, g) for e, g in zip(embeddings, generators, strict=True))
+                edited = (
+                    each.edit_embedding(e, g) for e, g in zip(embeddings, generators, strict=True)
+                )
                 embeddings = torch.stack(list(edited))
         return embeddings
 
@@ -127,21 +140,24 @@ class SampleHooks:
 
 
 def require(mitigations, *, guided, tokenizer, order=1):
-    """UsageError when the pipeline lacks what a mitigation needs. guided: has that branch; tokenizer: has one; order: of
-    its scheduler, evaluations of the network a step."""
+    """UsageError when the pipeline lacks what a mitigation needs. guided: has that branch;
+    tokenizer: has one; order: of its scheduler, evaluations of the network a step."""
     for each in mitigations:
         if each.unconditional and not guided:
             raise UsageError(
-                f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes --guidance_scale above "
-                "1, and for Flux --negative_prompt, which may be empty"
+                f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes"
+                " --guidance_scale above 1, and for Flux --negative_prompt, which may be empty"
             )
         if each.first_order and order > 1:
             raise UsageError(
-                f"{each.flag}='auto' compares steps, and this scheduler evaluates the network {order} times in each; takes "
-                "a number, or another --scheduler"
+                f"{each.flag}='auto' compares steps, and this scheduler evaluates the network"
+                f" {order} times in each; takes a number, or another --scheduler"
             )
         if each.edit_prompt and not tokenizer:
-            raise UsageError(f"{each.flag} needs a tokenizer, which this pipeline does not have; takes another pipeline")
+            raise UsageError(
+                f"{each.flag} needs a tokenizer, which this pipeline does not have; takes another"
+                " pipeline"
+            )
 
 
 class Chain:

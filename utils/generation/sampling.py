@@ -14,17 +14,17 @@ from utils.runtime import seeding
 
 @dataclass(frozen=True)
 class ImageJob:
-    """An image to make. index: its number; seed: of its own generator; source_*: where the prompt came from.
+    """An image to make. index: its number; seed: of its own generator; source_*: where the prompt
+    came from.
 
-    source_prompt: before edits; source_image: image key of the prompt, or None when it stands for no image.
-    """
+    source_prompt: before edits; source_image: image key of the prompt, or None when it stands for
+    no image."""
 
     index: int
     seed: int
     source_prompt: str
     prompt: str
     source_image: str | None = None
-
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class GeneratedImage:
     notes: dict
 
 
-
 @dataclass(frozen=True)
 class Prompt:
     """A prompt and the image whose caption it is, if any."""
@@ -44,13 +43,15 @@ class Prompt:
     text: str
     source_image: str | None = None
 
-EMBEDDING_BYTES = 512 * 2**20  # of prompts kept for reuse: some 3,000 of Stable Diffusion 2 in half precision
+
+# of prompts kept for reuse: some 3,000 of Stable Diffusion 2 in half precision
+EMBEDDING_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """steps, guidance: of the denoising loop; side: pixels, or None for the model's native size; negative_prompt: None is
-    what the pipeline takes when none is given."""
+    """steps, guidance: of the denoising loop; side: pixels, or None for the model's native size;
+    negative_prompt: None is what the pipeline takes when none is given."""
 
     steps: int = 50
     guidance: float = 7.5
@@ -59,7 +60,8 @@ class SampleSettings:
 
 
 def edited_prompt(prompts, hooks, number, *, seed):
-    """Prompt `number` as it is given to the model; an edit is drawn once a prompt, from (seed, number)."""
+    """Prompt `number` as it is given to the model; an edit is drawn once a prompt, from (seed,
+    number)."""
     return hooks.edit_prompt(prompts[number].text, seeding.numpy_rng(seed, "prompt-edit", number))
 
 
@@ -78,7 +80,10 @@ def image_jobs(prompts, hooks, *, images_per_prompt, seed, indices=None):
 @contextlib.contextmanager
 def _no_warnings_of_cuts(pipeline):
     """Silence the libraries on prompts that are too long, one line each; `too_long` counts them."""
-    loggers = [logging.getLogger(type(pipeline).__module__), logging.getLogger("transformers.tokenization_utils_base")]
+    loggers = [
+        logging.getLogger(type(pipeline).__module__),
+        logging.getLogger("transformers.tokenization_utils_base"),
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -90,15 +95,21 @@ def _no_warnings_of_cuts(pipeline):
 
 
 def too_long(pipeline, prompts):
-    """Prompts of which the end does not reach the network. Returns: (list of them, tokens that do)."""
+    """Prompts of which the end does not reach the network. Returns: (list of them, tokens that
+    do)."""
     tokenizer, limit = families.family_of(pipeline).longest(pipeline)
     with _no_warnings_of_cuts(pipeline):
-        found = [p for p in dict.fromkeys(prompts) if len(tokenizer(p, truncation=False).input_ids) > limit]
+        found = [
+            p
+            for p in dict.fromkeys(prompts)
+            if len(tokenizer(p, truncation=False).input_ids) > limit
+        ]
     return found, limit
 
 
 class Embedder:
-    """Prompt embeddings of a pipeline through the public `encode_prompt`; the prompts used last are kept."""
+    """Prompt embeddings of a pipeline through the public `encode_prompt`; the prompts used last are
+    kept."""
 
     def __init__(self, pipeline, *, device, keep_bytes=EMBEDDING_BYTES):
         self.pipeline, self.device, self.keep_bytes = pipeline, device, keep_bytes
@@ -113,10 +124,15 @@ class Embedder:
             with _no_warnings_of_cuts(self.pipeline):
                 rows = self.encode(self.pipeline, new, self.device)
             # copies: a row of the batch would keep all of the batch in memory
-            self._known |= {p: {name: r[i].clone() for name, r in rows.items()} for i, p in enumerate(new)}
+            self._known |= {
+                p: {name: r[i].clone() for name, r in rows.items()} for i, p in enumerate(new)
+            }
         for p in dict.fromkeys(prompts):
             self._known[p] = self._known.pop(p)
-        found = {name: torch.stack([self._known[p][name] for p in prompts]) for name in self._known[prompts[0]]}
+        found = {
+            name: torch.stack([self._known[p][name] for p in prompts])
+            for name in self._known[prompts[0]]
+        }
         size = sum(r.numel() * r.element_size() for r in self._known[prompts[0]].values())
         for p in list(self._known)[: max(0, len(self._known) - self.keep_bytes // size)]:
             del self._known[p]
@@ -124,7 +140,8 @@ class Embedder:
 
 
 def compile_denoiser(pipeline):
-    """Compile the network that predicts, with torch.compile. Its forward alone: hooks at its output stay outside."""
+    """Compile the network that predicts, with torch.compile. Its forward alone: hooks at its output
+    stay outside."""
     denoiser = getattr(pipeline, families.family_of(pipeline).denoiser)
     denoiser.forward = torch.compile(denoiser.forward)
 
@@ -154,13 +171,19 @@ def generate(pipeline, jobs, *, settings, hooks, batch_size, device):
         opposite = {name: row.expand(len(batch), *row.shape[1:]) for name, row in negative.items()}
         for branch, embeddings in enumerate((given, opposite)):
             if embeddings:
-                embeddings["prompt_embeds"] = hooks.edit_embeddings(embeddings["prompt_embeds"], _generators(batch, branch))
+                embeddings["prompt_embeds"] = hooks.edit_embeddings(
+                    embeddings["prompt_embeds"], _generators(batch, branch)
+                )
         steer = hooks.steering(settings.guidance)
         with denoiser_hook.steered(pipeline, family, steer, guided=guided):
             images = pipeline(
-                **given, **{f"negative_{name}": row for name, row in opposite.items()}, **arguments,
-                height=settings.side, width=settings.side, num_inference_steps=settings.steps,
+                **given,
+                **{f"negative_{name}": row for name, row in opposite.items()},
+                **arguments,
+                height=settings.side,
+                width=settings.side,
+                num_inference_steps=settings.steps,
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-            ).images  # fmt: skip
+            ).images
         notes = steer.report(len(batch)) if steer else [{}] * len(batch)
         yield from map(GeneratedImage, batch, images, notes)

@@ -1,4 +1,5 @@
-"""What an index is made of: the shards of --val_dir, their images, and what tells them from the same ones changed."""
+"""What an index is made of: the shards of --val_dir, their images, and what tells them from the
+same ones changed."""
 
 import contextlib
 import os
@@ -11,12 +12,14 @@ from utils.index import shard_files
 from utils.retrieval import feature_cache
 from utils.runtime.errors import DataError, UsageError, require_file
 
-FOLDER_SHARD = 10_000  # images of a folder that make a shard: what a killed build computes again is some of these
+# images of a folder that make a shard: what a killed build computes again is some of these
+FOLDER_SHARD = 10_000
 NOT_UTF8 = "its name is not UTF-8"
 
 
 def _named(images, rows):
-    """Images and rows without those whose names Parquet cannot hold, which join `bad`. Returns: (ImageSet, [dict])."""
+    """Images and rows without those whose names Parquet cannot hold, which join `bad`. Returns:
+    (ImageSet, [dict])."""
     named = [i for i, key in enumerate(images.keys) if shard_files.is_utf8(key)]
     if len(named) == len(images):
         return images, rows
@@ -25,12 +28,19 @@ def _named(images, rows):
 
 
 def _tar_content(name, path):
-    """The images of a shard of tar file `path`, whose `bad` are members that are not taken; what is known of each; why the
-    file cannot be read to its end, or None: what comes before is kept. Returns: (ImageSet, [dict], text or None)."""
+    """The images of a shard of tar file `path`, whose `bad` are members that are not taken; what is
+    known of each; why the file cannot be read to its end, or None: what comes before is kept.
+    Returns: (ImageSet, [dict], text or None)."""
     content = tar_shards.read_shard(path, whole=False)
     bad = tuple((f"{name}.tar/{member}", reason) for member, reason in content.bad)
     rows = [
-        {"key": f"{name}.tar/{m.name}", "caption": m.caption, "url": m.url, "bytes": m.size, "offset": m.offset}
+        {
+            "key": f"{name}.tar/{m.name}",
+            "caption": m.caption,
+            "url": m.url,
+            "bytes": m.size,
+            "offset": m.offset,
+        }
         for m in content.images
     ]
     places = tuple((path.name, m.offset) for m in content.images)
@@ -39,7 +49,8 @@ def _tar_content(name, path):
 
 
 class TarSource:
-    """Tar files of one folder, a shard each. names: of the shards, natural order; folder: of the tar files."""
+    """Tar files of one folder, a shard each. names: of the shards, natural order; folder: of the
+    tar files."""
 
     shards = True
 
@@ -60,12 +71,14 @@ class TarSource:
 
     @contextlib.contextmanager
     def content(self, name, scratch):
-        """Yield `_tar_content` of a shard, whose images can be read until the block ends. scratch: a folder to write to."""
+        """Yield `_tar_content` of a shard, whose images can be read until the block ends. scratch:
+        a folder to write to."""
         yield _tar_content(name, self.paths[name])
 
 
 class AddressSource:
-    """Tar files behind https addresses of one folder, a shard each, downloaded one at a time to be read. As `TarSource`."""
+    """Tar files behind https addresses of one folder, a shard each, downloaded one at a time to be
+    read. As `TarSource`."""
 
     shards = True
 
@@ -73,11 +86,15 @@ class AddressSource:
         self.folder, self.names, self._states = folder, names, {}
 
     def require_there(self, flag):
-        """UsageError naming the flag unless every address answers; all are asked, and what they say is kept."""
+        """UsageError naming the flag unless every address answers; all are asked, and what they say
+        is kept."""
         found = downloads.states_of(map(self._address, self.names))
         failed = [state for state in found if isinstance(state, DataError)]
         if failed:
-            raise UsageError(f"{flag}: {len(failed)} of {len(found)} addresses do not give a file, first {failed[0]}")
+            raise UsageError(
+                f"{flag}: {len(failed)} of {len(found)} addresses do not give a file, first"
+                f" {failed[0]}"
+            )
         self._states = dict(zip(self.names, found, strict=True))
 
     def _address(self, name):
@@ -88,19 +105,26 @@ class AddressSource:
         return self._states.get(name) or downloads.state_of(self._address(name))
 
     def gone(self, names):
-        """As `TarSource.gone`, which is asked for; one that does not answer may be there another time."""
+        """As `TarSource.gone`, which is asked for; one that does not answer may be there another
+        time."""
         found = downloads.states_of(map(self._address, names))
-        return [n for n, state in zip(names, found, strict=True) if isinstance(state, downloads.GoneError)]
+        return [
+            n
+            for n, state in zip(names, found, strict=True)
+            if isinstance(state, downloads.GoneError)
+        ]
 
     @contextlib.contextmanager
     def content(self, name, scratch):
         """As `TarSource.content`."""
         scratch.mkdir(parents=True, exist_ok=True)
-        path = scratch / f".{name}.tar.{os.getpid()}.part"  # what a kill leaves, the next launch removes
+        # what a kill leaves, the next launch removes
+        path = scratch / f".{name}.tar.{os.getpid()}.part"
         try:
             downloads.fetch(self._address(name), path, size=self.made_of(name)["bytes"])
             content = _tar_content(name, path)
-            if content[2] and not content[1] and not content[0].bad:  # what a login or a dead link answers
+            # what a login or a dead link answers
+            if content[2] and not content[1] and not content[0].bad:
                 raise DataError(f"{self._address(name)}: is no tar file ({content[2]})")
             yield content
         finally:
@@ -108,7 +132,8 @@ class AddressSource:
 
 
 class FolderSource:
-    """A folder of images, cut into shards of FOLDER_SHARD consecutive images in natural order, named by number.
+    """A folder of images, cut into shards of FOLDER_SHARD consecutive images in natural order,
+    named by number.
 
     captions_file: as captions.read_captions takes it, or None; DataError when it lacks an image.
     """
@@ -126,7 +151,8 @@ class FolderSource:
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
     def made_of(self, name):
-        """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions all."""
+        """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions
+        all."""
         return feature_cache.state_of(self._part(name)) | {"captions_sha256": self.captions_sha256}
 
     @contextlib.contextmanager
@@ -141,14 +167,18 @@ class FolderSource:
 
 
 def open_source(opts, *, ask=True):
-    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. ask: addresses whether they are
-    there, which one process does for all. Returns: a source, as above."""
+    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. ask:
+    addresses whether they are there, which one process does for all. Returns: a source, as
+    above."""
     if not tar_shards.is_shards(opts.val_dir):
         images = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
-        return FolderSource(images, require_file("--val_captions", opts.val_captions) if opts.val_captions else None)
+        return FolderSource(
+            images, require_file("--val_captions", opts.val_captions) if opts.val_captions else None
+        )
     if opts.val_captions:
         raise UsageError(
-            f"--val_captions={opts.val_captions!r} does not go with --build_index of tar shards, which hold their captions"
+            f"--val_captions={opts.val_captions!r} does not go with --build_index of tar shards,"
+            " which hold their captions"
         )
     if tar_shards.is_address(opts.val_dir):
         source = AddressSource(*tar_shards.shard_addresses("--val_dir", opts.val_dir))
@@ -156,7 +186,10 @@ def open_source(opts, *, ask=True):
         source = TarSource(tar_shards.shard_paths("--val_dir", opts.val_dir))
     hidden = [n for n in source.names if n.startswith(".")]
     if hidden:
-        raise UsageError(f"--val_dir={opts.val_dir!r}: {hidden[0] + '.tar'!r} is hidden; takes tar files that are not")
+        raise UsageError(
+            f"--val_dir={opts.val_dir!r}: {hidden[0] + '.tar'!r} is hidden; takes tar files that"
+            " are not"
+        )
     if ask and tar_shards.is_address(opts.val_dir):
         source.require_there(f"--val_dir={opts.val_dir!r}")
     return source

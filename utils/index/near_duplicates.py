@@ -1,26 +1,30 @@
-"""Near-duplicates within an index: groups of images whose descriptors are close, found exactly or from nearest neighbours.
+"""Near-duplicates within an index: groups of images whose descriptors are close, found exactly or
+from nearest neighbours.
 
-Two images are a pair when the dot product of their stored vectors, as float32, is at least the threshold; a group is a
-connected component of the graph of pairs (single linkage). So groups are chains: a and b are a pair, b and c are, and a and
-c may look unlike; a threshold that is too low chains a whole set together. The vector 0, of a flat picture under `pixel`,
-has cosine 0 with everything: two flat grey pictures are not found.
-"""
+Two images are a pair when the dot product of their stored vectors, as float32, is at least the
+threshold; a group is a connected component of the graph of pairs (single linkage). So groups are
+chains: a and b are a pair, b and c are, and a and c may look unlike; a threshold that is too low
+chains a whole set together. The vector 0, of a flat picture under `pixel`, has cosine 0 with
+everything: two flat grey pictures are not found."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# torch and scipy are imported where they are used: options may read this room's constants, and --help must answer at once
+# torch and scipy are imported where they are used: options may read this room's constants, and
+# --help must answer at once
 EXACT_ROWS = 1_000_000  # up to here every pair is looked at: 5e11 products
 NEIGHBOURS = 32  # of a row, from which groups are made beyond
 BLOCK_ROWS = {"cpu": 4096, "cuda": 16384}  # scores of two blocks: 64 MB, 1 GB
 
 
 class Components:
-    """Which rows belong together, by union-find on whole arrays; a component is known by its lowest row."""
+    """Which rows belong together, by union-find on whole arrays; a component is known by its lowest
+    row."""
 
     def __init__(self, count):
-        self.above = np.arange(count)  # a lower row of the same component, or the row itself when it is the lowest
+        # a lower row of the same component, or the row itself when it is the lowest
+        self.above = np.arange(count)
 
     def roots(self, rows):
         """The lowest row of the component of each row. [n] -> [n] int64."""
@@ -41,16 +45,19 @@ class Components:
             return
         nodes, places = np.unique(pairs, return_inverse=True)
         places = places.reshape(-1, 2)
-        graph = coo_array((np.ones(len(places), bool), (places[:, 0], places[:, 1])), shape=(len(nodes), len(nodes)))
+        graph = coo_array(
+            (np.ones(len(places), bool), (places[:, 0], places[:, 1])),
+            shape=(len(nodes), len(nodes)),
+        )
         number, component = connected_components(graph, directed=False)
         lowest = np.full(number, len(self.above))
         np.minimum.at(lowest, component, nodes)
         self.above[nodes] = lowest[component]
 
     def merge_near(self, near, rows, columns):
-        """Join the components of rows[i] and columns[j] wherever near[i, j], without a list of the pairs, which may be all:
-        every row and column takes its first pair that joins something, as long as there are any. That at least halves the
-        components that have pairs left.
+        """Join the components of rows[i] and columns[j] wherever near[i, j], without a list of the
+        pairs, which may be all: every row and column takes its first pair that joins something, as
+        long as there are any. That at least halves the components that have pairs left.
 
         near: bool tensor [r, c], which is overwritten; rows: [r]; columns: [c].
         """
@@ -70,24 +77,29 @@ class Components:
         return self.roots(np.arange(len(self.above)))
 
 
-# Finding -------------------------------------------------------------------------------------------------------------
+# Finding ------------------------------------------------------------------------------------------
 
 
 def exact_groups(index, *, threshold, device=None, block_rows=None, wrap=iter, part=0, parts=1):
-    """Groups of an index from all its pairs, block by block; cost grows with the square of its rows.
+    """Groups of an index from all its pairs, block by block; cost grows with the square of its
+    rows.
 
-    index: VectorIndex; threshold: of a pair, above 0; device: that computes, else the CPU; wrap: takes the list of pairs of
-    blocks, for a bar; part, parts: look at the part-th of `parts` shares of the pairs of blocks alone: labels of all parts,
-    joined by `joined`, are those of the whole. Holds two blocks of vectors, their matrix of scores and, where they are near,
-    as much again, and some arrays of 8 bytes a row of the index; never N x N and never a list of pairs. 20,480 rows of 512
-    take 2.2 s on one core; by the square a million 87 minutes, ten million 6 days.
-    Returns: [N] int64, of every row the lowest row of its group.
-    """
+    index: VectorIndex; threshold: of a pair, above 0; device: that computes, else the CPU; wrap:
+    takes the list of pairs of blocks, for a bar; part, parts: look at the part-th of `parts` shares
+    of the pairs of blocks alone: labels of all parts, joined by `joined`, are those of the whole.
+    Holds two blocks of vectors, their matrix of scores and, where they are near, as much again, and
+    some arrays of 8 bytes a row of the index; never N x N and never a list of pairs. 20,480 rows of
+    512 take 2.2 s on one core; by the square a million 87 minutes, ten million 6 days. Returns: [N]
+    int64, of every row the lowest row of its group."""
     import torch
 
     device = torch.device(device or "cpu")
-    step = min(block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"]), index.block_rows(), len(index))
-    spans = [np.arange(first, min(first + step, len(index))) for first in range(0, len(index), step)]
+    step = min(
+        block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"]), index.block_rows(), len(index)
+    )
+    spans = [
+        np.arange(first, min(first + step, len(index))) for first in range(0, len(index), step)
+    ]
     pairs = [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
     pairs = pairs[len(pairs) * part // parts : len(pairs) * (part + 1) // parts]
     components, held = Components(len(index)), None
@@ -106,7 +118,9 @@ def exact_groups(index, *, threshold, device=None, block_rows=None, wrap=iter, p
             near = found.index_select(0, rows) >= threshold
             columns = near.any(0).nonzero()[:, 0]
             near = near.index_select(1, columns)
-            components.merge_near(near, spans[i][rows.cpu().numpy()], spans[j][columns.cpu().numpy()])
+            components.merge_near(
+                near, spans[i][rows.cpu().numpy()], spans[j][columns.cpu().numpy()]
+            )
     return components.labels()
 
 
@@ -121,9 +135,9 @@ def joined(parts):
 def neighbours(index, searcher, *, k=NEIGHBOURS, wrap=iter):
     """The k nearest rows of every row, block by block.
 
-    searcher: its search(vectors [n, D] float32 array, k) gives (scores [n, k], rows [n, k]), best first, row -1 for none.
-    Yields: (rows [n], scores [n, k + 1], matches [n, k + 1]), the row itself most often among them.
-    """
+    searcher: its search(vectors [n, D] float32 array, k) gives (scores [n, k], rows [n, k]), best
+    first, row -1 for none. Yields: (rows [n], scores [n, k + 1], matches [n, k + 1]), the row
+    itself most often among them."""
     for first, block in wrap(index.blocks()):
         scores, matches = searcher.search(block.numpy(), k + 1)
         yield np.arange(first, first + len(block)), np.asarray(scores), np.asarray(matches)
@@ -132,29 +146,32 @@ def neighbours(index, searcher, *, k=NEIGHBOURS, wrap=iter):
 def approximate_groups(index, found, *, threshold):
     """Groups of an index from the nearest rows of every row.
 
-    found: iterable of (rows [n], scores [n, k], matches [n, k]), scores exact, matches -1 for none. A pair is missed when
-    neither is among the nearest found of the other: groups may fall into several, and none is larger than the exact ones.
-    Holds some arrays of 8 bytes a row of the index, besides what `found` holds; `groups_of` then as many again, and whoever
-    names members holds a Python object for each.
-    Returns: [N] int64, of every row the lowest row of its group.
+    found: iterable of (rows [n], scores [n, k], matches [n, k]), scores exact, matches -1 for none.
+    A pair is missed when neither is among the nearest found of the other: groups may fall into
+    several, and none is larger than the exact ones. Holds some arrays of 8 bytes a row of the
+    index, besides what `found` holds; `groups_of` then as many again, and whoever names members
+    holds a Python object for each. Returns: [N] int64, of every row the lowest row of its group.
     """
     components = Components(len(index))
     for rows, scores, matches in found:
         near = (np.asarray(scores) >= threshold) & (np.asarray(matches) >= 0)
-        components.merge(np.broadcast_to(np.asarray(rows)[:, None], near.shape)[near], np.asarray(matches)[near])
+        components.merge(
+            np.broadcast_to(np.asarray(rows)[:, None], near.shape)[near], np.asarray(matches)[near]
+        )
     return components.labels()
 
 
-# Groups --------------------------------------------------------------------------------------------------------------
+# Groups -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of two rows or more, the largest first, then by lowest row; of each the row to keep first.
+    """Groups of two rows or more, the largest first, then by lowest row; of each the row to keep
+    first.
 
-    rows: [M] int64, group after group; starts: [G + 1] int64, where in `rows` each group begins; similarity: [M] float32 of
-    each row to the one of its group to keep, within [-1, 1], of that one itself 1.
-    """
+    rows: [M] int64, group after group; starts: [G + 1] int64, where in `rows` each group begins;
+    similarity: [M] float32 of each row to the one of its group to keep, within [-1, 1], of that one
+    itself 1."""
 
     rows: np.ndarray
     starts: np.ndarray
@@ -180,8 +197,9 @@ class Groups:
 
 
 def groups_of(index, labels):
-    """The groups that labels tell. The row to keep, first, is of the largest picture: width x height, then bytes, then the
-    lowest row; the others follow in that order. labels: [N] int64. Returns: Groups."""
+    """The groups that labels tell. The row to keep, first, is of the largest picture: width x
+    height, then bytes, then the lowest row; the others follow in that order. labels: [N] int64.
+    Returns: Groups."""
     found, sizes = np.unique(labels, return_counts=True)
     found, sizes = found[sizes > 1], sizes[sizes > 1]
     order = np.lexsort((found, -sizes))
@@ -200,14 +218,16 @@ def groups_of(index, labels):
 
 
 def _picture_sizes(index, rows):
-    """(width x height, bytes) of some rows, 0 where it is not known. rows: [M], ascending. Returns: two of [M] int64."""
+    """(width x height, bytes) of some rows, 0 where it is not known. rows: [M], ascending. Returns:
+    two of [M] int64."""
     known = index.arrow(rows, ("width", "height", "bytes"))
     width, height, size = (c.cast("int64").fill_null(0).to_numpy() for c in known.columns)
     return width * height, size
 
 
 def similarities(index, left, right):
-    """Dot products of the stored vectors of left[i] and right[i]. left, right: [M] rows. Returns: [M] float32."""
+    """Dot products of the stored vectors of left[i] and right[i]. left, right: [M] rows. Returns:
+    [M] float32."""
     found = np.empty(len(left), np.float32)
     step = index.block_rows()
     for start in range(0, len(left), step):

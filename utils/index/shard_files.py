@@ -1,8 +1,9 @@
-"""A shard of an index on disk: its vectors and what is known of each image, two files that are written whole and checked.
+"""A shard of an index on disk: its vectors and what is known of each image, two files that are
+written whole and checked.
 
-DIR/shards/<name>.parquet   a row an image (COLUMNS); as its metadata what the shard was made of, what could not be read
-DIR/shards/<name>.npy       [rows, D] float16, L2-normalised; written last: a shard is there once this is
-"""
+DIR/shards/<name>.parquet   a row an image (COLUMNS); as its metadata what the shard was made of,
+what could not be read DIR/shards/<name>.npy       [rows, D] float16, L2-normalised; written last: a
+shard is there once this is"""
 
 import hashlib
 import json
@@ -21,7 +22,15 @@ FOLDER = "shards"
 FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
 ANEW = "--build_index makes this shard anew"
 # what numpy raises on the header of a .npy that is damaged: it reads it as Python
-NO_HEADER = (ValueError, OSError, SyntaxError, TypeError, tokenize.TokenError, MemoryError, RecursionError)
+NO_HEADER = (
+    ValueError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    tokenize.TokenError,
+    MemoryError,
+    RecursionError,
+)
 COLUMNS = ("key", "caption", "url", "width", "height", "bytes", "offset")
 
 
@@ -29,12 +38,13 @@ def schema():
     """The types of COLUMNS. Returns: pyarrow.Schema."""
     import pyarrow as pa
 
-    # key: as training names the image; width, height: pixels as stored; bytes: of the file; offset: in its tar, else null
+    # key: as training names the image; width, height: pixels as stored; bytes: of the file; offset:
+    # in its tar, else null
     types = (pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int64(), pa.int64())
     return pa.schema(list(zip(COLUMNS, types, strict=True)))
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
 def paths_of(root, name):
@@ -45,15 +55,20 @@ def paths_of(root, name):
 def write_shard(root, name, vectors, rows, *, descriptor, made_of, bad=(), damage=None):
     """Write a shard whole: first its Parquet, then its vectors, without which it counts as absent.
 
-    vectors: [n, D], L2-normalised; rows: n dicts of COLUMNS, missing ones are null, keys are UTF-8 (UnicodeEncodeError);
-    made_of: of JSON types, what tells the shard's images from the same ones changed; bad: [(key, reason)] of images that are
-    left out; damage: why its tar file could not be read to the end.
-    """
+    vectors: [n, D], L2-normalised; rows: n dicts of COLUMNS, missing ones are null, keys are UTF-8
+    (UnicodeEncodeError); made_of: of JSON types, what tells the shard's images from the same ones
+    changed; bad: [(key, reason)] of images that are left out; damage: why its tar file could not be
+    read to the end."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors = np.asarray(vectors)
-    facts = {"descriptor": descriptor, "made_of": made_of, "bad": [list(b) for b in bad], "fingerprint": _fingerprint(rows)}
+    facts = {
+        "descriptor": descriptor,
+        "made_of": made_of,
+        "bad": [list(b) for b in bad],
+        "fingerprint": _fingerprint(rows),
+    }
     facts |= {"damage": damage} if damage else {}
     # of one grey all over, under `pixel`: they match nothing, not even themselves
     facts |= {"flat": flat} if (flat := int((vectors == 0).all(1).sum())) else {}
@@ -68,7 +83,8 @@ def write_shard(root, name, vectors, rows, *, descriptor, made_of, bad=(), damag
 
 
 def is_utf8(name):
-    """Whether a file name is UTF-8; one that is not would not be found again by what Parquet could hold of it."""
+    """Whether a file name is UTF-8; one that is not would not be found again by what Parquet could
+    hold of it."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -88,13 +104,13 @@ def _fingerprint(rows):
     return digest.hexdigest()
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy, in bytes; stamp: as
-    `stamp_of`, when it was opened."""
+    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy,
+    in bytes; stamp: as `stamp_of`, when it was opened."""
 
     name: str
     first: int
@@ -105,7 +121,8 @@ class Shard:
 
 
 def _header(path):
-    """(rows, dimensions, offset of the data) of a .npy of ours; DataError if it is not one, or not whole."""
+    """(rows, dimensions, offset of the data) of a .npy of ours; DataError if it is not one, or not
+    whole."""
     try:
         with open(path, "rb") as handle:
             np.lib.format.read_magic(handle)
@@ -114,7 +131,9 @@ def _header(path):
     except NO_HEADER as error:
         raise DataError(f"{path}: is not a .npy of vectors ({first_line(error)}); {ANEW}") from None
     if dtype != np.float16 or len(shape) != 2 or fortran:
-        raise DataError(f"{path}: holds {dtype} of shape {shape}; an index holds float16 vectors, {ANEW}")
+        raise DataError(
+            f"{path}: holds {dtype} of shape {shape}; an index holds float16 vectors, {ANEW}"
+        )
     size, needed = os.stat(path).st_size, offset + 2 * shape[0] * shape[1]
     if size != needed:
         raise DataError(f"{path}: is truncated, {size} bytes of {needed}; {ANEW}")
@@ -122,7 +141,8 @@ def _header(path):
 
 
 def shard_facts(root, name):
-    """(rows of its Parquet, facts) of a shard; DataError when its Parquet is missing, damaged or not ours."""
+    """(rows of its Parquet, facts) of a shard; DataError when its Parquet is missing, damaged or
+    not ours."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +155,9 @@ def shard_facts(root, name):
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}); {ANEW}") from None
     wrong = wrong_field(facts, descriptor=dict, made_of=dict, bad=list, fingerprint=str)
-    if not wrong and not all(isinstance(b, list) and [type(text) for text in b] == [str, str] for b in facts["bad"]):
+    if not wrong and not all(
+        isinstance(b, list) and [type(text) for text in b] == [str, str] for b in facts["bad"]
+    ):
         wrong = "bad"
     if wrong:
         raise DataError(f"{path}: cannot be read (no {wrong!r} in what it says of itself); {ANEW}")
@@ -146,11 +168,19 @@ def wrong_field(found, **types):
     """The first name that is not in a dict of JSON types, or not of its type; None if all are."""
     if not isinstance(found, dict):
         return next(iter(types))
-    return next((name for name, kind in types.items() if name not in found or not isinstance(found[name], kind)), None)
+    return next(
+        (
+            name
+            for name, kind in types.items()
+            if name not in found or not isinstance(found[name], kind)
+        ),
+        None,
+    )
 
 
 def read_shard(root, name, *, first=0):
-    """A shard that is there: (Shard, its dimensions). DataError unless both files are whole and of one length."""
+    """A shard that is there: (Shard, its dimensions). DataError unless both files are whole and of
+    one length."""
     path, stamp = paths_of(root, name)[0], stamp_of(root, name)
     rows, dimensions, offset = _header(path)
     count, facts = shard_facts(root, name)
@@ -165,7 +195,8 @@ def is_finished(root, name):
 
 
 def stamp_of(root, name):
-    """When a shard was made, in ns, which tells it from one made anew; None when it is not there."""
+    """When a shard was made, in ns, which tells it from one made anew; None when it is not
+    there."""
     try:
         return os.stat(paths_of(root, name)[0]).st_mtime_ns
     except OSError:
@@ -175,12 +206,17 @@ def stamp_of(root, name):
 def finished(root):
     """Names of the shards whose vectors are there, in natural order."""
     folder = Path(root) / FOLDER
-    names = [e.name.removesuffix(".npy") for e in os.scandir(folder) if e.name.endswith(".npy")] if folder.is_dir() else []
+    names = (
+        [e.name.removesuffix(".npy") for e in os.scandir(folder) if e.name.endswith(".npy")]
+        if folder.is_dir()
+        else []
+    )
     return sorted((n for n in names if not n.startswith(".")), key=natural_key)
 
 
 def read_rows(root, name, columns):
-    """Columns of a shard's rows. DataError when its Parquet cannot be read. Returns: pyarrow.Table."""
+    """Columns of a shard's rows. DataError when its Parquet cannot be read. Returns:
+    pyarrow.Table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,11 +1,12 @@
-"""An index of descriptors on disk: of each shard of images a .npy of vectors and a Parquet of what is known of each image.
+"""An index of descriptors on disk: of each shard of images a .npy of vectors and a Parquet of what
+is known of each image.
 
-    DIR/index.json     what made the vectors, the shards there will be, where the images lie; counts once complete
+    DIR/index.json     what made the vectors, the shards there will be, where the images lie; counts
+once complete
     DIR/shards/        the shards, as utils.index.shard_files writes them
 
-Vectors are memory-mapped and never all held: what a search holds is a block of them. A row of the index is a number, counted
-through the shards that are there in natural order.
-"""
+Vectors are memory-mapped and never all held: what a search holds is a block of them. A row of the
+index is a number, counted through the shards that are there in natural order."""
 
 import contextlib
 import functools
@@ -40,7 +41,8 @@ BLOCK_BYTES = 128 << 20  # of float32 vectors that are held at once
 
 
 def is_index(path):
-    """Whether a path is an index: a folder that holds an index.json of ours, or a damaged one beside shards."""
+    """Whether a path is an index: a folder that holds an index.json of ours, or a damaged one
+    beside shards."""
     found = Path(path) / FILE
     if not found.is_file():
         return False
@@ -48,26 +50,30 @@ def is_index(path):
         return INDEX_KIND in file.read(4096) or bool(finished(path))
 
 
-# Writing -------------------------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
 def write_index(root, *, descriptor, source, planned, **more):
-    """Write index.json. descriptor: dict, pt_style and the record of the extractor; source: {"folder", "shards": bool};
-    planned: names of shards; more: of JSON types, such as counts."""
+    """Write index.json. descriptor: dict, pt_style and the record of the extractor; source:
+    {"folder", "shards": bool}; planned: names of shards; more: of JSON types, such as counts."""
     folder = source["folder"]
-    relative = folder if tar_shards.is_address(folder) else os.path.relpath(folder, Path(root).resolve())
+    relative = (
+        folder if tar_shards.is_address(folder) else os.path.relpath(folder, Path(root).resolve())
+    )
     source = source | {"relative": relative}
     names = sorted(planned, key=natural_key)
-    write_manifest(Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more)
+    write_manifest(
+        Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more
+    )
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """What of an index is there. descriptor: what made the vectors; source: where the images lie; planned: names of all
-    shards; shards: those of them that are there, in natural order."""
+    """What of an index is there. descriptor: what made the vectors; source: where the images lie;
+    planned: names of all shards; shards: those of them that are there, in natural order."""
 
     root: Path
     descriptor: dict
@@ -85,8 +91,11 @@ class VectorIndex:
 
     @property
     def fingerprint(self):
-        """SHA-256 over the shards' own, which are over (key, size in bytes) of their images. Hex."""
-        return hashlib.sha256("\n".join(s.facts["fingerprint"] for s in self.shards).encode()).hexdigest()
+        """SHA-256 over the shards' own, which are over (key, size in bytes) of their images.
+        Hex."""
+        return hashlib.sha256(
+            "\n".join(s.facts["fingerprint"] for s in self.shards).encode()
+        ).hexdigest()
 
     @property
     def bad(self):
@@ -95,16 +104,19 @@ class VectorIndex:
 
     @property
     def flat(self):
-        """How many images have the vector 0, as those of one grey have under `pixel`: no search finds them."""
+        """How many images have the vector 0, as those of one grey have under `pixel`: no search
+        finds them."""
         return sum(s.facts.get("flat", 0) for s in self.shards)
 
     @property
     def damaged(self):
-        """[(name of a tar file, why)] of those that could not be read to their end: what comes before is in the index."""
+        """[(name of a tar file, why)] of those that could not be read to their end: what comes
+        before is in the index."""
         return [(f"{s.name}.tar", s.facts["damage"]) for s in self.shards if "damage" in s.facts]
 
     def vectors(self, shard):
-        """The vectors of a shard, memory-mapped: a [rows, D] float16 torch tensor, not to be written to."""
+        """The vectors of a shard, memory-mapped: a [rows, D] float16 torch tensor, not to be
+        written to."""
         import torch
 
         if shard.name not in self._maps:
@@ -122,14 +134,16 @@ class VectorIndex:
 
     @contextlib.contextmanager
     def _as_opened(self, shard):
-        """DataError unless a shard that is read in the block is still the one that was opened: a build that finds its images
-        changed makes it anew, under the same names."""
+        """DataError unless a shard that is read in the block is still the one that was opened: a
+        build that finds its images changed makes it anew, under the same names."""
         try:
             yield
         finally:
             if stamp_of(self.root, shard.name) != shard.stamp:
                 path = paths_of(self.root, shard.name)[0]
-                raise DataError(f"{path}: was made anew after the index was opened; search again") from None
+                raise DataError(
+                    f"{path}: was made anew after the index was opened; search again"
+                ) from None
 
     @functools.cached_property
     def _maps(self):
@@ -156,7 +170,9 @@ class VectorIndex:
             vectors = self.vectors(shard)
             while start < stop:
                 taken = min(rows - filled, stop - start)
-                buffer[filled : filled + taken] = vectors[start - shard.first : start - shard.first + taken]
+                buffer[filled : filled + taken] = vectors[
+                    start - shard.first : start - shard.first + taken
+                ]
                 filled, start = filled + taken, start + taken
                 if filled == rows:
                     yield start - filled, buffer[:filled]
@@ -182,11 +198,17 @@ class VectorIndex:
         """The vectors of some rows, in that order. Returns: [n, D] float32."""
         import torch
 
-        # gathered shard by shard by numpy, whose calls cost a third of torch's, then converted and put in order at once
-        gathered, order, filled = np.empty((len(rows), self.dimensions), np.float16), [np.empty(0, np.int64)], 0
+        # gathered shard by shard by numpy, whose calls cost a third of torch's, then converted and
+        # put in order at once
+        gathered, order, filled = (
+            np.empty((len(rows), self.dimensions), np.float16),
+            [np.empty(0, np.int64)],
+            0,
+        )
         for shard, places, positions in self._by_shard(rows):
             part = gathered[filled : filled + len(places)]
-            np.take(self.vectors(shard).numpy(), positions, axis=0, out=part, mode="clip")  # which writes into `out` itself
+            # which writes into `out` itself
+            np.take(self.vectors(shard).numpy(), positions, axis=0, out=part, mode="clip")
             order.append(places)
             filled += len(places)
         found, places = torch.from_numpy(gathered), np.concatenate(order)
@@ -195,7 +217,8 @@ class VectorIndex:
         return found.float().numpy()
 
     def arrow(self, rows, columns=COLUMNS):
-        """What is known of some rows, in that order; each shard's Parquet is read once. Returns: pyarrow.Table."""
+        """What is known of some rows, in that order; each shard's Parquet is read once. Returns:
+        pyarrow.Table."""
         import pyarrow as pa
 
         wanted = pa.schema([schema().field(c) for c in columns])
@@ -232,22 +255,39 @@ class VectorIndex:
 
     @functools.cached_property
     def image_root(self):
-        """The folder of the images: as it was, or where it lies now if it was moved together with the index."""
+        """The folder of the images: as it was, or where it lies now if it was moved together with
+        the index."""
         was, *moved = folders_of(self.root, self.source)
         return moved[0] if moved and moved[0].exists() and not was.exists() else was
 
     def images(self, rows):
-        """The images of some rows, in that order, as an ImageSet; those of tar files are read in place, also behind an
-        address. Those whose tar file was written to since, or whose file has another size, are its `changed`."""
-        keys, sizes, offsets = (tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns)
+        """The images of some rows, in that order, as an ImageSet; those of tar files are read in
+        place, also behind an address. Those whose tar file was written to since, or whose file has
+        another size, are its `changed`."""
+        keys, sizes, offsets = (
+            tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns
+        )
         if not self.source["shards"]:
-            others = frozenset(k for k, size in zip(keys, sizes, strict=True) if self._has_changed(k, {"bytes": size}))
+            others = frozenset(
+                k
+                for k, size in zip(keys, sizes, strict=True)
+                if self._has_changed(k, {"bytes": size})
+            )
             return ImageSet(self.image_root, keys, sizes, changed=others)
         places = tuple((k.split("/")[0], offset) for k, offset in zip(keys, offsets, strict=True))
-        if isinstance(self.image_root, downloads.Address):  # what it says is compared when a picture is asked for
-            states = {tar: self._made_of[tar] for tar in {tar for tar, _ in places} if self._made_of.get(tar)}
+        # what it says is compared when a picture is asked for
+        if isinstance(self.image_root, downloads.Address):
+            states = {
+                tar: self._made_of[tar]
+                for tar in {tar for tar, _ in places}
+                if self._made_of.get(tar)
+            }
             return ImageSet(self.image_root, keys, sizes, places=places, states=states)
-        others = {tar for tar in {tar for tar, _ in places} if self._has_changed(tar, self._made_of.get(tar, {}))}
+        others = {
+            tar
+            for tar in {tar for tar, _ in places}
+            if self._has_changed(tar, self._made_of.get(tar, {}))
+        }
         changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in others)
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
 
@@ -256,7 +296,8 @@ class VectorIndex:
         return {f"{s.name}.tar": s.facts["made_of"] for s in self.shards}
 
     def _has_changed(self, name, recorded):
-        """Whether a file is another than the recorded one; one that is gone is told when it is opened."""
+        """Whether a file is another than the recorded one; one that is gone is told when it is
+        opened."""
         try:
             state = tar_shards.state_of(self.image_root / name)
         except OSError:
@@ -265,15 +306,16 @@ class VectorIndex:
 
 
 def folders_of(root, source):
-    """Where the images of an index may lie: an Address, or a Path as it was and one as it is when it was moved together with
-    the index. source: of index.json. Returns: list of one or two."""
+    """Where the images of an index may lie: an Address, or a Path as it was and one as it is when
+    it was moved together with the index. source: of index.json. Returns: list of one or two."""
     if tar_shards.is_address(source["folder"]):
         return [downloads.Address(source["folder"])]
     return [Path(source["folder"]), (Path(root) / source["relative"]).resolve()]
 
 
 def read_record(root):
-    """index.json, checked. DataError when it is damaged or no index's, with what to do. Returns: dict."""
+    """index.json, checked. DataError when it is damaged or no index's, with what to do. Returns:
+    dict."""
     path, anew = Path(root) / FILE, "remove it, and --build_index makes it anew from the shards"
     try:
         data = read_manifest(path, KIND)
@@ -287,11 +329,11 @@ def read_record(root):
 
 
 def open_index(flag, root):
-    """Open what is there of an index: headers and footers alone are read. Shards that are not planned are none of it.
+    """Open what is there of an index: headers and footers alone are read. Shards that are not
+    planned are none of it.
 
-    UsageError when nothing is there yet; DataError when index.json or a shard is damaged, or one was made by another
-    descriptor.
-    """
+    UsageError when nothing is there yet; DataError when index.json or a shard is damaged, or one
+    was made by another descriptor."""
     root = Path(root)
     data = read_record(root)
     shards, width, first = [], None, 0
@@ -302,16 +344,22 @@ def open_index(flag, root):
         what = difference(theirs, data["descriptor"])
         if what or (shard.rows and dimensions != (width or dimensions)):
             what = what or f"{dimensions} dimensions, others {width}"
-            raise DataError(f"{paths_of(root, name)[0]}: was made by another descriptor than the index ({what})")
+            raise DataError(
+                f"{paths_of(root, name)[0]}: was made by another descriptor than the index ({what})"
+            )
         # a shard whose images could not be read holds [0, 0]
         width, first = dimensions if shard.rows else width, first + shard.rows
         shards.append(shard)
     if shards and not first:
-        raise UsageError(f"{flag}={str(root)!r}: none of the {len(shards)} shards that are finished holds an image")
+        raise UsageError(
+            f"{flag}={str(root)!r}: none of the {len(shards)} shards that are finished holds an"
+            " image"
+        )
     if not first:
-        raise UsageError(f"{flag}={str(root)!r}: no shard of this index is finished yet; --build_index goes on with it")
-    return VectorIndex(root, data["descriptor"], data["source"], tuple(data["shards"]), tuple(shards), width)
-
-
-
-
+        raise UsageError(
+            f"{flag}={str(root)!r}: no shard of this index is finished yet; --build_index goes on"
+            " with it"
+        )
+    return VectorIndex(
+        root, data["descriptor"], data["source"], tuple(data["shards"]), tuple(shards), width
+    )

@@ -9,12 +9,11 @@ def key_of(**facts):
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-
 def fingerprint(module):
-    """What a network computes, short of hashing gigabytes: names, shapes and the first numbers of every tensor. Hex."""
+    """What a network computes, short of hashing gigabytes: names, shapes and the first numbers of
+    every tensor. Hex."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         first = tensor.detach().flatten()[:64].float().cpu().numpy()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + first.tobytes())
     return digest.hexdigest()
-

@@ -37,25 +37,40 @@ def save(figure, path):
     pyplot.close(figure)
 
 
-# One set of images ---------------------------------------------------------------------------------------------------
+# One set of images --------------------------------------------------------------------------------
 
 
 def similarity_histogram(path, best, background, *, threshold, descriptor):
-    """Shares of generations and, where it was measured, of training images by similarity of their best match.
+    """Shares of generations and, where it was measured, of training images by similarity of their
+    best match.
 
     best: [Q]; background: [M] or None; threshold: or None. Writes a PNG.
     """
     figure, axes = new_axes()
-    everything = np.concatenate([best, background if background is not None else [], [threshold or 0]])
+    everything = np.concatenate(
+        [best, background if background is not None else [], [threshold or 0]]
+    )
     bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), 41)
     weights = np.full(len(best), 100 / len(best))
     axes.hist(best, bins, weights=weights, alpha=0.85, label=f"generated images ({len(best)})")
     if background is not None:
         weights = np.full(len(background), 100 / len(background))
-        axes.hist(background, bins, weights=weights, histtype="step", linewidth=1.8, color="black",
-                  label=f"training images among themselves ({len(background)})")  # fmt: skip
+        axes.hist(
+            background,
+            bins,
+            weights=weights,
+            histtype="step",
+            linewidth=1.8,
+            color="black",
+            label=f"training images among themselves ({len(background)})",
+        )
     if threshold is not None:
-        axes.axvline(threshold, color="#D55E00", linestyle="--", label=f"counted as a copy above {threshold:g}")
+        axes.axvline(
+            threshold,
+            color="#D55E00",
+            linestyle="--",
+            label=f"counted as a copy above {threshold:g}",
+        )
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes: never over a bar
@@ -63,7 +78,8 @@ def similarity_histogram(path, best, background, *, threshold, descriptor):
 
 
 def correlation_text(r, p):
-    """Pearson's r and p for a title, such as "r = -0.31, p = 2e-4". r, p: floats; None or NaN where undefined."""
+    """Pearson's r and p for a title, such as "r = -0.31, p = 2e-4". r, p: floats; None or NaN where
+    undefined."""
     if r is None or not math.isfinite(r):
         return "r undefined"
     if p is None or not math.isfinite(p):
@@ -75,10 +91,14 @@ def correlation_text(r, p):
 
 
 def scatter(path, x, y, *, xlabel, ylabel, r, p):
-    """Points with their correlation as the title. x, y: [N]; r, p: None or NaN where undefined. Writes a PNG."""
+    """Points with their correlation as the title. x, y: [N]; r, p: None or NaN where undefined.
+    Writes a PNG."""
     figure, axes = new_axes()
-    crowd = min(1.0, 300 / max(len(x), 1))  # 1 for few points, near 0 for many: smaller and fainter, but never gone
-    axes.scatter(x, y, s=3 + 23 * crowd, alpha=0.03 + 0.72 * crowd**0.5, linewidths=0, rasterized=True)
+    # 1 for few points, near 0 for many: smaller and fainter, but never gone
+    crowd = min(1.0, 300 / max(len(x), 1))
+    axes.scatter(
+        x, y, s=3 + 23 * crowd, alpha=0.03 + 0.72 * crowd**0.5, linewidths=0, rasterized=True
+    )
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(f"{correlation_text(r, p)} ({len(x)} images)")
@@ -86,7 +106,8 @@ def scatter(path, x, y, *, xlabel, ylabel, r, p):
 
 
 def bars(path, bars, *, ylabel, limit=None):
-    """Bars from zero with their values above. bars: [(label, value, low, high)]; low and high: ends of an interval, or None.
+    """Bars from zero with their values above. bars: [(label, value, low, high)]; low and high: ends
+    of an interval, or None.
 
     limit: where the axis ends, as 100 for per cent; else after the highest. Writes a PNG.
     """
@@ -113,11 +134,12 @@ def _interval(lines, place, low, high):
         lines(place, low, high, color="black", linewidth=1.6)
 
 
-# Several runs --------------------------------------------------------------------------------------------------------
+# Several runs -------------------------------------------------------------------------------------
 
 
 def wrapped(label, width=LABEL_WIDTH):
-    """A label in lines of at most `width` characters, broken after / _ - or a space where it can be. Returns: str."""
+    """A label in lines of at most `width` characters, broken after / _ - or a space where it can
+    be. Returns: str."""
     lines = [""]
     for piece in re.findall(r"[^/_\-\s]*[/_\-\s]|[^/_\-\s]+", label):
         for part in textwrap.wrap(piece, width, drop_whitespace=False) or [""]:
@@ -128,31 +150,38 @@ def wrapped(label, width=LABEL_WIDTH):
 
 
 def distributions(path, named, *, threshold, descriptor):
-    """Similarity distributions of runs, one below the other. named: {label: [Q]}; threshold: or None. Writes a PNG."""
+    """Similarity distributions of runs, one below the other. named: {label: [Q]}; threshold: or
+    None. Writes a PNG."""
     figure, axes = new_axes(figsize=(7.2, 1.3 + _rows_height(named)))
     _draw_distributions(axes, named, threshold, descriptor)
     save(figure, path)
 
 
 def metric_bars(path, panels):
-    """A panel a metric, a bar a run, each run in its colour throughout. panels: [(title, [(label, value, low, high)])].
+    """A panel a metric, a bar a run, each run in its colour throughout. panels: [(title, [(label,
+    value, low, high)])].
 
-    value: None where the run lacks the metric; low and high: ends of an interval, or None. Writes a PNG.
-    """
+    value: None where the run lacks the metric; low and high: ends of an interval, or None. Writes a
+    PNG."""
     columns, rows = _grid(panels)
-    figure = _pyplot().figure(figsize=(_grid_width(columns), rows * _panel_height(panels)), layout="constrained")
+    figure = _pyplot().figure(
+        figsize=(_grid_width(columns), rows * _panel_height(panels)), layout="constrained"
+    )
     _draw_panels(figure, panels)
     save(figure, path)
 
 
 def comparison(path, named, panels, *, threshold, descriptor):
-    """`distributions` above `metric_bars` in one figure, without the latter if there are no panels. Writes a PNG."""
+    """`distributions` above `metric_bars` in one figure, without the latter if there are no panels.
+    Writes a PNG."""
     if not panels:
         distributions(path, named, threshold=threshold, descriptor=descriptor)
         return
     columns, rows = _grid(panels)
     heights = [1.3 + _rows_height(named), rows * _panel_height(panels)]
-    figure = _pyplot().figure(figsize=(max(7.2, _grid_width(columns)), sum(heights)), layout="constrained")
+    figure = _pyplot().figure(
+        figsize=(max(7.2, _grid_width(columns)), sum(heights)), layout="constrained"
+    )
     above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03)
     _draw_distributions(above.subplots(), named, threshold, descriptor)
     _draw_panels(below, panels)
@@ -161,22 +190,33 @@ def comparison(path, named, panels, *, threshold, descriptor):
 
 def _rows_height(labels):
     """Inches that rows with these labels take."""
-    return len(labels) * max(0.42, 0.1 + 0.16 * max(wrapped(label).count("\n") + 1 for label in labels))
+    return len(labels) * max(
+        0.42, 0.1 + 0.16 * max(wrapped(label).count("\n") + 1 for label in labels)
+    )
 
 
 def _looks(labels):
     """{label: colour and pattern}: the same label looks the same wherever it is drawn."""
-    colours = _pyplot().rcParams["axes.prop_cycle"].by_key()["color"][:-1]  # black is for intervals and percentiles
+    # black is for intervals and percentiles
+    colours = _pyplot().rcParams["axes.prop_cycle"].by_key()["color"][:-1]
     return {
-        label: {"facecolor": f"#{colours[i % len(colours)].lstrip('#')}",
-                "hatch": HATCHES[i // len(colours) % len(HATCHES)], "edgecolor": "#404040", "linewidth": 0.8}
+        label: {
+            "facecolor": f"#{colours[i % len(colours)].lstrip('#')}",
+            "hatch": HATCHES[i // len(colours) % len(HATCHES)],
+            "edgecolor": "#404040",
+            "linewidth": 0.8,
+        }
         for i, label in enumerate(labels)
-    }  # fmt: skip
+    }
 
 
 def _name_rows(axes, labels, *, shown=True):
-    axes.set_yticks(range(len(labels)), [wrapped(label) if shown else "" for label in labels], parse_math=False,
-                    fontsize="small")  # fmt: skip
+    axes.set_yticks(
+        range(len(labels)),
+        [wrapped(label) if shown else "" for label in labels],
+        parse_math=False,
+        fontsize="small",
+    )
     axes.set_ylim(len(labels) - 0.45, -0.55)  # the first run on top
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
@@ -185,8 +225,15 @@ def _name_rows(axes, labels, *, shown=True):
 def _draw_distributions(axes, named, threshold, descriptor):
     scores = [np.asarray(s, np.float64) for s in named.values()]
     # a narrow kernel: the second peak, of copies, is what one looks for
-    found = axes.violinplot(scores, range(len(named)), orientation="horizontal", widths=0.85, showextrema=False,
-                            bw_method=0.15, points=400)  # fmt: skip
+    found = axes.violinplot(
+        scores,
+        range(len(named)),
+        orientation="horizontal",
+        widths=0.85,
+        showextrema=False,
+        bw_method=0.15,
+        points=400,
+    )
     for body, look in zip(found["bodies"], _looks(named).values(), strict=True):
         body.set(alpha=0.8, **look)
     for row, values in enumerate(scores):
@@ -196,7 +243,8 @@ def _draw_distributions(axes, named, threshold, descriptor):
         axes.plot(top, row, "|", color="black", markersize=15, markeredgewidth=2)
     marks = "dot: median; bar: quartiles; line: 95th percentile"
     if threshold is not None:
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)  # vermilion is a run's colour here
+        # vermilion is a run's colour here
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
         marks += f"; dashed: counted as a copy above {threshold:g}"
     axes.set_title(marks, fontsize="small")
     everything = np.concatenate([*scores, [threshold or 0]])
@@ -216,7 +264,11 @@ def _grid_width(columns):
 
 
 def _panel_height(panels):
-    return 0.75 + 0.18 * max(wrapped(t, TITLE_WIDTH).count("\n") for t, _ in panels) + _rows_height(_labels(panels))
+    return (
+        0.75
+        + 0.18 * max(wrapped(t, TITLE_WIDTH).count("\n") for t, _ in panels)
+        + _rows_height(_labels(panels))
+    )
 
 
 def _labels(panels):
@@ -239,7 +291,14 @@ def _draw_panel(axes, title, bars, looks, *, named):
     for label, value, low, high in bars:
         row = rows.index(label)
         if value is None:
-            axes.annotate("not measured", (0, row), (4, 0), textcoords="offset points", va="center", color="#707070")
+            axes.annotate(
+                "not measured",
+                (0, row),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                color="#707070",
+            )
             continue
         axes.barh(row, value, height=0.62, **looks[label])
         _interval(axes.hlines, row, low, high)

@@ -1,18 +1,26 @@
-"""One progress bar for long work: on the main process only; without a terminal, a line now and then."""
+"""One progress bar for long work: on the main process only; without a terminal, a line now and
+then."""
 
 import sys
 import time
 
 
 def progress(items, *, total, label, main_process=True, initial=0):
-    """Wrap an iterable in a bar with a rate and an estimate. initial: how many of `total` were done before."""
+    """Wrap an iterable in a bar with a rate and an estimate. initial: how many of `total` were done
+    before."""
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     return tqdm(
-        items, total=total, initial=initial, desc=label, disable=not main_process, ascii=not terminal,
-        mininterval=0.2 if terminal else 30, maxinterval=10 if terminal else 60,
-    )  # fmt: skip
+        items,
+        total=total,
+        initial=initial,
+        desc=label,
+        disable=not main_process,
+        ascii=not terminal,
+        mininterval=0.2 if terminal else 30,
+        maxinterval=10 if terminal else 60,
+    )
 
 
 class Pauses:

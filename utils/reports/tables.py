@@ -8,7 +8,8 @@ from utils.files.whole_files import whole_file, write_text
 
 
 def write_csv(path, columns, rows):
-    """rows: dicts; a missing or None value is an empty field. Writes UTF-8 with \\n line ends, whole."""
+    """rows: dicts; a missing or None value is an empty field. Writes UTF-8 with \\n line ends,
+    whole."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -17,8 +18,9 @@ def write_csv(path, columns, rows):
 
 
 def write_parquet(path, columns, rows, *, numbers):
-    """rows: dicts, of text or numbers; a missing or None value is null. numbers: {column: int or float}, others are text.
-    Writes whole, some thousand rows at a time, so that a long table is never held."""
+    """rows: dicts, of text or numbers; a missing or None value is null. numbers: {column: int or
+    float}, others are text. Writes whole, some thousand rows at a time, so that a long table is
+    never held."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -39,10 +41,15 @@ def _typed(value, kind):
 
 
 def markdown(columns, rows):
-    """A Markdown table with aligned columns. columns: names; rows: lists of text, in which a | or a line's end does not end
-    the cell. Returns: str without final newline."""
-    cells = [[" ".join(str(c).split("\n")).replace("|", "\\|") for c in row] for row in (columns, *rows)]
+    """A Markdown table with aligned columns. columns: names; rows: lists of text, in which a | or a
+    line's end does not end the cell. Returns: str without final newline."""
+    cells = [
+        [" ".join(str(c).split("\n")).replace("|", "\\|") for c in row] for row in (columns, *rows)
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step), table(...), finish().
+"""wandb, tensorboard or nothing, behind one interface: log(row, step), image(name, path, step),
+table(...), finish().
 
-With `group` a row goes under <group>/ against an axis of its own, as the shards of an ensemble need: each has its steps.
-"""
+With `group` a row goes under <group>/ against an axis of its own, as the shards of an ensemble
+need: each has its steps."""
 
 import inspect
 import os
@@ -23,7 +24,8 @@ class NoTracker:
         """path: a PNG."""
 
     def table(self, name, rows, pictures, step):
-        """rows: dicts of the same keys; in columns named *_picture a name stands for that image of pictures (JPEG bytes)."""
+        """rows: dicts of the same keys; in columns named *_picture a name stands for that image of
+        pictures (JPEG bytes)."""
 
     def finish(self):
         """Flush and close."""
@@ -48,18 +50,30 @@ class WandbTracker(NoTracker):
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(wandb) else "offline")
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(silent=True, console="off")
-        self._run = wandb.init(dir=str(folder), project=project, name=name, config=config, mode=mode, settings=settings,
-                               id=run_id, resume="allow" if run_id and mode == "online" else None)  # fmt: skip
+        self._run = wandb.init(
+            dir=str(folder),
+            project=project,
+            name=name,
+            config=config,
+            mode=mode,
+            settings=settings,
+            id=run_id,
+            resume="allow" if run_id and mode == "online" else None,
+        )
         self._groups = set()
         self.run_id = self._run.id
         if mode == "offline":
-            self.hint = f"wandb keeps this run offline; to upload it: wandb sync {Path(self._run.dir).parent}"
+            self.hint = (
+                "wandb keeps this run offline; to upload it: wandb sync"
+                f" {Path(self._run.dir).parent}"
+            )
 
     def log(self, row, step, group=None):
         if group is None:
             self._run.log(row, step=step)
             return
-        if group not in self._groups:  # wandb drops rows whose step goes back, as it does from shard to shard
+        # wandb drops rows whose step goes back, as it does from shard to shard
+        if group not in self._groups:
             self._run.define_metric(f"{group}/*", step_metric=f"{group}/samples")
             self._groups.add(group)
         self._run.log({f"{group}/{k}": v for k, v in (row | {"samples": step}).items()})
@@ -78,8 +92,13 @@ class WandbTracker(NoTracker):
 
         if not rows:
             return
-        shown = {key: self._wandb.Image(Image.open(io.BytesIO(data))) for key, data in pictures.items()}
-        data = [[shown.get(v, v) if k.endswith("_picture") else v for k, v in row.items()] for row in rows]
+        shown = {
+            key: self._wandb.Image(Image.open(io.BytesIO(data))) for key, data in pictures.items()
+        }
+        data = [
+            [shown.get(v, v) if k.endswith("_picture") else v for k, v in row.items()]
+            for row in rows
+        ]
         self._run.log({name: self._wandb.Table(columns=list(rows[0]), data=data)}, step=step)
 
     def finish(self):
@@ -110,7 +129,10 @@ class TensorboardTracker(NoTracker):
         if rows:
             columns = [c for c in rows[0] if not c.endswith("_picture")]
             self._writer.add_text(
-                name, markdown(columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
+                name,
+                markdown(
+                    columns, [["" if row[c] is None else row[c] for c in columns] for row in rows]
+                ),
             )
 
     def finish(self):
@@ -121,8 +143,8 @@ TRACKERS = {"wandb": WandbTracker, "tensorboard": TensorboardTracker, "none": No
 
 
 def open_tracker(report_to, *, folder, project, name, config, main_process=True, **kept):
-    """A tracker by its --report_to name; only the main process reports. kept: run_id of a run that is continued,
-    logging_dir of tensorboard."""
+    """A tracker by its --report_to name; only the main process reports. kept: run_id of a run that
+    is continued, logging_dir of tensorboard."""
     kind = TRACKERS[report_to]
     if kind is None or not main_process:
         return NoTracker()

@@ -13,13 +13,18 @@ FILES = ("comparison.csv", "comparison.md", "comparison.json", "comparison.png")
 
 
 def default_folder(dirs):
-    """Where a comparison goes that was given no place: below the working folder, under 8 digits of what is compared."""
+    """Where a comparison goes that was given no place: below the working folder, under 8 digits of
+    what is compared."""
     text = "\n".join(os.path.abspath(path) for path in dirs)
-    return Path("comparisons") / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return (
+        Path("comparisons")
+        / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    )
 
 
 def require_ours(folder):
-    """Path of the folder to write, absolute; UsageError unless it is new, empty, or a comparison and nothing else."""
+    """Path of the folder to write, absolute; UsageError unless it is new, empty, or a comparison
+    and nothing else."""
     folder = Path(folder).resolve()
     owned_folders.require_writable("--output_dir", folder)
     inside = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
@@ -29,22 +34,29 @@ def require_ours(folder):
         ours = record.is_file() and whole_files.read_json(record)
         foreign = [] if isinstance(ours, dict) and ours.get("kind") == "comparison" else inside
     if foreign:
-        raise UsageError(f"--output_dir={str(folder)!r} holds {foreign[0]!r}, which no comparison wrote; takes a new folder")
+        raise UsageError(
+            f"--output_dir={str(folder)!r} holds {foreign[0]!r}, which no comparison wrote; takes a"
+            " new folder"
+        )
     return folder
 
 
 def _place(run, path):
-    """The evaluation's folder as seen from the folder of the file `path`, so that both can move together."""
+    """The evaluation's folder as seen from the folder of the file `path`, so that both can move
+    together."""
     return os.path.relpath(run.folder, path.parent)
 
 
 def _write_csv(path, comparison):
     """Every number of every run under its key, ends of intervals among them."""
-    keys = dict.fromkeys(key for metric in comparison.metrics for key in (metric, f"{metric}_lo", f"{metric}_hi"))
+    keys = dict.fromkeys(
+        key for metric in comparison.metrics for key in (metric, f"{metric}_lo", f"{metric}_hi")
+    )
     there = dict.fromkeys(key for run in comparison.runs for key in run.metrics)
     columns = [*(key for key in keys if key in there), *(key for key in there if key not in keys)]
     rows = (
-        {"run": run.label, "folder": _place(run, path), "images": images_of(run), **run.metrics} for run in comparison.runs
+        {"run": run.label, "folder": _place(run, path), "images": images_of(run), **run.metrics}
+        for run in comparison.runs
     )
     tables.write_csv(path, ["run", "folder", "images", *columns], rows)
 
@@ -58,20 +70,33 @@ def _write_markdown(path, comparison):
 
 def _write_json(path, comparison):
     measured = [
-        {"label": r.label, "folder": _place(r, path), "metrics": r.metrics, "counts": r.counts, "settings": r.settings}
+        {
+            "label": r.label,
+            "folder": _place(r, path),
+            "metrics": r.metrics,
+            "counts": r.counts,
+            "settings": r.settings,
+        }
         for r in comparison.runs
     ]
     whole_files.write_manifest(
-        path, "comparison", runs=measured, not_measured_alike=sorted(comparison.marked), notes=comparison.notes,
+        path,
+        "comparison",
+        runs=measured,
+        not_measured_alike=sorted(comparison.marked),
+        notes=comparison.notes,
         seed=comparison.seed,
-    )  # fmt: skip
+    )
 
 
 def _panels(comparison):
     """Bars of every metric for plots.metric_bars; shares of copies in per cent."""
     for metric in comparison.metrics:
         percent = metric.startswith("copy_share")
-        ends = [[run.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi")] for run in comparison.runs]
+        ends = [
+            [run.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi")]
+            for run in comparison.runs
+        ]
         values = [[v if v is None or not percent else 100 * v for v in row] for row in ends]
         title = comparison.title(metric) + (", %" if percent else "")
         yield title, [(run.label, *row) for run, row in zip(comparison.runs, values, strict=True)]
@@ -87,11 +112,14 @@ def _draw(path, comparison):
     named = {run.label: run.scores for run in comparison.runs}
     descriptor = _common(comparison, "pt_style") or "descriptors differ*"
     threshold = _common(comparison, "copy_threshold")
-    plots.comparison(path, named, list(_panels(comparison)), threshold=threshold, descriptor=descriptor)
+    plots.comparison(
+        path, named, list(_panels(comparison)), threshold=threshold, descriptor=descriptor
+    )
 
 
 def write(comparison, folder):
-    """comparison.csv, .md, .json and .png in `folder`, put in place whole; a comparison of ours there is replaced.
+    """comparison.csv, .md, .json and .png in `folder`, put in place whole; a comparison of ours
+    there is replaced.
 
     UsageError if the folder holds anything else. Returns: its path.
     """
@@ -99,7 +127,9 @@ def write(comparison, folder):
 
     def write_all(part):
         part.mkdir(parents=True)
-        for name, write_one in zip(FILES, (_write_csv, _write_markdown, _write_json, _draw), strict=True):
+        for name, write_one in zip(
+            FILES, (_write_csv, _write_markdown, _write_json, _draw), strict=True
+        ):
             write_one(part / name, comparison)
 
     owned_folders.save_folder(write_all, folder)

@@ -1,4 +1,5 @@
-"""The metrics by name. Each maps what was measured to rows of metrics.json, or says why it cannot."""
+"""The metrics by name. Each maps what was measured to rows of metrics.json, or says why it
+cannot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,23 +14,27 @@ from utils.retrieval.formulas.frechet import frechet_distance
 from utils.retrieval.formulas.kernel import kernel_distance
 
 NO_RUN = "which training images are duplicated is not known; name the training run with --run"
-NO_PROMPTS = "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
+NO_PROMPTS = (
+    "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
+)
 
 
 class CannotMeasureError(Exception):
-    """A metric lacks what it needs; the message says what. Skipped with one line, an error when asked for by name."""
+    """A metric lacks what it needs; the message says what. Skipped with one line, an error when
+    asked for by name."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What the metrics read. Q generations, M training images, k matches a generation.
 
-    scores, matches: [Q, k]; find_background: () -> [M], best match of every training image other than itself; prompts: [Q],
-    what tells prompts apart for the bootstrap; sources: [Q] index of the prompt's own training image, -1 where there is
-    none; source_scores: [Q], nan where there is none; duplicated: [M] bool or None when not known; threshold: of a copy,
-    or None; features: {name: ([Q, D], [M, D])} of the further networks; alignment: {key: [Q] or [M] cosines, nan without a
-    prompt}; find_complexity: () -> Complexity of every best match; fd_key: name of the Frechet distance that is not FID.
-    """
+    scores, matches: [Q, k]; find_background: () -> [M], best match of every training image other
+    than itself; prompts: [Q], what tells prompts apart for the bootstrap; sources: [Q] index of the
+    prompt's own training image, -1 where there is none; source_scores: [Q], nan where there is
+    none; duplicated: [M] bool or None when not known; threshold: of a copy, or None; features:
+    {name: ([Q, D], [M, D])} of the further networks; alignment: {key: [Q] or [M] cosines, nan
+    without a prompt}; find_complexity: () -> Complexity of every best match; fd_key: name of the
+    Frechet distance that is not FID."""
 
     scores: np.ndarray
     matches: np.ndarray
@@ -76,23 +81,27 @@ class Measured:
         return self._cache[name]
 
     def pair(self, name, metric, at_least):
-        """Features of both sets; CannotMeasureError when they are not there or there are fewer images than `at_least`."""
+        """Features of both sets; CannotMeasureError when they are not there or there are fewer
+        images than `at_least`."""
         if name not in self.features:
             raise CannotMeasureError(self.missing.get(metric, "its features were not computed"))
         generated, reference = self.features[name]
         if min(len(generated), len(reference)) < at_least:
-            raise CannotMeasureError(f"takes {at_least} images a side; there are {len(generated)} and {len(reference)}")
+            raise CannotMeasureError(
+                f"takes {at_least} images a side; there are {len(generated)} and {len(reference)}"
+            )
         return generated, reference
 
     @property
     def distance_network(self):
-        """Whose features KID, precision and coverage use: Inception's as published, else those of --fd_extractor, else
-        None."""
+        """Whose features KID, precision and coverage use: Inception's as published, else those of
+        --fd_extractor, else None."""
         return next((name for name in ("fid", "fd") if name in self.features), None)
 
 
 def copy_share(measured, chosen, name):
-    """Share of the chosen generations above the threshold with its interval and count; {} without a threshold."""
+    """Share of the chosen generations above the threshold with its interval and count; {} without a
+    threshold."""
     if measured.threshold is None:
         return {}
     hits = measured.best[chosen] > measured.threshold
@@ -104,13 +113,15 @@ def copy_share(measured, chosen, name):
 
 
 def similarity(measured):
-    """sim_*: best-match similarity of generations, and how many of them are copies; source_*: of the prompt's own image,
-    where prompts have one."""
+    """sim_*: best-match similarity of generations, and how many of them are copies; source_*: of
+    the prompt's own image, where prompts have one."""
     row = sim.summary(measured.best, "sim") | {"sim_gt_05pc": float((measured.best > 0.5).mean())}
     row |= copy_share(measured, np.ones(len(measured.best), bool), "copy_share")
     known = measured.sources >= 0
     if known.any():
-        row["source_matched"] = float((measured.matches[known, 0] == measured.sources[known]).mean())
+        row["source_matched"] = float(
+            (measured.matches[known, 0] == measured.sources[known]).mean()
+        )
         row["source_score_mean"] = float(measured.source_scores[known].mean())
     return row
 
@@ -121,12 +132,16 @@ def background(measured):
 
 
 def duplication(measured):
-    """sim_dup, sim_nodup: by the matched image, as published, which selection confounds; copy_share_dup and _nodup: by
-    the source image of the prompt, which it does not."""
+    """sim_dup, sim_nodup: by the matched image, as published, which selection confounds;
+    copy_share_dup and _nodup: by the source image of the prompt, which it does not."""
     if measured.duplicated is None:
         raise CannotMeasureError(NO_RUN)
     matched = measured.duplicated[measured.matches[:, 0]]
-    row = {k: float(measured.best[c].mean()) for k, c in (("sim_dup", matched), ("sim_nodup", ~matched)) if c.any()}
+    row = {
+        k: float(measured.best[c].mean())
+        for k, c in (("sim_dup", matched), ("sim_nodup", ~matched))
+        if c.any()
+    }
     known = measured.sources >= 0
     if known.any():
         from_duplicated = known & measured.duplicated[np.maximum(measured.sources, 0)]
@@ -139,8 +154,8 @@ CORRELATED = {"ent": "entropy", "comp": "jpeg_kib", "tvl": "total_variation", "m
 
 
 def complexity(measured):
-    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it; none that is not defined,
-    of fewer than 3 generations or of constant values."""
+    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it;
+    none that is not defined, of fewer than 3 generations or of constant values."""
     row = {}
     for name, attribute in CORRELATED.items():
         found = complexities.correlation(getattr(measured.complexity, attribute), measured.best)
@@ -150,7 +165,8 @@ def complexity(measured):
 
 
 def fid(measured):
-    """fid: Frechet distance on Inception's features; fid_dcr: on the published scale, when that was asked for."""
+    """fid: Frechet distance on Inception's features; fid_dcr: on the published scale, when that was
+    asked for."""
     row = {}
     for name in ("fid", "fid_dcr"):
         if name == "fid" or name in measured.features:
@@ -160,14 +176,20 @@ def fid(measured):
 
 
 def fd(measured):
-    """fd_<extractor>: Frechet distance between generations and training images on another network's features."""
+    """fd_<extractor>: Frechet distance between generations and training images on another network's
+    features."""
     generated, reference = measured.pair("fd", "fd", 2)
-    return {measured.fd_key: frechet_distance(generated, reference), f"{measured.fd_key}_n": len(generated)}
+    return {
+        measured.fd_key: frechet_distance(generated, reference),
+        f"{measured.fd_key}_n": len(generated),
+    }
 
 
 def kid(measured):
     """kid_mean, kid_std over subsets."""
-    mean, std = kernel_distance(*measured.pair(measured.distance_network, "kid", 2), seed=measured.seed)
+    mean, std = kernel_distance(
+        *measured.pair(measured.distance_network, "kid", 2), seed=measured.seed
+    )
     return {"kid_mean": mean, "kid_std": std}
 
 
@@ -179,31 +201,42 @@ def coverage(measured):
 
 
 def clip(measured):
-    """clipscore of the source prompt, clipscore_edited of the edited one, clipscore_bg of training images; *_dcr beside."""
+    """clipscore of the source prompt, clipscore_edited of the edited one, clipscore_bg of training
+    images; *_dcr beside."""
     if not measured.alignment:
         raise CannotMeasureError(measured.missing.get("clip", NO_PROMPTS))
     row = {}
     for key, cosines in measured.alignment.items():
         known = ~np.isnan(cosines)
-        row |= {key: float(cosines[known].mean()), f"{key}_n": int(known.sum())} if known.any() else {}
+        row |= (
+            {key: float(cosines[known].mean()), f"{key}_n": int(known.sum())} if known.any() else {}
+        )
     return row
 
 
 def mq(measured):
-    """mq_*: how many generations are memorized by the ratio of pixel distances, at nine thresholds."""
+    """mq_*: how many generations are memorized by the ratio of pixel distances, at nine
+    thresholds."""
     generated, training = measured.pair("mq", "mq", 1)
     if len(training) < memorized.NEIGHBOURS:
-        raise CannotMeasureError(f"takes {memorized.NEIGHBOURS} training images; there are {len(training)}")
+        raise CannotMeasureError(
+            f"takes {memorized.NEIGHBOURS} training images; there are {len(training)}"
+        )
     return memorized.quantities(memorized.ratios(generated, training, flip=measured.mq_flip))
 
 
-# beyond that many pairs of images precision and coverage are computed only when asked for: some minutes on a CPU
+# beyond that many pairs of images precision and coverage are computed only when asked for: some
+# minutes on a CPU
 MOST_PRDC_PAIRS = 10**9
 # images that a metric takes: (generated, training); 1 and 1 where nothing stands
 LEAST = {
-    "background": (1, 2), "fid": (2, 2), "fd": (2, 2), "kid": (2, 2), "prdc": (MIN_IMAGES, MIN_IMAGES),
+    "background": (1, 2),
+    "fid": (2, 2),
+    "fd": (2, 2),
+    "kid": (2, 2),
+    "prdc": (MIN_IMAGES, MIN_IMAGES),
     "mq": (1, memorized.NEIGHBOURS),
-}  # fmt: skip
+}
 # --metrics; a new one is a function, a line here and a test
 METRICS = {
     "similarity": similarity,

@@ -1,7 +1,7 @@
 """The errors a user can cause, and the checks that raise them.
 
-Library code raises; `flags.exit_on_user_error` is the one place that turns them into a line and an exit status.
-"""
+Library code raises; `flags.exit_on_user_error` is the one place that turns them into a line and an
+exit status."""
 
 from pathlib import Path
 
@@ -19,11 +19,13 @@ class DataError(ToolkitError):
 
 
 class UnreadError(DataError):
-    """A disk or a network did not give a file's bytes: it says nothing of what the file holds, and may pass."""
+    """A disk or a network did not give a file's bytes: it says nothing of what the file holds, and
+    may pass."""
 
 
 class TrainingError(ToolkitError):
-    """A run that had started cannot go on; the message names the step and what is kept. Exit status 1, not 2."""
+    """A run that had started cannot go on; the message names the step and what is kept. Exit status
+    1, not 2."""
 
 
 class Stopped(ToolkitError):
@@ -35,13 +37,15 @@ class Stopped(ToolkitError):
 
 
 def first_line(error, limit=160):
-    """What an error of a library says, for a line of ours: its first line, cut at `limit` characters, else its class."""
+    """What an error of a library says, for a line of ours: its first line, cut at `limit`
+    characters, else its class."""
     said = str(error).strip()
     return said.splitlines()[0][:limit] if said else type(error).__name__
 
 
 def choose(flag, name, table):
-    """Return table[name]; on a miss raise UsageError with the flag, what it got and what it takes."""
+    """Return table[name]; on a miss raise UsageError with the flag, what it got and what it
+    takes."""
     if name not in table:
         raise UsageError(f"{flag}={name!r} is unknown; choose one of: {', '.join(sorted(table))}")
     return table[name]

@@ -13,30 +13,38 @@ import torch
 from utils.runtime.devices import default_device
 from utils.runtime.errors import ToolkitError, UsageError, first_line
 
-# others wait while the main process saves, or one encodes more images than they: minutes, which is the libraries' limit
+# others wait while the main process saves, or one encodes more images than they: minutes, which is
+# the libraries' limit
 PATIENCE = timedelta(hours=6)
 
 
-
 def accelerator(*, mixed_precision, backend=None):
-    """The Accelerator of a script; UsageError when a launcher promised more processes than there are.
+    """The Accelerator of a script; UsageError when a launcher promised more processes than there
+    are.
 
-    Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other. backend: of their talk,
-    else nccl on GPUs and gloo without.
-    """
+    Without an accelerator `cpu=True` is passed: else torchrun's processes do not find each other.
+    backend: of their talk, else nccl on GPUs and gloo without."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers fork after the tokenizer was used
-    # accelerate keeps the precision of the first Accelerator of a process; a script may run more than once in one
+    # workers fork after the tokenizer was used
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # accelerate keeps the precision of the first Accelerator of a process; a script may run more
+    # than once in one
     AcceleratorState._reset_state()
     patience = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": backend} if backend else {}))
-    made = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, kwargs_handlers=[patience])
+    made = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        kwargs_handlers=[patience],
+    )
     promised = int(os.environ.get("WORLD_SIZE", 1))
     if promised != made.num_processes:
-        raise UsageError(f"WORLD_SIZE={promised} but {made.num_processes} process(es) take part; start them with torchrun")
+        raise UsageError(
+            f"WORLD_SIZE={promised} but {made.num_processes} process(es) take part; start them with"
+            " torchrun"
+        )
     return made
-
 
 
 def first_process():
@@ -44,9 +52,7 @@ def first_process():
     return int(os.environ.get("RANK", 0)) == 0
 
 
-
 MEETING_MINUTES = 10  # the slowest start of an image from a network disk that we would wait for
-
 
 
 class Alone:
@@ -58,21 +64,26 @@ class Alone:
         self.device = device
 
 
-
 @contextlib.contextmanager
 def measuring(*, world_size, rank, dist_url, backend, gpu):
-    """The processes of a measurement: those of a launcher, or those that start themselves as published (--world-size W
-    --rank R --dist-url tcp://host:port); with one, nothing is opened. Yields: Processes; what was opened is closed after.
-    """
+    """The processes of a measurement: those of a launcher, or those that start themselves as
+    published (--world-size W --rank R --dist-url tcp://host:port); with one, nothing is opened.
+    Yields: Processes; what was opened is closed after."""
     if gpu is not None and gpu >= torch.cuda.device_count():
-        raise UsageError(f"--gpu={gpu}: this machine has {torch.cuda.device_count()} GPUs; takes a number from 0 below that")
+        raise UsageError(
+            f"--gpu={gpu}: this machine has {torch.cuda.device_count()} GPUs; takes a number from 0"
+            " below that"
+        )
     if backend == "nccl" and not torch.cuda.is_available():
         raise UsageError("--dist-backend='nccl' needs GPUs; without takes gloo")
     launched = "RANK" in os.environ
     if not launched and world_size > 1:
         _meet_at(world_size, rank, dist_url, backend)
     if gpu is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError(f"--gpu={gpu} is of one process; several take a GPU each, CUDA_VISIBLE_DEVICES says which")
+        raise UsageError(
+            f"--gpu={gpu} is of one process; several take a GPU each, CUDA_VISIBLE_DEVICES says"
+            " which"
+        )
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield Processes(Alone(default_device() if gpu is None else torch.device("cuda", gpu)))
         return
@@ -84,19 +95,28 @@ def measuring(*, world_size, rank, dist_url, backend, gpu):
             torch.distributed.destroy_process_group()
 
 
-
 def start_on_this_node(opts, argv):
-    """Start a process a GPU (one without GPUs) of this script on this node, by torchrun; --world-size and --rank then count
-    nodes. argv: of the script. Returns: False, having done nothing, in a process that a launcher started."""
+    """Start a process a GPU (one without GPUs) of this script on this node, by torchrun;
+    --world-size and --rank then count nodes. argv: of the script. Returns: False, having done
+    nothing, in a process that a launcher started."""
     if "RANK" in os.environ:
         return False
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     where = urlsplit(opts.dist_url or "tcp://127.0.0.1:29500")
-    launcher = ["--nnodes", str(max(1, opts.world_size)), "--node_rank", str(max(0, opts.rank)), "--nproc_per_node",
-                str(max(1, torch.cuda.device_count())), "--master_addr", where.hostname or "", "--master_port",
-                str(where.port or 29500)]  # fmt: skip
+    launcher = [
+        "--nnodes",
+        str(max(1, opts.world_size)),
+        "--node_rank",
+        str(max(0, opts.rank)),
+        "--nproc_per_node",
+        str(max(1, torch.cuda.device_count())),
+        "--master_addr",
+        where.hostname or "",
+        "--master_port",
+        str(where.port or 29500),
+    ]
     try:
         run.main([*launcher, sys.argv[0], *argv])
     except ChildFailedError as error:
@@ -104,30 +124,41 @@ def start_on_this_node(opts, argv):
     return True
 
 
-
 def _meet_at(world_size, rank, dist_url, backend):
-    """Meet the other processes, and say to accelerate what torchrun would. UsageError for what is no address, or when not
-    all have come after MEETING_MINUTES: one that was given a wrong flag never does."""
+    """Meet the other processes, and say to accelerate what torchrun would. UsageError for what is
+    no address, or when not all have come after MEETING_MINUTES: one that was given a wrong flag
+    never does."""
     try:
         address = urlsplit(dist_url)
         host, port = address.hostname, address.port
     except ValueError:
         host = port = None
     if not host or not port:
-        raise UsageError(f"--dist-url={dist_url!r} is not accepted; takes tcp://host:port, where all processes meet")
+        raise UsageError(
+            f"--dist-url={dist_url!r} is not accepted; takes tcp://host:port, where all processes"
+            " meet"
+        )
     local = rank % max(1, torch.cuda.device_count())
-    os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(local), "MASTER_ADDR": host,
-                   "MASTER_PORT": str(port)}  # fmt: skip
+    os.environ |= {
+        "WORLD_SIZE": str(world_size),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
     try:
-        store = torch.distributed.TCPStore(host, port, world_size, rank == 0, timedelta(minutes=MEETING_MINUTES))
+        store = torch.distributed.TCPStore(
+            host, port, world_size, rank == 0, timedelta(minutes=MEETING_MINUTES)
+        )
     except (RuntimeError, torch.distributed.DistError) as error:
         raise UsageError(
-            f"--dist-url={dist_url!r}: {world_size} processes did not meet there within {MEETING_MINUTES} minutes "
-            f"({first_line(error)})"
+            f"--dist-url={dist_url!r}: {world_size} processes did not meet there within"
+            f" {MEETING_MINUTES} minutes ({first_line(error)})"
         ) from None
     backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
-
+    torch.distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE
+    )
 
 
 def shared_seed(given):
@@ -137,13 +168,13 @@ def shared_seed(given):
     return broadcast_object_list([secrets.randbits(31) if given is None else given])[0]
 
 
-
 @dataclass(frozen=True)
 class Team:
-    """The processes that train one copy of a model, data-parallel. number: of this team; count: teams there are.
+    """The processes that train one copy of a model, data-parallel. number: of this team; count:
+    teams there are.
 
-    rank: of this process in its team; size: processes of a team; group: torch's process group, None for all processes.
-    """
+    rank: of this process in its team; size: processes of a team; group: torch's process group, None
+    for all processes."""
 
     number: int = 0
     count: int = 1
@@ -161,7 +192,8 @@ class Team:
         )
 
     def gather(self, values):
-        """[B] of every process of the team, in the order of the global batch. Returns: [size * B]."""
+        """[B] of every process of the team, in the order of the global batch. Returns: [size *
+        B]."""
         if self.size == 1:
             return values
         parts = [torch.empty_like(values) for _ in range(self.size)]
@@ -169,21 +201,24 @@ class Team:
         return torch.cat(parts)
 
 
-
 def team(accelerator, shards):
-    """The team of this process among P: process i trains shards i, i + P, ...; when shards divides P, P / shards
-    processes share each. UsageError for any other P above the number of shards."""
+    """The team of this process among P: process i trains shards i, i + P, ...; when shards divides
+    P, P / shards processes share each. UsageError for any other P above the number of shards."""
     processes, index = accelerator.num_processes, accelerator.process_index
     if processes <= shards:
         return Team(index, processes) if shards > 1 else Team()
     if processes % shards:
         raise UsageError(
-            f"--clients_num={shards} with {processes} processes: takes at most {shards} processes, or a multiple of it"
+            f"--clients_num={shards} with {processes} processes: takes at most {shards} processes,"
+            " or a multiple of it"
         )
     size = processes // shards
-    groups = [torch.distributed.new_group(range(t * size, (t + 1) * size)) for t in range(shards)] if shards > 1 else [None]
+    groups = (
+        [torch.distributed.new_group(range(t * size, (t + 1) * size)) for t in range(shards)]
+        if shards > 1
+        else [None]
+    )
     return Team(index // size, shards, index % size, size, groups[index // size])
-
 
 
 class Processes:
@@ -192,7 +227,11 @@ class Processes:
     ROWS = 16384
 
     def __init__(self, accelerator):
-        self.index, self.count, self.device = accelerator.process_index, accelerator.num_processes, accelerator.device
+        self.index, self.count, self.device = (
+            accelerator.process_index,
+            accelerator.num_processes,
+            accelerator.device,
+        )
         self.main = accelerator.is_main_process
 
     def wait(self):
@@ -216,8 +255,9 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self):
-        """An error of the user's that ends one process in this block ends all of them with its message, at the end of the
-        block: none is left waiting for one that is gone. Nothing in it may wait for the others."""
+        """An error of the user's that ends one process in this block ends all of them with its
+        message, at the end of the block: none is left waiting for one that is gone. Nothing in it
+        may wait for the others."""
         error = None
         try:
             yield
@@ -230,7 +270,8 @@ class Processes:
             raise UsageError(message)
 
     def share(self, value):
-        """What the main process holds, on every process. value: of picklable types; our own processes alone are heard."""
+        """What the main process holds, on every process. value: of picklable types; our own
+        processes alone are heard."""
         if self.count == 1:
             return value
         box = [value]
@@ -238,7 +279,8 @@ class Processes:
         return box[0]
 
     def gather(self, value):
-        """The value of every process, in their order, on every process. value: of picklable types."""
+        """The value of every process, in their order, on every process. value: of picklable
+        types."""
         if self.count == 1:
             return [value]
         found = [None] * self.count
@@ -246,8 +288,9 @@ class Processes:
         return found
 
     def gather_rows(self, values):
-        """[n_p, D] of every process, where n_p may differ and be 0. Returns: [sum of n_p, D] on the CPU, in the order of the
-        processes; None on others than the main one. Sent in blocks of ROWS rows, so that no device holds them all."""
+        """[n_p, D] of every process, where n_p may differ and be 0. Returns: [sum of n_p, D] on the
+        CPU, in the order of the processes; None on others than the main one. Sent in blocks of ROWS
+        rows, so that no device holds them all."""
         if self.count == 1:
             return values
         told = self.gather((len(values), values.shape[1], values.dtype))
@@ -270,12 +313,11 @@ class Processes:
         return torch.cat([rows for part in parts for rows in part]) if parts[0] else values
 
 
-
 def sum_over_processes(tensor, device):
-    """Sum of a tensor over all processes. Returns: a tensor on the CPU; nothing is sent with one process."""
+    """Sum of a tensor over all processes. Returns: a tensor on the CPU; nothing is sent with one
+    process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return tensor
     moved = tensor.to(device, copy=True)
     torch.distributed.all_reduce(moved)
     return moved.cpu()
-

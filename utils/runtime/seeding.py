@@ -1,9 +1,9 @@
 """Randomness as an argument: generators derived from a seed, the name of a stream and an index.
 
-A draw is a pure function of (seed, stream, index...); a stream's indices all have the same length, because trailing zeros
-do not change a SeedSequence. So nothing depends on the order of calls, on the batch size or on
-the number of processes, and two uses that must not share numbers use two names.
-"""
+A draw is a pure function of (seed, stream, index...); a stream's indices all have the same length,
+because trailing zeros do not change a SeedSequence. So nothing depends on the order of calls, on
+the batch size or on the number of processes, and two uses that must not share numbers use two
+names."""
 
 import zlib
 

@@ -1,5 +1,5 @@
-"""What processes are told: SIGTERM and SIGINT as a flag that a loop looks at, so that what was computed can be saved first;
-the end of a parent, to those that read for it."""
+"""What processes are told: SIGTERM and SIGINT as a flag that a loop looks at, so that what was
+computed can be saved first; the end of a parent, to those that read for it."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,8 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class StopSignal:
-    """Within `with`: `number` is the signal that came, or None. A second one of a kind ends the process as usual."""
+    """Within `with`: `number` is the signal that came, or None. A second one of a kind ends the
+    process as usual."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,12 +33,12 @@ class StopSignal:
 
 
 def end_with_parent(*, ignoring=()):
-    """A worker_init_fn for a DataLoader: its workers are killed when the process that made them dies, however it dies.
+    """A worker_init_fn for a DataLoader: its workers are killed when the process that made them
+    dies, however it dies.
 
-    torch's own workers look for their parent every five seconds, and one that starts while it is killed takes whoever adopts
-    it for its parent, and stays. ignoring: signals that the workers do not heed, as the parent's work is not done when they
-    come.
-    """
+    torch's own workers look for their parent every five seconds, and one that starts while it is
+    killed takes whoever adopts it for its parent, and stays. ignoring: signals that the workers do
+    not heed, as the parent's work is not done when they come."""
     return functools.partial(_end_with_parent, ignoring)
 
 
@@ -45,7 +46,8 @@ def _end_with_parent(ignoring, _worker):
     for number in ignoring:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if os.getppid() == parent.pid:  # a fork server stands between, where workers come from one: torch's way is left
+    # a fork server stands between, where workers come from one: torch's way is left
+    if os.getppid() == parent.pid:
         with contextlib.suppress(AttributeError, OSError):  # so it is on another system
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if not parent.is_alive():  # it died before that

@@ -6,7 +6,8 @@ DECAY = 0.9999
 
 
 def decay_at(updates, decay=DECAY):
-    """min(decay, (1 + n) / (10 + n)) for update n, counted from 0: short averages first, while weights still travel far."""
+    """min(decay, (1 + n) / (10 + n)) for update n, counted from 0: short averages first, while
+    weights still travel far."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
@@ -19,13 +20,18 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, updates):
-        """average <- d * average + (1 - d) * weight, after optimizer step number `updates`, counted from 0."""
-        averages, weights = list(self.averages.values()), [self.weights[n].detach() for n in self.averages]
+        """average <- d * average + (1 - d) * weight, after optimizer step number `updates`, counted
+        from 0."""
+        averages, weights = (
+            list(self.averages.values()),
+            [self.weights[n].detach() for n in self.averages],
+        )
         torch._foreach_lerp_(averages, weights, 1 - decay_at(updates))
 
     @torch.no_grad()
     def swap(self):
-        """Exchange weights and averages in place, to save or show the averages; a second call puts them back."""
+        """Exchange weights and averages in place, to save or show the averages; a second call puts
+        them back."""
         for name, average in self.averages.items():
             held = self.weights[name].detach().clone()
             self.weights[name].copy_(average)

@@ -1,8 +1,9 @@
-"""Iterative ensemble training (Liu et al. 2024, section 3.2): rounds over shards, then the average of the copies.
+"""Iterative ensemble training (Liu et al. 2024, section 3.2): rounds over shards, then the average
+of the copies.
 
-There is one set of modules on the device. Copies of one process take turns on it; while a copy waits, its moments and its
-loss bank lie in host memory. One shard and one round are ordinary training, by the same loop.
-"""
+There is one set of modules on the device. Copies of one process take turns on it; while a copy
+waits, its moments and its loss bank lie in host memory. One shard and one round are ordinary
+training, by the same loop."""
 
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ from utils.runtime.errors import UsageError
 
 @dataclass(frozen=True)
 class EnsemblePlan:
-    """sizes: images of every shard; rounds; steps: optimizer steps of a copy in a round; teams: that train at once.
+    """sizes: images of every shard; rounds; steps: optimizer steps of a copy in a round; teams:
+    that train at once.
 
-    A position counts the optimizer steps of a process, the idle ones of a team without a shard in the last turn included.
-    """
+    A position counts the optimizer steps of a process, the idle ones of a team without a shard in
+    the last turn included."""
 
     sizes: tuple
     rounds: int
@@ -39,15 +41,17 @@ class EnsemblePlan:
         return self.rounds * self.turns * self.steps
 
     def locate(self, position):
-        """(round, turn, step in the round), each from 0, of the step that follows `position` steps."""
+        """(round, turn, step in the round), each from 0, of the step that follows `position`
+        steps."""
         round_, rest = divmod(position, self.turns * self.steps)
         return round_, *divmod(rest, self.steps)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After position `position` (from 1): the StepReport of this process's copy, or None when its team has no shard left
-    in this turn. round: from 1; round_over: the weights are the average of the copies."""
+    """After position `position` (from 1): the StepReport of this process's copy, or None when its
+    team has no shard left in this turn. round: from 1; round_over: the weights are the average of
+    the copies."""
 
     position: int
     round: int
@@ -57,13 +61,15 @@ class Progress:
 
 
 class Ensemble:
-    """The copies of one process. model: training.Training; draws: {shard: Draws} of the shards of this process's team."""
+    """The copies of one process. model: training.Training; draws: {shard: Draws} of the shards of
+    this process's team."""
 
     def __init__(self, model, plan, draws):
         self.model, self.plan, self.draws = model, plan, draws
         self.current = None  # the shard whose copy is on the device
         self.waiting = {}  # shard -> state of a copy that waits, in host memory
-        self.start = self.total = None  # of this round, in host memory: weights at its start, weighted sum so far
+        # of this round, in host memory: weights at its start, weighted sum so far
+        self.start = self.total = None
 
     def shard_of(self, turn):
         """The shard that this process's team trains in a turn, or None."""
@@ -71,8 +77,9 @@ class Ensemble:
         return shard if shard < self.plan.shards else None
 
     def host_bytes(self):
-        """Host memory in bytes that this process needs at most: moments of its copies, and of weights (and averages) the
-        start of a round, the sum so far, and the copy of them that a state is written from."""
+        """Host memory in bytes that this process needs at most: moments of its copies, and of
+        weights (and averages) the start of a round, the sum so far, and the copy of them that a
+        state is written from."""
         if self.plan.turns == 1:
             return 0
         own = sum(self.shard_of(t) is not None for t in range(self.plan.turns))
@@ -80,7 +87,7 @@ class Ensemble:
         averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
         return own * 2 * weights + 3 * averaged
 
-    # Turns -----------------------------------------------------------------------------------------------------------
+    # Turns ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _begin(self, turn, shard):
@@ -110,13 +117,18 @@ class Ensemble:
         """Load the mean of all copies, weighted by shard size, in float32, into the weights."""
         team, images = self.model.team, sum(self.plan.sizes)
         for name, tensor in self.model.averaged().items():
-            own = self.total[name] if self.plan.turns > 1 else devices.to_host(tensor) * self.plan.sizes[shard]
+            own = (
+                self.total[name]
+                if self.plan.turns > 1
+                else devices.to_host(tensor) * self.plan.sizes[shard]
+            )
             summed = parallel.sum_over_processes(own / team.size, self.model.device)
             tensor.copy_(summed / images)
         self.start = self.total = None
 
     def run(self, position=0, *, batch_size, num_workers=0):
-        """Train from `position` to the end. Yields: Progress after each position; nothing waits for the device."""
+        """Train from `position` to the end. Yields: Progress after each position; nothing waits for
+        the device."""
         batches, team, accumulation = None, self.model.team, self.model.optimisation.accumulation
         while position < self.plan.total:
             round_, turn, step = self.plan.locate(position)
@@ -126,21 +138,33 @@ class Ensemble:
                     self._begin(turn, shard)
                 first = round_ * self.plan.steps
                 if step == 0 or batches is None:
-                    micro_steps = range((first + step) * accumulation, (first + self.plan.steps) * accumulation)
-                    batches = iter(training_data.loader(self.draws[shard], steps=micro_steps, batch_size=batch_size,
-                                                        process=team.rank, num_workers=num_workers))  # fmt: skip
+                    micro_steps = range(
+                        (first + step) * accumulation, (first + self.plan.steps) * accumulation
+                    )
+                    batches = iter(
+                        training_data.loader(
+                            self.draws[shard],
+                            steps=micro_steps,
+                            batch_size=batch_size,
+                            process=team.rank,
+                            num_workers=num_workers,
+                        )
+                    )
                 report = self.model.step(batches, first + step)
             over = step == self.plan.steps - 1
             if over:
                 self._end(turn, shard)
                 batches = None
             position += 1
-            yield Progress(position, round_ + 1, shard, report, over and turn == self.plan.turns - 1)
+            yield Progress(
+                position, round_ + 1, shard, report, over and turn == self.plan.turns - 1
+            )
 
-    # States ----------------------------------------------------------------------------------------------------------
+    # States ---------------------------------------------------------------------------------------
 
     def state(self):
-        """Everything that this process's copies continue from, in host memory. Returns: {name: tensor}."""
+        """Everything that this process's copies continue from, in host memory. Returns: {name:
+        tensor}."""
         state = {n: devices.to_host(t) for n, t in self.model.averaged().items()}
         for name, tensors in (("start", self.start), ("total", self.total)):
             state |= {f"{name}/{n}": t for n, t in (tensors or {}).items()}
@@ -155,12 +179,14 @@ class Ensemble:
 
     @torch.no_grad()
     def load(self, state):
-        """Continue from `state`; UsageError when it is another model's, before anything is changed."""
+        """Continue from `state`; UsageError when it is another model's, before anything is
+        changed."""
         own = self.model.averaged()
         for name, tensor in own.items():
             if name not in state or state[name].shape != tensor.shape:
                 raise UsageError(
-                    f"--resume_from_checkpoint: the state has no {name} of {tuple(tensor.shape)}; it is another model's"
+                    f"--resume_from_checkpoint: the state has no {name} of {tuple(tensor.shape)};"
+                    " it is another model's"
                 )
         for name, tensor in own.items():
             tensor.copy_(state[name])
@@ -170,7 +196,9 @@ class Ensemble:
 
         self.start, self.total = under("start/") or None, under("total/") or None
         copies = {n.split("/")[0] for n in state if n.startswith("copy_")}
-        self.waiting = {int(c.removeprefix("copy_")): under(f"{c}/") for c in copies if c != "copy_current"}
+        self.waiting = {
+            int(c.removeprefix("copy_")): under(f"{c}/") for c in copies if c != "copy_current"
+        }
         current = under("copy_current/")
         if current:
             self.current = int(current.pop("shard"))

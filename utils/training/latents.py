@@ -1,4 +1,5 @@
-"""Pixels to latents, noise onto latents, targets and losses: the arithmetic of a training step, as pure functions."""
+"""Pixels to latents, noise onto latents, targets and losses: the arithmetic of a training step, as
+pure functions."""
 
 import torch
 
@@ -14,30 +15,37 @@ def posterior_sample(mean, std, noise, *, scaling_factor):
 def encode(vae, pixels, noise):
     """Images to latents: a sample of the posterior times `vae.config.scaling_factor`.
 
-    pixels: [B, 3, H, W] in [-1, 1]; noise: [B, C, H/f, W/f] standard normal. Returns: latents like noise.
-    """
+    pixels: [B, 3, H, W] in [-1, 1]; noise: [B, C, H/f, W/f] standard normal. Returns: latents like
+    noise."""
     posterior = vae.encode(pixels).latent_dist
-    return posterior_sample(posterior.mean, posterior.std, noise, scaling_factor=vae.config.scaling_factor)
+    return posterior_sample(
+        posterior.mean, posterior.std, noise, scaling_factor=vae.config.scaling_factor
+    )
 
 
 @torch.no_grad()
 def moments(vae, pixels):
-    """Mean and standard deviation of the posterior of images [B, 3, H, W] in [-1, 1]. Returns: [B, 2, C, H/f, W/f]."""
+    """Mean and standard deviation of the posterior of images [B, 3, H, W] in [-1, 1]. Returns: [B,
+    2, C, H/f, W/f]."""
     posterior = vae.encode(pixels).latent_dist
     return torch.stack([posterior.mean, posterior.std], 1)
 
 
 def target(scheduler, latents, noise, timesteps):
-    """What the U-Net is asked for: the noise, or the velocity v = a_t * noise - s_t * latents (Salimans & Ho 2022).
+    """What the U-Net is asked for: the noise, or the velocity v = a_t * noise - s_t * latents
+    (Salimans & Ho 2022).
 
-    scheduler: a DDPMScheduler; latents, noise: [B, C, H, W]; timesteps: [B]. ValueError on any other prediction type.
-    """
+    scheduler: a DDPMScheduler; latents, noise: [B, C, H, W]; timesteps: [B]. ValueError on any
+    other prediction type."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":
         return scheduler.get_velocity(latents, noise, timesteps)
-    raise ValueError(f"prediction_type={kind!r} cannot be trained; a base model with one of: epsilon, v_prediction")
+    raise ValueError(
+        f"prediction_type={kind!r} cannot be trained; a base model with one of: epsilon,"
+        " v_prediction"
+    )
 
 
 def squared_error(pred, wanted):
@@ -49,7 +57,8 @@ def squared_error(pred, wanted):
 
 
 def snr_weights(scheduler, timesteps, gamma):
-    """Min-SNR weights (Hang et al. 2023): min(SNR, gamma) / SNR for noise, / (SNR + 1) for velocity.
+    """Min-SNR weights (Hang et al. 2023): min(SNR, gamma) / SNR for noise, / (SNR + 1) for
+    velocity.
 
     scheduler: a DDPMScheduler; timesteps: [B]; gamma > 0. Returns: [B], float32.
     """

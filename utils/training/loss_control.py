@@ -1,19 +1,20 @@
-"""Anti-gradient control (Liu et al. 2024, section 3.3): drop samples whose loss is far below their timestep's usual one.
+"""Anti-gradient control (Liu et al. 2024, section 3.3): drop samples whose loss is far below their
+timestep's usual one.
 
-A copy of the model holds a bank b[t] of losses, an exponential moving average for every timestep. A sample that the model
-has memorised has a small loss; training on it is skipped.
-"""
+A copy of the model holds a bank b[t] of losses, an exponential moving average for every timestep. A
+sample that the model has memorised has a small loss; training on it is skipped."""
 
 import torch
 
 
 class AntiGradientControl:
-    """keep i <=> ratio * l_i >= b[t_i]; then, for every i in batch order, b[t_i] <- d * b[t_i] + (1 - d) * l_i.
+    """keep i <=> ratio * l_i >= b[t_i]; then, for every i in batch order, b[t_i] <- d * b[t_i] + (1
+    - d) * l_i.
 
-    ratio: rho > 0 (--mem_ratio: 1.25 drops losses below 0.8 of the bank); decay: d in [0, 1) (--arr_ema_decay). The bank
-    starts at zero as published, so a timestep is never skipped before its first visit. bias_correction divides b[t] by
-    1 - d**n after n visits, as Adam does. Nothing here waits for the device.
-    """
+    ratio: rho > 0 (--mem_ratio: 1.25 drops losses below 0.8 of the bank); decay: d in [0, 1)
+    (--arr_ema_decay). The bank starts at zero as published, so a timestep is never skipped before
+    its first visit. bias_correction divides b[t] by 1 - d**n after n visits, as Adam does. Nothing
+    here waits for the device."""
 
     def __init__(self, *, ratio, decay, num_timesteps, bias_correction=False, device="cpu"):
         self.ratio, self.decay, self.bias_correction = ratio, decay, bias_correction
@@ -36,8 +37,8 @@ class AntiGradientControl:
     def update(self, losses, timesteps):
         """Take every loss of a batch into the bank, as if one after the other.
 
-        A timestep with losses l_1 ... l_n in this batch gets d**n * b + (1 - d) * sum_j d**(n - j) * l_j.
-        """
+        A timestep with losses l_1 ... l_n in this batch gets d**n * b + (1 - d) * sum_j d**(n - j)
+        * l_j."""
         same = timesteps[:, None] == timesteps[None, :]
         later = same.triu(1).sum(1)  # how many of the same timestep follow
         share = (1 - self.decay) * self.decay ** later.float() * losses

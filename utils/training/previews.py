@@ -10,8 +10,8 @@ from utils.runtime import seeding
 def preview(model, prompts, path, *, count, seed, side):
     """Write a grid of `count` images as PNG at `path`, and their prompts beside it as JSON.
 
-    model: trainer.Trainer; prompts: {image key: list}; seed: of the choice of prompts and of the images.
-    """
+    model: trainer.Trainer; prompts: {image key: list}; seed: of the choice of prompts and of the
+    images."""
     keys, device = list(prompts), model.device
     chosen = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigations.SampleHooks()
@@ -22,11 +22,17 @@ def preview(model, prompts, path, *, count, seed, side):
     settings = sampling.SampleSettings(side=side, steps=steps)
     with model.pipeline() as pipeline:
         shown = sampling.generate(
-            pipeline.to(device), jobs, settings=settings, hooks=hooks, batch_size=count, device=device
-        )  # fmt: skip
+            pipeline.to(device),
+            jobs,
+            settings=settings,
+            hooks=hooks,
+            batch_size=count,
+            device=device,
+        )
         sheet = galleries.contact_sheet([made.image for made in shown], columns=min(4, count))
     with whole_files.whole_file(path) as part:
         sheet.save(part, format="PNG")
     whole_files.write_json(
-        path.with_suffix(".json"), [{"prompt": j.prompt, "image": j.source_image, "seed": j.seed} for j in jobs]
+        path.with_suffix(".json"),
+        [{"prompt": j.prompt, "image": j.source_image, "seed": j.seed} for j in jobs],
     )

@@ -1,4 +1,5 @@
-"""One optimizer step of one copy of the model, and what stays with a copy. Files, previews and trackers are the caller's."""
+"""One optimizer step of one copy of the model, and what stays with a copy. Files, previews and
+trackers are the caller's."""
 
 import contextlib
 import copy
@@ -18,7 +19,8 @@ ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, us
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW and its schedule. steps: optimizer steps of one copy over all rounds, never multiplied by processes."""
+    """AdamW and its schedule. steps: optimizer steps of one copy over all rounds, never multiplied
+    by processes."""
 
     learning_rate: float
     betas: tuple
@@ -36,8 +38,9 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class StepReport:
-    """After optimizer step `step` (from 1) of a copy. loss: [] on the device, this process's; lr: applied; finite: []
-    bool, whether everything so far was; skipped: [] share of samples that loss control dropped, None without it."""
+    """After optimizer step `step` (from 1) of a copy. loss: [] on the device, this process's; lr:
+    applied; finite: [] bool, whether everything so far was; skipped: [] share of samples that loss
+    control dropped, None without it."""
 
     step: int
     loss: torch.Tensor
@@ -49,16 +52,17 @@ class StepReport:
 def step_noise(seed, shard, step, slots, *, latent_shape, embedding_shape, num_timesteps):
     """The random numbers of a micro-batch, each slot from a generator of its own, on the CPU.
 
-    slots: numbers in the global batch; latent_shape: (C, H, W); embedding_shape: (T, D) or None when no noise goes onto
-    embeddings. Returns: dict of timesteps [B] int64 uniform on 0 ... num_timesteps - 1, posterior and noise
-    [B, C, H, W], embedding [B, T, D] or None.
-    """
+    slots: numbers in the global batch; latent_shape: (C, H, W); embedding_shape: (T, D) or None
+    when no noise goes onto embeddings. Returns: dict of timesteps [B] int64 uniform on 0 ...
+    num_timesteps - 1, posterior and noise [B, C, H, W], embedding [B, T, D] or None."""
     rows = []
     for slot in slots:
         generator = seeding.torch_generator(seed, "noise", shard, step, slot)
         timestep = torch.randint(num_timesteps, (), generator=generator)
         posterior, noise = (torch.randn(latent_shape, generator=generator) for _ in range(2))
-        embedding = None if embedding_shape is None else torch.randn(embedding_shape, generator=generator)
+        embedding = (
+            None if embedding_shape is None else torch.randn(embedding_shape, generator=generator)
+        )
         rows.append((timestep, posterior, noise, embedding))
     timesteps, posterior, noise, embedding = zip(*rows, strict=True)
     return {
@@ -70,21 +74,31 @@ def step_noise(seed, shard, step, slots, *, latent_shape, embedding_shape, num_t
 
 
 def rate_at(optimisation):
-    """The learning rate as a function of the optimizer steps of a copy, from 0: nothing to step, nothing to save."""
+    """The learning rate as a function of the optimizer steps of a copy, from 0: nothing to step,
+    nothing to save."""
     from diffusers.optimization import get_scheduler
 
-    # only its function is used: the object would count calls, and accelerate would make one per process
+    # only its function is used: the object would count calls, and accelerate would make one per
+    # process
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=optimisation.learning_rate)
-    schedule = get_scheduler(optimisation.schedule, optimizer, num_warmup_steps=optimisation.warmup_steps,
-                             num_training_steps=optimisation.steps)  # fmt: skip
+    schedule = get_scheduler(
+        optimisation.schedule,
+        optimizer,
+        num_warmup_steps=optimisation.warmup_steps,
+        num_training_steps=optimisation.steps,
+    )
     factor = schedule.lr_lambdas[0]
     return lambda step: optimisation.learning_rate * factor(step)
 
 
 def make_optimizer(optimisation, parameters):
     """Fused AdamW, or AdamW with 8-bit moments; UsageError says what to install for the latter."""
-    arguments = {"lr": optimisation.learning_rate, "betas": optimisation.betas, "eps": optimisation.epsilon,
-                 "weight_decay": optimisation.weight_decay}  # fmt: skip
+    arguments = {
+        "lr": optimisation.learning_rate,
+        "betas": optimisation.betas,
+        "eps": optimisation.epsilon,
+        "weight_decay": optimisation.weight_decay,
+    }
     if not optimisation.eight_bit:
         return torch.optim.AdamW(parameters, fused=True, **arguments)
     require_8bit()
@@ -98,46 +112,76 @@ def require_8bit():
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError("--use_8bit_adam needs the package bitsandbytes, which is not installed: pip install bitsandbytes")
+        raise UsageError(
+            "--use_8bit_adam needs the package bitsandbytes, which is not installed: pip install"
+            " bitsandbytes"
+        )
 
 
 class Denoiser(torch.nn.Module):
-    """What a step runs forward and backward through: the U-Net and, when it is trained, the text encoder."""
+    """What a step runs forward and backward through: the U-Net and, when it is trained, the text
+    encoder."""
 
     def __init__(self, unet, text_encoder, edit):
         super().__init__()
         self.unet, self.text_encoder, self.edit = unet, text_encoder, edit
 
     def forward(self, noisy, timesteps, own, partners, ratio, noise):
-        """own, partners: embeddings [B, T, D], or token ids [B, T] when the text encoder is trained. Returns: like noisy."""
+        """own, partners: embeddings [B, T, D], or token ids [B, T] when the text encoder is
+        trained. Returns: like noisy."""
         if self.text_encoder is not None:
-            own, partners = (None if ids is None else self.text_encoder(ids)[0] for ids in (own, partners))
+            own, partners = (
+                None if ids is None else self.text_encoder(ids)[0] for ids in (own, partners)
+            )
         embeddings = self.edit(own, partners, ratio=ratio, noise=noise)
         return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
 
 
 class Trainer:
-    """A copy of the model in training. What it computes from: weights, moments, loss bank; all else follows from the
-    seed and the step. `cached_latents` and `cached_text` (utils/training/frozen_outputs.py) stand for the frozen networks."""
+    """A copy of the model in training. What it computes from: weights, moments, loss bank; all else
+    follows from the seed and the step. `cached_latents` and `cached_text`
+    (utils/training/frozen_outputs.py) stand for the frozen networks."""
 
-    def __init__(self, parts, *, accelerator, team, dtype, optimisation, hooks, seed, resolution, train_text_encoder=False,
-                 gradient_checkpointing=False, compiled=False, control=None, images=0):  # fmt: skip
+    def __init__(
+        self,
+        parts,
+        *,
+        accelerator,
+        team,
+        dtype,
+        optimisation,
+        hooks,
+        seed,
+        resolution,
+        train_text_encoder=False,
+        gradient_checkpointing=False,
+        compiled=False,
+        control=None,
+        images=0,
+    ):
         self.parts, self.accelerator, self.team, self.dtype = parts, accelerator, team, dtype
         self.optimisation, self.hooks, self.seed, self.control = optimisation, hooks, seed, control
         self.device, self.shard = accelerator.device, 0
         self.noise_scheduler, self.rate = parts.noise_scheduler, rate_at(optimisation)
         self.cached_latents = self.cached_text = None
-        # in half precision the frozen parts are copies, so that a checkpoint holds them as they came
+        # in half precision the frozen parts are copies, so that a checkpoint holds them as they
+        # came
         self.vae = self._frozen(parts.vae)
         self.text_encoder = None if train_text_encoder else self._frozen(parts.text_encoder)
-        self.modules = {"unet": parts.unet} | ({"text_encoder": parts.text_encoder} if train_text_encoder else {})
+        self.modules = {"unet": parts.unet} | (
+            {"text_encoder": parts.text_encoder} if train_text_encoder else {}
+        )
         for module in self.modules.values():
             module.requires_grad_(True).train().to(self.device)
         if gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
             if train_text_encoder:
                 parts.text_encoder.gradient_checkpointing_enable()
-        self.weights = {f"{m}.{n}": p for m, module in self.modules.items() for n, p in module.named_parameters()}
+        self.weights = {
+            f"{m}.{n}": p
+            for m, module in self.modules.items()
+            for n, p in module.named_parameters()
+        }
         self.optimizer = make_optimizer(optimisation, list(self.weights.values()))
         denoiser = Denoiser(parts.unet, self.modules.get("text_encoder"), hooks.edit_embeddings)
         if compiled:
@@ -149,11 +193,15 @@ class Trainer:
         self.ema = ema.WeightAverage(self.weights) if optimisation.use_ema else None
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         # of each image of the run, how often loss control saw and dropped it
-        self.counts = torch.zeros(images, 2, dtype=torch.int32, device=self.device) if control else None
+        self.counts = (
+            torch.zeros(images, 2, dtype=torch.int32, device=self.device) if control else None
+        )
         side = resolution // parts.vae_factor
         self.latent_shape = (parts.vae.config.latent_channels, side, side)
         config = parts.text_encoder.config
-        self.embedding_shape = (parts.tokenizer.model_max_length, config.hidden_size) if hooks.noise else None
+        self.embedding_shape = (
+            (parts.tokenizer.model_max_length, config.hidden_size) if hooks.noise else None
+        )
 
     def _frozen(self, part):
         part.requires_grad_(False).eval()
@@ -161,10 +209,11 @@ class Trainer:
             return part.to(self.device)
         return copy.deepcopy(part).to(self.device, self.dtype)
 
-    # What a step sees ------------------------------------------------------------------------------------------------
+    # What a step sees -----------------------------------------------------------------------------
 
     def _text(self, prompts):
-        """Embeddings of prompts [B, T, D], or their token ids [B, T] when the text encoder is trained."""
+        """Embeddings of prompts [B, T, D], or their token ids [B, T] when the text encoder is
+        trained."""
         if self.text_encoder is None:
             return devices.to_device(loading.token_ids(self.parts.tokenizer, prompts), self.device)
         if self.cached_text is not None:
@@ -172,42 +221,58 @@ class Trainer:
         return loading.embed(self.parts.tokenizer, self.text_encoder, prompts, device=self.device)
 
     def _latents(self, batch, noise):
-        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns: float32 like noise."""
+        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
+        float32 like noise."""
         if self.cached_latents is None:
             pixels = devices.to_device(batch["pixels"], self.device).to(self.dtype)
             return lat.encode(self.vae, pixels, noise.to(self.dtype)).float()
-        mean, std = devices.to_device(self.cached_latents.moments(batch["row"], batch["flipped"]), self.device).unbind(1)
-        return lat.posterior_sample(mean.float(), std.float(), noise, scaling_factor=self.vae.config.scaling_factor)
+        mean, std = devices.to_device(
+            self.cached_latents.moments(batch["row"], batch["flipped"]), self.device
+        ).unbind(1)
+        return lat.posterior_sample(
+            mean.float(), std.float(), noise, scaling_factor=self.vae.config.scaling_factor
+        )
 
     @torch.no_grad()
     def inputs(self, batch, step):
-        """A batch of Draws as micro-batch `step` sees it. Returns: (arguments of the Denoiser, wanted output, timesteps)."""
+        """A batch of Draws as micro-batch `step` sees it. Returns: (arguments of the Denoiser,
+        wanted output, timesteps)."""
         drawn = step_noise(
-            self.seed, self.shard, step, batch["slot"], latent_shape=self.latent_shape,
-            embedding_shape=self.embedding_shape, num_timesteps=self.noise_scheduler.config.num_train_timesteps,
-        )  # fmt: skip
+            self.seed,
+            self.shard,
+            step,
+            batch["slot"],
+            latent_shape=self.latent_shape,
+            embedding_shape=self.embedding_shape,
+            num_timesteps=self.noise_scheduler.config.num_train_timesteps,
+        )
         drawn = {k: v if v is None else devices.to_device(v, self.device) for k, v in drawn.items()}
         noise, timesteps = drawn["noise"], drawn["timesteps"]
         latents = self._latents(batch, drawn["posterior"])
         own, partners, ratio = self._text(batch["prompt"]), None, 1.0
         if self.hooks.mixup:
             partners = self._text(batch["partner_prompt"])
-            ratio = float(seeding.numpy_rng(self.seed, "mixup", self.shard, step, 1).beta(self.hooks.mixup, 1))
+            ratio = float(
+                seeding.numpy_rng(self.seed, "mixup", self.shard, step, 1).beta(self.hooks.mixup, 1)
+            )
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         wanted = lat.target(self.noise_scheduler, latents, noise, timesteps)
         return (noisy, timesteps, own, partners, ratio, drawn["embedding"]), wanted, timesteps
 
-    # A step ----------------------------------------------------------------------------------------------------------
+    # A step ---------------------------------------------------------------------------------------
 
     def _loss(self, losses, timesteps, rows):
-        """Losses per sample [B] to the loss of the micro-batch, and the share that loss control dropped (or None).
+        """Losses per sample [B] to the loss of the micro-batch, and the share that loss control
+        dropped (or None).
 
-        With control: sum of kept losses over the number kept in the *global* batch; gradients are averaged over the
-        team's processes, hence the factor. Min-SNR weights come after the rule and the bank, which see plain losses.
-        """
+        With control: sum of kept losses over the number kept in the *global* batch; gradients are
+        averaged over the team's processes, hence the factor. Min-SNR weights come after the rule
+        and the bank, which see plain losses."""
         weighted = losses
         if self.optimisation.snr_gamma:
-            weighted = losses * lat.snr_weights(self.noise_scheduler, timesteps, self.optimisation.snr_gamma)
+            weighted = losses * lat.snr_weights(
+                self.noise_scheduler, timesteps, self.optimisation.snr_gamma
+            )
         if self.control is None:
             return weighted.mean(), None
         every, at = self.team.gather(losses.detach()), self.team.gather(timesteps)
@@ -230,37 +295,47 @@ class Trainer:
         return loss.detach(), skipped
 
     def step(self, batches, number):
-        """Optimizer step `number` (of this copy, from 0) on the next micro-batches. Returns: StepReport. Nothing waits."""
+        """Optimizer step `number` (of this copy, from 0) on the next micro-batches. Returns:
+        StepReport. Nothing waits."""
         losses, skips, accumulation = [], [], self.optimisation.accumulation
         for micro in range(accumulation):
-            loss, skipped = self._micro_step(next(batches), number * accumulation + micro, last=micro == accumulation - 1)
+            loss, skipped = self._micro_step(
+                next(batches), number * accumulation + micro, last=micro == accumulation - 1
+            )
             losses.append(loss)
             skips += [] if skipped is None else [skipped]
         rate = self.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.optimisation.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.weights.values(), self.optimisation.max_grad_norm
+        )
         loss = torch.stack(losses).mean()
         self.finite = self.finite & loss.isfinite()
-        if not self.scaler.is_enabled():  # a scaler skips the step of an infinite gradient, which is no failure
+        # a scaler skips the step of an infinite gradient, which is no failure
+        if not self.scaler.is_enabled():
             self.finite = self.finite & norm.isfinite()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(number)
-        return StepReport(number + 1, loss, rate, self.finite, torch.stack(skips).mean() if skips else None)
+        return StepReport(
+            number + 1, loss, rate, self.finite, torch.stack(skips).mean() if skips else None
+        )
 
-    # What stays with a copy ------------------------------------------------------------------------------------------
+    # What stays with a copy -----------------------------------------------------------------------
 
     def averaged(self):
-        """{name: tensor} that an ensemble averages at a round's end: weights and, with EMA, their averages."""
+        """{name: tensor} that an ensemble averages at a round's end: weights and, with EMA, their
+        averages."""
         averages = {} if self.ema is None else {f"ema/{n}": t for n, t in self.ema.averages.items()}
         return {f"weights/{n}": p.detach() for n, p in self.weights.items()} | averages
 
     def copy_state(self):
-        """Moments, loss bank and loss scale, in host memory: what is never averaged. Returns: {name: tensor}."""
+        """Moments, loss bank and loss scale, in host memory: what is never averaged. Returns:
+        {name: tensor}."""
         state = {}
         for name, parameter in self.weights.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -269,18 +344,23 @@ class Trainer:
             state |= {f"control/{k}": devices.to_host(v) for k, v in self.control.state().items()}
         if self.scaler.is_enabled():
             held = self.scaler.state_dict()
-            state["scaler"] = torch.tensor([held["scale"], held["_growth_tracker"]], dtype=torch.float64)
+            state["scaler"] = torch.tensor(
+                [held["scale"], held["_growth_tracker"]], dtype=torch.float64
+            )
         return state
 
     def load_copy(self, shard, state):
-        """Become the copy of a shard; an empty state is that of a copy which has not trained yet."""
+        """Become the copy of a shard; an empty state is that of a copy which has not trained
+        yet."""
         self.shard = shard
         self.optimizer.state.clear()
         for name, parameter in self.weights.items():
             prefix = f"moments/{name}/"
             moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if moments:
-                self.optimizer.state[parameter] = {k: self._moment(k, v) for k, v in moments.items()}
+                self.optimizer.state[parameter] = {
+                    k: self._moment(k, v) for k, v in moments.items()
+                }
         if self.control:
             self.control.reset()
             for key, tensor in self.control.state().items():
@@ -299,12 +379,15 @@ class Trainer:
     def require_finite(self, step):
         """TrainingError before broken weights are saved; this waits, so call it only then."""
         if not torch.stack([p.detach().isfinite().all() for p in self.weights.values()]).all():
-            raise TrainingError(f"the weights are not finite after step {step}; what was saved before is kept. {ADVICE}")
+            raise TrainingError(
+                f"the weights are not finite after step {step}; what was saved before is kept."
+                f" {ADVICE}"
+            )
 
     @contextlib.contextmanager
     def pipeline(self):
-        """The model as a float32 pipeline for previews and checkpoints: with the averaged weights under EMA. Weights are
-        shared, not copied; modules are in eval mode inside."""
+        """The model as a float32 pipeline for previews and checkpoints: with the averaged weights
+        under EMA. Weights are shared, not copied; modules are in eval mode inside."""
         if self.ema:
             self.ema.swap()
         for module in self.modules.values():
@@ -319,7 +402,8 @@ class Trainer:
 
 
 def first_not_finite(reports):
-    """The first step of StepReports (oldest first) after which something was not finite, or NaN when all is. This waits."""
+    """The first step of StepReports (oldest first) after which something was not finite, or NaN
+    when all is. This waits."""
     if not reports or reports[-1].finite:
         return math.nan
     return next(r.step for r in reports if not r.finite)

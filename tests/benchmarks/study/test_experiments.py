@@ -44,9 +44,13 @@ def test_a_key_changes_with_every_option_and_not_with_the_folder(monkeypatch):
     assert StudyPlan("elsewhere", Budget()).key("nodup", 1) == keys["nodup", 1]
     for field in dataclasses.fields(Budget):
         other = dataclasses.replace(Budget(), **{field.name: getattr(Budget(), field.name) * 2})
-        assert [arm for arm in ARMS if StudyPlan("out", other).key(arm, 1) != keys[arm, 1]], field.name
+        assert [arm for arm in ARMS if StudyPlan("out", other).key(arm, 1) != keys[arm, 1]], (
+            field.name
+        )
     monkeypatch.setitem(ARMS, "RT 1", dataclasses.replace(ARMS["RT 1"], guidance=4.0))
-    monkeypatch.setitem(TRAININGS, "nodup", dataclasses.replace(TRAININGS["nodup"], flags=("--use_8bit_adam",)))
+    monkeypatch.setitem(
+        TRAININGS, "nodup", dataclasses.replace(TRAININGS["nodup"], flags=("--use_8bit_adam",))
+    )
     changed = {arm for arm in ARMS if plan.key(arm, 1) != keys[arm, 1]}
     assert changed == {"RT 1", "nodup"}
     assert plan.run("nodup", 1) != before
@@ -54,5 +58,8 @@ def test_a_key_changes_with_every_option_and_not_with_the_folder(monkeypatch):
 
 def test_the_scenes_of_the_distance_are_nobodys_training_images():
     assert experiments.REFERENCE_SEED not in experiments.SEEDS
-    folders = {command[command.index("--seed") + 1] for command in StudyPlan("o", Budget()).data_commands((1, 2), ARMS).values()}
+    folders = {
+        command[command.index("--seed") + 1]
+        for command in StudyPlan("o", Budget()).data_commands((1, 2), ARMS).values()
+    }
     assert folders == {1, 2, experiments.REFERENCE_SEED}

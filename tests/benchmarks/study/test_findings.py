@@ -12,8 +12,9 @@ def rows_of(shares, seeds=(1, 2, 3), prompts=32):
     """Rows of arms of which a share of the prompts is copied, the first ones."""
     return [
         row(arm, seed, score=[COPY if i < share * prompts else OTHER for i in range(prompts)])
-        for arm, share in shares.items() for seed in seeds
-    ]  # fmt: skip
+        for arm, share in shares.items()
+        for seed in seeds
+    ]
 
 
 def test_every_claim_is_about_arms_that_its_experiment_makes():
@@ -26,10 +27,17 @@ def test_every_claim_is_about_arms_that_its_experiment_makes():
 
 def test_an_effect_is_the_mean_over_prompts_and_seeds_of_the_difference_of_shares():
     one = row("a", score=[COPY, COPY, COPY, OTHER], source=[0, 0, 1, 1])  # shares 1 and 1/2
-    other = row("b", score=[COPY, OTHER, OTHER, OTHER, COPY], source=[0, 0, 1, 1, 2])  # 1/2 and 0; prompt 2 is not in a
+    # 1/2 and 0; prompt 2 is not in a
+    other = row("b", score=[COPY, OTHER, OTHER, OTHER, COPY], source=[0, 0, 1, 1, 2])
     assert findings.paired([one], [other], findings.copied).tolist() == [0.5, 0.5]
     (result,) = findings.hold(Finding("", (Claim(("a",), ("b",)),)), [one, other])
-    assert (result.effect, result.low, result.high, result.plus, result.minus) == (0.5, 0.5, 0.5, 2, 0)
+    assert (result.effect, result.low, result.high, result.plus, result.minus) == (
+        0.5,
+        0.5,
+        0.5,
+        2,
+        0,
+    )
     assert result.p == 0.5  # two of two: 2 * 1/4
     assert result.word == UNCLEAR
     assert result.score == pytest.approx(0.5 * (0.47 / 2 + 0.47 / 2))
@@ -48,9 +56,15 @@ def test_several_arms_stand_for_their_mean():
 
 @pytest.mark.parametrize(
     ("more", "less", "either", "word"),
-    [(0.5, 0.1, False, HOLDS), (0.1, 0.5, False, FAILS), (0.1, 0.5, True, HOLDS), (0.5, 0.5, False, UNCLEAR),
-     (0.5, 0.47, True, UNCLEAR), (0.0, 0.0, False, UNCLEAR)],
-)  # fmt: skip
+    [
+        (0.5, 0.1, False, HOLDS),
+        (0.1, 0.5, False, FAILS),
+        (0.1, 0.5, True, HOLDS),
+        (0.5, 0.5, False, UNCLEAR),
+        (0.5, 0.47, True, UNCLEAR),
+        (0.0, 0.0, False, UNCLEAR),
+    ],
+)
 def test_the_word_of_a_claim(more, less, either, word):
     finding = Finding("", (Claim(("a",), ("b",), either=either),))
     results = findings.hold(finding, rows_of({"a": more, "b": less}))
@@ -67,7 +81,8 @@ def test_the_interval_widens_with_what_seeds_disagree_on():
     alike = [np.array([0.0, 1.0] * 16)] * 3
     apart = [np.zeros(32), np.array([0.0, 1.0] * 16), np.ones(32)]
     narrow, wide = findings.interval(alike, findings.mean), findings.interval(apart, findings.mean)
-    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(96), rel=0.1)  # a mean of 96 coins
+    # a mean of 96 coins
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(96), rel=0.1)
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
     assert np.isnan(findings.interval([np.array([np.nan])], findings.mean)).all()
 
@@ -82,8 +97,15 @@ def test_a_correlation_is_positive_where_simple_images_are_copied():
     simple = [row("nodup", s, score=0.9 - x / 100, entropy=x) for s in (1, 2, 3)]
     finding = Finding("", (Correlation("nodup", "entropy"),))
     (result,) = findings.hold(finding, simple)
-    assert (result.effect, result.plus, result.minus, result.word) == (pytest.approx(1), 48, 0, HOLDS)
-    (result,) = findings.hold(finding, [row("nodup", s, score=0.5 + x / 100, entropy=x) for s in (1, 2, 3)])
+    assert (result.effect, result.plus, result.minus, result.word) == (
+        pytest.approx(1),
+        48,
+        0,
+        HOLDS,
+    )
+    (result,) = findings.hold(
+        finding, [row("nodup", s, score=0.5 + x / 100, entropy=x) for s in (1, 2, 3)]
+    )
     assert (result.effect, result.word) == (pytest.approx(-1), FAILS)
     assert findings.pearson(np.array([[0, 0], [1, 2], [2, 1]])) == pytest.approx(0.5)
     assert findings.halves(np.array([[3, 0.1], [1, 0.9], [2, 0.5]])).tolist() == [
@@ -107,7 +129,9 @@ def test_a_finding_holds_if_all_that_decides_holds_and_fails_if_one_fails():
     claims = (Claim(("a",), ("b",)), Claim(("b",), ("c",)), Claim(("c",), ("a",), decides=False))
 
     def word(**shares):
-        return findings.verdict(Finding("", claims), findings.hold(Finding("", claims), rows_of(shares)))
+        return findings.verdict(
+            Finding("", claims), findings.hold(Finding("", claims), rows_of(shares))
+        )
 
     assert word(a=0.9, b=0.5, c=0.1) == HOLDS
     assert word(a=0.9, b=0.5, c=0.5) == UNCLEAR

@@ -11,11 +11,27 @@ COPY, OTHER = 0.97, 0.5
 
 
 def test_numbers_of_an_arm_by_hand():
-    table = pages.Table([
-        row("a", 1, score=[COPY, COPY, OTHER, OTHER], duplicated=[1, 1, 0, 0], agreement=[1, 1, 0.5, 0.5], fd=90),
-        row("a", 2, score=[COPY, OTHER, OTHER, OTHER], duplicated=[1, 1, 0, 0], agreement=[1, 1, 0.5, 0.5], fd=110),
-        row("b", 1, score=[OTHER], agreement=[float("nan")]),
-    ])  # fmt: skip
+    table = pages.Table(
+        [
+            row(
+                "a",
+                1,
+                score=[COPY, COPY, OTHER, OTHER],
+                duplicated=[1, 1, 0, 0],
+                agreement=[1, 1, 0.5, 0.5],
+                fd=90,
+            ),
+            row(
+                "a",
+                2,
+                score=[COPY, OTHER, OTHER, OTHER],
+                duplicated=[1, 1, 0, 0],
+                agreement=[1, 1, 0.5, 0.5],
+                fd=110,
+            ),
+            row("b", 1, score=[OTHER], agreement=[float("nan")]),
+        ]
+    )
     mean, low, high = table.share("a")
     assert mean == pytest.approx(37.5)
     assert 0 <= low < mean < high <= 100
@@ -40,22 +56,29 @@ def test_every_arm_of_a_finding_has_a_name_of_its_own_there():
 
 def test_the_page_shows_what_was_run_and_says_what_was_not(tmp_path, monkeypatch):
     (tmp_path / "reasons.md").write_text("A head.\n\n## 4 as one would think\n\nBecause **so**.\n")
-    monkeypatch.setattr(pages, "read_reasons", lambda read=pages.read_reasons: read(tmp_path / "reasons.md"))
+    monkeypatch.setattr(
+        pages, "read_reasons", lambda read=pages.read_reasons: read(tmp_path / "reasons.md")
+    )
     arms = experiments.EXPERIMENTS[4]
     rows = [
         row(arm, seed, score=[COPY if i < 6 * place else OTHER for i in range(32)])
-        for place, arm in enumerate(arms) for seed in (1, 2, 3)
-    ]  # fmt: skip
+        for place, arm in enumerate(arms)
+        for seed in (1, 2, 3)
+    ]
     pages.write(tmp_path / "docs", Budget(), rows)
     text = (tmp_path / "docs" / "study.md").read_text()
     assert "smoke" not in text
     assert "Seeds 1, 2, 3." in text
-    assert re.search(r"\| 4 +\| Longer training, more copying +\| \*\*holds\*\* +\| as one would think +\|", text)
+    assert re.search(
+        r"\| 4 +\| Longer training, more copying +\| \*\*holds\*\* +\| as one would think +\|", text
+    )
     assert re.search(r"\| 1 +\| Duplicated images are copied more +\| not run +\|", text)
     section = text.split("## 4.")[1].split("## 5.")[0]
     assert re.search(r"\| 1,120 steps \| 93\.8 \(88\.5 to 97\.9\)", section)
     assert re.search(
-        r"1,120 steps > 672 steps +\| \+37\.5 +\| \+\d+\.\d to \+\d+\.\d \| 36 : 0 +\| 2\.9e-11 +\| \+0\.176", section
+        r"1,120 steps > 672 steps +\| \+37\.5 +\| \+\d+\.\d to \+\d+\.\d \| 36 : 0 +\| 2\.9e-11 +\|"
+        r" \+0\.176",
+        section,
     )
     assert "Because **so**." in section
     assert "448 steps > 224 steps (beside)" in section
@@ -90,11 +113,15 @@ def test_a_finding_is_of_the_seeds_that_all_of_its_arms_have(tmp_path):
     # what decides nothing may be missing
     pages.write(tmp_path, Budget(), [r for r in rows if r.arm != "dup_both at 2/5"])
     assert "448 steps" not in (tmp_path / "study.md").read_text()
-    assert re.search(r"## 4\. Longer training, more copying: unclear", (tmp_path / "study.md").read_text())
+    assert re.search(
+        r"## 4\. Longer training, more copying: unclear", (tmp_path / "study.md").read_text()
+    )
 
 
 def test_what_is_shared_by_many_images_is_no_duplicated_images_prompt(tmp_path):
-    table = pages.Table([row(arm, score=[COPY, OTHER], duplicated=[1, 0]) for arm in ("nolevel", "dup_both")])
+    table = pages.Table(
+        [row(arm, score=[COPY, OTHER], duplicated=[1, 0]) for arm in ("nolevel", "dup_both")]
+    )
     lines = pages.arms_table(table, 2, {"nolevel": "nolevel", "dup_both": "blip"}).splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:]] == ["-", "100.0 (100.0 to 100.0)"]
     assert "duplicated" not in pages.arms_table(table, 3, {"dup_both": "blip"})
@@ -103,9 +130,18 @@ def test_what_is_shared_by_many_images_is_no_duplicated_images_prompt(tmp_path):
 def test_every_figure_is_drawn_from_rows_of_every_arm(tmp_path):
     x = [2.5, 1.5, 2.0, 1.0]
     rows = [
-        row(arm, seed, score=[COPY, OTHER, COPY, 0.6], duplicated=[1, 0, 1, 0], entropy=x, jpeg_kib=x, total_variation=x)
-        for arm in experiments.ARMS for seed in (1, 2)
-    ]  # fmt: skip
+        row(
+            arm,
+            seed,
+            score=[COPY, OTHER, COPY, 0.6],
+            duplicated=[1, 0, 1, 0],
+            entropy=x,
+            jpeg_kib=x,
+            total_variation=x,
+        )
+        for arm in experiments.ARMS
+        for seed in (1, 2)
+    ]
     pages.write(tmp_path, Budget(), rows)
     assert len(list((tmp_path / "images").iterdir())) == 9
     assert "Not run" not in (tmp_path / "study.md").read_text()
@@ -117,6 +153,8 @@ def test_the_page_of_the_repository_is_that_of_its_rows(tmp_path):
 
     found = rows.read_rows(ROOT / "docs" / "study.csv")
     plan = experiments.StudyPlan("runs/study", Budget())
-    assert set(found) <= {plan.key(arm, seed) for arm in experiments.ARMS for seed in experiments.SEEDS}
+    assert set(found) <= {
+        plan.key(arm, seed) for arm in experiments.ARMS for seed in experiments.SEEDS
+    }
     pages.write(tmp_path, Budget(), list(found.values()))
     assert (tmp_path / "study.md").read_text() == (ROOT / "docs" / "study.md").read_text()

@@ -22,9 +22,12 @@ def test_tasks_start_when_what_they_wait_for_is_done_and_never_after_it_failed()
         return name.upper()
 
     tasks = {
-        "late": (("early",), work, ("late",)), "broken": ((), work, ("broken",)), "early": ((), work, ("early",)),
-        "after broken": (("broken",), work, ("after broken",)), "last": (("late", "early"), work, ("last",)),
-    }  # fmt: skip
+        "late": (("early",), work, ("late",)),
+        "broken": ((), work, ("broken",)),
+        "early": ((), work, ("early",)),
+        "after broken": (("broken",), work, ("after broken",)),
+        "last": (("late", "early"), work, ("last",)),
+    }
     with ThreadPoolExecutor(1) as pool:
         found = dict(running.run_graph(pool, tasks, workers=1))
     assert order == ["broken", "early", "late", "last"]
@@ -36,7 +39,10 @@ def test_nothing_is_started_once_the_budget_is_spent():
     done = []
     tasks = {n: ((), done.append, (n,)) for n in range(5)}
     with ThreadPoolExecutor(2) as pool:
-        assert len(list(running.run_graph(pool, tasks, workers=2, may_start=lambda: len(done) < 2))) < 5
+        assert (
+            len(list(running.run_graph(pool, tasks, workers=2, may_start=lambda: len(done) < 2)))
+            < 5
+        )
     assert 2 <= len(done) < 5
 
 
@@ -50,7 +56,8 @@ def test_a_command_runs_once_with_a_log_and_says_how_it_ended(tmp_path):
     assert (folder / "captions.json").stat().st_mtime_ns == written
     with pytest.raises(RuntimeError, match=r"(?s)--count 0.*ended with 2: .*--count='0'.*bad.log"):
         running.run_command(
-            tmp_path / "bad" / "captions.json", ["-m", "utils.data.scenes", "--out", tmp_path / "bad", "--count", 0]
+            tmp_path / "bad" / "captions.json",
+            ["-m", "utils.data.scenes", "--out", tmp_path / "bad", "--count", 0],
         )
 
 
@@ -59,7 +66,8 @@ def test_what_was_drawn_half_is_set_aside_not_deleted(tmp_path, capsys):
         (tmp_path / "scenes").mkdir()
         (tmp_path / "scenes" / "mine.png").write_text("")
         running.run_command(
-            tmp_path / "scenes" / "captions.json", ["-m", "utils.data.scenes", "--out", tmp_path / "scenes", "--count", 1]
+            tmp_path / "scenes" / "captions.json",
+            ["-m", "utils.data.scenes", "--out", tmp_path / "scenes", "--count", 1],
         )
         assert (tmp_path / f"scenes-interrupted-{number}" / "mine.png").exists()
         (tmp_path / "scenes").rename(tmp_path / f"kept-{number}")
@@ -114,7 +122,12 @@ if __name__ == "__main__":
     # into a file: a worker that stays would hold a pipe open
     with open(tmp_path / "printed.txt", "w") as printed:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, str(tmp_path / "parent.py")], stdout=printed, stderr=printed, env=environment)
+        subprocess.run(
+            [sys.executable, str(tmp_path / "parent.py")],
+            stdout=printed,
+            stderr=printed,
+            env=environment,
+        )
     worker = int((tmp_path / "printed.txt").read_text().splitlines()[0])
     for _ in range(200):
         if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:

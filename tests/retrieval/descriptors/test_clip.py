@@ -18,10 +18,23 @@ def tiny(tmp_path_factory):
     """A CLIP of a few layers that open_clip knows by name, and a file of its random weights."""
     folder = tmp_path_factory.mktemp("clip")
     config = {
-        "embed_dim": 16, "quick_gelu": True,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }  # fmt: skip
+        "embed_dim": 16,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
+    }
     (folder / "tiny-clip-quickgelu.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
     torch.manual_seed(0)
@@ -35,7 +48,10 @@ def test_both_towers_agree_with_open_clips_own_calls(tiny, wanted, noise):
     model, _, preprocess = open_clip.create_model_and_transforms(tiny[0], pretrained=tiny[1])
     model.eval()
     tokenizer = open_clip.get_tokenizer(tiny[0])
-    images, prompts = [noise(i, 80, 60) for i in range(3)], ["a red circle", "two blue stars", "noise"]
+    images, prompts = (
+        [noise(i, 80, 60) for i in range(3)],
+        ["a red circle", "two blue stars", "noise"],
+    )
     extractor = found.images()
     with torch.no_grad():
         theirs = model.encode_image(torch.stack([preprocess(i) for i in images]))
@@ -53,17 +69,29 @@ def test_the_published_crop_is_sscds(tiny, wanted, noise):
 
     found = clip.load(*tiny, wanted(imsize=224), **FLAGS)
     extractor, image = found.images("dcr"), noise(0, 300, 260)
-    steps = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-                        v2.Normalize([0.5] * 3, [0.5] * 3)])  # fmt: skip
+    steps = v2.Compose(
+        [
+            v2.Resize(256),
+            v2.CenterCrop(224),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
     with torch.no_grad():
         expected = found.model.encode_image(steps(image)[None])
-        torch.testing.assert_close(extractor.network(extractor.transform(image)[None]), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            extractor.network(extractor.transform(image)[None]), expected, atol=1e-5, rtol=1e-5
+        )
         own = found.images()
         assert (own.network(own.transform(image)[None]) - expected).abs().max() > 1e-3
     assert (extractor.record["protocol"], own.record["protocol"]) == ("dcr", "standard")
     other = clip.load(*tiny, wanted(), **FLAGS)
     assert other.record != found.record  # another side, other features
-    with pytest.raises(UsageError, match="--clip_protocol='dcr' feeds 224 pixels; --clip_model='tiny-clip-quickgelu' takes"):
+    with pytest.raises(
+        UsageError,
+        match="--clip_protocol='dcr' feeds 224 pixels; --clip_model='tiny-clip-quickgelu' takes",
+    ):
         other.images("dcr")
 
 
@@ -72,17 +100,26 @@ def test_the_descriptor_takes_a_model_a_tag_or_a_file(tiny, wanted):
     built = clip.build(wanted(arch=name, weights=path))
     assert built.network(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (2, 16)
     assert (built.record["arch"], built.record["model"]) == (name, name)
-    for arch, model in clip.ARCHS.items():  # published names lead to OpenAI's weights with their activation
+    # published names lead to OpenAI's weights with their activation
+    for arch, model in clip.ARCHS.items():
         assert model in open_clip.list_models()
-        with pytest.raises(WeightsMissingError, match=f"--arch={model!r}: weights 'openai' could not be had"):
+        with pytest.raises(
+            WeightsMissingError, match=f"--arch={model!r}: weights 'openai' could not be had"
+        ):
             clip.build(wanted(arch=arch))
-    with pytest.raises(WeightsMissingError, match="weights 'laion2b_s34b_b79k' could not be had .* --weights"):
+    with pytest.raises(
+        WeightsMissingError, match="weights 'laion2b_s34b_b79k' could not be had .* --weights"
+    ):
         clip.build(wanted(arch="ViT-B-32:laion2b_s34b_b79k"))
 
 
-@pytest.mark.parametrize(("name", "tag", "right"), [
-    ("ViT-B-16", "openai", "takes ViT-B-16-quickgelu"), ("ViT-H-14-378", "dfn5b", "takes ViT-H-14-378-quickgelu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "tag", "right"),
+    [
+        ("ViT-B-16", "openai", "takes ViT-B-16-quickgelu"),
+        ("ViT-H-14-378", "dfn5b", "takes ViT-H-14-378-quickgelu"),
+    ],
+)
 def test_another_activation_than_the_weights_is_an_error(wanted, name, tag, right):
     with pytest.raises(UsageError, match=f"weights {tag!r} were trained with .*{right}"):
         clip.load(name, tag, wanted(), **FLAGS)
@@ -91,7 +128,10 @@ def test_another_activation_than_the_weights_is_an_error(wanted, name, tag, righ
 def test_wrong_names_and_files_are_one_line(tiny, wanted, tmp_path):
     with pytest.raises(UsageError, match="--clip_model='ViT-Q' is not a model of open_clip"):
         clip.load("ViT-Q", "openai", wanted(), **FLAGS)
-    with pytest.raises(UsageError, match="--clip_pretrained='mine' is not a tag of ViT-B-16-quickgelu .*one of: openai"):
+    with pytest.raises(
+        UsageError,
+        match="--clip_pretrained='mine' is not a tag of ViT-B-16-quickgelu .*one of: openai",
+    ):
         clip.load("ViT-B-16-quickgelu", "mine", wanted(), **FLAGS)
     with pytest.raises(UsageError, match=r"--clip_pretrained='/no/w\.pt' does not exist"):
         clip.load(tiny[0], "/no/w.pt", wanted(), **FLAGS)

@@ -9,7 +9,12 @@ from tests import servers
 from utils.retrieval.descriptors import weights
 from utils.runtime.errors import DataError, UsageError
 
-FIND = {"name": "w.pth", "address": "https://example.org/w.pth", "what": "X", "otherwise": "use --metrics fd"}
+FIND = {
+    "name": "w.pth",
+    "address": "https://example.org/w.pth",
+    "what": "X",
+    "otherwise": "use --metrics fd",
+}
 
 
 def test_given_then_found_then_downloaded_then_an_error_that_helps(tmp_path, monkeypatch):
@@ -31,8 +36,11 @@ def test_given_then_found_then_downloaded_then_an_error_that_helps(tmp_path, mon
     with servers.serving(authors, monkeypatch) as server:
         there = FIND | {"address": f"{server.address}/w.pth"}
         server.faults["/w.pth"] = [servers.status(503), servers.cut(3)]
-        for why in ("answered 503", "IncompleteRead"):  # one attempt each, and nothing that is cut is kept
-            with pytest.raises(weights.WeightsMissingError, match=rf"w.pth could not be read \(.*{why}"):
+        # one attempt each, and nothing that is cut is kept
+        for why in ("answered 503", "IncompleteRead"):
+            with pytest.raises(
+                weights.WeightsMissingError, match=rf"w.pth could not be read \(.*{why}"
+            ):
                 weights.find("--fid_weights", None, **there)
         assert not list((tmp_path / "pretrainedmodels").iterdir())
         path = weights.find("--fid_weights", None, **there)
@@ -76,10 +84,14 @@ def test_nothing_is_unpickled(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("content", "why"), [
-    (b"", "is not a file of weights alone"), (b"<html>404</html>", "is a web page saved as weights"),
-    (b"\x00" * 100, "is not a file of weights alone"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is not a file of weights alone"),
+        (b"<html>404</html>", "is a web page saved as weights"),
+        (b"\x00" * 100, "is not a file of weights alone"),
+    ],
+)
 def test_files_of_something_else_are_one_line(tmp_path, content, why):
     for name in ("w.pt", "w.safetensors"):
         (tmp_path / name).write_bytes(content)

@@ -28,8 +28,13 @@ def test_it_agrees_with_a_loop_over_the_same_draws(images, statistic, naive):
     rng, found = numpy_rng(3, "bootstrap"), []
     for _ in range(150):
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
-        again = [v for name, times in zip(names, drawn, strict=True)
-                 for v, p in zip(values, prompts, strict=True) if p == name for _ in range(times)]  # fmt: skip
+        again = [
+            v
+            for name, times in zip(names, drawn, strict=True)
+            for v, p in zip(values, prompts, strict=True)
+            if p == name
+            for _ in range(times)
+        ]
         found.append(naive(again))
     expected = np.percentile(found, (2.5, 97.5))
     assert expected[0] < expected[1]
@@ -38,7 +43,8 @@ def test_it_agrees_with_a_loop_over_the_same_draws(images, statistic, naive):
 
 
 def test_percentiles_of_repeated_values_by_hand():
-    # 10 once, 20 never, 30 twice: of [10, 30, 30] the median is 30, the 25th percentile half way from 10 to 30
+    # 10 once, 20 never, 30 twice: of [10, 30, 30] the median is 30, the 25th percentile half way
+    # from 10 to 30
     values, times = np.array([30.0, 10.0, 20.0]), np.array([[2, 1, 0], [0, 0, 5]])
     assert bootstrap.percentile(50)(values, times).tolist() == [30, 20]
     assert bootstrap.percentile(25)(values, times).tolist() == [20, 20]
@@ -70,7 +76,10 @@ def test_the_interval_of_a_share_agrees_with_resampled_prompts():
     assert found == pytest.approx(np.percentile(shares, (2.5, 97.5)), abs=0.03)
     assert bootstrap.bootstrap_statistic(hits, clusters, bootstrap.mean, seed=1) == found
     assert bootstrap.bootstrap_statistic(hits, clusters, bootstrap.mean, seed=2) != found
-    assert bootstrap.bootstrap_statistic(np.ones(8, bool), range(8), bootstrap.mean, seed=0) == (1.0, 1.0)
+    assert bootstrap.bootstrap_statistic(np.ones(8, bool), range(8), bootstrap.mean, seed=0) == (
+        1.0,
+        1.0,
+    )
 
 
 def test_a_share_of_none_or_all_has_an_interval_too():
@@ -81,13 +90,17 @@ def test_a_share_of_none_or_all_has_an_interval_too():
     low, high = bootstrap.share(np.ones(4, bool), ["a", "b", "c", "c"], seed=0)
     assert (low, high) == (pytest.approx(0.025 ** (1 / 3)), 1)
     hits = np.array([True, False, True, False])
-    assert bootstrap.share(hits, range(4), seed=0) == bootstrap.bootstrap_statistic(hits, range(4), bootstrap.mean, seed=0)
+    assert bootstrap.share(hits, range(4), seed=0) == bootstrap.bootstrap_statistic(
+        hits, range(4), bootstrap.mean, seed=0
+    )
 
 
 def test_prompts_are_resampled_not_images():
     # 10 prompts of 20 equal images tell no more than 10 images
     values = np.repeat(np.arange(10.0), 20)
-    low, high = bootstrap.bootstrap_statistic(values, np.repeat(np.arange(10), 20), bootstrap.mean, seed=0)
+    low, high = bootstrap.bootstrap_statistic(
+        values, np.repeat(np.arange(10), 20), bootstrap.mean, seed=0
+    )
     assert (low, high) == (pytest.approx(2.8, abs=0.4), pytest.approx(6.2, abs=0.4))
     narrow = bootstrap.bootstrap_statistic(values, np.arange(200), bootstrap.mean, seed=0)
     assert narrow[1] - narrow[0] < 1

@@ -18,9 +18,13 @@ def naive(generated, reference):
         "precision": np.mean([any(within(g, reference, 3)) for g in generated]),
         "recall": np.mean([any(within(r, generated, 3)) for r in reference]),
         "density": np.mean([sum(within(g, reference, 5)) / 5 for g in generated]),
-        "coverage": np.mean([min(np.linalg.norm(r - g) for g in generated) <= radius(reference, i, 5)
-                             for i, r in enumerate(reference)]),
-    }  # fmt: skip
+        "coverage": np.mean(
+            [
+                min(np.linalg.norm(r - g) for g in generated) <= radius(reference, i, 5)
+                for i, r in enumerate(reference)
+            ]
+        ),
+    }
 
 
 @pytest.mark.parametrize("block", [3, 8, 1024])

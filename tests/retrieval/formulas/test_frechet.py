@@ -31,13 +31,15 @@ def test_fewer_images_than_features_agree_with_torch_fidelity(n, m):
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     a, b = features(n, 20, 0), features(m, 20, 1, shift=0.5)
-    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(x.double()) for x in (a, b)), verbose=False)
+    theirs = fid_statistics_to_metric(
+        *(fid_features_to_statistics(x.double()) for x in (a, b)), verbose=False
+    )
     assert frechet.frechet_distance(a, b) == pytest.approx(next(iter(theirs.values())), rel=1e-5)
 
 
 def test_two_squares_by_hand():
-    # corners of a square of side 2 and of one of side 4: means (1, 1) and (2, 2), variances 4/3 and 16/3 (ddof 1), no
-    # covariance: (1 + 1) + 2 * (4/3 + 16/3 - 2 * sqrt(4/3 * 16/3)) = 2 + 8/3
+    # corners of a square of side 2 and of one of side 4: means (1, 1) and (2, 2), variances 4/3 and
+    # 16/3 (ddof 1), no covariance: (1 + 1) + 2 * (4/3 + 16/3 - 2 * sqrt(4/3 * 16/3)) = 2 + 8/3
     square = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
     assert frechet.frechet_distance(square, 2 * square) == pytest.approx(2 + 8 / 3)
 

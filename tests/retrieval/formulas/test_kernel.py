@@ -33,4 +33,5 @@ def test_subsets_are_drawn_by_the_seed():
     assert kernel_distance(x, y, seed=0) == kernel_distance(x, y, seed=0)
     assert kernel_distance(x, y, seed=0) != kernel_distance(x, y, seed=1)
     assert kernel_distance(x, y, seed=0)[1] > 0
-    assert kernel_distance(x, y, seed=2**40 + 1) == kernel_distance(x, y, seed=1)  # numpy's old generator takes 32 bits
+    # numpy's old generator takes 32 bits
+    assert kernel_distance(x, y, seed=2**40 + 1) == kernel_distance(x, y, seed=1)

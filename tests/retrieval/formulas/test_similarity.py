@@ -14,7 +14,9 @@ def naive(query, train, k, exclude_self=False):
     scores = (query @ train.T).double().numpy()
     if exclude_self:
         np.fill_diagonal(scores, -np.inf)
-    order = np.lexsort((np.broadcast_to(np.arange(len(train)), scores.shape), -scores), axis=1)[:, :k]
+    order = np.lexsort((np.broadcast_to(np.arange(len(train)), scores.shape), -scores), axis=1)[
+        :, :k
+    ]
     return np.take_along_axis(scores, order, 1), order
 
 
@@ -23,7 +25,9 @@ def naive(query, train, k, exclude_self=False):
 def test_blocks_agree_with_the_full_matrix(block_rows, exclude_self):
     train = unit(17, 8, 0)
     query = train if exclude_self else unit(11, 8, 1)
-    scores, indices = sim.top_matches(query, train, k=5, block_rows=block_rows, exclude_self=exclude_self)
+    scores, indices = sim.top_matches(
+        query, train, k=5, block_rows=block_rows, exclude_self=exclude_self
+    )
     expected, order = naive(query, train, 5, exclude_self)
     assert np.array_equal(indices, order)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
@@ -64,8 +68,11 @@ def test_normalised_rows_have_length_one_and_zero_stays_zero():
 
 def test_summary_by_hand():
     row = sim.summary([0.0, 1.0, 2.0, 3.0, 4.0], "sim")
-    # linear percentiles of five values: 0.75 * 4 = 3, 0.9 * 4 = 3.6, 0.95 * 4 = 3.8; ddof 0: sqrt(2)
-    assert row == pytest.approx({"sim_mean": 2, "sim_std": 2**0.5, "sim_75pc": 3, "sim_90pc": 3.6, "sim_95pc": 3.8})
+    # linear percentiles of five values: 0.75 * 4 = 3, 0.9 * 4 = 3.6, 0.95 * 4 = 3.8; ddof 0:
+    # sqrt(2)
+    assert row == pytest.approx(
+        {"sim_mean": 2, "sim_std": 2**0.5, "sim_75pc": 3, "sim_90pc": 3.6, "sim_95pc": 3.8}
+    )
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4, 8])
@@ -80,7 +87,9 @@ def test_split_products_agree_with_naive_einsums(chunks):
         found, indices = sim.top_matches(query, train, k=1, scores=scores, block_rows=4)
         torch.testing.assert_close(found[:, 0], expected.amax(1))
         assert torch.equal(indices[:, 0], expected.argmax(1))
-        torch.testing.assert_close(sim.paired(query, train[:7], scores=scores, block_rows=3), expected[:, :7].diagonal())
+        torch.testing.assert_close(
+            sim.paired(query, train[:7], scores=scores, block_rows=3), expected[:, :7].diagonal()
+        )
     if chunks == 1:
         torch.testing.assert_close(split, query @ train.T)
     else:
@@ -89,7 +98,8 @@ def test_split_products_agree_with_naive_einsums(chunks):
 
 
 def test_chunks_are_not_normalised_again():
-    # the second half carries all the length: the product of the first halves stays small although they are equal
+    # the second half carries all the length: the product of the first halves stays small although
+    # they are equal
     a = sim.normalised(torch.tensor([[0.1, 0.0, 3.0, 0.0]]))
     b = sim.normalised(torch.tensor([[0.1, 0.0, 0.0, 3.0]]))
     assert sim.SIMILARITIES["splitloss"](2)(a, b).item() == pytest.approx(0.01 / 9.01, abs=1e-6)
@@ -97,7 +107,11 @@ def test_chunks_are_not_normalised_again():
 
 def test_chunks_must_divide_the_descriptor():
     with pytest.raises(
-        UsageError, match="--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; takes a divisor"
+        UsageError,
+        match=(
+            "--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; takes a"
+            " divisor"
+        ),
     ):
         sim.SIMILARITIES["splitloss"](3)(unit(2, 8, 0), unit(2, 8, 1))
 

@@ -1,4 +1,5 @@
-"""CLIP score: how well images go with prompts (Hessel et al. 2021, without its factor 2.5 and its cut at 0)."""
+"""CLIP score: how well images go with prompts (Hessel et al. 2021, without its factor 2.5 and its
+cut at 0)."""
 
 import numpy as np
 
@@ -8,9 +9,8 @@ from utils.retrieval.formulas.similarity import normalised
 def cosines(image_features, prompts, embed):
     """Cosine of every image with its prompt; nan where there is no prompt.
 
-    image_features: [N, D]; prompts: [N] of str or None; embed: [str] -> [n, D] normalised; a prompt is embedded once.
-    Returns: [N] float64 in [-1, 1].
-    """
+    image_features: [N, D]; prompts: [N] of str or None; embed: [str] -> [n, D] normalised; a prompt
+    is embedded once. Returns: [N] float64 in [-1, 1]."""
     found = np.full(len(prompts), np.nan)
     unique = list(dict.fromkeys(p for p in prompts if p is not None))
     if unique:

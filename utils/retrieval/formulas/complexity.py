@@ -1,4 +1,5 @@
-"""How complex an image is, three ways, and whether complexity goes with similarity (Somepalli et al. 2023, section 6)."""
+"""How complex an image is, three ways, and whether complexity goes with similarity (Somepalli et
+al. 2023, section 6)."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ JPEG_QUALITY = 90
 
 @dataclass(frozen=True)
 class Complexity:
-    """Of N images. entropy: nats; jpeg_kib: KiB; total_variation: 1e-4 of the sum of differences. Each [N] float64."""
+    """Of N images. entropy: nats; jpeg_kib: KiB; total_variation: 1e-4 of the sum of differences.
+    Each [N] float64."""
 
     entropy: np.ndarray
     jpeg_kib: np.ndarray
@@ -43,7 +45,8 @@ def jpeg_kib(image):
 
 
 def total_variation(pixels):
-    """Sum of absolute differences of neighbours, down and across, over the channels, times 1e-4. pixels: [H, W, 3] uint8."""
+    """Sum of absolute differences of neighbours, down and across, over the channels, times 1e-4.
+    pixels: [H, W, 3] uint8."""
     signed = pixels.astype(np.int32)
     return 1e-4 * float(sum(np.abs(np.diff(signed, axis=axis)).sum() for axis in (0, 1)))
 
@@ -56,16 +59,18 @@ def of_image(image):
 
 
 def of_images(images, indices, *, workers):
-    """Complexity of images[i] for i in indices, in their order; an image named twice is read once. Returns: Complexity."""
+    """Complexity of images[i] for i in indices, in their order; an image named twice is read once.
+    Returns: Complexity."""
     unique, places = np.unique(indices, return_inverse=True)
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # Pillow decodes, resizes and encodes outside Python's lock
+    # Pillow decodes, resizes and encodes outside Python's lock
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         found = np.array(list(pool.map(lambda i: of_image(images.open(int(i))), unique)))
     return Complexity(*found[places].T)
 
 
 def correlation(values, scores):
-    """Pearson's r and its two-sided p, by Student's t. values, scores: [N]. Returns: (r, p), or None when one is constant or
-    N < 3."""
+    """Pearson's r and its two-sided p, by Student's t. values, scores: [N]. Returns: (r, p), or
+    None when one is constant or N < 3."""
     from scipy.special import stdtr  # scipy.stats has pearsonr, and takes a second to import
 
     freedom = len(values) - 2

@@ -1,4 +1,5 @@
-"""Precision, recall, density and coverage of generated features, by balls around the k-th nearest neighbour."""
+"""Precision, recall, density and coverage of generated features, by balls around the k-th nearest
+neighbour."""
 
 NEIGHBOURS = {"precision": 3, "density": 5}
 MIN_IMAGES = max(NEIGHBOURS.values()) + 1
@@ -10,27 +11,35 @@ def _blocks(rows):
 
 
 def radii(features, *ks):
-    """Distances of every row to its k-th nearest other rows. [N, D] -> [N] for each k. Holds BLOCK_ROWS x N distances."""
+    """Distances of every row to its k-th nearest other rows. [N, D] -> [N] for each k. Holds
+    BLOCK_ROWS x N distances."""
     import torch
 
-    nearest = [torch.cdist(block, features).topk(max(ks) + 1, dim=1, largest=False).values for block in _blocks(features)]
+    nearest = [
+        torch.cdist(block, features).topk(max(ks) + 1, dim=1, largest=False).values
+        for block in _blocks(features)
+    ]
     # the row itself is the first of the k + 1 nearest; another that is equal has its distance 0 too
     return [torch.cat(nearest)[:, k] for k in ks]
 
 
 def prdc(generated, reference):
-    """Precision and recall (Kynkaanniemi et al. 2019, k = 3), density and coverage (Naeem et al. 2020, k = 5).
+    """Precision and recall (Kynkaanniemi et al. 2019, k = 3), density and coverage (Naeem et al.
+    2020, k = 5).
 
-    generated: [N, D], reference: [M, D], both at least MIN_IMAGES. A ball includes its surface, as in Kynkaanniemi et al.,
-    equation 1: around an image that has k duplicates it is a point, and a copy of it lies within. Returns: flat dict.
-    """
+    generated: [N, D], reference: [M, D], both at least MIN_IMAGES. A ball includes its surface, as
+    in Kynkaanniemi et al., equation 1: around an image that has k duplicates it is a point, and a
+    copy of it lies within. Returns: flat dict."""
     import torch
 
     generated, reference = generated.double(), reference.double()
     wide, narrow = radii(reference, NEIGHBOURS["density"], NEIGHBOURS["precision"])
     (around_generated,) = radii(generated, NEIGHBOURS["precision"])
     precise, balls = 0, 0
-    nearest, recalled = torch.full((len(reference),), torch.inf).double(), torch.zeros(len(reference), dtype=torch.bool)
+    nearest, recalled = (
+        torch.full((len(reference),), torch.inf).double(),
+        torch.zeros(len(reference), dtype=torch.bool),
+    )
     for block, own in zip(_blocks(generated), _blocks(around_generated), strict=True):
         distances = torch.cdist(block, reference)  # [B, M]
         precise += (distances <= narrow).any(1).sum().item()

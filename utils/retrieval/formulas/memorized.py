@@ -1,4 +1,5 @@
-"""Memorized quantity in pixel space: a generation that is much nearer to one training image than to its other neighbours.
+"""Memorized quantity in pixel space: a generation that is much nearer to one training image than to
+its other neighbours.
 
 The ratio of Carlini et al. (2023, section 4.2), counted at the thresholds of Liu et al. (2024).
 """
@@ -17,8 +18,8 @@ BLOCK_ROWS = 512
 
 
 def pixels(size):
-    """Extractor of the pixels themselves, [0, 1], area-averaged to size x size; kept as float16, whose rounding (2e-4 of a
-    value at most) is far below a grey level."""
+    """Extractor of the pixels themselves, [0, 1], area-averaged to size x size; kept as float16,
+    whose rounding (2e-4 of a value at most) is far below a grey level."""
 
     def network(averaged):
         return (averaged.flatten(1) / 255).half()
@@ -34,18 +35,19 @@ def _mirrored(rows):
 
 
 def _squared_distances(query, train):
-    """[Q, D], [T, D] -> [Q, T]; float64, because copies are the small differences of large numbers."""
+    """[Q, D], [T, D] -> [Q, T]; float64, because copies are the small differences of large
+    numbers."""
     lengths = query.square().sum(1)[:, None] + train.square().sum(1)
     return (lengths - 2 * query @ train.T).clamp_min(0)
 
 
 def ratios(generated, training, *, flip=False, block_rows=BLOCK_ROWS):
-    """min d / mean of the 50 smallest d, the minimum included; d: squared distance to a training image, with `flip` the
-    smaller of that and of the one to its mirror image.
+    """min d / mean of the 50 smallest d, the minimum included; d: squared distance to a training
+    image, with `flip` the smaller of that and of the one to its mirror image.
 
-    generated: [N, D], training: [M, D], M >= 50, in [0, 1]. Holds block_rows^2 distances. Returns: [N] float64, in [0, 1];
-    0 / 0, an exact copy of an image that is there 50 times, is 0: it is memorized.
-    """
+    generated: [N, D], training: [M, D], M >= 50, in [0, 1]. Holds block_rows^2 distances. Returns:
+    [N] float64, in [0, 1]; 0 / 0, an exact copy of an image that is there 50 times, is 0: it is
+    memorized."""
     import torch
 
     found = []
@@ -65,7 +67,8 @@ def ratios(generated, training, *, flip=False, block_rows=BLOCK_ROWS):
 
 
 def quantities(found):
-    """mq_<threshold>: how many ratios are below it; mq_rate_<threshold>: their share. found: [N]. Returns: flat dict."""
+    """mq_<threshold>: how many ratios are below it; mq_rate_<threshold>: their share. found: [N].
+    Returns: flat dict."""
     row = {}
     for threshold in THRESHOLDS:
         name = f"{threshold:g}".replace(".", "")

@@ -1,4 +1,5 @@
-"""Similarity of descriptors: best matches in blocks, in a fixed order, and what the field reports of them."""
+"""Similarity of descriptors: best matches in blocks, in a fixed order, and what the field reports
+of them."""
 
 import functools
 import itertools
@@ -16,7 +17,7 @@ def normalised(descriptors):
     return descriptors.float() / descriptors.float().norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-# Scores of a block: (query [Q, D], train [T, D]) -> [Q, T] ------------------------------------------------------------
+# Scores of a block: (query [Q, D], train [T, D]) -> [Q, T] ----------------------------------------
 
 
 def dot_product(query, train):
@@ -28,7 +29,8 @@ def require_divisor(chunks, length):
     """UsageError when `chunks` does not divide the length of descriptors."""
     if length % chunks:
         raise UsageError(
-            f"--num_loss_chunks={chunks} does not divide the {length} dimensions of the descriptor; takes a divisor of it"
+            f"--num_loss_chunks={chunks} does not divide the {length} dimensions of the descriptor;"
+            " takes a divisor of it"
         )
 
 
@@ -39,7 +41,8 @@ def _in_chunks(descriptors, chunks):
 
 
 def split_product(query, train, *, chunks):
-    """splitloss: the largest product of chunk p of the one and chunk p of the other, of descriptors normalised as a whole.
+    """splitloss: the largest product of chunk p of the one and chunk p of the other, of descriptors
+    normalised as a whole.
 
     [Q, D], [T, D] -> [Q, T]; holds two such matrices, not `chunks`.
     """
@@ -69,14 +72,15 @@ SIMILARITIES = {
     "splitlosscross": lambda chunks: functools.partial(cross_product, chunks=chunks),
 }
 
-# Best matches ---------------------------------------------------------------------------------------------------------
+# Best matches -------------------------------------------------------------------------------------
 
 
 def _order_keys(scores, indices):
-    """int64 keys that sort as (score ascending, index descending), so that topk breaks ties by index.
+    """int64 keys that sort as (score ascending, index descending), so that topk breaks ties by
+    index.
 
-    A float's bits sort as the float does once negative ones are flipped; the index fills the lower half.
-    """
+    A float's bits sort as the float does once negative ones are flipped; the index fills the lower
+    half."""
     import torch
 
     bits = (scores + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 equal 0.0
@@ -93,13 +97,15 @@ def _scores_and_indices(keys):
     return bits.view(torch.float32), indices
 
 
-def top_matches(query, train, *, k, scores=dot_product, block_rows=BLOCK_ROWS, exclude_self=False, device=None):
+def top_matches(
+    query, train, *, k, scores=dot_product, block_rows=BLOCK_ROWS, exclude_self=False, device=None
+):
     """The k best matches of every query, ordered by (score descending, index ascending).
 
-    query: [Q, D], train: [M, D], float32, normalised; scores: of a block, [q, D], [m, D] -> [q, m]; exclude_self: query i is
-    not matched with training image i; device: that computes, else the descriptors' own. Holds block_rows x (k + block_rows)
-    scores, never Q x M. Returns: scores [Q, k'] float32, indices [Q, k'] int64 on the CPU, with k' = min(k, candidates).
-    """
+    query: [Q, D], train: [M, D], float32, normalised; scores: of a block, [q, D], [m, D] -> [q, m];
+    exclude_self: query i is not matched with training image i; device: that computes, else the
+    descriptors' own. Holds block_rows x (k + block_rows) scores, never Q x M. Returns: scores [Q,
+    k'] float32, indices [Q, k'] int64 on the CPU, with k' = min(k, candidates)."""
     import torch
 
     count = min(k, len(train) - exclude_self)
@@ -113,7 +119,9 @@ def top_matches(query, train, *, k, scores=dot_product, block_rows=BLOCK_ROWS, e
             indices = torch.arange(start, start + len(chunk), device=block.device)
             keys = _order_keys(scores(block, chunk), indices)
             if exclude_self:
-                keys = keys.masked_fill(rows[:, None] == indices[None], torch.iinfo(torch.int64).min)
+                keys = keys.masked_fill(
+                    rows[:, None] == indices[None], torch.iinfo(torch.int64).min
+                )
             merged = torch.cat([best, keys], 1)
             best = merged.topk(min(k, merged.shape[1]), dim=1).values
         parts.append(best[:, :count].cpu())
@@ -126,11 +134,15 @@ def write_matrix(path, query, train, *, scores=dot_product, block_rows=BLOCK_ROW
 
     with whole_file(path) as part:
         # the part's name does not end in .npy, which open_memmap does not mind
-        matrix = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(len(query), len(train)))
+        matrix = np.lib.format.open_memmap(
+            part, mode="w+", dtype=np.float16, shape=(len(query), len(train))
+        )
         for first in range(0, len(query), block_rows):
             for start in range(0, len(train), block_rows):
                 block = scores(query[first : first + block_rows], train[start : start + block_rows])
-                matrix[first : first + block_rows, start : start + block_rows] = block.half().numpy()
+                matrix[first : first + block_rows, start : start + block_rows] = (
+                    block.half().numpy()
+                )
         matrix.flush()
 
 
@@ -144,7 +156,8 @@ def paired(query, train, *, scores=dot_product, block_rows=256):
 
 
 def summary(scores, prefix):
-    """mean, std (ddof 0) and linear percentiles 75, 90, 95 of best scores. scores: [Q]. Returns: flat dict."""
+    """mean, std (ddof 0) and linear percentiles 75, 90, 95 of best scores. scores: [Q]. Returns:
+    flat dict."""
     scores = np.asarray(scores, np.float64)
     row = {f"{prefix}_mean": scores.mean(), f"{prefix}_std": scores.std()}
     row |= {f"{prefix}_{p}pc": np.percentile(scores, p) for p in (75, 90, 95)}
