@@ -18,24 +18,24 @@ def test_a_file_comes_whole_and_a_part_is_that_part(server, tmp_path):
     downloads.fetch(address, tmp_path / "a.tar")
     whole = (server.root / "a.tar").read_bytes()
     assert (tmp_path / "a.tar").read_bytes() == whole
-    assert downloads.read_part(address, 700, 300) == (whole[700:1000], downloads.state_of(address))
+    assert downloads.read_part(address, 700, 300) == (whole[700:1000], downloads.change_stamp(address))
     assert server.asked == [("/a.tar", None), ("/a.tar", "bytes=700-999"), ("/a.tar", "bytes=0-0")]
 
 
 def test_the_state_changes_with_the_file_and_costs_one_byte(server):
     address = f"{server.address}/a.tar"
-    before = downloads.state_of(address)
+    before = downloads.change_stamp(address)
     assert before["bytes"] == 256 * 9000
-    assert downloads.state_of(address) == before
+    assert downloads.change_stamp(address) == before
     (server.root / "a.tar").write_bytes(b"y" * 256 * 9000)
-    after = downloads.state_of(address)
+    after = downloads.change_stamp(address)
     assert (after["bytes"], after["etag"] == before["etag"]) == (256 * 9000, False)
     assert {span for _path, span in server.asked} == {"bytes=0-0"}
 
 
 def test_a_server_without_parts_still_tells_the_state(server):
     server.gives_parts = False
-    assert downloads.state_of(f"{server.address}/a.tar")["bytes"] == 256 * 9000
+    assert downloads.change_stamp(f"{server.address}/a.tar")["bytes"] == 256 * 9000
     with pytest.raises(DataError, match=r"a.tar: its server does not give parts of files"):
         downloads.read_part(f"{server.address}/a.tar", 0, 10)
 
@@ -103,36 +103,36 @@ def test_a_host_that_does_not_answer_is_one_line_and_is_left_alone_for_a_minute(
     with pytest.raises(
         DataError, match="^https://localhost:1/b.tar: its host could not be reached a moment ago"
     ):
-        downloads.state_of("https://localhost:1/b.tar")
+        downloads.change_stamp("https://localhost:1/b.tar")
     now = downloads.time.monotonic()
     monkeypatch.setattr(downloads.time, "monotonic", lambda: now + 61)
     with pytest.raises(DataError, match="^https://localhost:1/b.tar: cannot be read"):
-        downloads.state_of("https://localhost:1/b.tar")
+        downloads.change_stamp("https://localhost:1/b.tar")
     assert waited == [7, 1, 4]
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "[abc", "[::1", "exa mple"])
 def test_a_host_that_can_be_none_is_one_line(host):
     with pytest.raises(DataError, match="^https://"):
-        downloads.state_of(f"https://{host}/0.tar")
+        downloads.change_stamp(f"https://{host}/0.tar")
 
 
 def test_one_line_that_broke_does_not_silence_a_host_that_answers_others(server, tmp_path):
     """Of sixteen that ask at once one may have bad luck."""
 
     def drop(handler):
-        downloads.state_of(f"{server.address}/b.tar")  # another's answer comes meanwhile
+        downloads.change_stamp(f"{server.address}/b.tar")  # another's answer comes meanwhile
         handler.close_connection = True  # without a word
 
     (server.root / "b.tar").write_bytes(b"there")
     server.faults["/a.tar"] = [drop]
     with pytest.raises(DataError, match="a.tar: cannot be read"):
         downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=())
-    assert downloads.state_of(f"{server.address}/b.tar")["bytes"] == 5
+    assert downloads.change_stamp(f"{server.address}/b.tar")["bytes"] == 5
 
 
 def test_many_states_come_in_order_with_their_errors(server):
-    found = downloads.states_of(f"{server.address}/{name}.tar" for name in "axa")
+    found = downloads.change_stamps(f"{server.address}/{name}.tar" for name in "axa")
     assert [state["bytes"] for state in found[::2]] == [256 * 9000] * 2
     assert isinstance(found[1], downloads.GoneError)
 
@@ -142,6 +142,6 @@ def test_connections_are_used_again(server, monkeypatch):
     real = server.process_request
     monkeypatch.setattr(server, "process_request", lambda *a: made.append(1) or real(*a))
     for first in range(5):
-        downloads.state_of(f"{server.address}/a.tar")
+        downloads.change_stamp(f"{server.address}/a.tar")
         downloads.read_part(f"{server.address}/a.tar", first, 10)
     assert len(made) == 1

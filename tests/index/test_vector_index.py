@@ -258,7 +258,7 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
             root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"]
         )
         for name, some in zip(("0", "1"), rows, strict=True):
-            state = (tar_shards if there == "here" else downloads).state_of(folder / f"{name}.tar")
+            state = (tar_shards if there == "here" else downloads).change_stamp(folder / f"{name}.tar")
             shard_files.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
         path = tmp_path / "data" / "1.tar"
         if how == "rewritten":

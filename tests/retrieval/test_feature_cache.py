@@ -6,7 +6,7 @@ from PIL import Image
 
 from utils.data import image_sets
 from utils.retrieval.descriptors.network import Extractor
-from utils.retrieval.feature_cache import FeatureCache, default_folder, folder_of, state_of
+from utils.retrieval.feature_cache import FeatureCache, default_folder, folder_of, change_stamp
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ ONE = Extractor(None, None, {"arch": "a"})
 
 def test_what_was_written_is_read(images, tmp_path, capsys):
     cache = FeatureCache(tmp_path / "c", print)
-    path = cache.path(state_of(images), ONE, {"side": None})
+    path = cache.path(change_stamp(images), ONE, {"side": None})
     assert cache.read(path) is None
     cache.write(path, torch.arange(4.0).view(2, 2), [0, 2], [("1.png", "is not an image")])
     features, indices, bad = cache.read(path)
@@ -38,19 +38,19 @@ def test_what_was_written_is_read(images, tmp_path, capsys):
 def test_whatever_the_features_depend_on_has_a_file_of_its_own(images, tmp_path):
     cache = FeatureCache(tmp_path / "c", print)
     names = {
-        cache.path(state_of(images), ONE, {"side": None}),
-        cache.path(state_of(images), ONE, {"side": 64}),
-        cache.path(state_of(images), Extractor(None, None, {"arch": "b"}), {"side": None}),
-        cache.path(state_of(images.take([0, 1])), ONE, {"side": None}),
+        cache.path(change_stamp(images), ONE, {"side": None}),
+        cache.path(change_stamp(images), ONE, {"side": 64}),
+        cache.path(change_stamp(images), Extractor(None, None, {"arch": "b"}), {"side": None}),
+        cache.path(change_stamp(images.take([0, 1])), ONE, {"side": None}),
     }
     os.utime(images.path(1), ns=(1, 1))  # changed since, with the same size
-    names.add(cache.path(state_of(images), ONE, {"side": None}))
+    names.add(cache.path(change_stamp(images), ONE, {"side": None}))
     assert len(names) == 5
 
 
 def test_a_damaged_file_is_said_and_counts_as_none(images, tmp_path, capsys):
     cache = FeatureCache(tmp_path / "c", print)
-    path = cache.path(state_of(images), ONE, {})
+    path = cache.path(change_stamp(images), ONE, {})
     cache.write(path, torch.zeros(3, 2), [0, 1, 2], [])
     path.write_bytes(path.read_bytes()[:40])
     assert cache.read(path) is None
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_said_and_counts_as_none(images, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(images, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     cache = FeatureCache(tmp_path / "file" / "c", print)
-    cache.write(cache.path(state_of(images), ONE, {}), torch.zeros(3, 2), [0, 1, 2], [])
+    cache.write(cache.path(change_stamp(images), ONE, {}), torch.zeros(3, 2), [0, 1, 2], [])
     assert "are not kept" in capsys.readouterr().out
 
 

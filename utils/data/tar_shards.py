@@ -56,7 +56,7 @@ class ShardContent:
     damage: str | None
 
 
-def state_of(path):
+def change_stamp(path):
     """What tells a tar file from the same one changed. Returns: dict of JSON types; OSError when it
     is not there."""
     facts = os.stat(path)

@@ -128,7 +128,7 @@ def _asked(address, work, *, waits=None, span=None):
 
 
 def _state(answer):
-    """What an answer says of its file, as `state_of`."""
+    """What an answer says of its file, as `change_stamp`."""
     length = answer.headers.get("Content-Range", "").rpartition("/")[2]
     length = length if answer.status_code == 206 else answer.headers.get("Content-Length", "")
     return {
@@ -157,7 +157,7 @@ def fetch(address, path, *, size=None, waits=None):
 
 
 def read_part(address, first, size):
-    """`size` bytes of a file from byte `first` on, and the file's state, as `state_of`. DataError
+    """`size` bytes of a file from byte `first` on, and the file's state, as `change_stamp`. DataError
     when its server does not give parts of files. Returns: (bytes, dict)."""
 
     def part(answer):
@@ -171,7 +171,7 @@ def read_part(address, first, size):
     return _asked(address, part, span=f"{first}-{first + size - 1}")
 
 
-def state_of(address):
+def change_stamp(address):
     """What tells a file from the same one changed, as far as its server says. Returns: {"bytes":
     int or None, "etag", "last_modified": text or None}; GoneError when there is no such file,
     DataError when it is not told."""
@@ -191,13 +191,13 @@ def is_web_page(path):
         return handle.read(64).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
-def states_of(addresses):
-    """`state_of` of many, some at a time. Returns: [dict, or the DataError that told why there is
+def change_stamps(addresses):
+    """`change_stamp` of many, some at a time. Returns: [dict, or the DataError that told why there is
     none]."""
 
     def ask(address):
         try:
-            return state_of(address)
+            return change_stamp(address)
         except DataError as error:
             return error
 

@@ -61,7 +61,7 @@ class TarSource:
     def made_of(self, name):
         """What changes when the shard's images do. Returns: dict of JSON types."""
         try:
-            return tar_shards.state_of(self.paths[name])
+            return tar_shards.change_stamp(self.paths[name])
         except OSError as error:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
 
@@ -88,7 +88,7 @@ class AddressSource:
     def require_there(self, flag):
         """UsageError naming the flag unless every address answers; all are asked, and what they say
         is kept."""
-        found = downloads.states_of(map(self._address, self.names))
+        found = downloads.change_stamps(map(self._address, self.names))
         failed = [state for state in found if isinstance(state, DataError)]
         if failed:
             raise UsageError(
@@ -102,12 +102,12 @@ class AddressSource:
 
     def made_of(self, name):
         """As `TarSource.made_of`; what was said at the start, where it was asked."""
-        return self._states.get(name) or downloads.state_of(self._address(name))
+        return self._states.get(name) or downloads.change_stamp(self._address(name))
 
     def gone(self, names):
         """As `TarSource.gone`, which is asked for; one that does not answer may be there another
         time."""
-        found = downloads.states_of(map(self._address, names))
+        found = downloads.change_stamps(map(self._address, names))
         return [
             n
             for n, state in zip(names, found, strict=True)
@@ -153,7 +153,7 @@ class FolderSource:
     def made_of(self, name):
         """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions
         all."""
-        return feature_cache.state_of(self._part(name)) | {"captions_sha256": self.captions_sha256}
+        return feature_cache.change_stamp(self._part(name)) | {"captions_sha256": self.captions_sha256}
 
     @contextlib.contextmanager
     def content(self, name, scratch):

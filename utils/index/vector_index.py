@@ -299,7 +299,7 @@ class VectorIndex:
         """Whether a file is another than the recorded one; one that is gone is told when it is
         opened."""
         try:
-            state = tar_shards.state_of(self.image_root / name)
+            state = tar_shards.change_stamp(self.image_root / name)
         except OSError:
             return False
         return any(state[k] != recorded.get(k, state[k]) for k in state)

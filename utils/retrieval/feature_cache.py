@@ -29,7 +29,7 @@ def folder_of(given):
     return None if given == "none" else Path(given) if given else default_folder()
 
 
-def state_of(images):
+def change_stamp(images):
     """What tells an ImageSet's files from the same ones changed: paths, sizes and times of change.
     Returns: dict."""
     stamps = hashlib.sha256()
@@ -46,7 +46,7 @@ class FeatureCache:
     say: object
 
     def path(self, state, extractor, facts):
-        """The file of the features of images in a `state_of`. facts: what else they depend on, of
+        """The file of the features of images in a `change_stamp`. facts: what else they depend on, of
         JSON types."""
         what = {
             "version": VERSION,

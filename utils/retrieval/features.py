@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 from utils.data import transforms
 from utils.data.image_sets import STORED_SIZE
 from utils.data.training_data import usable_workers
-from utils.retrieval.feature_cache import state_of
+from utils.retrieval.feature_cache import change_stamp
 from utils.runtime import signals
 from utils.runtime.errors import DataError, UnreadError
 
@@ -147,7 +147,7 @@ def extract(images, extractors, reading, *, side=None):
     processes, cache = reading.processes, reading.cache
     paths, found = {}, {}
     if cache.folder is not None and processes.main:
-        state = state_of(images)  # once for all: it asks the disk for every file
+        state = change_stamp(images)  # once for all: it asks the disk for every file
         for key, extractor in extractors.items():
             paths[key] = cache.path(
                 state, extractor, {"side": side if extractor.as_generated else None}

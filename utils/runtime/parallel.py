@@ -234,6 +234,11 @@ class Processes:
         )
         self.main = accelerator.is_main_process
 
+    def say(self, line):
+        """Print a line, on the main process alone."""
+        if self.main:
+            print(line, flush=True)
+
     def wait(self):
         """Return when every process has come here."""
         if self.count > 1:
