@@ -465,7 +465,8 @@ def test_the_whole_matrix_and_the_blocks(measure, copies, tmp_path):
     assert matrix.max(1) == pytest.approx(np.load(folder / "similarity.npy"), abs=1e-3)
     shutil.rmtree(folder)
     _, again = measure(copies, *NO_FD)
-    assert again["sim_mean"] == found["sim_mean"]
+    # products of other shapes: their last bits depend on the processor's kernels
+    assert again["sim_mean"] == pytest.approx(found["sim_mean"], rel=1e-6)
 
 
 def test_chunks_change_the_scores_and_the_folders_name(measure, copies):

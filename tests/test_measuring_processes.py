@@ -1,6 +1,9 @@
 """diff_retrieval.py in several processes: it finds what one process finds."""
 
+import contextlib
+import csv
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -115,6 +118,28 @@ def of_one(flags, tmp_path_factory):
     return folder / "evaluation"
 
 
+def assert_same_matches(folder, expected):
+    """The same images in the same order, with numbers that agree to 1e-6: each process computes
+    products of its own shape, whose last bits depend on the processor's kernels."""
+    ours, theirs = (
+        list(csv.DictReader((f / "matches.csv").read_text().splitlines()))
+        for f in (folder, expected)
+    )
+    assert theirs
+    numbers = [name for name in theirs[0] if is_number(theirs[0][name])]
+    assert "score" in numbers
+    for one, other in zip(ours, theirs, strict=True):
+        for name in numbers:
+            assert float(one.pop(name)) == pytest.approx(float(other.pop(name)), abs=1e-6), name
+        assert one == other
+
+
+def is_number(text):
+    with contextlib.suppress(ValueError):
+        return math.isfinite(float(text))
+    return False
+
+
 def assert_same_evaluation(folder, expected, *, processes):
     """Every number agrees to 1e-6, after checking that as many processes took part."""
     found, wanted = (json.loads((f / "metrics.json").read_text()) for f in (folder, expected))
@@ -146,8 +171,10 @@ def assert_same_evaluation(folder, expected, *, processes):
         found["counts"]["training"],
         len(found["unreadable"]),
     ) == (7, 52, 1)
-    assert (folder / "matches.csv").read_text() == (expected / "matches.csv").read_text()
-    assert np.array_equal(np.load(folder / "similarity.npy"), np.load(expected / "similarity.npy"))
+    assert_same_matches(folder, expected)
+    assert np.load(folder / "similarity.npy") == pytest.approx(
+        np.load(expected / "similarity.npy"), abs=1e-6
+    )
 
 
 def kept_in(folder):
@@ -242,10 +269,9 @@ def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp
         json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("two", "one")
     )
     assert (found["settings"]["processes"], expected["settings"]["processes"]) == (2, 1)
-    assert found["sim_mean"] == expected["sim_mean"] > 0.999
-    assert (tmp_path / "two" / "matches.csv").read_text() == (
-        tmp_path / "one" / "matches.csv"
-    ).read_text()
+    assert found["sim_mean"] == pytest.approx(expected["sim_mean"], abs=1e-6)
+    assert expected["sim_mean"] > 0.999
+    assert_same_matches(tmp_path / "two", tmp_path / "one")
     group = ["--dedup", "--val_dir", index, "--copy_threshold", "0.7", *SEED_FLAGS]
     torchrun(2, "diff_retrieval.py", *group, "--output_dir", tmp_path / "groups-two")
     script("diff_retrieval", *group, "--output_dir", tmp_path / "groups-one")
