@@ -3,7 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: quickstart study test lint mutants requirements clean-venv
+.PHONY: quickstart study test test-other-processor lint mutants requirements clean-venv
 
 $(STAMP): requirements.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -21,6 +21,10 @@ study: $(STAMP)
 
 test: $(STAMP)
 	$(RUN) -m pytest $(ARGS)
+
+# The tests that compute, once more as another processor would compute.
+test-other-processor: $(STAMP)
+	$(RUN) tests/other_processor.py $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from tests.evaluation.test_near_duplicates import Searcher
+from tests.index.test_near_duplicates import Searcher
 from tests.indices import image_index, index_of
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import duplication, scenes
