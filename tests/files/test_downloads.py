@@ -18,7 +18,10 @@ def test_a_file_comes_whole_and_a_part_is_that_part(server, tmp_path):
     downloads.fetch(address, tmp_path / "a.tar")
     whole = (server.root / "a.tar").read_bytes()
     assert (tmp_path / "a.tar").read_bytes() == whole
-    assert downloads.read_part(address, 700, 300) == (whole[700:1000], downloads.change_stamp(address))
+    assert downloads.read_part(address, 700, 300) == (
+        whole[700:1000],
+        downloads.change_stamp(address),
+    )
     assert server.asked == [("/a.tar", None), ("/a.tar", "bytes=700-999"), ("/a.tar", "bytes=0-0")]
 
 

@@ -88,16 +88,16 @@ def test_states_of_a_past_that_is_taken_back_are_removed(tmp_path):
 FULL = """
 import resource, signal, sys
 sys.path.insert(0, {root!r})
-from tests.test_states import save
-from utils.errors import TrainingError
+from tests.files.test_resume_states import save
+from utils.runtime.errors import TrainingError
 import torch
-from utils import states
+from utils.files import resume_states
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 from pathlib import Path
-from tests.test_states import ALONE
+from tests.files.test_resume_states import ALONE
 try:
-    states.save_state(Path({folder!r}), 8, {{"w": torch.zeros(50_000)}}, {{"seconds": 1}}, processes=ALONE, limit=1)
+    resume_states.save_state(Path({folder!r}), 8, {{"w": torch.zeros(50_000)}}, {{"seconds": 1}}, processes=ALONE, limit=1)
 except TrainingError as error:
     print(error)
 """

@@ -10,7 +10,7 @@ from utils.runtime import seeding
 
 def test_a_seed_does_not_depend_on_the_process():
     # str hash() would: it is salted
-    code = "from utils import seeding; print(seeding.derive_seed(5, 'noise', 3, 1))"
+    code = "from utils.runtime import seeding; print(seeding.derive_seed(5, 'noise', 3, 1))"
     other = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -27,7 +27,7 @@ def test_a_signal_is_remembered_and_the_handlers_are_put_back(number):
 WORKER = """
 import os, sys, time
 import torch.utils.data
-from utils import signals
+from utils.runtime import signals
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self):
