@@ -232,5 +232,5 @@ def test_an_incomplete_or_unfinished_manifest_is_named(tmp_path):
 
 def test_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="file' is a file; takes a new folder"):
+    with pytest.raises(UsageError, match="file' is a file; use a new folder"):
         generation_folder.Generation(tmp_path / "file").rows({})

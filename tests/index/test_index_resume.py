@@ -212,7 +212,7 @@ def test_a_folder_that_is_not_ours_is_left_as_it_is(shards, build, tmp_path):
             build(shards, root=foreign)
         assert [p.name for p in foreign.iterdir()] == [content]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="is a file; takes a new folder"):
+    with pytest.raises(UsageError, match="is a file; use a new folder"):
         build(shards, root=tmp_path / "file")
     (tmp_path / "generation").mkdir()
     (tmp_path / "generation" / "index.json").write_text('{"kind": "generation", "version": 1}')

@@ -74,7 +74,7 @@ def test_a_comparison_replaces_its_own_kind_only(pair, tmp_path):
         compare_files.write(found, out)
     assert (
         str(error.value)
-        == f"--output_dir='{out}' holds 'notes', which no comparison wrote; takes a new folder"
+        == f"--output_dir='{out}' holds 'notes', which no comparison wrote; use a new folder"
     )
     with pytest.raises(UsageError, match="holds 'matches.csv', which no comparison wrote"):
         compare_files.write(found, pair[0])
@@ -83,7 +83,7 @@ def test_a_comparison_replaces_its_own_kind_only(pair, tmp_path):
     (mine / "comparison.csv").write_text("of somebody else")
     with pytest.raises(UsageError, match="holds 'comparison.csv', which no comparison wrote"):
         compare_files.write(found, mine)
-    with pytest.raises(UsageError, match="comparison.csv' is a file; takes a new folder"):
+    with pytest.raises(UsageError, match="comparison.csv' is a file; use a new folder"):
         compare_files.write(found, mine / "comparison.csv")
     assert (mine / "comparison.csv").read_text() == "of somebody else"
 

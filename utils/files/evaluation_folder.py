@@ -6,9 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from utils.files import whole_files
-from utils.files.owned_folders import put_in_place, require_writable
-from utils.runtime.errors import UsageError
+from utils.files.owned_folders import put_in_place, require_ours
 
 
 def evaluation_name(*, pt_style, arch, preset, similarity_metric, search, fingerprint):
@@ -37,7 +35,8 @@ class Evaluation:
 
     OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
     OUR_FILES = re.compile(
-        r"metrics\.json|matches\.(?:csv|parquet)|similarity\.npy|report\.html|plots/\w+\.png|gallery/page_\d+\.png"
+        r"metrics\.json|matches\.(?:csv|parquet)|similarity\.npy|report\.html"
+        r"|plots/(?:\w+\.png)?|gallery/(?:page_\d+\.png)?"
     )
 
     def __init__(self, path, files=OURS):
@@ -47,20 +46,14 @@ class Evaluation:
     def require_ours(self):
         """UsageError unless the folder is new, empty, or an evaluation and nothing else; what is
         ours is replaced."""
-        require_writable("--output_dir", self.path)
-        inside = sorted(
-            p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()
+        require_ours(
+            "--output_dir",
+            self.path,
+            files=self.OUR_FILES,
+            record="metrics.json",
+            kind="evaluation",
+            writer="evaluation",
         )
-        foreign = [n for n in inside if not self.OUR_FILES.fullmatch(n)]
-        if inside and not foreign:
-            found = self.path / "metrics.json"
-            ours = found.is_file() and whole_files.read_json(found)
-            foreign = [] if isinstance(ours, dict) and ours.get("kind") == "evaluation" else inside
-        if foreign:
-            raise UsageError(
-                f"--output_dir={str(self.path)!r} holds {foreign[0]!r}, which no evaluation wrote;"
-                " takes a new folder"
-            )
         return self
 
     def planned(self):

@@ -88,7 +88,7 @@ class Generation:
             if foreign:
                 raise UsageError(
                     f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours;"
-                    " takes another folder"
+                    " use another folder"
                 )
             return []
         self._check(settings if made_with is None else made_with, settings)

@@ -48,13 +48,13 @@ class NewRun:
         found = [name for name in inside if ours.fullmatch(name)]
         if found and not resumes:
             raise UsageError(
-                f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); takes a new"
-                " folder, or --resume_from_checkpoint latest to continue it"
+                f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); use a new"
+                " folder, or --resume_from_checkpoint latest to continue the run"
             )
         if found and resumes and "run.json" not in found:
             raise UsageError(
-                f"--output_dir={str(self.path)!r} holds {found[0]} but no run.json; takes a run or"
-                " a new folder"
+                f"--output_dir={str(self.path)!r} holds {found[0]} but no run.json; use the"
+                " folder of a run, or a new folder"
             )
         return self
 

@@ -30,7 +30,7 @@ from utils.runtime.errors import UsageError
 
 KIND = "dedup"
 FILES = ("groups.parquet", "weights.json", "summary.json", "gallery")
-OUR_FILES = re.compile(r"groups\.parquet|weights\.json|summary\.json|gallery/page_\d+\.png")
+OUR_FILES = re.compile(r"groups\.parquet|weights\.json|summary\.json|gallery/(?:page_\d+\.png)?")
 COLUMNS = (
     "group",
     "size",
@@ -105,18 +105,9 @@ def folder_of(opts, root, threshold):
     """Path of the folder to write for the index at `root`; UsageError unless it is new, empty, or a
     --dedup and nothing else."""
     folder = _folder(opts, root, threshold)
-    owned_folders.require_writable("--output_dir", folder)
-    inside = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-    foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
-    if inside and not foreign:
-        record = folder / "summary.json"
-        ours = record.is_file() and whole_files.read_json(record)
-        foreign = [] if isinstance(ours, dict) and ours.get("kind") == KIND else inside
-    if foreign:
-        raise UsageError(
-            f"--output_dir={str(folder)!r} holds {foreign[0]!r}, which no --dedup wrote; takes a"
-            " new folder"
-        )
+    owned_folders.require_ours(
+        "--output_dir", folder, files=OUR_FILES, record="summary.json", kind=KIND, writer="--dedup"
+    )
     return folder
 
 

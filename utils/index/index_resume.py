@@ -35,9 +35,12 @@ def _found(opts, source):
             [p.name for p in sorted(root.iterdir()) if not _is_ours(p)] if root.is_dir() else []
         )
         if foreign:
-            raise UsageError(
-                f"{shown} holds {foreign[0]!r}, which no index wrote; takes a new folder, or an"
-                " index to go on with"
+            raise owned_folders.foreign_error(
+                "--build_index",
+                opts.build_index,
+                foreign[0],
+                writer="index",
+                accepted="use a new folder, or an index to continue",
             )
         return None
     data = vector_index.read_record(root)

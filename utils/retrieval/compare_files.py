@@ -2,14 +2,15 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from utils.files import owned_folders, whole_files
 from utils.reports import plots, tables
 from utils.retrieval.compare_evaluations import images_of
-from utils.runtime.errors import UsageError
 
 FILES = ("comparison.csv", "comparison.md", "comparison.json", "comparison.png")
+OUR_FILES = re.compile(r"comparison\.(?:csv|md|json|png)")
 
 
 def default_folder(dirs):
@@ -26,18 +27,14 @@ def require_ours(folder):
     """Path of the folder to write, absolute; UsageError unless it is new, empty, or a comparison
     and nothing else."""
     folder = Path(folder).resolve()
-    owned_folders.require_writable("--output_dir", folder)
-    inside = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in inside if name not in FILES or not (folder / name).is_file()]
-    if inside and not foreign:
-        record = folder / "comparison.json"
-        ours = record.is_file() and whole_files.read_json(record)
-        foreign = [] if isinstance(ours, dict) and ours.get("kind") == "comparison" else inside
-    if foreign:
-        raise UsageError(
-            f"--output_dir={str(folder)!r} holds {foreign[0]!r}, which no comparison wrote; takes a"
-            " new folder"
-        )
+    owned_folders.require_ours(
+        "--output_dir",
+        folder,
+        files=OUR_FILES,
+        record="comparison.json",
+        kind="comparison",
+        writer="comparison",
+    )
     return folder
 
 

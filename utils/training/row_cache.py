@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.files.owned_folders import existing_parent
 from utils.files.whole_files import whole_file
 from utils.runtime.errors import DataError
 
@@ -46,14 +47,11 @@ class RowCache:
 
         Returns: (bool, free bytes).
         """
-        above = self.folder
-        while not above.exists():
-            above = above.parent
         have = (
             sum(p.stat().st_size for p in self.folder.glob("*.npy")) if self.folder.is_dir() else 0
         )
         part = self.bytes // max(1, self.rows) * min(PART_ROWS, self.rows)
-        free = shutil.disk_usage(above).free
+        free = shutil.disk_usage(existing_parent(self.folder)).free
         return self.bytes - have + 2 * part + before < free, free
 
     def _paths(self, part):
