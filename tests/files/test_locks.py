@@ -114,3 +114,37 @@ def test_strides_share_out_every_piece_once():
     ):
         assert mine
         assert all_mine
+
+
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+
+
+def test_a_turn_is_waited_for_and_not_needed_without_locks(tmp_path, monkeypatch):
+    with forked(lambda: Claims(tmp_path).take("a")) as pid:
+        os.kill(pid, signal.SIGKILL)
+        with locks.wait_for_turn(tmp_path, "a"):
+            assert not is_free(tmp_path, "a")
+    assert is_free(tmp_path, "a")
+    entered = []
+    with locks.wait_for_turn(tmp_path / "a.lock" / "below", "a"):  # a folder that cannot be made
+        entered.append(1)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locks.wait_for_turn(tmp_path, "a"):
+        entered.append(2)
+    assert entered == [1, 2]
+    with pytest.raises(OSError, match="mine"), locks.wait_for_turn(tmp_path, "a"):
+        raise OSError("mine")
+
+
+def test_one_command_of_a_machine_works_on_a_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+    with locks.lock_folder_on_this_machine(folder) as one:
+        with locks.lock_folder_on_this_machine(folder) as two:
+            assert (one, two) == (True, False)
+        with locks.lock_folder_on_this_machine(tmp_path / "other") as other:
+            assert other
+    assert not folder.exists()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locks.lock_folder_on_this_machine(folder) as without_locks:
+        assert without_locks

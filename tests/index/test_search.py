@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.files import locks
 from utils.index import search, shard_files, vector_index
 
 
@@ -240,14 +241,14 @@ def test_of_two_launches_one_trains(clustered, monkeypatch):
     index, _, _ = clustered
     kept, state = search._made(index, "s"), search._state(index)
     (index.root / "ann.json").unlink(missing_ok=True)
-    real = search.Claims.take
+    real = locks.Claims.take
 
     def after_the_other(self, name, *, wait=False):
         if name == search.CLAIM:
             search._write(index, kept[0], kept[1] | {"state": state})
         return real(self, name, wait=wait)
 
-    monkeypatch.setattr(search.Claims, "take", after_the_other)
+    monkeypatch.setattr(locks.Claims, "take", after_the_other)
     said = []
     assert isinstance(search.approximate(index, say=said.append), search.Approximate)
     assert said == []

@@ -1,16 +1,13 @@
 """A generation folder: its names, what is written while it is made, and its manifest."""
 
 import contextlib
-import fcntl
-import hashlib
 import json
-import tempfile
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.files import whole_files
+from utils.files import locks, whole_files
 from utils.files.owned_folders import require_writable
 from utils.runtime.errors import DataError, UsageError
 
@@ -167,27 +164,10 @@ class Generation:
 
     @contextlib.contextmanager
     def locked(self):
-        """While open, no other command on this machine works on this folder. Yields: whether that
-        is so.
-
-        The lock lies among the machine's temporary files: nothing is made in a folder before the
-        model has loaded."""
-        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-        with contextlib.ExitStack() as held:
-            try:
-                handle = held.enter_context(
-                    open(Path(tempfile.gettempdir()) / f"diffrep-{name}.lock", "a")
-                )
-                # the system lets go of it when a process dies
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:
-                # another user's file, or a file system without locks: as it was before there was
-                # one
-                pass
-            yield True
+        """Keep other commands on this machine out of this folder until the end of the block.
+        Yields: False if another command works on it."""
+        with locks.lock_folder_on_this_machine(self.path) as mine:
+            yield mine
 
     def require_unshared(self, locked):
         """UsageError unless `locked`, which every process of a command is to be told."""

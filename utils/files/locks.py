@@ -1,27 +1,34 @@
-"""Pieces of work that processes take from one another, of one launch or of several, on one machine
-or on many.
+"""File locks, by which processes of one launch or of several, on one machine or on many, agree who
+does a piece of work.
 
-A piece is held by the lock of a small file. The kernel gives the lock back when its process ends,
-however it ends: a killed process leaves nothing to clean, and another takes the piece at once. A
-process that is twice as fast takes twice as many."""
+A piece of work is held by the lock of a small file. The kernel releases the lock when the process
+ends, however it ends: a killed process leaves nothing to clean up, and another one can take over
+at once. Work that is taken piece by piece balances itself: a process that is twice as fast takes
+twice as many pieces."""
+
+from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-CLAIMS = ".claims"  # the folder of locks in an index
-# what file systems answer that have no locks: Lustre and NFS as some are mounted, and most that
-# speak to an object store
+CLAIMS = ".claims"  # name of the folder of lock files in an index
+# errors of file systems without locks: Lustre and NFS with some mount options, and most file
+# systems in front of an object store
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
-# a lock lasts until every copy of its descriptor is closed. Workers that read images are forked
-# while one is held, and outlive a killed parent by seconds: they must not keep what it held
-_held = set()
+# Descriptors of the locks that this process holds. A lock lasts until every copy of its descriptor
+# is closed. Image-reading workers are forked while locks are held and outlive a killed parent by
+# seconds: they close their copies at once, so that the lock ends with the parent.
+_held: set[int] = set()
 
 
-def _close_in_child():
+def _close_in_child() -> None:
     while _held:
         os.close(_held.pop())
 
@@ -29,36 +36,47 @@ def _close_in_child():
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-class Claims:
-    """Claims by locks in a folder, which is made."""
+@contextlib.contextmanager
+def lock_file(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a file, which is created if missing, until the end of the block.
 
-    def __init__(self, folder):
+    wait: wait until another holder releases the lock. Yields: whether this process holds it, which
+    is always so with `wait`. OSError where the file system has no locks (see NO_LOCKS)."""
+    # opened for writing, because NFS locks bytes and requires that
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = True
+        except BlockingIOError:
+            mine = False
+        yield mine
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+class Claims:
+    """Locks of named pieces of work: a lock file for each in `folder`, which is created."""
+
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def take(self, name, *, wait=False):
-        """Yield whether this process has the piece `name`, which it then has to the end of the
-        block. wait: until it has."""
-        # opened for writing: over NFS a lock is one of bytes, which wants that
-        number = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        _held.add(number)
-        try:
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = True
-            except BlockingIOError:
-                mine = False
-            yield mine
-        finally:
-            _held.discard(number)
-            os.close(number)
+    def take(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Hold the piece `name` until the end of the block, unless another process holds it.
 
-    def while_others_wait(self):
-        """The claims of the main process when it alone is at work."""
+        wait: wait until no other process holds it. Yields: whether this process holds it."""
+        with lock_file(self.folder / f"{name}.lock", wait=wait) as mine:
+            yield mine
+
+    def while_others_wait(self) -> Claims:
+        """The locks to use when the main process works alone and the others wait for it."""
         return self
 
-    def work(self):
+    def work(self) -> bool:
         """Whether the folder's file system has locks."""
         try:
             with self.take(".probe"):
@@ -70,18 +88,50 @@ class Claims:
 
 
 class Stride:
-    """Claims where there are no locks: every P-th of a list of names, agreed on beforehand, and no
-    second launch."""
+    """Replacement of `Claims` on a file system without locks: each of `count` processes owns a
+    fixed share of the names. A second launch at the same time is not noticed."""
 
-    def __init__(self, names, index, count):
+    def __init__(self, names: Sequence[str], index: int, count: int) -> None:
         self.own, self.all = frozenset(names[index::count]), frozenset(names)
 
     @contextlib.contextmanager
-    def take(self, name, *, wait=False):
-        """Yield whether the piece `name` is this process's; one that is not in the list is whoever
-        asks for it."""
+    def take(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Yields: whether the piece `name` is this process's; any process may have a name that
+        is not in the list.
+
+        wait: not used; it is there so that `Claims` and `Stride` take the same arguments."""
         yield name in self.own or name not in self.all
 
-    def while_others_wait(self):
-        """The claims of the main process when it alone is at work: all."""
+    def while_others_wait(self) -> Stride:
+        """The share to use when the main process works alone: every name."""
         return Stride((), 0, 1)
+
+
+@contextlib.contextmanager
+def wait_for_turn(folder: Path, name: str) -> Iterator[None]:
+    """Hold the piece `name` of the locks in `folder`, waiting for another holder.
+
+    Where the file system has no locks or is read-only, the block runs without one."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            claims = Claims(folder)
+            if claims.work():
+                stack.enter_context(claims.take(name, wait=True))
+        yield
+
+
+@contextlib.contextmanager
+def lock_folder_on_this_machine(folder: Path) -> Iterator[bool]:
+    """Keep other commands on this machine out of an output folder until the end of the block.
+
+    The lock file lies among the machine's temporary files, because nothing is written to an output
+    folder before the model has loaded. Yields: False if another command holds the lock. It
+    is True also where no lock can be taken: the file belongs to another user, or the file system
+    has no locks."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    with contextlib.ExitStack() as stack:
+        mine = True
+        with contextlib.suppress(OSError):
+            path = Path(tempfile.gettempdir()) / f"diffrep-{name}.lock"
+            mine = stack.enter_context(lock_file(path))
+        yield mine

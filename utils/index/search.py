@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from utils.files.locks import CLAIMS, Claims
+from utils.files.locks import CLAIMS, wait_for_turn
 from utils.files.whole_files import read_manifest, whole_file, write_manifest
 from utils.index.vector_index import VectorIndex
 from utils.runtime.errors import DataError, first_line
@@ -184,7 +184,8 @@ def approximate(index, *, say, wrap=iter):
     state = _state(index)
     found, kept = _read(index, state, say), True
     if found is None:
-        with _claimed(index.root):  # of two launches one trains, and the other reads what it kept
+        # of two launches one trains, and the other reads what the first one wrote
+        with wait_for_turn(index.root / CLAIMS, CLAIM):
             found = _read(index, state, lambda line: None)
             if found is None:
                 *found, kept = _trained(index, state, say, wrap)
@@ -202,18 +203,6 @@ def planned(index):
     with contextlib.suppress(DataError):  # a damaged one is made anew
         there = there or _record(index, _state(index)) is not None
     return [] if there else files(index.root)
-
-
-@contextlib.contextmanager
-def _claimed(root):
-    """Hold the claim of the index's lists and codes, where the file system has locks and may be
-    written to."""
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):
-            claims = Claims(root / CLAIMS)
-            if claims.work():
-                held.enter_context(claims.take(CLAIM, wait=True))
-        yield
 
 
 def _trained(index, state, say, wrap):
