@@ -32,6 +32,7 @@ from utils.data import scenes
 from utils.files.whole_files import whole_file, write_json, write_text
 from utils.runtime import seeding
 from utils.training import latents as lat
+from utils.training.ema import decay_at
 
 HERE = Path(__file__).resolve().parent
 EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
@@ -153,7 +154,7 @@ class Stage:
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        decay = decay_at(self.step, self.decay)
         with torch.no_grad():
             for key, module in self.modules.items():
                 current = module.state_dict()

@@ -9,12 +9,12 @@ import os
 import platform
 import shlex
 import sys
-import threading
 import traceback
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from utils.files.whole_files import read_json
+from utils.runtime import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,15 +54,8 @@ def _start(names):
     )
     os.environ["TQDM_DISABLE"] = "1"
     sys.path.insert(0, str(ROOT))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    """A worker whose parent was killed would wait for work for ever, and go on writing where the
-    next study begins."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+    # a worker whose parent was killed would write where the next study begins
+    signals.end_with_parent()
 
 
 def pool(names):

@@ -38,7 +38,7 @@ class Slow(torch.utils.data.Dataset):
         time.sleep(40)
         return item
 
-next(iter(torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=signals.end_with_parent())))
+next(iter(torch.utils.data.DataLoader(Slow(), num_workers=1, worker_init_fn=signals.worker_init())))
 """
 
 
@@ -60,10 +60,41 @@ def test_a_worker_ends_with_a_parent_that_is_killed():
 
 @pytest.mark.parametrize(("alive", "status"), [(False, 1), (True, 7)])
 def test_a_worker_whose_parent_died_before_it_began_ends_at_once(alive, status):
-    """One of a fork server, whose parent by name is not the one by number, does its work."""
+    """A worker of a fork server is not a child of its parent, and does its work."""
     child = os.fork()
     if not child:
-        multiprocessing.parent_process = lambda: SimpleNamespace(pid=1, is_alive=lambda: alive)
-        signals.end_with_parent()(0)
+        multiprocessing.parent_process = lambda: SimpleNamespace(
+            pid=1, is_alive=lambda: alive, join=signal.pause
+        )
+        signals.worker_init()(0)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_process_ends_with_its_parent_by_the_kernel_or_by_a_thread(kernel):
+    script = f"""
+import multiprocessing, os, time
+from utils.runtime import signals
+
+def work(kernel):
+    if not kernel:
+        signals._kernel_ends_with_parent = lambda: False
+    signals.end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(40)
+
+multiprocessing.get_context("fork").Process(target=work, args=({kernel},)).start()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        killed = time.monotonic()
+        parent.kill()
+        parent.stdout.read()  # until nobody holds the pipe any more
+        assert time.monotonic() - killed < 20
+
+
+def test_a_process_without_a_parent_goes_on():
+    assert signals.end_with_parent() is None

@@ -159,5 +159,5 @@ def loader(draws, *, steps, batch_size, process=0, num_workers=0):
         collate_fn=collate,
         # a signal to the whole group of processes stops the training loop, which then still needs
         # its workers
-        worker_init_fn=signals.end_with_parent(ignoring=signals.StopSignal.SIGNALS),
+        worker_init_fn=signals.worker_init(ignoring=signals.StopSignal.SIGNALS),
     )

@@ -96,7 +96,7 @@ def batches(images, indices, extractors, reading, side=None):
         num_workers=min(
             usable_workers(reading.num_workers), -(-len(indices) // reading.batch_size)
         ),
-        worker_init_fn=signals.end_with_parent(),
+        worker_init_fn=signals.worker_init(),
     )
 
 

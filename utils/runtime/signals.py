@@ -1,5 +1,7 @@
-"""What processes are told: SIGTERM and SIGINT as a flag that a loop looks at, so that what was
-computed can be saved first; the end of a parent, to those that read for it."""
+"""Stop signals and parent processes: a loop can finish its step after SIGTERM or SIGINT, and worker
+processes end with the process that started them."""
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -7,48 +9,75 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 class StopSignal:
-    """Within `with`: `number` is the signal that came, or None. A second one of a kind ends the
-    process as usual."""
+    """Record SIGTERM and SIGINT within a `with` block instead of ending the process.
+
+    `number` is the signal that arrived, or None. The second signal of a kind ends the process as
+    usual."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __enter__(self):
-        self.number, self._before = None, {}
+    def __enter__(self) -> StopSignal:
+        self.number: int | None = None
+        self._before = {}
         for number in self.SIGNALS:
             self._before[number] = signal.signal(number, self._take)
         return self
 
-    def _take(self, number, frame):
+    def _take(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        signal.signal(number, self._before[number])
+        signal.signal(number, self._before[signal.Signals(number)])
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
-def end_with_parent(*, ignoring=()):
-    """A worker_init_fn for a DataLoader: its workers are killed when the process that made them
-    dies, however it dies.
+def end_with_parent() -> None:
+    """From now on, end this worker process as soon as the process that started it dies, however it
+    dies.
 
-    torch's own workers look for their parent every five seconds, and one that starts while it is
-    killed takes whoever adopts it for its parent, and stays. ignoring: signals that the workers do
-    not heed, as the parent's work is not done when they come."""
-    return functools.partial(_end_with_parent, ignoring)
+    For processes that multiprocessing started; it does nothing in others. The kernel kills the
+    process where it can; elsewhere a thread waits for the parent."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    # a worker of a fork server is a child of the server, whose end says nothing about the parent
+    if os.getppid() != parent.pid or not _kernel_ends_with_parent():
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+    if not parent.is_alive():  # it died before the lines above
+        os._exit(1)
 
 
-def _end_with_parent(ignoring, _worker):
+def _kernel_ends_with_parent() -> bool:
+    """Ask Linux to kill this process when its parent dies. Returns: False on other systems."""
+    with contextlib.suppress(AttributeError, OSError):
+        return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+    return False
+
+
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def worker_init(*, ignoring: Sequence[signal.Signals] = ()) -> Callable[[int], None]:
+    """A worker_init_fn for a DataLoader, with which its workers end when their parent dies.
+
+    torch's own workers check for their parent every five seconds. A worker that starts while its
+    parent is being killed takes its new parent for the right one, and never exits.
+    ignoring: signals that the workers ignore, because the parent still has work to finish."""
+    return functools.partial(_start_worker, ignoring)
+
+
+def _start_worker(ignoring: Sequence[signal.Signals], _worker: int) -> None:
     for number in ignoring:
         signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    # a fork server stands between, where workers come from one: torch's way is left
-    if os.getppid() == parent.pid:
-        with contextlib.suppress(AttributeError, OSError):  # so it is on another system
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not parent.is_alive():  # it died before that
-        os._exit(1)
+    end_with_parent()

@@ -61,7 +61,7 @@ class Latents:
                 batch_size=None,
                 sampler=order,
                 num_workers=workers,
-                worker_init_fn=signals.end_with_parent(),
+                worker_init_fn=signals.worker_init(),
             )
             pixels, computed = iter(loader), []
             for group in groups:
