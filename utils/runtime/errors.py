@@ -1,17 +1,24 @@
-"""The errors a user can cause, and the checks that raise them.
+"""The errors that a user can cause, and the checks that raise them.
 
-Library code raises; `flags.exit_on_user_error` is the one place that turns them into a line and an
-exit status."""
+Library code raises them; `flags.exit_on_user_error` alone turns them into a line on the terminal
+and an exit status."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class ToolkitError(Exception):
-    """Something the user can mend. The message is one line: what was given and what is accepted."""
+    """An error that the user can correct. The message is one line: what was given and what is
+    accepted."""
 
 
 class UsageError(ToolkitError):
-    """A flag has a value that it does not take; the message names the flag."""
+    """A flag has a value that is not accepted; the message names the flag."""
 
 
 class DataError(ToolkitError):
@@ -19,51 +26,52 @@ class DataError(ToolkitError):
 
 
 class UnreadError(DataError):
-    """A disk or a network did not give a file's bytes: it says nothing of what the file holds, and
-    may pass."""
+    """A disk or a network failed to deliver a file. The file itself may be good, and a later
+    attempt may succeed."""
 
 
 class TrainingError(ToolkitError):
-    """A run that had started cannot go on; the message names the step and what is kept. Exit status
-    1, not 2."""
+    """A run that had started cannot continue; the message names the step and what is kept. The exit
+    status is 1, not 2."""
 
 
 class Stopped(ToolkitError):
-    """A signal ended a run, whose state is saved. status: 128 plus the signal's number."""
+    """A signal ended a run after its state was saved. status: exit status, 128 plus the signal's
+    number."""
 
-    def __init__(self, message, number):
+    def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.status = 128 + number
 
 
-def first_line(error, limit=160):
-    """What an error of a library says, for a line of ours: its first line, cut at `limit`
-    characters, else its class."""
-    said = str(error).strip()
-    return said.splitlines()[0][:limit] if said else type(error).__name__
+def first_line(error: object, limit: int = 160) -> str:
+    """The first line of a library's error message, cut at `limit` characters; the error's class
+    name if the message is empty."""
+    text = str(error).strip()
+    return text.splitlines()[0][:limit] if text else type(error).__name__
 
 
-def choose(flag, name, table):
-    """Return table[name]; on a miss raise UsageError with the flag, what it got and what it
-    takes."""
+def choose(flag: str, name: str, table: Mapping[str, Value]) -> Value:
+    """Return table[name]; UsageError with the flag, the name and the accepted names if there is
+    none."""
     if name not in table:
         raise UsageError(f"{flag}={name!r} is unknown; choose one of: {', '.join(sorted(table))}")
     return table[name]
 
 
-def require_dir(flag, path):
+def require_dir(flag: str, path: str | Path) -> Path:
     """Return path as a Path if it is a folder, else raise UsageError."""
     path = Path(path)
     if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise UsageError(f"{flag}={str(path)!r} {found}; give an existing folder")
+        problem = "is a file" if path.exists() else "does not exist"
+        raise UsageError(f"{flag}={str(path)!r} {problem}; give an existing folder")
     return path
 
 
-def require_file(flag, path):
+def require_file(flag: str, path: str | Path) -> Path:
     """Return path as a Path if it is a file, else raise UsageError."""
     path = Path(path)
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"{flag}={str(path)!r} {found}; give an existing file")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"{flag}={str(path)!r} {problem}; give an existing file")
     return path
