@@ -203,13 +203,16 @@ def main(argv=None):
         if opts.compare_runs:
             compare_runs(opts)
             return
-        from utils.runtime import parallel
+        from utils.runtime import launching
 
-        if opts.multiprocessing_distributed and parallel.start_on_this_node(
-            opts, argv if argv is not None else sys.argv[1:]
+        if opts.multiprocessing_distributed and launching.start_on_this_node(
+            world_size=opts.world_size,
+            rank=opts.rank,
+            dist_url=opts.dist_url,
+            arguments=sys.argv[1:] if argv is None else argv,
         ):
             return
-        with parallel.measuring(
+        with launching.measuring(
             world_size=opts.world_size,
             rank=opts.rank,
             dist_url=opts.dist_url,

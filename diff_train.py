@@ -42,7 +42,7 @@ def main(argv=None):
         from utils.files import hub, resume_states, run_folder
         from utils.models import families
         from utils.reports import tracking
-        from utils.runtime import devices, parallel
+        from utils.runtime import devices, launching, parallel
         from utils.training import trainer, training_job, training_loop
 
         if opts.local_rank >= 0 and "RANK" in os.environ:
@@ -59,7 +59,7 @@ def main(argv=None):
         if opts.use_8bit_adam:
             trainer.require_8bit()
         data = training_job.checked_data(
-            opts, print if parallel.first_process() else lambda line: None
+            opts, print if launching.first_process() else lambda line: None
         )
         source = opts.pretrained_model_name_or_path
         name, configs = families.read(
@@ -81,10 +81,10 @@ def main(argv=None):
             )
             return
         devices.dtype_of(opts.mixed_precision)
-        accelerator = parallel.accelerator(mixed_precision=opts.mixed_precision)
+        accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
         processes, say = parallel.Processes(accelerator), accelerator.print
         wanted_processes(opts, processes.count, say)
-        seed = parallel.shared_seed(
+        seed = launching.shared_seed(
             opts.seed if opts.seed is not None or record is None else record["seed"]
         )
         run.writes = processes.main

@@ -36,9 +36,9 @@ def ours(args, progress=lambda items, **_: items):
     folder."""
     from utils.cli import flags, generation_options
     from utils.generation import generation_plan, generation_stage
-    from utils.runtime import parallel
+    from utils.runtime import launching, parallel
 
-    processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
+    processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
 
     def parsed(folder):
         side = [

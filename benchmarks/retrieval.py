@@ -298,9 +298,9 @@ def our_passes(network):
     from utils.retrieval import feature_cache, features
     from utils.retrieval.descriptors import sscd
     from utils.retrieval.descriptors.network import Wanted
-    from utils.runtime import parallel
+    from utils.runtime import launching, parallel
 
-    processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
+    processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
     wanted = Wanted(
         device=processes.device,
         dtype=torch.float32,

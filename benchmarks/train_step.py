@@ -80,7 +80,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     took)."""
     from utils.cli import flags, train_options
     from utils.files import run_folder
-    from utils.runtime import parallel
+    from utils.runtime import launching, parallel
     from utils.training import training_job, training_loop
 
     run = run_folder.NewRun(out / "run")
@@ -123,7 +123,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
         ],
         description="",
     )
-    accelerator = parallel.accelerator(mixed_precision=opts.mixed_precision)
+    accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
     job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()

@@ -6,7 +6,7 @@ from tests import tars
 from utils.cli import flags
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.index import index_build, index_sources
-from utils.runtime import parallel
+from utils.runtime import launching
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def build(tmp_path):
             ],
             description="",
         )
-        with parallel.measuring(
+        with launching.measuring(
             world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None
         ) as processes:
             index_build.build(opts, processes, lines.append)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.data import captions, image_sets, training_data, transforms
-from utils.runtime import parallel
+from utils.runtime import launching, parallel
 from utils.training import ensemble, loss_control, train_mitigations, trainer
 
 SIDE = 16
@@ -55,7 +55,7 @@ def start(scenes_dir, micro_parts):
         )
         parts_of = training_data.split(len(images), shards, 0)
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
-        accelerator = parallel.accelerator(mixed_precision="no")
+        accelerator = launching.accelerator(mixed_precision="no")
         control = ratio and loss_control.AntiGradientControl(
             ratio=ratio, decay=0.8, num_timesteps=1000, bias_correction=bias_correction
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.cli import flags, train_options
-from utils.runtime import parallel
+from utils.runtime import launching, parallel
 from utils.training import training_job
 
 
@@ -39,7 +39,7 @@ def built(micro_sd, scenes_dir):
         )
         data = training_job.checked_data(opts, print)
         return (
-            training_job.build(opts, data, parallel.accelerator(mixed_precision="no"), seed=3),
+            training_job.build(opts, data, launching.accelerator(mixed_precision="no"), seed=3),
             opts,
             data,
         )

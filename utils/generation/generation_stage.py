@@ -13,7 +13,7 @@ from utils.generation.generation_plan import plans_of
 from utils.generation.pair_grid import compare
 from utils.models import families, loading, schedulers
 from utils.reports import tracking
-from utils.runtime import devices, environment, parallel
+from utils.runtime import devices, environment, launching, parallel
 from utils.runtime.errors import Stopped
 
 SHOWN = 8  # images that a tracker gets
@@ -168,7 +168,7 @@ def generate_folders(opts, *, default_prompts=(), default_root, beside_run, prog
     """Make the generation that the options ask for, or continue it, or find it finished; with
     --compare two and their grid; under --dry_run say what would be made. say: takes a line for the
     user, of the main process."""
-    processes = parallel.Processes(parallel.accelerator(mixed_precision="no"))
+    processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
     say = say if processes.main else lambda line: None
     if opts.captoken is not None:
         say(

@@ -1,5 +1,6 @@
-"""Devices, precision and processes: the one place that makes an Accelerator and names a device or a
-dtype."""
+"""Devices, precision and memory: the one place that names a device or a dtype."""
+
+from __future__ import annotations
 
 import resource
 import sys
@@ -9,39 +10,37 @@ import torch
 from utils.runtime.errors import UsageError
 
 
-def threads():
-    """Threads that torch computes with; bit-for-bit repetition on a CPU needs the same."""
+def threads() -> int:
+    """Number of CPU threads of torch; results on a CPU repeat to the bit only with the same."""
     return torch.get_num_threads()
 
 
-def default_device():
-    """cuda if there is one, else cpu."""
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def dtype_of(mixed_precision, *, without_gpu="no, bf16"):
-    """The dtype of frozen networks under --mixed_precision; UsageError for fp16 without a GPU,
-    which cannot train in it.
+def dtype_of(mixed_precision: str, *, without_gpu: str = "no, bf16") -> torch.dtype:
+    """The dtype of frozen networks under --mixed_precision ("no", "fp16" or "bf16").
 
-    without_gpu: what else the script takes there.
-    """
+    UsageError for fp16 without a GPU, because a CPU cannot train in it.
+    without_gpu: the values that the script accepts without a GPU, for the message."""
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UsageError(
-            f"--mixed_precision='fp16' needs a GPU; without one it takes one of: {without_gpu}"
+            f"--mixed_precision='fp16' needs a GPU; without one choose one of: {without_gpu}"
         )
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
 
 
-def measuring_dtype(mixed_precision, device):
-    """The dtype of networks that measure: as given, else float16 on a GPU and float32 elsewhere."""
+def measuring_dtype(mixed_precision: str | None, device: torch.device) -> torch.dtype:
+    """The dtype of networks that measure: as given, else float16 on a GPU and float32 on a CPU."""
     return dtype_of(
         mixed_precision or ("fp16" if device.type == "cuda" else "no"), without_gpu="no"
     )
 
 
-def peak_memory(device):
-    """Peak memory of this process in bytes: {"host": ..., "device": ...}; device is None on a
-    CPU."""
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Peak memory of this process in bytes. Returns: {"host": ..., "device": None on a CPU}."""
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     return {
@@ -50,16 +49,13 @@ def peak_memory(device):
     }
 
 
-# Processes that train together --------------------------------------------------------------------
-
-
-def to_device(tensor, device):
-    """Move without making the host wait for the device: by pinned memory when it is a GPU."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; to a GPU through pinned memory, so that the host does not wait."""
     if device.type != "cuda" or tensor.device.type == "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def to_host(tensor):
-    """A copy in host memory that shares nothing with the tensor."""
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory that shares no storage with the tensor."""
     return tensor.detach().to("cpu", copy=True)

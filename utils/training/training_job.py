@@ -11,7 +11,7 @@ from utils.data import captions, duplication, image_sets, tar_shards, training_d
 from utils.files import owned_folders, run_folder
 from utils.models import fingerprints, loading
 from utils.reports.progress import progress
-from utils.runtime import devices, environment, parallel
+from utils.runtime import devices, environment, launching, parallel
 from utils.runtime.errors import UsageError
 from utils.training import ensemble, frozen_outputs, loss_control, train_mitigations, trainer
 
@@ -75,7 +75,7 @@ def checked_data(opts, say):
         progress,
         total=None,
         label="reading images, 256 at once",
-        main_process=parallel.first_process(),
+        main_process=launching.first_process(),
     )
     images = image_sets.readable(
         "--instance_data_dir",
