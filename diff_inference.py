@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from utils.cli import flags, generation_options
+from utils.cli import exits, flags, generation_options
 
 
 def main(argv=None):
-    with flags.exit_on_user_error("diff_inference.py"):
+    with exits.exit_on_user_error("diff_inference.py"):
         opts = flags.parse(generation_options.GenerationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress

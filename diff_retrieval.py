@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from utils.cli import flags, retrieval_options
+from utils.cli import exits, flags, retrieval_options
 from utils.runtime.errors import UsageError, first_line
 
 
@@ -198,7 +198,7 @@ def evaluate(opts, processes):
 
 
 def main(argv=None):
-    with flags.exit_on_user_error("diff_retrieval.py"):
+    with exits.exit_on_user_error("diff_retrieval.py"):
         opts = flags.parse(retrieval_options.RetrievalOptions, argv, description=__doc__)
         if opts.compare_runs:
             compare_runs(opts)

@@ -8,7 +8,7 @@ latest."""
 import json
 import os
 
-from utils.cli import flags, train_options
+from utils.cli import exits, flags, train_options
 
 
 def resumed(opts):
@@ -37,7 +37,7 @@ def wanted_processes(opts, count, say):
 
 
 def main(argv=None):
-    with flags.exit_on_user_error("diff_train.py"):
+    with exits.exit_on_user_error("diff_train.py"):
         opts = flags.parse(train_options.TrainOptions, argv, description=__doc__)
         from utils.files import hub, resume_states, run_folder
         from utils.models import families

@@ -3,7 +3,7 @@ answer with copies."""
 
 from pathlib import Path
 
-from utils.cli import flags, generation_options
+from utils.cli import exits, flags, generation_options
 
 # Captions that the literature reports as replicated by Stable Diffusion 1.4 (Somepalli et al. 2023,
 # Carlini et al. 2023)
@@ -24,7 +24,7 @@ REPLICATED_PROMPTS = (
 
 
 def main(argv=None):
-    with flags.exit_on_user_error("sd_mitigation.py"):
+    with exits.exit_on_user_error("sd_mitigation.py"):
         opts = flags.parse(generation_options.MitigationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress

@@ -1,12 +1,10 @@
 import dataclasses
-import errno
-import os
 from dataclasses import dataclass
 
 import pytest
 
 from utils.cli import flags
-from utils.runtime.errors import Stopped, TrainingError, UsageError
+from utils.runtime.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,14 +72,6 @@ def test_help_lists_every_flag_with_its_default(capsys):
         assert part in out
 
 
-@pytest.mark.parametrize(("error", "status"), [(UsageError, 2), (TrainingError, 1)])
-def test_a_users_error_is_one_line_without_traceback(capsys, error, status):
-    with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
-        raise error("two\nlines")
-    assert stopped.value.code == status
-    assert capsys.readouterr().err == "x.py: error: two lines\n"
-
-
 def test_secrets_are_in_no_record_and_free_options_do_not_count_as_changed():
     @dataclass(frozen=True)
     class Some:
@@ -98,29 +88,3 @@ def test_secrets_are_in_no_record_and_free_options_do_not_count_as_changed():
     assert flags.changed(Some(rate=3.0, log=9), recorded) == ["rate"]
     assert flags.changed(Some(rate=2.0, log=9), recorded) == []
     assert flags.as_dict(Some())["token"] is None
-
-
-def test_a_full_disk_is_a_line_whoever_says_it_and_other_errors_go_on(capsys):
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/x")
-    wrapped = RuntimeError(f"Error while serializing: {os.strerror(errno.ENOSPC)} (os error 28)")
-    for error in (full, wrapped):
-        with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
-            raise error
-        assert stopped.value.code == 1
-        assert "x.py: error: cannot write: " in capsys.readouterr().err
-    with pytest.raises(PermissionError), flags.exit_on_user_error("x.py"):
-        raise PermissionError(errno.EACCES, "no")
-
-
-def test_ctrl_c_is_a_line(capsys):
-    with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
-        raise KeyboardInterrupt
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "x.py: stopped\n"
-
-
-def test_a_signal_ends_with_its_status(capsys):
-    with pytest.raises(SystemExit) as stopped, flags.exit_on_user_error("x.py"):
-        raise Stopped("stopped after step 3", 15)
-    assert stopped.value.code == 143
-    assert capsys.readouterr().err == "x.py: stopped after step 3\n"

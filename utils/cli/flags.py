@@ -7,15 +7,11 @@ dataclass come the parser, the checks and the frozen options. Nothing heavy is i
 import argparse
 import dataclasses
 import difflib
-import errno
 import json
-import os
-import signal
 import sys
-from contextlib import contextmanager
 from dataclasses import field, fields
 
-from utils.runtime.errors import Stopped, ToolkitError, TrainingError, UsageError
+from utils.runtime.errors import UsageError
 
 # Kinds of value -----------------------------------------------------------------------------------
 
@@ -241,45 +237,3 @@ def changed(opts, recorded):
         for o in fields(opts)
         if not o.metadata["free"] and o.name in recorded and current[o.name] != recorded[o.name]
     ]
-
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _is_disk_full(error):
-    # safetensors has an error of its own, whose text is the system's
-    return getattr(error, "errno", None) in DISK_FULL or any(
-        os.strerror(number) in str(error) for number in DISK_FULL
-    )
-
-
-@contextmanager
-def exit_on_user_error(script):
-    """Turn a ToolkitError into one line on stderr and exit status 2 (a run that had started, or a
-    full disk: 1; a signal: 128 and its number, Ctrl-C too)."""
-    for stream in (sys.stdout, sys.stderr):
-        # a file name that the terminal cannot show must not end a run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    except Stopped as stopped:
-        print(f"{script}: {stopped}", file=sys.stderr)
-        raise SystemExit(stopped.status) from None
-    except KeyboardInterrupt:
-        print(f"{script}: stopped", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
-    except ToolkitError as error:
-        line = " ".join(str(error).split())
-        print(f"{script}: error: {line}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
-    # a full disk, which libraries wrap in errors of their own; anything else goes on
-    except Exception as error:
-        if not _is_disk_full(error):
-            raise
-        line = " ".join(str(error).split())
-        print(
-            f"{script}: error: cannot write: {line}; what was written whole before is kept",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from None

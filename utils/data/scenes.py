@@ -305,10 +305,10 @@ def write_scenes(out, *, count, seed=0, size=64):
 def main(argv=None):
     from pathlib import Path
 
-    from utils.cli import flags, scenes_options
+    from utils.cli import exits, flags, scenes_options
     from utils.runtime.errors import UsageError
 
-    with flags.exit_on_user_error("python -m utils.data.scenes"):
+    with exits.exit_on_user_error("python -m utils.data.scenes"):
         opts = flags.parse(scenes_options.ScenesOptions, argv, description=__doc__)
         out = Path(opts.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

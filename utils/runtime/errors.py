@@ -1,6 +1,6 @@
 """The errors that a user can cause, and the checks that raise them.
 
-Library code raises them; `flags.exit_on_user_error` alone turns them into a line on the terminal
+Library code raises them; `exits.exit_on_user_error` alone turns them into a line on the terminal
 and an exit status."""
 
 from __future__ import annotations
