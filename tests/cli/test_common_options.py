@@ -102,42 +102,42 @@ def test_published_defaults():
     [
         (
             ["--resolution", "big"],
-            "--resolution='big' is not accepted; takes a whole number at least 8",
+            "--resolution='big' is not accepted; use a whole number at least 8",
         ),
-        (["--weight_pc", "1.5"], "--weight_pc='1.5' is not accepted; takes a number from 0 to 1"),
+        (["--weight_pc", "1.5"], "--weight_pc='1.5' is not accepted; use a number from 0 to 1"),
         (
             ["--learning_rate", "nan"],
-            "--learning_rate='nan' is not accepted; takes a number above 0",
+            "--learning_rate='nan' is not accepted; use a number above 0",
         ),
         (
             ["--weights_file", "w.json", "--duplication", "dup_both"],
-            "--weights_file='w.json' and --duplication='dup_both' both weigh",
+            "--weights_file='w.json' and --duplication='dup_both' both set",
         ),
         (
             ["--agc_bias_correction"],
-            "--agc_bias_correction corrects the loss bank of --mem_ratio; give that too",
+            "--agc_bias_correction corrects the loss bank of --mem_ratio; give --mem_ratio too",
         ),
-        (["--mem_ratio", "0"], "--mem_ratio='0' is not accepted; takes a number above 0"),
+        (["--mem_ratio", "0"], "--mem_ratio='0' is not accepted; use a number above 0"),
         (
             ["--arr_ema_decay", "1"],
-            "--arr_ema_decay=1.0 is not accepted; takes a number from 0 to below 1",
+            "--arr_ema_decay='1' is not accepted; use a number from 0 to below 1",
         ),
         (
             ["--clients_num", "0"],
-            "--clients_num='0' is not accepted; takes a whole number at least 1",
+            "--clients_num='0' is not accepted; use a whole number at least 1",
         ),
         (["--hub_token", "x"], "--hub_token is used with --push_to_hub"),
         (
             ["--trainspecial_prob", "1.1"],
-            "--trainspecial_prob='1.1' is not accepted; takes a number from 0 to 1",
+            "--trainspecial_prob='1.1' is not accepted; use a number from 0 to 1",
         ),
         (
             ["--unet_from_scratch", "maybe"],
-            "--unet_from_scratch='maybe' is not accepted; takes one of: no, yes",
+            "--unet_from_scratch='maybe' is not accepted; use one of: no, yes",
         ),
         (
             ["--class_prompt", "blip"],
-            "--class_prompt='blip' is not accepted; takes one of: classlevel, instancelevel_blip",
+            "--class_prompt='blip' is not accepted; use one of: classlevel, instancelevel_blip",
         ),
         (
             ["--class_prompts", "nolevel"],
@@ -148,7 +148,7 @@ def test_published_defaults():
             ["--trainspecial", "allcaps"],
             "--trainspecial='allcaps' edits captions; --class_prompt='nolevel' has none",
         ),
-        (["--adam_beta1", "1"], "--adam_beta1=1.0 is not accepted"),
+        (["--adam_beta1", "1"], "--adam_beta1='1' is not accepted"),
         (["--resolution"], "--resolution: expected one argument"),
         (
             [
@@ -159,7 +159,7 @@ def test_published_defaults():
                 "--duplication",
                 "dup_image",
             ],
-            "--duplication='dup_image' draws among captions",
+            "--duplication='dup_image' draws among an image's captions",
         ),
     ],
 )

@@ -100,51 +100,51 @@ def test_the_whole_matrix_goes_to_a_file_or_into_a_folder(tmp_path):
     [
         (
             ("--num_loss_chunks", 4),
-            "--num_loss_chunks=4 is how --similarity_metric splitloss and splitlosscross cut",
+            "--num_loss_chunks=4 applies to --similarity_metric splitloss; dotproduct has no chunks",
         ),
-        (("--stype", "cross"), "--stype='cross' is a kind of --similarity_metric splitloss"),
-        (("--stype", "round"), "--stype='round' is not accepted; takes one of: cross"),
+        (("--stype", "cross"), "--stype='cross' applies to --similarity_metric splitloss"),
+        (("--stype", "round"), "--stype='round' is not accepted; use one of: cross"),
         (
             ("--multiscale", "perhaps"),
-            "--multiscale='perhaps' is not accepted; takes true or false",
+            "--multiscale='perhaps' is not accepted; use true or false",
         ),
         (("--world-size", 0), "--world-size=0 is not accepted"),
         (("--world-size", 2), "--world-size=2 needs --rank"),
-        (("--world-size", 2, "--rank", 2), "--rank=2 is no rank of --world-size=2"),
-        (("--rank", 3), "--rank=3 is no rank of --world-size=-1; takes 0 to one less"),
+        (("--world-size", 2, "--rank", 2), "--rank=2 does not fit --world-size=2"),
+        (("--rank", 3), "--rank=3 does not fit --world-size=-1; use 0 to one less"),
         (
             ("--world-size", 2, "--rank", 1),
-            "--dist-url=None is not accepted; takes tcp://host:port",
+            "--dist-url=None is not accepted; use tcp://host:port",
         ),
         (("--mixed_precision", "bf16"), "too coarse for similarities"),
         (("--force",), "--force goes with --compare_runs"),
         (
             ("--metrics", "beauty"),
             (
-                "--metrics='beauty' is not accepted; takes names separated by commas, of:"
+                "--metrics='beauty' is not accepted; use names separated by commas, of:"
                 " background, clip"
             ),
         ),
         (
             ("--pt_style", "pixel", "--arch", "vit_base"),
-            "--arch='vit_base' is of --pt_style sscd, clip, dino, timm; --pt_style pixel has none",
+            "--arch='vit_base' applies to --pt_style sscd, clip, dino, timm; --pt_style pixel does not",
         ),
         (
             ("--pt_style", "timm", "--preset", "sscd"),
-            "--preset='sscd' is of --pt_style sscd; --pt_style timm has none, leave it out",
+            "--preset='sscd' applies to --pt_style sscd; --pt_style timm does not use it, leave it out",
         ),
         (
             ("--num_matches", 1001),
-            "--num_matches='1001' is not accepted; takes a whole number from 1 to 1000",
+            "--num_matches='1001' is not accepted; use a whole number from 1 to 1000",
         ),
         (
             ("--num_matches", 0),
-            "--num_matches='0' is not accepted; takes a whole number from 1 to 1000",
+            "--num_matches='0' is not accepted; use a whole number from 1 to 1000",
         ),
-        (("--imsize", 4), "--imsize='4' is not accepted; takes a whole number at least 16"),
+        (("--imsize", 4), "--imsize='4' is not accepted; use a whole number at least 16"),
         (
             ("--fid_protocol", "clean"),
-            "--fid_protocol='clean' is not accepted; takes one of: dcr, standard",
+            "--fid_protocol='clean' is not accepted; use one of: dcr, standard",
         ),
     ],
 )
@@ -167,6 +167,8 @@ def test_folders_are_required_unless_evaluations_are_compared(tmp_path):
         RetrievalOptions, ["--compare_runs", "a", "b", "c", "--force"], description=""
     )
     assert (opts.compare_runs, opts.force) == (("a", "b", "c"), True)
+    alias = flags.parse(RetrievalOptions, ["--compare_evaluations", "a", "b"], description="")
+    assert alias.compare_runs == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_what_works_on_an_index_does_not_go_with_a_comparison(flag, given):
     with pytest.raises(UsageError) as error:
         flags.parse(RetrievalOptions, ["--compare_runs", "a", "b", *flag], description="")
     assert str(error.value).startswith(
-        f"{given} does not go with --compare_runs, which reads evaluations alone"
+        f"{given} does not go with --compare_runs, which reads evaluations only"
     )
 
 
@@ -196,7 +198,7 @@ def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "shown"),
     [
         (("--metrics", "fid,kid"), "--metrics='fid,kid'"),
         (("--sim_save_path", "m.npy"), "--sim_save_path='m.npy'"),
@@ -209,24 +211,26 @@ def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
     ],
 )
 @pytest.mark.parametrize("prepares", [("--build_index", "i"), ("--dedup",)])
-def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, told):
+def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, shown):
     with pytest.raises(
-        UsageError, match=f"^{told} is of an evaluation, and {prepares[0]} makes none; leave it out"
+        UsageError,
+        match=f"^{shown} applies to an evaluation, and {prepares[0]} makes none; leave it out",
     ):
         flags.parse(RetrievalOptions, ["--val_dir", "v", *prepares, *given], description="")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "shown"),
     [
         (("--imsize", "448"), "--imsize=448"),
         (("--isvit",), "--isvit"),
         (("--weights", "w.pt"), "--weights='w.pt'"),
     ],
 )
-def test_a_network_is_named_for_an_index_that_is_made_alone(given, told):
+def test_a_network_is_named_for_an_index_that_is_made_alone(given, shown):
     with pytest.raises(
-        UsageError, match=f"^{told} is of a network, and --dedup of an index has none; leave it out"
+        UsageError,
+        match=f"^{shown} applies to a network, and --dedup of an index uses none; leave it out",
     ):
         flags.parse(RetrievalOptions, ["--val_dir", "v", "--dedup", *given], description="")
     assert flags.parse(
@@ -240,7 +244,8 @@ def test_a_threshold_is_of_evaluations_and_of_near_duplicates():
     given = ["--val_dir", "v", "--copy_threshold", "0.8"]
     assert flags.parse(RetrievalOptions, [*given, "--dedup"], description="").copy_threshold == 0.8
     with pytest.raises(
-        UsageError, match="--copy_threshold=0.8 is of an evaluation, and --build_index makes none"
+        UsageError,
+        match="--copy_threshold=0.8 applies to an evaluation, and --build_index makes none",
     ):
         flags.parse(RetrievalOptions, [*given, "--build_index", "i"], description="")
 
@@ -258,12 +263,11 @@ def test_captions_of_an_index_are_its_own():
 def test_help_says_that_an_index_takes_captions():
     words = " ".join(flags.build_parser(RetrievalOptions, description="").format_help().split())
     assert (
-        "--build_index of a folder keeps them"
-        in words[words.rindex("--val_captions VAL_CAPTIONS") :][:200]
+        "--build_index of a folder keeps them" in words[words.rindex("--val_captions PATH") :][:200]
     )
 
 
 def test_a_matrix_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "similarity_matrix.npy").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists; takes a new file"):
+    with pytest.raises(UsageError, match="exists; give a new file"):
         parse("-ssp", tmp_path)

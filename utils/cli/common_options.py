@@ -1,48 +1,79 @@
-"""The options of the scripts, but for retrieval's: one frozen dataclass each, whose fields declare
-the flags."""
+"""The flags that several scripts share."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from utils.cli.flags import flag, one_of, real, switch, whole
+from utils.cli.flags import Options, flag, switch
+from utils.cli.kinds import one_of, real, whole
 from utils.reports.tracking import TRACKERS
 
+# titles of --help
+RUNNING = "running"
+READING = "reading images"
+SPEED = "precision and speed"
+TRACKING = "tracking"
+
 
 @dataclass(frozen=True, kw_only=True)
-class CommonOptions:
-    """What every script takes."""
-
-    script: ClassVar[str] = ""
+class CommonOptions(Options):
+    """Flags of every stage script."""
 
     dry_run: bool = switch(
-        help="print the resolved options and every path that would be written, and stop", free=True
+        group=RUNNING,
+        help="preview: print the resolved options and every path that would be written, then stop",
+        may_change_on_resume=True,
     )
     mixed_precision: str = flag(
-        "no", kind=one_of(("no", "fp16", "bf16")), help="precision of the networks"
+        "no",
+        kind=one_of(("no", "fp16", "bf16")),
+        group=SPEED,
+        help="precision of the networks; no is float32",
     )
-    run_name: str = flag(None, help="name of the run", free=True)
+    run_name: str | None = flag(
+        None,
+        group=TRACKING,
+        help="name of the run",
+        unset="a name of the script or the tracker",
+        may_change_on_resume=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingOptions:
-    """How images are read."""
+class ReadingOptions(Options):
+    """Flags of scripts that read images."""
 
     num_workers: int = flag(
-        4, "-j", "--workers", kind=whole(0), help="processes or threads that read images", free=True
+        4,
+        "-j",
+        "--workers",
+        kind=whole(0),
+        group=READING,
+        help="number of processes or threads that read images; 0 reads in the main process",
+        may_change_on_resume=True,
     )
     max_bad_images: float = flag(
         0.01,
         kind=real(0, 1),
-        help="share of unreadable images that is skipped, not an error",
-        free=True,
+        group=READING,
+        help="share of the images that may be unreadable and are skipped; more is an error",
+        may_change_on_resume=True,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackingOptions:
-    """Where numbers are sent, besides files."""
+class TrackingOptions(Options):
+    """Flags of scripts that report to a tracker, besides writing files."""
 
-    report_to: str = flag("wandb", kind=one_of(TRACKERS), help="tracker", free=True)
-    wandb_project: str = flag(
-        None, help="wandb project (else WANDB_PROJECT, else the published name)", free=True
+    report_to: str = flag(
+        "wandb",
+        kind=one_of(TRACKERS),
+        group=TRACKING,
+        help="tracker that receives numbers and images",
+        may_change_on_resume=True,
+    )
+    wandb_project: str | None = flag(
+        None,
+        group=TRACKING,
+        help="project in wandb",
+        unset="the variable WANDB_PROJECT, or the project of the published script",
+        may_change_on_resume=True,
     )

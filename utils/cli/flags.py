@@ -1,226 +1,269 @@
-"""How a flag is declared, parsed and refused: the only room that knows argparse.
+"""How a flag is declared, parsed, recorded and described by --help; the only module that uses
+argparse.
 
-A field declares its flag: `flag(default, *aliases, kind=..., help=...)`. From the fields of a
-dataclass come the parser, the checks and the frozen options. Nothing heavy is imported, so that
---help answers at once."""
+A field of an options class declares a flag: `flag(default, *aliases, kind=..., help=...)`. The
+fields of a class give the parser, the checks, the page of --help and the frozen options. Nothing
+heavy is imported, so that --help answers at once."""
 
 import argparse
 import dataclasses
 import difflib
 import json
 import sys
-from dataclasses import field, fields
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NoReturn, TypeVar
 
+from utils.cli.kinds import SWITCH, TEXT, Kind
 from utils.runtime.errors import UsageError
 
-# Kinds of value -----------------------------------------------------------------------------------
-
-
-def _number(convert, words, low, high, above):
-    bounds = [f"above {above}"] if above is not None else []
-    bounds += [f"at least {low}"] if low is not None and high is None else []
-    bounds += [f"from {low} to {high}"] if high is not None else []
-    accepted = " ".join([words, *bounds])
-
-    def parse(text):
-        try:
-            value = convert(text)
-        except ValueError:
-            return None, accepted
-        wrong = (low is not None and value < low) or (high is not None and value > high)
-        wrong |= (
-            (above is not None and value <= above)
-            or value != value
-            or value in (float("inf"), float("-inf"))
-        )
-        return (None, accepted) if wrong else (value, accepted)
-
-    return parse
-
-
-def whole(low=None, high=None):
-    """A whole number within bounds, both included."""
-    return _number(int, "a whole number", low, high, None)
-
-
-def real(low=None, high=None, above=None):
-    """A finite number within bounds; `above` excludes its bound."""
-    return _number(float, "a number", low, high, above)
-
-
-def text(value):
-    """Any text that is not empty."""
-    return value or None, "a text that is not empty"
-
-
-def any_text(value):
-    """Any text, the empty one too."""
-    return value, "a text"
-
-
-def number_or(word, low=None):
-    """A number of at least `low`, or the word."""
-    number, accepted = real(low), f"{word!r} or a number"
-    accepted += "" if low is None else f" from {low:g}"
-    return lambda value: (word if value == word else number(value)[0], accepted)
-
-
-def one_of(names):
-    """One name of a registry's keys or of a tuple."""
-    names = sorted(names)
-    return lambda value: (value if value in names else None, f"one of: {', '.join(names)}")
-
-
-def truth(value):
-    """true or false, as published flags are spelled that take one."""
-    return {"true": True, "1": True, "false": False, "0": False}.get(value.lower()), "true or false"
-
-
-def some_of(names):
-    """Names of a registry, separated by commas."""
-
-    def parse(value):
-        parts = tuple(p.strip() for p in value.split(",") if p.strip())
-        ok = bool(parts) and set(parts) <= set(names)
-        return parts if ok else None, f"names separated by commas, of: {', '.join(sorted(names))}"
-
-    return parse
-
-
-SWITCH = object()
 REQUIRED = dataclasses.MISSING
+OTHER = "other"
 
 
 def flag(
-    default=REQUIRED,
-    *aliases,
-    kind=text,
-    help,
-    repeat=False,
-    several=False,
-    free=False,
-    secret=False,
-):
-    """A field with its flag. aliases: further spellings; kind: text -> (value or None, what is
-    accepted), or SWITCH.
+    default: Any = REQUIRED,
+    *aliases: str,
+    kind: Kind = TEXT,
+    help: str,
+    group: str = OTHER,
+    unset: str = "not set",
+    repeat: bool = False,
+    several: bool = False,
+    may_change_on_resume: bool = False,
+    secret: bool = False,
+) -> Any:
+    """A field of an options class, with its flag.
 
-    repeat: may be given more than once; several: takes one or more values; both make a tuple;
-    free: changes nothing that a run computes, so it may differ when the run is resumed; secret:
-    never written anywhere."""
+    default: value when the flag is not given; without one, the flag is required.
+    aliases: further spellings of the flag.
+    kind: which values are accepted.
+    help: what the flag means, beginning with a noun.
+    group: title in --help under which the flag is listed.
+    unset: what --help shows as the default of a flag whose default is None.
+    repeat: the flag may be given more than once; the value is a tuple.
+    several: the flag takes one or more values; the value is a tuple.
+    may_change_on_resume: the value changes nothing that a run computes, so a run may be resumed
+    with another value.
+    secret: the value is never written anywhere.
+    """
     meta = {
         "aliases": aliases,
         "kind": kind,
         "help": help,
+        "group": group,
+        "unset": unset,
         "repeat": repeat or several,
         "several": several,
         "required": default is REQUIRED,
-        "free": free,
+        "may_change_on_resume": may_change_on_resume,
         "secret": secret,
     }
-    return field(default=None if default is REQUIRED else default, metadata=meta)
+    return field(default=default, metadata=meta)
 
 
-def switch(*aliases, help, free=False):
-    return flag(False, *aliases, kind=SWITCH, help=help, free=free)
+def switch(*aliases: str, help: str, group: str = OTHER, may_change_on_resume: bool = False) -> Any:
+    """A flag without a value: False, and True when it is given."""
+    return flag(
+        False,
+        *aliases,
+        kind=SWITCH,
+        help=help,
+        group=group,
+        may_change_on_resume=may_change_on_resume,
+    )
 
 
-def default_of(options, name):
-    """What a field of a dataclass of flags, or of one of its objects, is when its flag is not
-    given."""
-    return next(option.default for option in dataclasses.fields(options) if option.name == name)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the options of a script. A subclass declares the flags, and checks flags that depend
+    on each other."""
+
+    script: ClassVar[str] = ""  # as a user calls it: diff_train.py
+    groups: ClassVar[tuple[str, ...]] = ()  # titles of --help, in their order
+    example: ClassVar[str] = ""  # flags of an example command, shown at the end of --help
+
+    def check(self) -> None:
+        """Raise UsageError where flags contradict each other."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def default_of(options: Options | type[Options], name: str) -> Any:
+    """Value of a field when its flag is not given. options: an options class, or its object."""
+    return next(option.default for option in fields(options) if option.name == name)
+
+
+def given(options: Options, names: Iterable[str]) -> list[str]:
+    """Names of the fields among `names` whose value is not the default."""
+    return [name for name in names if getattr(options, name) != default_of(options, name)]
+
+
+# --help -------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As argparse shows flags, but the value of a flag with several spellings is shown once."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        spellings = ", ".join(action.option_strings)
+        return spellings if action.nargs == 0 else f"{spellings} {self._format_args(action, '')}"
+
+
+class _PrintVersion(argparse.Action):
+    """--version: print one line and exit with status 0."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from utils.cli import version  # asks git for the commit
+
+        print(version.describe())
+        parser.exit()
+
+
+def _spellings(option: dataclasses.Field) -> list[str]:
+    name = f"--{option.name}"
+    aliases = [alias for alias in option.metadata["aliases"] if alias != name]
+    short = [alias for alias in aliases if not alias.startswith("--")]
+    return [*short, name, *(alias for alias in aliases if alias.startswith("--"))]
+
+
+def _shown_default(option: dataclasses.Field) -> str:
+    if option.metadata["required"]:
+        return "required"
+    if option.metadata["kind"] is SWITCH:
+        return "default: off"
+    shown = option.metadata["unset"] if option.default in (None, ()) else option.default
+    return f"default: {str(shown).lower() if isinstance(shown, bool) else shown}"
+
+
+def _argument(option: dataclasses.Field) -> dict[str, Any]:
+    """What argparse's add_argument takes for a field, besides the spellings of its flag."""
+    meta, kind = option.metadata, option.metadata["kind"]
+    notes = "; ".join(filter(None, (kind.bounds, _shown_default(option))))
+    argument = {
+        "dest": option.name,
+        "default": None,
+        "help": f"{meta['help']} ({notes})".replace("%", "%%"),
+    }
+    if kind is SWITCH:
+        return argument | {"action": "store_true"}
+    argument |= {"metavar": kind.metavar}
+    if meta["several"]:
+        return argument | {"nargs": "+"}
+    return argument | {"action": "append"} if meta["repeat"] else argument
+
+
+def _usage(options: type[Options]) -> str:
+    """The line of --help that shows the required flags."""
+    required = [
+        f"--{option.name} {option.metadata['kind'].metavar}"
+        for option in fields(options)
+        if option.metadata["required"]
+    ]
+    return " ".join([options.script, *required, "[flag ...]"])
+
+
+def example_command(options: type[Options]) -> str:
+    """The example at the end of --help: a shell command, on several lines where it is long."""
+    script = options.script if " " in options.script else f"python {options.script}"
+    lines = textwrap.wrap(
+        f"{script} {options.example}", 90, break_long_words=False, break_on_hyphens=False
+    )
+    return " \\\n    ".join(lines)
+
+
+def build_parser(options: type[Options], *, description: str | None) -> argparse.ArgumentParser:
+    """An argparse parser of an options class; values stay text until `parse` checks them."""
+    parser = _Parser(
+        prog=options.script,
+        usage=_usage(options),
+        description=description,
+        epilog=options.example and f"example:\n  {example_command(options)}",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action=_PrintVersion, nargs=0, help="show the version and the commit, and exit"
+    )
+    titles = dict.fromkeys([*options.groups, *(o.metadata["group"] for o in fields(options))])
+    for title in titles:
+        group = parser.add_argument_group(title)
+        for option in fields(options):
+            if option.metadata["group"] == title:
+                group.add_argument(*_spellings(option), **_argument(option))
+    return parser
 
 
 # Parsing ------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
-def _spellings(option):
-    name = f"--{option.name}"
-    aliases = [a for a in option.metadata["aliases"] if a != name]
-    return [
-        *(a for a in aliases if not a.startswith("--")),
-        name,
-        *(a for a in aliases if a.startswith("--")),
-    ]
-
-
-def build_parser(options, *, description):
-    """An argparse parser of a dataclass of flags; values stay text until `parse` checks them."""
-    parser = _Parser(
-        prog=options.script,
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for option in fields(options):
-        meta = option.metadata
-        arguments = {"dest": option.name, "default": None}
-        if meta["kind"] is SWITCH:
-            arguments |= {"action": "store_true", "help": meta["help"]}
-        else:
-            default = "required" if meta["required"] else f"default: {option.default}"
-            has_default = meta["required"] or option.default not in (None, ())
-            shown = f"{meta['help']} ({default})" if has_default else meta["help"]
-            action = (
-                {"nargs": "+"}
-                if meta["several"]
-                else {"action": "append"}
-                if meta["repeat"]
-                else {}
-            )
-            arguments |= action | {"help": shown.replace("%", "%%"), "metavar": option.name.upper()}
-        parser.add_argument(*_spellings(option), **arguments)
-    return parser
-
-
-def _unknown(parser, argument):
-    known = [s for action in parser._actions for s in action.option_strings]
-    name = argument.split("=")[0]
-    near = difflib.get_close_matches(name, known, 1)
+def _unknown(parser: argparse.ArgumentParser, argument: str) -> UsageError:
+    known = [spelling for action in parser._actions for spelling in action.option_strings]
+    near = difflib.get_close_matches(argument.split("=")[0], known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"{argument!r} is not a flag of {parser.prog}; {hint}--help lists them")
+    return UsageError(f"{argument!r} is not a flag of {parser.prog}; {hint}--help lists all flags")
 
 
-def _value(option, given):
+def _parse_one(option: dataclasses.Field, text: str) -> Any:
+    kind = option.metadata["kind"]
+    value = kind.parse(text)
+    if value is None:
+        raise UsageError(f"--{option.name}={text!r} is not accepted; use {kind.accepted}")
+    return value
+
+
+def _value(option: dataclasses.Field, given: Any) -> Any:
+    """A field's value from what argparse gives: None, a text, a list of texts or True."""
     if given is None:
         if option.metadata["required"]:
             raise UsageError(f"--{option.name} is required; give the {option.metadata['help']}")
         return option.default
-    kind = option.metadata["kind"]
-    if kind is SWITCH:
+    if option.metadata["kind"] is SWITCH:
         return given
-    values = []
-    for item in given if option.metadata["repeat"] else [given]:
-        value, accepted = kind(item)
-        if value is None:
-            raise UsageError(f"--{option.name}={item!r} is not accepted; takes {accepted}")
-        values.append(value)
-    return tuple(values) if option.metadata["repeat"] else values[0]
+    if option.metadata["repeat"]:
+        return tuple(_parse_one(option, text) for text in given)
+    return _parse_one(option, given)
 
 
-def parse(options, argv=None, *, description):
-    """Parse argv (default: the command line) into the frozen dataclass `options`; UsageError names
-    flag and value."""
+def _hide_secrets(opts: Options) -> None:
+    """Replace secret values in sys.argv, since wandb records the command line."""
+    for option in fields(opts):
+        value = getattr(opts, option.name)
+        if option.metadata["secret"] and value:
+            sys.argv[:] = [word.replace(value, "redacted") for word in sys.argv]
+
+
+def parse(
+    options: type[AnyOptions], argv: Sequence[str] | None = None, *, description: str | None
+) -> AnyOptions:
+    """Parse a command line into the frozen dataclass `options`.
+
+    argv: words after the script's name (default: those of the process).
+    description: first lines of --help.
+    Raises: UsageError, which names the flag, its value and what is accepted.
+    """
     parser = build_parser(options, description=description)
     namespace, rest = parser.parse_known_args(argv)
     if rest:
         raise _unknown(parser, rest[0])
-    parsed = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
-    for secret in filter(
-        None, (getattr(parsed, o.name) for o in fields(options) if o.metadata["secret"])
-    ):
-        # wandb records the command line
-        sys.argv[:] = [word.replace(secret, "redacted") for word in sys.argv]
-    parsed.check()
-    return parsed
+    opts = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
+    _hide_secrets(opts)
+    opts.check()
+    return opts
 
 
-def as_dict(opts):
-    """Options as JSON types, for records; what is secret is left out."""
+# Records ------------------------------------------------------------------------------------------
+
+
+def as_dict(opts: Options) -> dict[str, Any]:
+    """Options as JSON types, for records, in the order of declaration; a secret is "redacted"."""
     shown = json.loads(json.dumps(dataclasses.asdict(opts)))
     for option in fields(opts):
         if option.metadata["secret"] and shown[option.name] is not None:
@@ -228,12 +271,16 @@ def as_dict(opts):
     return shown
 
 
-def changed(opts, recorded):
-    """Names of options, as declared, that differ from a record of as_dict and would change what a
-    run computes."""
+def changed(opts: Options, recorded: Mapping[str, Any]) -> list[str]:
+    """Names of options that differ from a record and would change what a run computes.
+
+    recorded: what `as_dict` gave when the run was started. An option that the record does not have
+    counts as unchanged."""
     current = as_dict(opts)
     return [
-        o.name
-        for o in fields(opts)
-        if not o.metadata["free"] and o.name in recorded and current[o.name] != recorded[o.name]
+        option.name
+        for option in fields(opts)
+        if not option.metadata["may_change_on_resume"]
+        and option.name in recorded
+        and current[option.name] != recorded[option.name]
     ]

@@ -1,143 +1,296 @@
 """The flags of diff_inference.py and sd_mitigation.py."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
-from utils.cli.common_options import CommonOptions, TrackingOptions
-from utils.cli.flags import any_text, flag, number_or, one_of, real, switch, whole
+from utils.cli.common_options import (
+    RUNNING,
+    SPEED,
+    TRACKING,
+    CommonOptions,
+    TrackingOptions,
+)
+from utils.cli.flags import default_of, flag, switch
+from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, whole
 from utils.data.caption_edits import PROMPT_EDITS
 from utils.data.captions import PROMPT_STYLES
 from utils.reports.tracking import TRACKERS
 from utils.runtime.errors import UsageError
 
+# titles of --help
+MODEL = "model"
+PROMPTS = "prompts"
+SAMPLING = "sampling"
+MITIGATIONS = "mitigations"
+SAVING = "what is saved"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions(CommonOptions, TrackingOptions):
-    """diff_inference.py"""
+    """Flags of diff_inference.py."""
 
     script: ClassVar[str] = "diff_inference.py"
     default_model: ClassVar[str] = "stabilityai/stable-diffusion-2-1"
-    compare: ClassVar[bool] = False
+    # whether the script has prompts of its own, for when no flag names any
+    has_own_prompts: ClassVar[bool] = False
+    groups: ClassVar[tuple[str, ...]] = (
+        MODEL,
+        PROMPTS,
+        SAMPLING,
+        MITIGATIONS,
+        SPEED,
+        SAVING,
+        TRACKING,
+        RUNNING,
+    )
+    example: ClassVar[str] = "--modelpath run -nb 100 --rand_noise_lam 0.1"
 
-    modelpath: str = flag(None, help="a run of diff_train.py, or any pipeline folder")
-    pretrained_model_name_or_path: str = flag(
-        None, help="base model by name, when there is no --modelpath"
+    modelpath: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help="model: the folder of a run of diff_train.py, or any pipeline folder",
     )
-    dataset: str = flag(None, help="a label, kept in the record")
-    capstyle: str = flag(
-        None, "--modelstyle", kind=one_of(PROMPT_STYLES), help="prompt style, instead of the run's"
+    pretrained_model_name_or_path: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help="base model, instead of --modelpath: a pipeline folder or a name on the hub",
+        unset="Stable Diffusion 2.1, for sd_mitigation.py 1.4",
     )
-    captoken: str = flag(None, help="accepted as published, where it never had an effect")
-    nbatches: int = flag(None, "-nb", kind=whole(1), help="number of prompts")
-    im_batch: int = flag(1, "-imb", kind=whole(1), help="images per prompt")
-    prompts: str = flag(
-        None, help="file of prompts: .txt, .jsonl with `prompt`, .json list or captions file"
+    dataset: str | None = flag(
+        None, group=RUNNING, help="label of the data, written to the manifest only"
     )
-    prompt: tuple = flag((), repeat=True, help="a prompt; may be repeated")
-    instance_prompt_loc: str = flag(
-        None, help="captions JSON to draw prompts from, for a folder without run.json"
+    capstyle: str | None = flag(
+        None,
+        "--modelstyle",
+        kind=one_of(PROMPT_STYLES),
+        group=PROMPTS,
+        help="prompt style: what drawn prompts are made of, as --class_prompt in training",
+        unset="the run's",
     )
-    negative_prompt: str = flag(
-        None, kind=any_text, help="what guidance leads away from; else the pipeline's own"
+    captoken: str | None = flag(
+        None, group=RUNNING, help="caption token, accepted as published; it never had an effect"
     )
-    resolution: int = flag(
-        None, kind=whole(8), help="side of the images in pixels (else the run's, else 256)"
+    nbatches: int | None = flag(
+        None,
+        "-nb",
+        kind=whole(1),
+        group=PROMPTS,
+        help="number of prompts",
+        unset="all given prompts",
     )
-    iternum: int = flag(
-        None, kind=whole(0), help="use checkpoint_<iternum> of the run instead of the final one"
+    im_batch: int = flag(
+        1, "-imb", kind=whole(1), group=PROMPTS, help="number of images per prompt"
     )
-    num_inference_steps: int = flag(
-        None, kind=whole(1), help="denoising steps (50; SD 3 and Flux: their pipeline's own)"
+    prompts: str | None = flag(
+        None,
+        kind=PATH,
+        group=PROMPTS,
+        help="file of prompts: .txt, .jsonl with `prompt`, .json list, or a captions file",
     )
-    guidance_scale: float = flag(
+    prompt: tuple[str, ...] = flag(
+        (), repeat=True, group=PROMPTS, help="a prompt; the flag may be repeated"
+    )
+    instance_prompt_loc: str | None = flag(
+        None,
+        kind=PATH,
+        group=PROMPTS,
+        help="captions file from which --capstyle draws prompts",
+        unset="the run's",
+    )
+    negative_prompt: str | None = flag(
+        None,
+        kind=ANY_TEXT,
+        group=SAMPLING,
+        help="negative prompt: text that guidance leads away from",
+        unset="the pipeline's own",
+    )
+    resolution: int | None = flag(
+        None,
+        kind=whole(8),
+        group=SAMPLING,
+        help="side of the images in pixels",
+        unset="the run's, otherwise 256",
+    )
+    iternum: int | None = flag(
+        None,
+        kind=whole(0),
+        group=MODEL,
+        help="number of the run's checkpoint to use: checkpoint_N",
+        unset="the final one",
+    )
+    num_inference_steps: int | None = flag(
+        None,
+        kind=whole(1),
+        group=SAMPLING,
+        help="number of denoising steps",
+        unset="50, for SD 3 and Flux the pipeline's own",
+    )
+    guidance_scale: float | None = flag(
         None,
         kind=real(0),
-        help="guidance; 1 or less is none (7.5; SD 3 and Flux: their pipeline's own)",
+        group=SAMPLING,
+        help="scale of classifier-free guidance; 1 or less is none",
+        unset="7.5, for SD 3 and Flux the pipeline's own",
     )
-    scheduler: str = flag(
+    scheduler: str | None = flag(
         None,
-        help=(
-            "a diffusers scheduler, without the word Scheduler (the pipeline's own; base model:"
-            " DPM++)"
-        ),
+        group=SAMPLING,
+        help="scheduler: a class of diffusers, without the word Scheduler",
+        unset="the pipeline's own, for a base model DPMSolverMultistep",
     )
     rand_noise_lam: float = flag(
-        0.0, kind=real(0, 1), help="Gaussian noise on prompt embeddings, standard deviation"
+        0.0,
+        kind=real(0, 1),
+        group=MITIGATIONS,
+        help="standard deviation of Gaussian noise on prompt embeddings; 0 adds none",
     )
-    rand_augs: str = flag(
-        None, kind=one_of(PROMPT_EDITS), help=f"edit of prompts: {', '.join(PROMPT_EDITS)}"
+    rand_augs: str | None = flag(
+        None,
+        kind=one_of(PROMPT_EDITS),
+        group=MITIGATIONS,
+        help="edit of every prompt: random words, repeated words or numbers are added",
     )
-    rand_aug_repeats: int = flag(2, kind=whole(1), help="how many times --rand_augs applies")
-    cfg_start: str = flag(
+    rand_aug_repeats: int = flag(
+        2,
+        kind=whole(1),
+        group=MITIGATIONS,
+        help="number of times --rand_augs applies to a prompt",
+    )
+    cfg_start: float | str | None = flag(
         None,
         kind=number_or("auto", 0),
-        help="timestep above which guidance has the scale --cfg_before; auto: per image",
+        group=MITIGATIONS,
+        help=(
+            "timestep at which guidance starts: above it the scale is --cfg_before; auto: a"
+            " timestep per image"
+        ),
     )
     cfg_before: float = flag(
-        0.0, kind=real(), help="guidance scale before the transition: 0 is none, -2 opposite"
+        0.0,
+        kind=real(),
+        group=MITIGATIONS,
+        help="guidance scale above --cfg_start; 0: no guidance, -2: opposite guidance",
     )
-    lora: str = flag(
-        None, help="LoRA weights: a .safetensors file, a folder that holds one, or a hub name"
+    lora: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help="LoRA weights: a .safetensors file, a folder that holds one, or a name on the hub",
     )
-    seed: int = flag(42, kind=whole(0), help="seed of prompts, edits, latents and embedding noise")
+    seed: int = flag(
+        42,
+        kind=whole(0),
+        group=SAMPLING,
+        help="seed of prompts, prompt edits, latents and embedding noise",
+    )
     batch_size: int = flag(
-        16, kind=whole(1), help="images made at once; changes nothing but rounding"
+        16,
+        kind=whole(1),
+        group=SPEED,
+        help="number of images generated at once; changes nothing but rounding",
     )
-    compile: bool = switch(help="compile the network that predicts; changes nothing but rounding")
+    compile: bool = switch(
+        group=SPEED,
+        help="compilation of the denoising network; changes nothing but rounding",
+    )
     num_workers: int = flag(
-        2, "-j", "--workers", kind=whole(1), help="threads that save images while others are made"
+        2,
+        "-j",
+        "--workers",
+        kind=whole(1),
+        group=SPEED,
+        help="number of threads that save images while others are generated",
     )
-    report_to: str = flag("none", kind=one_of(TRACKERS), help="tracker")
-    savepath: str = flag(None, help="the generation's folder, instead of <run>/inferences/<name>")
+    report_to: str = flag(
+        "none",
+        kind=one_of(TRACKERS),
+        group=TRACKING,
+        help="tracker that receives numbers and images",
+    )
+    savepath: str | None = flag(
+        None,
+        kind=PATH,
+        group=SAVING,
+        help="folder of the generation",
+        unset="<run>/inferences/<name>, or <name> in a folder of the script",
+    )
 
-    def check(self):
+    @property
+    def compare(self) -> bool:
+        """Whether the images are also generated without mitigation: a flag of sd_mitigation.py."""
+        return False
+
+    @property
+    def names_prompts(self) -> bool:
+        """Whether a flag gives the prompts themselves."""
+        return bool(self.prompts or self.prompt)
+
+    def check(self) -> None:
+        self._check_mitigations()
+        self._check_model()
+        self._check_prompt_flags()
+        self._check_captions()
+        self._check_checkpoint()
+        self._check_number_of_prompts()
+
+    def _check_mitigations(self) -> None:
         if self.cfg_before and self.cfg_start is None:
             raise UsageError(
-                f"--cfg_before={self.cfg_before:g} is a scale before --cfg_start; give that too"
+                f"--cfg_before={self.cfg_before:g} is the guidance scale above --cfg_start; give"
+                " --cfg_start too"
             )
-        usual = next(f.default for f in fields(self) if f.name == "rand_aug_repeats")
-        if self.rand_aug_repeats != usual and not self.rand_augs:
+        repeats = self.rand_aug_repeats
+        if repeats != default_of(self, "rand_aug_repeats") and not self.rand_augs:
             raise UsageError(
-                f"--rand_aug_repeats={self.rand_aug_repeats} is how often --rand_augs applies; give"
-                " that too"
+                f"--rand_aug_repeats={repeats} is how often --rand_augs applies; give --rand_augs"
+                " too"
             )
+
+    def _check_model(self) -> None:
         if self.modelpath and self.pretrained_model_name_or_path:
             raise UsageError(
                 f"--modelpath={self.modelpath!r} and --pretrained_model_name_or_path="
                 f"{self.pretrained_model_name_or_path!r} both name a model; give one"
             )
+
+    def _check_prompt_flags(self) -> None:
         if self.prompts and self.prompt:
             raise UsageError(
                 f"--prompts={self.prompts!r} and --prompt={self.prompt[0]!r} both give prompts;"
-                " give one"
+                " give one of these flags"
             )
-        if self.capstyle and (self.prompts or self.prompt):
+        if self.capstyle and self.names_prompts:
             raise UsageError(
                 f"--capstyle={self.capstyle!r} draws prompts and --prompts or --prompt gives them;"
-                " use one"
+                " give one of these flags"
             )
-        if (
-            self.instance_prompt_loc
-            and not self.capstyle
-            and (self.prompts or self.prompt or self.script == "sd_mitigation.py")
-        ):
+
+    def _check_captions(self) -> None:
+        fixed_prompts = self.names_prompts or self.has_own_prompts
+        if self.instance_prompt_loc and not self.capstyle and fixed_prompts:
             raise UsageError(
                 f"--instance_prompt_loc={self.instance_prompt_loc!r} is drawn from with --capstyle;"
-                " for its prompts in order use --prompts"
+                " to use its prompts in order, give the file to --prompts"
             )
+
+    def _check_checkpoint(self) -> None:
         if self.iternum is not None and not self.modelpath:
             raise UsageError(
                 f"--iternum={self.iternum} names a checkpoint of a run; give the run with"
                 " --modelpath"
             )
-        if self.script == "diff_inference.py" and not (
-            self.prompts or self.prompt or self.nbatches
-        ):
+
+    def _check_number_of_prompts(self) -> None:
+        if self.nbatches or self.names_prompts:
+            return
+        if not self.has_own_prompts:
             raise UsageError(
-                "-nb/--nbatches is required without --prompts or --prompt; takes a whole number, at"
+                "-nb/--nbatches is required without --prompts or --prompt; give a whole number, at"
                 " least 1"
             )
-        if self.capstyle and not self.nbatches and not (self.prompts or self.prompt):
+        if self.capstyle:
             raise UsageError(
                 f"--capstyle={self.capstyle!r} draws prompts; give their number with -nb"
             )
@@ -145,14 +298,23 @@ class GenerationOptions(CommonOptions, TrackingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MitigationOptions(GenerationOptions):
-    """sd_mitigation.py"""
+    """Flags of sd_mitigation.py."""
 
     script: ClassVar[str] = "sd_mitigation.py"
     default_model: ClassVar[str] = "CompVis/stable-diffusion-v1-4"
+    has_own_prompts: ClassVar[bool] = True
+    example: ClassVar[str] = "--cfg_start 500 --compare"
 
-    rand_aug_repeats: int = flag(4, kind=whole(1), help="how many times --rand_augs applies")
+    rand_aug_repeats: int = flag(
+        4,
+        kind=whole(1),
+        group=MITIGATIONS,
+        help="number of times --rand_augs applies to a prompt",
+    )
     compare: bool = switch(
+        group=MITIGATIONS,
         help=(
-            "generate without the mitigation too, from the same noise; a grid of the first 48 pairs"
-        )
+            "comparison: the same noise is also denoised without mitigation, and the first 48"
+            " pairs are drawn side by side"
+        ),
     )

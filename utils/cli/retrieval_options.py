@@ -1,11 +1,21 @@
-"""The options of diff_retrieval.py."""
+"""The flags of diff_retrieval.py."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from utils.cli.common_options import CommonOptions, ReadingOptions, TrackingOptions
-from utils.cli.flags import default_of, flag, one_of, real, some_of, switch, truth, whole
+from utils.cli.common_options import (
+    READING,
+    RUNNING,
+    SPEED,
+    TRACKING,
+    CommonOptions,
+    ReadingOptions,
+    TrackingOptions,
+)
+from utils.cli.flags import default_of, flag, given, switch
+from utils.cli.kinds import PATH, TRUTH, one_of, real, some_of, whole
 from utils.data.transforms import SSCD_PRESETS
 from utils.files.owned_folders import require_writable
 from utils.retrieval.descriptors.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
@@ -14,11 +24,11 @@ from utils.retrieval.metrics import METRICS
 from utils.runtime.errors import UsageError
 
 PROTOCOLS = ("standard", "dcr")
-MOST_MATCHES = 1000  # of a query: those of all queries are held at once
+MOST_MATCHES = 1000  # per query: the matches of all queries are in memory at once
+# suffixes of files that --sim_save_path does not write
+OTHER_SUFFIXES = (".txt", ".csv", ".pt", ".pth", ".npz")
 
-
-# flags that say what is computed of generations, or how; and of the networks through which images
-# go
+# flags that apply to an evaluation only, not to --build_index and --dedup
 OF_EVALUATIONS = (
     "metrics",
     "copy_threshold",
@@ -37,233 +47,434 @@ OF_EVALUATIONS = (
     "mq_size",
     "mq_flip",
 )
+# flags that apply to the network that describes images
 OF_NETWORKS = ("weights", "imsize", "isvit")
+
+# titles of --help
+IMAGES = "images"
+DESCRIPTOR = "descriptor"
+SIMILARITY = "similarity"
+METRIC = "metrics"
+SAVING = "what is saved"
+INDEX = "index and near-duplicates"
+COMPARISON = "comparison of evaluations"
+PROCESSES = "several processes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
-    """diff_retrieval.py"""
+    """Flags of diff_retrieval.py."""
 
     script: ClassVar[str] = "diff_retrieval.py"
-
-    query_dir: str = flag(
-        None, help="generated images: a generation folder or any folder of images (required)"
+    groups: ClassVar[tuple[str, ...]] = (
+        IMAGES,
+        DESCRIPTOR,
+        SIMILARITY,
+        METRIC,
+        SAVING,
+        INDEX,
+        COMPARISON,
+        SPEED,
+        READING,
+        PROCESSES,
+        TRACKING,
+        RUNNING,
     )
-    val_dir: str = flag(
+    example: ClassVar[str] = "--query_dir generations --val_dir photos --pt_style sscd"
+
+    query_dir: str | None = flag(
         None,
+        kind=PATH,
+        group=IMAGES,
         help=(
-            "training images: a folder, tar shards (for --build_index also 'https://HOST/FOLDER/"
-            "{00000..00999}.tar'), or an index that --build_index made (required)"
+            "generated images: a generation folder, or any folder of images; required for an"
+            " evaluation"
         ),
     )
-    # the descriptor
-    pt_style: str = flag("sscd", kind=one_of(EXTRACTORS), help="descriptor")
+    val_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=IMAGES,
+        help=(
+            "training images: a folder, tar shards (for --build_index also 'https://HOST/FOLDER/"
+            "{00000..00999}.tar'), or an index of --build_index; required, except with"
+            " --compare_runs"
+        ),
+    )
+    pt_style: str = flag(
+        "sscd", kind=one_of(EXTRACTORS), group=DESCRIPTOR, help="descriptor of the images"
+    )
     arch: str = flag(
         "resnet50",
         "-a",
+        group=DESCRIPTOR,
         help=(
-            "network: for sscd resnet50, resnet50_disc, resnet50_im; for clip resnet50, vit_base,"
-            " vit_large or open_clip's model:tag; for dino vit_base, dinov2_base and others; for"
-            " timm a model name"
+            "network of the descriptor; sscd: resnet50, resnet50_disc, resnet50_im; clip: resnet50,"
+            " vit_base, vit_large or open_clip's model:tag; dino: vit_base, dinov2_base and others;"
+            " timm: a model name"
         ),
     )
-    preset: str = flag("dcr", kind=one_of(SSCD_PRESETS), help="transform of sscd's input")
-    weights: str = flag(None, "--pretrained", help="weights file of the descriptor")
-    imsize: int = flag(
+    preset: str = flag(
+        "dcr", kind=one_of(SSCD_PRESETS), group=DESCRIPTOR, help="transform of sscd's input images"
+    )
+    weights: str | None = flag(
+        None,
+        "--pretrained",
+        kind=PATH,
+        group=DESCRIPTOR,
+        help="weights file of the descriptor",
+        unset="the usual weights",
+    )
+    imsize: int | None = flag(
         None,
         kind=whole(16),
-        help=(
-            "side of the input of timm, dino and clip in pixels, else the network's "
-            "own (224 for most)"
-        ),
+        group=DESCRIPTOR,
+        help="side of the input images of timm, dino and clip in pixels",
+        unset="the network's own, 224 for most",
     )
     multiscale: bool = flag(
-        False, kind=truth, help="average features over sides x 1, 0.71 and 0.5: true or false"
+        False,
+        kind=TRUTH,
+        group=DESCRIPTOR,
+        help="average of the features of three sizes: sides x 1, 0.71 and 0.5",
     )
-    isvit: bool = switch(help="refuse a network that is no vision transformer")
-    layer: int = flag(
+    isvit: bool = switch(
+        group=DESCRIPTOR, help="check that the network is a vision transformer; others are refused"
+    )
+    layer: int | None = flag(
         None,
         kind=whole(1),
+        group=DESCRIPTOR,
         help=(
-            "CLS token of this block of a ViT, from the end (1 is the last); with "
-            "splitloss its patch tokens; else the network's own output"
+            "block of a vision transformer, counted from the end (1 is the last), whose CLS token"
+            " is the descriptor; with splitloss its patch tokens"
         ),
+        unset="the network's own output",
     )
-    keephead: bool = switch(help="accepted as published, where it never had an effect")
-    keeppredictor: bool = switch(help="accepted as published, where it never had an effect")
-    # how descriptors are compared
+    keephead: bool = switch(
+        group=DESCRIPTOR, help="published flag, accepted; it never had an effect"
+    )
+    keeppredictor: bool = switch(
+        group=DESCRIPTOR, help="published flag, accepted; it never had an effect"
+    )
     similarity_metric: str = flag(
-        "dotproduct", kind=one_of(SIMILARITIES), help="how descriptors are compared"
+        "dotproduct",
+        kind=one_of(SIMILARITIES),
+        group=SIMILARITY,
+        help="similarity of two descriptors",
     )
-    num_loss_chunks: int = flag(
+    num_loss_chunks: int | None = flag(
         None,
         "--numpatches",
         kind=whole(1),
-        help="chunks of a descriptor under splitloss (1; with --layer one a patch)",
+        group=SIMILARITY,
+        help="number of chunks of a descriptor under splitloss",
+        unset="1, with --layer one per patch",
     )
-    stype: str = flag(
-        None, kind=one_of(("cross",)), help="cross: splitloss compares every chunk with every chunk"
+    stype: str | None = flag(
+        None,
+        kind=one_of(("cross",)),
+        group=SIMILARITY,
+        help="variant of splitloss; cross: every chunk is compared with every chunk",
+        unset="each chunk with the same chunk of the other image",
     )
     einsum_chunks: int = flag(
-        4096, kind=whole(1), help="rows that are compared at once; changes nothing but memory"
+        4096,
+        kind=whole(1),
+        group=SIMILARITY,
+        help="number of rows that are compared at once; changes memory only",
     )
-    copy_threshold: float = flag(
+    copy_threshold: float | None = flag(
         None,
         kind=real(-1, 1),
-        help="score above which an image counts as a copy (sscd 0.5, pixel 0.95, others none)",
+        group=SIMILARITY,
+        help="similarity above which an image counts as a copy, or as a near-duplicate",
+        unset="sscd 0.5, pixel 0.95, others none; for --dedup sscd 0.75, pixel 0.95",
     )
-    # what is computed
-    metrics: tuple = flag(
+    metrics: tuple[str, ...] | None = flag(
         None,
         kind=some_of(METRICS),
-        help=f"what to compute, of {', '.join(METRICS)}, separated by commas; else all that can",
+        group=METRIC,
+        help="metrics to compute",
+        unset="all that can be computed",
     )
-    fid_weights: str = flag(None, help="weights file of the Inception network of FID")
+    fid_weights: str | None = flag(
+        None,
+        kind=PATH,
+        group=METRIC,
+        help="weights file of FID's Inception network",
+        unset="the usual weights",
+    )
     fid_protocol: str = flag(
         "standard",
         kind=one_of(PROTOCOLS),
-        help="dcr: also fid_dcr, on the scale of the published script",
+        group=METRIC,
+        help="protocol of FID; dcr: also fid_dcr, on the scale of the published script",
     )
-    fd_extractor: str = flag("tf_efficientnet_lite0", help="timm model of the Frechet distance")
-    clip_model: str = flag("ViT-B-16-quickgelu", help="open_clip model of the CLIP score")
-    clip_pretrained: str = flag("openai", help="its weights: a tag of open_clip, or a file")
+    fd_extractor: str = flag(
+        "tf_efficientnet_lite0",
+        group=METRIC,
+        help="network of the Frechet distance: a model name of timm",
+    )
+    clip_model: str = flag(
+        "ViT-B-16-quickgelu",
+        group=METRIC,
+        help="network of the CLIP score: a model name of open_clip",
+    )
+    clip_pretrained: str = flag(
+        "openai", group=METRIC, help="weights of --clip_model: a tag of open_clip, or a file"
+    )
     clip_protocol: str = flag(
         "standard",
         kind=one_of(PROTOCOLS),
-        help="dcr: also clipscore_dcr, of the published script's crop",
+        group=METRIC,
+        help="protocol of the CLIP score; dcr: also clipscore_dcr, with the published crop",
     )
-    val_captions: str = flag(
+    val_captions: str | None = flag(
         None,
+        kind=PATH,
+        group=METRIC,
         help=(
-            "captions JSON of the training images, for clipscore_bg (else the run's); "
-            "--build_index of a folder keeps them in the index"
+            "captions file of the training images, for clipscore_bg; --build_index of a folder"
+            " keeps them in the index"
         ),
+        unset="the training run's",
     )
     mq_size: int = flag(
-        64, kind=whole(4), help="side to which images are reduced for the memorized quantity"
+        64,
+        kind=whole(4),
+        group=METRIC,
+        help="side in pixels to which images are reduced for the memorized quantity",
     )
-    mq_flip: bool = switch(help="try mirrored training images too, for the memorized quantity")
-    run: str = flag(None, help="training run that names the duplicated images; else the manifest's")
-    seed: int = flag(0, kind=whole(0), help="seed of bootstrap intervals and of KID's subsets")
-    # what is written
+    mq_flip: bool = switch(
+        group=METRIC, help="mirrored training images too, for the memorized quantity"
+    )
+    run: str | None = flag(
+        None,
+        kind=PATH,
+        group=METRIC,
+        help="training run that names the duplicated images",
+        unset="the run that the generation's manifest names",
+    )
+    seed: int = flag(
+        0,
+        kind=whole(0),
+        group=METRIC,
+        help="seed of the bootstrap intervals and of KID's subsets",
+    )
     num_matches: int = flag(
         4,
         kind=whole(1, MOST_MATCHES),
-        help="rows a query in matches.csv, and columns of the gallery, which shows ten at most",
+        group=SAVING,
+        help="number of matches per query in matches.csv, and in the gallery up to 10",
     )
-    dontsave: bool = switch(help="do not write similarity.npy")
-    sim_save_path: str = flag(
-        None, "-ssp", help="folder or .npy file for the whole matrix of scores, float16"
-    )
-    noeval: bool = switch(help="send nothing to a tracker")
-    output_dir: str = flag(None, help="the evaluation's folder")
-    cache_dir: str = flag(
-        None, help="where features are kept for the next run, or none (the user's cache folder)"
-    )
-    build_index: str = flag(
+    dontsave: bool = switch(group=SAVING, help="no similarity.npy is written")
+    sim_save_path: str | None = flag(
         None,
+        "-ssp",
+        kind=PATH,
+        group=SAVING,
+        help="folder or .npy file for the matrix of all similarities, in float16",
+        unset="not written",
+    )
+    noeval: bool = switch(group=TRACKING, help="no tracker, as with --report_to none")
+    output_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=SAVING,
+        help="folder of the evaluation",
+        unset="<query_dir>/evaluations/<name>",
+    )
+    cache_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=SPEED,
+        help="folder in which features are kept for the next evaluation; none: not kept",
+        unset="the user's cache folder",
+    )
+    build_index: str | None = flag(
+        None,
+        kind=PATH,
+        group=INDEX,
         help=(
-            "folder of an index of --val_dir to make or go on with, instead of an evaluation: "
-            "descriptors on disk, shard by shard"
+            "folder of an index of --val_dir to build or continue, instead of an evaluation:"
+            " descriptors on disk, shard by shard"
         ),
     )
     ann: bool = switch(
-        help="search an index approximately (faiss IVF-PQ), then score what is found exactly"
+        group=INDEX,
+        help="approximate search of an index (faiss IVF-PQ); its candidates are scored exactly",
     )
     dedup: bool = switch(
+        group=INDEX,
         help=(
-            "find near-duplicates in --val_dir, instead of an evaluation: groups, weights for"
-            " training"
-        )
+            "search for near-duplicates in --val_dir, instead of an evaluation: groups, and weights"
+            " for training"
+        ),
     )
-    compare_runs: tuple = flag(
-        (), several=True, help="evaluations to compare, instead of making one"
+    compare_runs: tuple[str, ...] = flag(
+        (),
+        "--compare_evaluations",
+        kind=PATH,
+        several=True,
+        group=COMPARISON,
+        help="evaluations to compare, instead of a new evaluation",
     )
     force: bool = switch(
-        help="with --compare_runs, compare numbers that different descriptors made"
+        group=COMPARISON, help="comparison of numbers even if different descriptors gave them"
     )
-    # how it is computed
-    mixed_precision: str = flag(
-        None, kind=one_of(("no", "fp16", "bf16")), help="of networks; else fp16 on a GPU, or no"
+    # the base class declares a str; None leaves the choice to the device
+    mixed_precision: str | None = flag(  # type: ignore[assignment]
+        None,
+        kind=one_of(("no", "fp16", "bf16")),
+        group=SPEED,
+        help="precision of the networks; no is float32, bf16 is refused as too coarse",
+        unset="fp16 on a GPU, otherwise no",
     )
     batch_size: int = flag(
-        128, "-b", "--batch-size", kind=whole(1), help="images through the network at once"
+        128,
+        "-b",
+        "--batch-size",
+        kind=whole(1),
+        group=SPEED,
+        help="number of images that pass the network at once",
     )
-    gpu: int = flag(None, kind=whole(0), help="number of the GPU to use, with one process")
+    gpu: int | None = flag(
+        None,
+        kind=whole(0),
+        group=SPEED,
+        help="number of the GPU to use, with one process",
+        unset="the first",
+    )
     world_size: int = flag(
         -1,
         "--world-size",
         kind=whole(-1),
-        help="processes (nodes, with --multiprocessing-distributed); -1: as the launcher says",
+        group=PROCESSES,
+        help=(
+            "number of processes, or of nodes with --multiprocessing-distributed; -1: that of the"
+            " launcher"
+        ),
     )
-    rank: int = flag(-1, "--rank", kind=whole(-1), help="number of this process or node, from 0")
-    dist_url: str = flag(
+    rank: int = flag(
+        -1,
+        "--rank",
+        kind=whole(-1),
+        group=PROCESSES,
+        help="number of this process or node, from 0; -1: that of the launcher",
+    )
+    dist_url: str | None = flag(
         None,
         "--dist-url",
-        help="where processes meet: tcp://host:port; with one process nothing is opened",
+        group=PROCESSES,
+        help="address where the processes meet: tcp://host:port; not opened with one process",
     )
-    dist_backend: str = flag(
+    dist_backend: str | None = flag(
         None,
         "--dist-backend",
         kind=one_of(("nccl", "gloo")),
-        help="how they talk (nccl on GPUs, else gloo)",
+        group=PROCESSES,
+        help="backend through which the processes communicate",
+        unset="nccl on GPUs, otherwise gloo",
     )
     multiprocessing_distributed: bool = switch(
-        "--multiprocessing-distributed", help="start a process a GPU on this node"
+        "--multiprocessing-distributed",
+        group=PROCESSES,
+        help="start of one process per GPU on this node",
     )
 
     @property
-    def chunked(self):
-        """The registry's name of how descriptors are compared: --stype cross with splitloss is
-        splitlosscross."""
-        return (
-            "splitlosscross"
-            if self.stype == "cross" and self.similarity_metric == "splitloss"
-            else self.similarity_metric
-        )
+    def chunked(self) -> str:
+        """The name in SIMILARITIES of how descriptors are compared: splitlosscross for splitloss
+        with --stype cross."""
+        if self.stype == "cross" and self.similarity_metric == "splitloss":
+            return "splitlosscross"
+        return self.similarity_metric
 
     @property
-    def patch_tokens(self):
+    def patch_tokens(self) -> bool:
+        """Whether the patch tokens of --layer are the descriptor, not its CLS token."""
         return self.layer is not None and self.chunked != "dotproduct"
 
     @property
-    def matrix_path(self):
-        """File of the whole matrix, or None."""
-        path = Path(self.sim_save_path) if self.sim_save_path else None
-        return path if path is None or path.suffix == ".npy" else path / "similarity_matrix.npy"
+    def matrix_path(self) -> Path | None:
+        """File of the matrix of all similarities."""
+        if not self.sim_save_path:
+            return None
+        path = Path(self.sim_save_path)
+        return path if path.suffix == ".npy" else path / "similarity_matrix.npy"
 
     @property
-    def prepares(self):
-        """The flag that says that --val_dir alone is worked on, or None: an evaluation is made."""
-        return "--build_index" if self.build_index else "--dedup" if self.dedup else None
+    def prepares(self) -> str | None:
+        """The flag by which the script works on --val_dir alone; None for an evaluation."""
+        if self.build_index:
+            return "--build_index"
+        return "--dedup" if self.dedup else None
 
-    def _check_folders(self):
+    def check(self) -> None:
+        if self.compare_runs:
+            self._check_comparison()
+            return
+        self._check_folders()
+        if self.prepares:
+            self._check_preparation(self.prepares)
+        if self.force:
+            raise UsageError(
+                "--force goes with --compare_runs; give evaluations to compare, or leave it out"
+            )
+        self._check_descriptor()
+        self._check_precision()
+        self._check_chunks()
+        self._check_matrix_path()
+        self._check_processes()
+
+    def _refuse(self, names: Iterable[str], why: str) -> None:
+        """UsageError for the first of the flags whose value is not its default."""
+        for name in given(self, names):
+            value = getattr(self, name)
+            shown = ",".join(value) if isinstance(value, tuple) else value
+            raise UsageError(f"--{name} {why}" if value is True else f"--{name}={shown!r} {why}")
+
+    def _check_comparison(self) -> None:
+        self._refuse(
+            ("build_index", "dedup", "ann"),
+            "does not go with --compare_runs, which reads evaluations only; leave one of them out",
+        )
+
+    def _check_folders(self) -> None:
         if not self.val_dir:
             raise UsageError(
                 "--val_dir is required (except with --compare_runs); give a folder of images, tar"
                 " shards or an index"
             )
-        if self.prepares:
-            self._check_preparation()
-        elif not self.query_dir:
+        if not self.query_dir and not self.prepares:
             raise UsageError(
                 "--query_dir is required (except with --build_index, --dedup, --compare_runs); give"
                 " a folder of images"
             )
 
-    def _check_preparation(self):
+    def _check_preparation(self, prepares: str) -> None:
+        """prepares: --build_index or --dedup."""
         if self.query_dir:
             raise UsageError(
-                f"--query_dir={self.query_dir!r} does not go with {self.prepares}, which reads"
-                " --val_dir alone; leave it out, then search with --query_dir and --val_dir=INDEX"
+                f"--query_dir={self.query_dir!r} does not go with {prepares}, which reads --val_dir"
+                " only; leave it out, then search with --query_dir and --val_dir=INDEX"
             )
         of_evaluations = [n for n in OF_EVALUATIONS if not (n == "copy_threshold" and self.dedup)]
         self._refuse(
-            of_evaluations, f"is of an evaluation, and {self.prepares} makes none; leave it out"
+            of_evaluations, f"applies to an evaluation, and {prepares} makes none; leave it out"
         )
+        self._check_index()
+        if self.chunked != "dotproduct":
+            raise UsageError(
+                f"--similarity_metric={self.similarity_metric!r} does not go with {prepares}; use"
+                " dotproduct"
+            )
+
+    def _check_index(self) -> None:
         if not self.build_index:
             self._refuse(
-                OF_NETWORKS, "is of a network, and --dedup of an index has none; leave it out"
+                OF_NETWORKS, "applies to a network, and --dedup of an index uses none; leave it out"
             )
         if self.val_captions and not self.build_index:
             raise UsageError(
@@ -272,92 +483,75 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
             )
         if self.output_dir and not self.dedup:
             raise UsageError(
-                f"--output_dir={self.output_dir!r} does not go with --build_index, which takes the"
-                " index's own folder; leave it out, or add --dedup"
-            )
-        if self.chunked != "dotproduct":
-            raise UsageError(
-                f"--similarity_metric={self.similarity_metric!r} does not go with {self.prepares};"
-                " takes dotproduct"
+                f"--output_dir={self.output_dir!r} does not go with --build_index, which writes to"
+                " the index's own folder; leave it out, or add --dedup"
             )
 
-    def _refuse(self, names, why):
-        """UsageError for the first of the flags that is given, as far as it is not its default."""
-        for name in names:
-            if (value := getattr(self, name)) != default_of(self, name):
-                shown = ",".join(value) if isinstance(value, tuple) else value
-                raise UsageError(
-                    f"--{name} {why}" if value is True else f"--{name}={shown!r} {why}"
-                )
-
-    def _check_comparison(self):
-        why = (
-            "does not go with --compare_runs, which reads evaluations alone; leave one of them out"
-        )
-        self._refuse(("build_index", "dedup", "ann"), why)
-
-    def check(self):
-        if self.compare_runs:
-            self._check_comparison()
-            return
-        self._check_folders()
-        if self.force:
-            raise UsageError(
-                "--force goes with --compare_runs; give evaluations to compare, or leave it out"
-            )
-        for name, users in (("arch", USES_ARCH), ("preset", USES_PRESET)):
+    def _check_descriptor(self) -> None:
+        for name, styles in (("arch", USES_ARCH), ("preset", USES_PRESET)):
             value = getattr(self, name)
-            if self.pt_style not in users and value != default_of(self, name):
+            if self.pt_style not in styles and value != default_of(self, name):
                 raise UsageError(
-                    f"--{name}={value!r} is of --pt_style {', '.join(users)}; --pt_style"
-                    f" {self.pt_style} has none, leave it out"
+                    f"--{name}={value!r} applies to --pt_style {', '.join(styles)}; --pt_style"
+                    f" {self.pt_style} does not use it, leave it out"
                 )
+
+    def _check_precision(self) -> None:
         if self.mixed_precision == "bf16":
             raise UsageError(
-                "--mixed_precision='bf16' is too coarse for similarities (error 4e-3); takes one"
-                " of: fp16, no"
+                "--mixed_precision='bf16' is too coarse for similarities (error 4e-3); use one of:"
+                " fp16, no"
             )
-        if (self.num_loss_chunks or 1) > 1 and self.chunked == "dotproduct":
-            raise UsageError(
-                f"--num_loss_chunks={self.num_loss_chunks} is how --similarity_metric splitloss and"
-                " splitlosscross cut; dotproduct has no chunks"
-            )
-        if self.stype and self.chunked == "dotproduct":
-            raise UsageError(
-                "--stype='cross' is a kind of --similarity_metric splitloss; give that too"
-            )
-        if self.matrix_path and self.matrix_path.exists():
-            raise UsageError(
-                f"--sim_save_path={self.sim_save_path!r}: {str(self.matrix_path)!r} exists; takes a"
-                " new file"
-            )
-        if self.matrix_path:
-            if self.matrix_path.parent.suffix in (".txt", ".csv", ".pt", ".pth", ".npz"):
-                raise UsageError(
-                    f"--sim_save_path={self.sim_save_path!r} is not accepted; takes a folder or a"
-                    " .npy file"
-                )
-            require_writable("--sim_save_path", self.matrix_path.parent)
-        self._check_processes()
 
-    def _check_processes(self):
+    def _check_chunks(self) -> None:
+        if self.chunked != "dotproduct":
+            return
+        if (self.num_loss_chunks or 1) > 1:
+            raise UsageError(
+                f"--num_loss_chunks={self.num_loss_chunks} applies to --similarity_metric"
+                " splitloss; dotproduct has no chunks"
+            )
+        if self.stype:
+            raise UsageError(
+                f"--stype={self.stype!r} applies to --similarity_metric splitloss; give that too"
+            )
+
+    def _check_matrix_path(self) -> None:
+        path = self.matrix_path
+        if path is None:
+            return
+        if path.exists():
+            raise UsageError(
+                f"--sim_save_path={self.sim_save_path!r}: {str(path)!r} exists; give a new file"
+            )
+        if path.parent.suffix in OTHER_SUFFIXES:
+            raise UsageError(
+                f"--sim_save_path={self.sim_save_path!r} is not accepted; use a folder or a .npy"
+                " file"
+            )
+        require_writable("--sim_save_path", path.parent)
+
+    def _check_processes(self) -> None:
         if self.world_size == 0:
             raise UsageError(
-                "--world-size=0 is not accepted; takes a number of processes, or -1: as the"
-                " launcher says"
+                "--world-size=0 is not accepted; use a number of processes, or -1 for that of the"
+                " launcher"
             )
         if self.rank > 0 and self.rank >= max(self.world_size, 1):
             raise UsageError(
-                f"--rank={self.rank} is no rank of --world-size={self.world_size}; takes 0 to one"
-                " less than that"
+                f"--rank={self.rank} does not fit --world-size={self.world_size}; use 0 to one less"
+                " than the number of processes"
             )
         if self.world_size > 1:
-            if self.rank < 0:
-                raise UsageError(
-                    f"--world-size={self.world_size} needs --rank, this process's number from 0"
-                )
-            if not (self.dist_url or "").startswith("tcp://"):
-                raise UsageError(
-                    f"--dist-url={self.dist_url!r} is not accepted; takes tcp://host:port, where"
-                    " all processes meet"
-                )
+            self._check_meeting()
+
+    def _check_meeting(self) -> None:
+        if self.rank < 0:
+            raise UsageError(
+                f"--world-size={self.world_size} needs --rank, the number of this process, from 0"
+            )
+        if not (self.dist_url or "").startswith("tcp://"):
+            raise UsageError(
+                f"--dist-url={self.dist_url!r} is not accepted; use tcp://host:port, where all"
+                " processes meet"
+            )

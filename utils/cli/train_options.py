@@ -4,8 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from utils.cli.common_options import CommonOptions, ReadingOptions, TrackingOptions
-from utils.cli.flags import flag, one_of, real, switch, whole
+from utils.cli.common_options import (
+    READING,
+    RUNNING,
+    SPEED,
+    TRACKING,
+    CommonOptions,
+    ReadingOptions,
+    TrackingOptions,
+)
+from utils.cli.flags import flag, switch
+from utils.cli.kinds import PATH, one_of, real, whole
 from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.captions import PROMPT_STYLES
 from utils.data.duplication import DUPLICATIONS
@@ -19,207 +28,457 @@ LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
 )
+POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
+# values of --class_prompt under which an image has captions of its own
+CAPTION_STYLES = ("instancelevel_blip", "instancelevel_ogcap")
+
+# titles of --help
+MODEL = "model"
+DATA = "training images and captions"
+CONDITIONING = "conditioning and duplication"
+MITIGATIONS = "mitigations"
+ENSEMBLE = "ensemble"
+OPTIMISATION = "optimisation"
+SAVING = "what is saved"
+RESUMING = "resuming"
+UPLOAD = "upload"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
-    """diff_train.py"""
+    """Flags of diff_train.py."""
 
     script: ClassVar[str] = "diff_train.py"
-
-    # the model, the images and the text files are compared by what they hold, so they may have
-    # moved
-    pretrained_model_name_or_path: str = flag(
-        help="base model: a pipeline folder or a hub name", free=True
+    groups: ClassVar[tuple[str, ...]] = (
+        MODEL,
+        DATA,
+        CONDITIONING,
+        MITIGATIONS,
+        ENSEMBLE,
+        OPTIMISATION,
+        SPEED,
+        READING,
+        SAVING,
+        RESUMING,
+        TRACKING,
+        UPLOAD,
+        RUNNING,
     )
-    revision: str = flag(None, help="revision of a hub model", free=True)
-    tokenizer_name: str = flag(
-        None, help="tokenizer, if it is not the model's own: a folder or a hub name"
+    example: ClassVar[str] = (
+        "--pretrained_model_name_or_path assets/tiny-sd --instance_data_dir photos"
+        " --class_prompt classlevel --resolution 64 --max_train_steps 100 --output_dir run"
+    )
+
+    # A resumed run compares the model, the images and the text files by their content, so their
+    # paths may change.
+    pretrained_model_name_or_path: str = flag(
+        kind=PATH,
+        group=MODEL,
+        help="base model: a pipeline folder or a name on the hub",
+        may_change_on_resume=True,
+    )
+    revision: str | None = flag(
+        None,
+        group=MODEL,
+        help="revision of a model on the hub",
+        unset="the hub's main revision",
+        may_change_on_resume=True,
+    )
+    tokenizer_name: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help="tokenizer: a folder or a name on the hub",
+        unset="the base model's own",
     )
     unet_from_scratch: str = flag(
-        "no", kind=one_of(("yes", "no")), help="yes: the base model's architecture, untrained"
+        "no",
+        kind=one_of(("yes", "no")),
+        group=MODEL,
+        help="start of the U-Net; yes: random weights in the base model's architecture",
     )
-    train_text_encoder: bool = switch(help="train the text encoder too")
+    train_text_encoder: bool = switch(group=MODEL, help="training of the text encoder too")
     instance_data_dir: str = flag(
-        help="training images: a folder (a folder a class below it, or flat) or tar shards",
-        free=True,
+        kind=PATH,
+        group=DATA,
+        help="training images: a folder, flat or with one subfolder per class, or tar shards",
+        may_change_on_resume=True,
     )
-    instance_prompt_loc: str = flag(
-        None, help="captions: JSON, image path -> list of captions, or metadata.jsonl", free=True
+    instance_prompt_loc: str | None = flag(
+        None,
+        kind=PATH,
+        group=DATA,
+        help="captions file: JSON of image path -> list of captions, or metadata.jsonl",
+        unset="captions beside the images, if any",
+        may_change_on_resume=True,
     )
     class_prompt: str = flag(
-        "nolevel", kind=one_of(PROMPT_STYLES), help="conditioning: which prompt an image has"
+        "nolevel",
+        kind=one_of(PROMPT_STYLES),
+        group=CONDITIONING,
+        help="prompts of the images: one for all, one per class, or captions",
     )
     duplication: str = flag(
-        "nodup", kind=one_of(DUPLICATIONS), help="how duplicated images are drawn"
+        "nodup",
+        kind=one_of(DUPLICATIONS),
+        group=CONDITIONING,
+        help=(
+            "duplication of images; dup_both: each with one caption, dup_image: each with several"
+        ),
     )
-    weight_pc: float = flag(0.05, kind=real(0, 1), help="share of images that are duplicated")
+    weight_pc: float = flag(
+        0.05, kind=real(0, 1), group=CONDITIONING, help="share of the images that is duplicated"
+    )
     dup_weight: float = flag(
-        5.0, kind=real(above=0), help="weight of a duplicated image in the draw"
+        5.0,
+        kind=real(above=0),
+        group=CONDITIONING,
+        help="weight of a duplicated image in the draw; others weigh 1",
     )
-    weights_file: str = flag(
-        None, help="JSON, image path -> weight in the draw; with --duplication nodup", free=True
+    weights_file: str | None = flag(
+        None,
+        kind=PATH,
+        group=CONDITIONING,
+        help="file of weights in the draw: JSON of image path -> weight; with --duplication nodup",
+        may_change_on_resume=True,
     )
-    trainsubset: float = flag(
-        None, kind=real(above=0, high=1), help="share of the images to train on"
+    trainsubset: float | None = flag(
+        None,
+        kind=real(above=0, high=1),
+        group=DATA,
+        help="share of the images to train on, drawn with --seed",
+        unset="all images",
     )
-    trainspecial: str = flag(
-        None, kind=one_of(TRAIN_EDITS), help="train-time mitigation on captions"
+    trainspecial: str | None = flag(
+        None,
+        kind=one_of(TRAIN_EDITS),
+        group=MITIGATIONS,
+        help="caption edit at every draw of an image",
     )
-    trainspecial_prob: float = flag(0.1, kind=real(0, 1), help="how often --trainspecial applies")
+    trainspecial_prob: float = flag(
+        0.1,
+        kind=real(0, 1),
+        group=MITIGATIONS,
+        help="probability that --trainspecial edits a caption; allcaps applies always",
+    )
     rand_noise_lam: float = flag(
-        0.0, kind=real(0, 1), help="Gaussian noise on text embeddings, its standard deviation"
+        0.0,
+        kind=real(0, 1),
+        group=MITIGATIONS,
+        help="standard deviation of Gaussian noise on text embeddings; 0 adds none",
     )
     mixup_noise_lam: float = flag(
-        0.0, kind=real(0), help="mixup of text embeddings: a of Beta(a, 1); 0 is off"
+        0.0,
+        kind=real(0),
+        group=MITIGATIONS,
+        help="mixup of text embeddings: parameter a of Beta(a, 1); 0 is off",
     )
     clients_num: int = flag(
-        1, kind=whole(1), help="copies of the model, each with a shard of the images; 1 is ordinary"
+        1,
+        kind=whole(1),
+        group=ENSEMBLE,
+        help="number of model copies, each trained on its own split of the images",
     )
-    total_round: int = flag(1, kind=whole(1), help="rounds; after each the copies are averaged")
+    total_round: int = flag(
+        1,
+        kind=whole(1),
+        group=ENSEMBLE,
+        help="number of rounds; the copies are averaged after each",
+    )
     modelsaverounds: int = flag(
-        5, kind=whole(1), help="rounds between checkpoints of an ensemble", free=True
+        5,
+        kind=whole(1),
+        group=SAVING,
+        help="number of rounds between checkpoints of an ensemble",
+        may_change_on_resume=True,
     )
-    trainggpu: int = flag(
-        None, kind=whole(1), help="processes that are wanted; starts none, says how to", free=True
-    )
-    mem_ratio: float = flag(
-        None,
-        kind=real(above=0),
-        help="anti-gradient control: rho, drops losses below 1/rho of usual",
-    )
-    arr_ema_decay: float = flag(0.8, kind=real(0, 1), help="decay of the loss bank of --mem_ratio")
-    agc_bias_correction: bool = switch(help="divide the loss bank by 1 - decay^visits")
-    dataset_name: str = flag(None, help="a label, kept in the record", free=True)
-    output_dir: str = flag("text-inversion-model", help="the run's folder, new", free=True)
-    resume_from_checkpoint: str = flag(
-        None, help="continue the run in --output_dir: latest, or one of its states", free=True
-    )
-    seed: int = flag(
-        None,
-        kind=whole(0),
-        help="seed of everything random in training; drawn and recorded when unset",
-        free=True,
-    )
-    generation_seed: int = flag(1024, kind=whole(0), help="seed of the previews", free=True)
-    resolution: int = flag(512, kind=whole(8), help="side of training images in pixels")
-    center_crop: bool = switch(help="crop the centre instead of a random window")
-    random_flip: bool = switch(help="mirror half of the draws")
-    train_batch_size: int = flag(4, kind=whole(1), help="images per process and micro-batch")
-    sample_batch_size: int = flag(4, kind=whole(1), help="images of a preview grid", free=True)
-    num_train_epochs: int = flag(
-        1, kind=whole(1), help="epochs, when --max_train_steps is unset", free=True
-    )
-    max_train_steps: int = flag(
-        None, kind=whole(1), help="optimizer steps of a copy, per round", free=True
-    )
-    save_steps: int = flag(
-        500, kind=whole(1), help="optimizer steps between preview grids", free=True
-    )
-    modelsavesteps: int = flag(
-        1000, kind=whole(1), help="optimizer steps between checkpoints", free=True
-    )
-    state_steps: int = flag(
+    trainggpu: int | None = flag(
         None,
         kind=whole(1),
-        help="optimizer steps between states to resume from; else --modelsavesteps",
-        free=True,
+        group=SPEED,
+        help="number of processes wanted; starts none, but prints the command that does",
+        may_change_on_resume=True,
+    )
+    mem_ratio: float | None = flag(
+        None,
+        kind=real(above=0),
+        group=MITIGATIONS,
+        help=(
+            "anti-gradient control: ratio rho; a sample whose loss is below 1/rho of what its"
+            " timestep usually has is skipped"
+        ),
+        unset="off",
+    )
+    arr_ema_decay: float = flag(
+        0.8,
+        kind=real(0, below=1),
+        group=MITIGATIONS,
+        help="decay of the loss bank of --mem_ratio",
+    )
+    agc_bias_correction: bool = switch(
+        group=MITIGATIONS,
+        help="bias correction of the loss bank of --mem_ratio: divide by 1 - decay^visits",
+    )
+    dataset_name: str | None = flag(
+        None,
+        group=RUNNING,
+        help="label of the data, written to the record only",
+        may_change_on_resume=True,
+    )
+    output_dir: str = flag(
+        "text-inversion-model",
+        kind=PATH,
+        group=SAVING,
+        help="folder of the run; must be new, unless the run is resumed",
+        may_change_on_resume=True,
+    )
+    resume_from_checkpoint: str | None = flag(
+        None,
+        kind=PATH,
+        group=RESUMING,
+        help="state in --output_dir from which the run continues: latest, or a state's name",
+        unset="a new run",
+        may_change_on_resume=True,
+    )
+    seed: int | None = flag(
+        None,
+        kind=whole(0),
+        group=RUNNING,
+        help="seed of everything random in training",
+        unset="drawn at random, and recorded",
+        may_change_on_resume=True,
+    )
+    generation_seed: int = flag(
+        1024,
+        kind=whole(0),
+        group=SAVING,
+        help="seed of the previews",
+        may_change_on_resume=True,
+    )
+    resolution: int = flag(
+        512, kind=whole(8), group=DATA, help="side of the training images in pixels"
+    )
+    center_crop: bool = switch(
+        group=DATA, help="crop of the centre of an image, instead of a random window"
+    )
+    random_flip: bool = switch(group=DATA, help="mirroring of a random half of the draws")
+    train_batch_size: int = flag(
+        4, kind=whole(1), group=OPTIMISATION, help="number of images per process and micro-batch"
+    )
+    sample_batch_size: int = flag(
+        4,
+        kind=whole(1),
+        group=SAVING,
+        help="number of images in a preview grid",
+        may_change_on_resume=True,
+    )
+    num_train_epochs: int = flag(
+        1,
+        kind=whole(1),
+        group=OPTIMISATION,
+        help="number of epochs, where --max_train_steps is not given",
+        may_change_on_resume=True,
+    )
+    max_train_steps: int | None = flag(
+        None,
+        kind=whole(1),
+        group=OPTIMISATION,
+        help="number of optimizer steps of a copy per round",
+        unset="--num_train_epochs",
+        may_change_on_resume=True,
+    )
+    save_steps: int = flag(
+        500,
+        kind=whole(1),
+        group=SAVING,
+        help="number of optimizer steps between preview grids",
+        may_change_on_resume=True,
+    )
+    modelsavesteps: int = flag(
+        1000,
+        kind=whole(1),
+        group=SAVING,
+        help="number of optimizer steps between checkpoints",
+        may_change_on_resume=True,
+    )
+    state_steps: int | None = flag(
+        None,
+        kind=whole(1),
+        group=RESUMING,
+        help="number of optimizer steps between states from which a run can be resumed",
+        unset="--modelsavesteps",
+        may_change_on_resume=True,
     )
     checkpoints_total_limit: int = flag(
-        1, kind=whole(1), help="states that are kept; checkpoints always are", free=True
+        1,
+        kind=whole(1),
+        group=RESUMING,
+        help="number of states to keep; older ones are deleted, checkpoints never",
+        may_change_on_resume=True,
     )
     log_steps: int = flag(
-        10, kind=whole(1), help="optimizer steps between rows of metrics.jsonl", free=True
+        10,
+        kind=whole(1),
+        group=SAVING,
+        help="number of optimizer steps between rows of metrics.jsonl",
+        may_change_on_resume=True,
     )
     gradient_accumulation_steps: int = flag(
-        1, kind=whole(1), help="micro-batches per optimizer step"
+        1, kind=whole(1), group=OPTIMISATION, help="number of micro-batches per optimizer step"
     )
     gradient_checkpointing: bool = switch(
-        help="compute activations twice to hold fewer of them", free=True
+        group=SPEED,
+        help="gradient checkpointing: less memory, activations are computed twice",
+        may_change_on_resume=True,
     )
-    learning_rate: float = flag(5e-6, kind=real(above=0), help="AdamW learning rate")
-    scale_lr: bool = switch(help="multiply the learning rate by the images of an optimizer step")
-    lr_scheduler: str = flag("constant", kind=one_of(LR_SCHEDULERS), help="learning-rate schedule")
-    lr_warmup_steps: int = flag(500, kind=whole(0), help="optimizer steps of warm-up")
-    use_8bit_adam: bool = switch(help="AdamW with 8-bit moments (needs bitsandbytes)")
-    adam_beta1: float = flag(0.9, kind=real(0, 1), help="AdamW")
-    adam_beta2: float = flag(0.999, kind=real(0, 1), help="AdamW")
-    adam_weight_decay: float = flag(1e-2, kind=real(0), help="AdamW")
-    adam_epsilon: float = flag(1e-8, kind=real(above=0), help="AdamW")
-    max_grad_norm: float = flag(1.0, kind=real(above=0), help="gradient norm is clipped to this")
-    snr_gamma: float = flag(
-        None, kind=real(above=0), help="Min-SNR weights of losses (Hang et al. 2023); 5 is usual"
+    learning_rate: float = flag(
+        5e-6, kind=real(above=0), group=OPTIMISATION, help="learning rate of AdamW"
+    )
+    scale_lr: bool = switch(
+        group=OPTIMISATION,
+        help="learning rate multiplied by the number of images of an optimizer step",
+    )
+    lr_scheduler: str = flag(
+        "constant", kind=one_of(LR_SCHEDULERS), group=OPTIMISATION, help="learning-rate schedule"
+    )
+    lr_warmup_steps: int = flag(
+        500, kind=whole(0), group=OPTIMISATION, help="number of optimizer steps of warm-up"
+    )
+    use_8bit_adam: bool = switch(
+        group=OPTIMISATION, help="AdamW with moments of 8 bits; needs bitsandbytes"
+    )
+    adam_beta1: float = flag(
+        0.9, kind=real(0, below=1), group=OPTIMISATION, help="decay of AdamW's first moment"
+    )
+    adam_beta2: float = flag(
+        0.999, kind=real(0, below=1), group=OPTIMISATION, help="decay of AdamW's second moment"
+    )
+    adam_weight_decay: float = flag(
+        1e-2, kind=real(0), group=OPTIMISATION, help="weight decay of AdamW"
+    )
+    adam_epsilon: float = flag(
+        1e-8, kind=real(above=0), group=OPTIMISATION, help="epsilon of AdamW's denominator"
+    )
+    max_grad_norm: float = flag(
+        1.0, kind=real(above=0), group=OPTIMISATION, help="norm to which gradients are clipped"
+    )
+    snr_gamma: float | None = flag(
+        None,
+        kind=real(above=0),
+        group=OPTIMISATION,
+        help="gamma of Min-SNR loss weights (Hang et al. 2023); 5 is usual",
+        unset="no weights",
     )
     use_ema: bool = switch(
-        help="average the weights over steps (0.9999); checkpoints then hold the average"
+        group=OPTIMISATION,
+        help="moving average of the weights (decay 0.9999); checkpoints then hold the average",
     )
     cache_latents: str = flag(
         "auto",
         kind=one_of(("auto", "off")),
-        help="keep what the frozen networks compute beside the run; off: compute it at every step",
-        free=True,
+        group=SPEED,
+        help=(
+            "cache of the frozen networks' outputs beside the run, where that saves time; off:"
+            " they are computed at every step"
+        ),
+        may_change_on_resume=True,
     )
-    compile: bool = switch(help="compile the networks in training (torch.compile)", free=True)
-    logging_dir: str = flag("logs", help="tensorboard's folder inside the run", free=True)
+    compile: bool = switch(
+        group=SPEED,
+        help="compilation of the trained networks (torch.compile)",
+        may_change_on_resume=True,
+    )
+    logging_dir: str = flag(
+        "logs",
+        kind=PATH,
+        group=TRACKING,
+        help="folder of tensorboard, inside the run's folder",
+        may_change_on_resume=True,
+    )
     local_rank: int = flag(
         -1,
         "--local-rank",
         kind=whole(-1),
-        help="this process on its machine, as old launchers pass it",
-        free=True,
+        group=SPEED,
+        help="number of this process on its machine, as old launchers pass it; -1: not given",
+        may_change_on_resume=True,
     )
-    push_to_hub: bool = switch(help="upload the final checkpoint", free=True)
-    hub_token: str = flag(
-        None, help="token of the hub; never written anywhere", free=True, secret=True
+    push_to_hub: bool = switch(
+        group=UPLOAD, help="upload of the final checkpoint to the hub", may_change_on_resume=True
     )
-    hub_model_id: str = flag(
-        None, help="owner/name on the hub; else the name of --output_dir", free=True
+    hub_token: str | None = flag(
+        None,
+        group=UPLOAD,
+        help="token of the hub; never written anywhere",
+        unset="the token of this machine's login",
+        may_change_on_resume=True,
+        secret=True,
+    )
+    hub_model_id: str | None = flag(
+        None,
+        group=UPLOAD,
+        help="name on the hub: owner/name",
+        unset="the name of --output_dir",
+        may_change_on_resume=True,
     )
 
-    def check(self):
+    def check(self) -> None:
+        self._check_captions()
+        self._check_caption_edit()
+        self._check_duplication()
+        self._check_learning_rate()
+        self._check_loss_bank()
+        self._check_upload()
+
+    def _check_captions(self) -> None:
         from utils.data.tar_shards import is_shards
 
-        captions_of = "instancelevel_blip", "instancelevel_ogcap"
-        inside = (
+        captions_inside = (
             is_shards(self.instance_data_dir)
             or (Path(self.instance_data_dir) / "metadata.jsonl").is_file()
         )
-        if self.class_prompt in captions_of and not self.instance_prompt_loc and not inside:
+        needed = self.class_prompt in CAPTION_STYLES
+        if needed and not self.instance_prompt_loc and not captions_inside:
             raise UsageError(
-                f"--class_prompt={self.class_prompt!r} needs --instance_prompt_loc, a captions JSON"
+                f"--class_prompt={self.class_prompt!r} needs --instance_prompt_loc; give a captions"
+                " file"
             )
-        if self.trainspecial and self.class_prompt not in captions_of:
+
+    def _check_caption_edit(self) -> None:
+        if self.trainspecial and self.class_prompt not in CAPTION_STYLES:
             raise UsageError(
                 f"--trainspecial={self.trainspecial!r} edits captions;"
-                f" --class_prompt={self.class_prompt!r} has none, use one of:"
-                f" {', '.join(captions_of)}"
+                f" --class_prompt={self.class_prompt!r} has none; use --class_prompt"
+                f" {' or '.join(CAPTION_STYLES)}"
             )
+
+    def _check_duplication(self) -> None:
         if self.duplication == "dup_image" and self.class_prompt == "instancelevel_ogcap":
             raise UsageError(
-                "--duplication='dup_image' draws among captions;"
-                " --class_prompt='instancelevel_ogcap' has one an image, use one of: nodup,"
-                " dup_both"
+                "--duplication='dup_image' draws among an image's captions;"
+                " --class_prompt='instancelevel_ogcap' has one per image; use --duplication nodup"
+                " or dup_both"
             )
-        for name in ("adam_beta1", "adam_beta2", "arr_ema_decay"):
-            if getattr(self, name) >= 1:
-                raise UsageError(
-                    f"--{name}={getattr(self, name)!r} is not accepted; takes a number from 0 to"
-                    " below 1"
-                )
         if self.weights_file and self.duplication != "nodup":
             raise UsageError(
                 f"--weights_file={self.weights_file!r} and --duplication={self.duplication!r} both"
-                " weigh the draw; takes --duplication nodup"
+                " set the weights of the draw; use --duplication nodup"
             )
-        if self.lr_scheduler == "polynomial" and self.learning_rate <= 1e-7:
+
+    def _check_learning_rate(self) -> None:
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
             raise UsageError(
-                f"--learning_rate={self.learning_rate!r} is below 1e-7, where --lr_scheduler"
-                " polynomial ends; takes more"
+                f"--learning_rate={self.learning_rate!r} is not above 1e-7, where --lr_scheduler"
+                " polynomial ends; use a number above 1e-7"
             )
+
+    def _check_loss_bank(self) -> None:
         if self.agc_bias_correction and not self.mem_ratio:
             raise UsageError(
-                "--agc_bias_correction corrects the loss bank of --mem_ratio; give that too"
+                "--agc_bias_correction corrects the loss bank of --mem_ratio; give --mem_ratio too"
             )
+
+    def _check_upload(self) -> None:
         if not self.push_to_hub and (self.hub_model_id or self.hub_token):
-            given = "--hub_model_id" if self.hub_model_id else "--hub_token"
-            raise UsageError(f"{given} is used with --push_to_hub; give both or neither")
+            name = "--hub_model_id" if self.hub_model_id else "--hub_token"
+            raise UsageError(f"{name} is used with --push_to_hub; give both or neither")
