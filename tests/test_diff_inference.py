@@ -362,9 +362,10 @@ def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
     from safetensors.torch import load_file
 
     from utils.models import loading
+    from utils.models import lora as lora_weights
 
     plain, changed = (loading.load_pipeline("--x", str(micro_sd)) for _ in range(2))
-    loading.load_lora(changed, str(lora))
+    lora_weights.load_lora(changed, str(lora))
     added = load_file(next(lora.iterdir()))
     before, after = plain.unet.state_dict(), changed.unet.state_dict()
     assert set(before) == set(after)
@@ -487,7 +488,7 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "nobody/none"],
-            "is no file here and could not be had from the hub",
+            "is not a local file and could not be loaded from the hub",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"],
@@ -500,7 +501,7 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["-nb", 1, "--pretrained_model_name_or_path", "nobody/none", "--prompt", "x"],
-            "could not be had from the local cache",
+            "could not be loaded from the local cache",
         ),
     ],
 )

@@ -397,7 +397,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         ({"instance_data_dir": "EMPTY"}, "holds no images; takes a folder with"),
         ({"instance_prompt_loc": "HALF"}, "11 of 12 images have no caption, first '"),
         ({"resolution": "20"}, "--resolution=20 is not accepted"),
-        ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be had from"),
+        ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded from"),
         (
             {"pretrained_model_name_or_path": "EMPTY"},
             "is not a pipeline folder: it has no model_index.json",

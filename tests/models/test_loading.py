@@ -67,7 +67,7 @@ def test_wrong_sources_say_what_to_pass(tmp_path):
 def test_an_unreachable_name_says_what_was_tried():
     with pytest.raises(
         UsageError,
-        match=r"='nobody/no-model' is no folder here and could not be had from the local cache",
+        match=r"='nobody/no-model' is not a local folder and could not be loaded from the local cache",
     ):
         loading.load_pipeline(FLAG, "nobody/no-model")
 
@@ -82,7 +82,7 @@ def test_configurations_are_read_without_weights(micro_sd):
         1,
     )
     assert found.denoiser["cross_attention_dim"] == 16
-    with pytest.raises(UsageError, match="is not whole"):
+    with pytest.raises(UsageError, match="is not complete"):
         loading.read_configs(FLAG, str(micro_sd), {}, denoiser="scheduler_of_nobody")
 
 

@@ -73,7 +73,7 @@ def test_a_scheduler_is_planned_without_weights():
         None,
     )
     with pytest.raises(
-        UsageError, match="own scheduler .* taken with --scheduler.*'EDMEuler' is unknown"
+        UsageError, match="own scheduler .*--scheduler names another.*'EDMEuler' is unknown"
     ):
         planned(None, own="EDMEuler")
     with pytest.raises(UsageError, match="'FlowMatchEulerDiscrete' samples stochastically"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.files import generation_folder, run_folder
 from utils.generation import mitigations
 from utils.generation.prompts import choose_prompts
-from utils.models import families, fingerprints, loading, schedulers
+from utils.models import families, fingerprints, lora, schedulers
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
 
@@ -86,7 +86,7 @@ def settings_of(opts, model, prompts, style, scheduler, *, side, steps, scale):
         "guidance_scale": scale,
         "scheduler": scheduler,
         "negative_prompt": opts.negative_prompt,
-        "lora": opts.lora and loading.lora_id(opts.lora),
+        "lora": opts.lora and lora.lora_id(opts.lora),
         **mitigations.settings(vars(opts)),
         "seed": opts.seed,
         "mixed_precision": opts.mixed_precision,
@@ -108,7 +108,7 @@ def plan(opts, *, default_prompts, default_root, beside_run, process, say):
     if not model.native:
         families.require_resolution(model.source, name, configs, side)
     if opts.lora:
-        loading.require_lora(opts.lora)
+        lora.require_lora(opts.lora)
     steps, scale = families.default_sampling(name)
     steps = opts.num_inference_steps or steps
     scale = scale if opts.guidance_scale is None else opts.guidance_scale

@@ -11,7 +11,7 @@ from utils.data.caption_edits import RandomTokens
 from utils.generation import mitigations, sampling
 from utils.generation.generation_plan import plans_of
 from utils.generation.pair_grid import compare
-from utils.models import families, loading, schedulers
+from utils.models import families, loading, lora, schedulers
 from utils.reports import tracking
 from utils.runtime import devices, environment, launching, parallel
 from utils.runtime.errors import Stopped
@@ -27,7 +27,7 @@ def load(plan, device):
     )
     schedulers.use_scheduler(pipeline, plan.scheduler)
     if opts.lora:
-        loading.load_lora(pipeline, opts.lora)
+        lora.load_lora(pipeline, opts.lora)
     pipeline.to(device)
     if opts.compile:
         sampling.compile_denoiser(pipeline)

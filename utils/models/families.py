@@ -1,18 +1,23 @@
-"""Where text-to-image pipelines differ: Stable Diffusion 1, 2 and XL (U-Nets), 3 and Flux
-(transformers, flow matching)."""
+"""The differences between text-to-image pipelines: Stable Diffusion 1, 2 and XL (U-Nets), 3 and
+Flux (transformers, flow matching)."""
+
+from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
 
 from utils.models import loading
 from utils.runtime.errors import UsageError
 
-# The noise of these comes from the image's own generator, and the pipelines' betas and prediction
-# type fit them. Left out: those that draw from a Brownian tree or a generator of their own (an
-# image would depend on its batch), those for other networks (EDM, unCLIP, consistency models), and
-# those that run backwards.
+# The schedulers whose noise comes from the image's own generator, and whose betas and prediction
+# type fit these pipelines. Not listed: those that draw from a Brownian tree or a generator of their
+# own (an image would depend on its batch), those for other networks (EDM, unCLIP, consistency
+# models), and inverse schedulers.
 DENOISING = (
     "DDIM",
     "DDPM",
@@ -34,47 +39,78 @@ DENOISING = (
 FLOW_MATCHING = ("FlowMatchEulerDiscrete",)
 
 
+Device: TypeAlias = str | torch.device
+# argument of the pipeline's call, such as "prompt_embeds" -> [B, ...]
+Embeddings: TypeAlias = dict[str, torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Family:
-    """What is particular to a pipeline class.
+    """What generation must know of a class of pipelines, to call it with embeddings of its own.
 
-    denoiser: attribute of the network that predicts. joined: both branches go through it in one
-    call, the unconditional first; else in two, the conditional first. encode: (pipeline, prompts,
-    device) -> {name in the pipeline's call: [B, ...]}, conditional. encode_negative: (pipeline,
-    prompt or None, device) -> the same of one unconditional prompt, [1, ...]; None is what the
-    pipeline itself takes when none is given. longest: (pipeline) -> (tokenizer, tokens of a prompt
-    that reach the network). schedulers: names that it takes. multiple: (autoencoder's factor, patch
-    size) -> what divides a side in pixels. guide: (the denoiser's configuration, scale, negative
-    prompt or None) -> (arguments of the call, is there an unconditional branch)."""
+    An example, of a pipeline with one text encoder and a U-Net, as Stable Diffusion 1:
 
+        def encode(pipeline, prompts, device):
+            tokens, _ = pipeline.encode_prompt(prompts, device, 1, False)
+            return {"prompt_embeds": tokens}
+
+        def encode_negative(pipeline, prompt, device):
+            negative = None if prompt is None else [prompt]
+            _, tokens = pipeline.encode_prompt([""], device, 1, True, negative_prompt=negative)
+            return {"prompt_embeds": tokens}
+
+        FAMILIES["NewPipeline"] = Family(
+            denoiser="unet",
+            joined=True,
+            encode=encode,
+            encode_negative=encode_negative,
+            longest=lambda pipeline: (pipeline.tokenizer, 77),
+            schedulers=DENOISING,
+            multiple=lambda factor, patch: factor,
+            guide=lambda denoiser, scale, negative: ({"guidance_scale": scale}, scale > 1),
+        )
+    """
+
+    # attribute of the network that predicts, which is also its subfolder
     denoiser: str
+    # True: both branches pass through the denoiser in one call, the unconditional one first;
+    # False: in two calls, the conditional one first
     joined: bool
-    encode: Callable
-    encode_negative: Callable
-    longest: Callable
-    schedulers: tuple
-    multiple: Callable
-    guide: Callable
-    # steps, guidance and scheduler of a base model are those of Stable Diffusion's papers
+    # (pipeline, prompts, device) -> embeddings of the conditional branch, [B, ...]
+    encode: Callable[[Any, list[str], Device], Embeddings]
+    # (pipeline, negative prompt, device) -> embeddings of the unconditional branch, [1, ...];
+    # None stands for what the pipeline itself uses when none is given
+    encode_negative: Callable[[Any, str | None, Device], Embeddings]
+    # (pipeline) -> (tokenizer, number of tokens of a prompt that reach the denoiser)
+    longest: Callable[[Any], tuple[Any, int]]
+    # names of the schedulers that it accepts, without the word Scheduler
+    schedulers: tuple[str, ...]
+    # (pixels per latent, latents per token) -> number that must divide a side in pixels
+    multiple: Callable[[int, int], int]
+    # (the denoiser's configuration, guidance scale, negative prompt) -> (arguments of the
+    # pipeline's call, whether it runs an unconditional branch)
+    guide: Callable[[dict, float, str | None], tuple[dict, bool]]
+    # whether a base model's default steps, guidance and scheduler are those of Stable Diffusion's
+    # papers
     stable_diffusion: bool = True
 
 
-def _sd_encode(pipeline, prompts, device):
+def _sd_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
     own, _ = pipeline.encode_prompt(prompts, device, 1, False)
     return {"prompt_embeds": own}
 
 
-def _sd_negative(pipeline, prompt, device):
+def _sd_negative(pipeline: Any, prompt: str | None, device: Device) -> Embeddings:
     _, negative = pipeline.encode_prompt(
         [""], device, 1, True, negative_prompt=None if prompt is None else [prompt]
     )
     return {"prompt_embeds": negative}
 
 
-# XL and 3 answer (tokens, negative tokens, pooled, negative pooled). The negative side is asked for
-# as such: XL takes zeros, not the empty prompt's embedding, when none is given and its
-# configuration says so.
-def _paired_encode(pipeline, prompts, device, **others):
+# encode_prompt of XL and 3 returns (tokens, negative tokens, pooled, negative pooled). The negative
+# side is requested as such, not as an empty prompt: XL uses zeros when no negative prompt is given
+# and its configuration says so.
+def _paired_encode(pipeline: Any, prompts: list[str], device: Device, **others: None) -> Embeddings:
     tokens, _, pooled, _ = pipeline.encode_prompt(
         prompt=prompts,
         prompt_2=None,
@@ -86,7 +122,9 @@ def _paired_encode(pipeline, prompts, device, **others):
     return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
 
-def _paired_negative(pipeline, prompt, device, **others):
+def _paired_negative(
+    pipeline: Any, prompt: str | None, device: Device, **others: None
+) -> Embeddings:
     _, tokens, _, pooled = pipeline.encode_prompt(
         prompt=[""],
         prompt_2=None,
@@ -99,48 +137,50 @@ def _paired_negative(pipeline, prompt, device, **others):
     return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
 
-def _sd3_encode(pipeline, prompts, device):
+def _sd3_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
     return _paired_encode(pipeline, prompts, device, prompt_3=None)
 
 
-def _sd3_negative(pipeline, prompt, device):
+def _sd3_negative(pipeline: Any, prompt: str | None, device: Device) -> Embeddings:
     return _paired_negative(pipeline, prompt, device, prompt_3=None)
 
 
-def _flux_encode(pipeline, prompts, device):
+def _flux_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
     tokens, pooled, _ = pipeline.encode_prompt(
         prompt=prompts, prompt_2=None, device=device, num_images_per_prompt=1
     )
     return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
 
-def _flux_negative(pipeline, prompt, device):
+def _flux_negative(pipeline: Any, prompt: str | None, device: Device) -> Embeddings:
+    # called only when a negative prompt is given: Flux has no unconditional branch otherwise
+    assert prompt is not None
     return _flux_encode(pipeline, [prompt], device)
 
 
-def _clip_length(pipeline):
-    own = tokenizer_of(pipeline)
-    return own, own.model_max_length
+def _clip_length(pipeline: Any) -> tuple[Any, int]:
+    tokenizer = tokenizer_of(pipeline)
+    return tokenizer, tokenizer.model_max_length
 
 
-def _sd3_length(pipeline):
-    # without its T5, which may be left out to save memory, CLIP's 77 tokens are all that reaches
-    # the network
+def _sd3_length(pipeline: Any) -> tuple[Any, int]:
+    # without T5, which may be removed to save memory, only CLIP's 77 tokens reach the network
     return _clip_length(pipeline) if pipeline.tokenizer_3 is None else (pipeline.tokenizer_3, 256)
 
 
-def _flux_length(pipeline):
+def _flux_length(pipeline: Any) -> tuple[Any, int]:
     return pipeline.tokenizer_2, 512
 
 
-def _guide(denoiser, scale, negative_prompt):
-    # a network distilled for few steps takes the scale as an input and has one branch
+def _guide(denoiser: dict, scale: float, negative_prompt: str | None) -> tuple[dict, bool]:
+    # a network distilled for few steps takes the scale as an input and has no unconditional branch
     return {"guidance_scale": scale}, scale > 1 and denoiser.get("time_cond_proj_dim") is None
 
 
-def _guide_flux(denoiser, scale, negative_prompt):
-    """The scale is an input of the network, unless a negative prompt asks for the unconditional
-    branch; the network's own guidance is then 1, so that the scale means what it does elsewhere."""
+def _guide_flux(denoiser: dict, scale: float, negative_prompt: str | None) -> tuple[dict, bool]:
+    """The scale is an input of the network, unless a negative prompt asks for an unconditional
+    branch. Then the network's own guidance is 1, and the scale is that of classifier-free guidance
+    as in the other families."""
     if negative_prompt is not None:
         return {"true_cfg_scale": scale, "guidance_scale": 1.0}, scale > 1
     return {"guidance_scale": scale}, False
@@ -186,12 +226,23 @@ FAMILIES = {
 }
 
 
-TRAINED = ("StableDiffusionPipeline",)  # what diff_train.py takes
+TRAINED = ("StableDiffusionPipeline",)  # classes that diff_train.py accepts
 
 
-def read(flag, source, *, revision=None, takes=tuple(FAMILIES)):
-    """Class name and models.Configs of a pipeline, without its weights; UsageError for a class that
-    is not in `takes`."""
+def read(
+    flag: str,
+    source: str,
+    *,
+    revision: str | None = None,
+    takes: tuple[str, ...] = tuple(FAMILIES),
+) -> tuple[str, loading.Configs]:
+    """Read the class and the configuration of a pipeline without its weights; UsageError for a
+    class that is not in `takes`.
+
+    flag: the option that named the source, for errors.
+    source: a folder or a hub name.
+    Returns: (name of the class, loading.Configs).
+    """
     index = loading.read_index(flag, source, revision=revision)
     name = index.get("_class_name")
     if name not in takes:
@@ -201,31 +252,31 @@ def read(flag, source, *, revision=None, takes=tuple(FAMILIES)):
     )
 
 
-def require_resolution(source, name, configs, side):
-    """UsageError unless a pipeline of class `name` takes images of `side` pixels."""
+def require_resolution(source: str, name: str, configs: loading.Configs, side: int) -> None:
+    """UsageError unless a pipeline of class `name` takes images with a side of `side` pixels."""
     multiple = FAMILIES[name].multiple(configs.factor, configs.patch)
     positions = configs.denoiser.get("pos_embed_max_size")
-    largest = positions and positions * configs.factor * configs.patch
-    if side % multiple or largest and side > largest:
+    largest = positions * configs.factor * configs.patch if positions else None
+    if side % multiple or (largest and side > largest):
         limit = f", up to {largest}" if largest else ""
         raise UsageError(
             f"--resolution={side} is not accepted; {source!r} takes multiples of {multiple}{limit}"
         )
 
 
-def family_of(pipeline):
+def family_of(pipeline: Any) -> Family:
     """The Family of a loaded pipeline."""
     return FAMILIES[type(pipeline).__name__]
 
 
-def tokenizer_of(pipeline):
-    """The CLIP tokenizer of a pipeline; SDXL may have its second alone."""
+def tokenizer_of(pipeline: Any) -> Any:
+    """The CLIP tokenizer of a pipeline; SDXL may have only its second one."""
     return pipeline.tokenizer or pipeline.tokenizer_2
 
 
-def default_sampling(name):
-    """Steps and guidance scale when none are given: 50 and 7.5 for Stable Diffusion 1, 2 and XL, as
-    published; else the pipeline's own."""
+def default_sampling(name: str) -> tuple[int, float]:
+    """Default steps and guidance scale of a class: 50 and 7.5 for Stable Diffusion 1, 2 and XL, as
+    published; else the defaults of the pipeline's call."""
     if FAMILIES[name].stable_diffusion:
         return 50, 7.5
     import diffusers
@@ -234,17 +285,25 @@ def default_sampling(name):
     return own["num_inference_steps"].default, own["guidance_scale"].default
 
 
-def require_guidance(name, denoiser, scale, negative_prompt, *, scale_given):
-    """Whether a pipeline of class `name` runs with an unconditional branch; UsageError names an
-    option without effect.
+def require_guidance(
+    name: str,
+    denoiser: dict,
+    scale: float,
+    negative_prompt: str | None,
+    *,
+    scale_given: bool,
+) -> bool:
+    """Whether a pipeline of class `name` runs an unconditional branch; UsageError for an option
+    that would have no effect.
 
-    denoiser: its configuration.
+    denoiser: the denoiser's configuration.
+    scale_given: whether --guidance_scale was given, so that `scale` is not a default.
     """
     _, guided = FAMILIES[name].guide(denoiser, scale, negative_prompt)
     if negative_prompt is not None and not guided:
         raise UsageError(
             f"--negative_prompt={negative_prompt!r} has no effect with --guidance_scale={scale:g}:"
-            " guidance is off; takes a scale above 1 and a network that is not distilled"
+            " guidance is off; use a scale above 1 and a network that is not distilled"
         )
     if (
         scale_given
@@ -254,6 +313,6 @@ def require_guidance(name, denoiser, scale, negative_prompt, *, scale_given):
     ):
         raise UsageError(
             f"--guidance_scale={scale:g} has no effect: this network takes no scale; with"
-            " --negative_prompt, which may be empty, it is that of classifier-free guidance"
+            " --negative_prompt, which may be empty, it is the scale of classifier-free guidance"
         )
     return guided

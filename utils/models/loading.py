@@ -1,19 +1,35 @@
-"""Load and save pipelines and their parts. Every loader passes a dtype and every failure says what
-to pass instead."""
+"""Load and save diffusers pipelines and their parts.
 
-import importlib.util
+Every loader names a dtype, and every error says what to pass instead."""
+
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.files import hub, whole_files
+from utils.files import hub
 from utils.runtime import devices, seeding
 from utils.runtime.errors import UsageError, first_line
 
+if TYPE_CHECKING:
+    from diffusers import (
+        AutoencoderKL,
+        DDPMScheduler,
+        DiffusionPipeline,
+        SchedulerMixin,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
 
-def _factor(block_out_channels):
+ACCEPTED = "takes a folder as written by diffusers' save_pretrained, or a hub name owner/model"
+
+
+def _factor(block_out_channels: list[int]) -> int:
     return 2 ** (len(block_out_channels) - 1)  # an autoencoder halves the side between its blocks
 
 
@@ -21,19 +37,19 @@ def _factor(block_out_channels):
 class DiffusionParts:
     """The parts of a Stable Diffusion 1.x or 2.x pipeline."""
 
-    tokenizer: object
-    text_encoder: object
-    vae: object
-    unet: object
-    scheduler: object
+    tokenizer: CLIPTokenizer  # text -> ids
+    text_encoder: CLIPTextModel  # ids [B, T] -> embeddings [B, T, D]
+    vae: AutoencoderKL  # images in [-1, 1] <-> latents
+    unet: UNet2DConditionModel  # the denoiser
+    scheduler: SchedulerMixin  # betas and prediction type
 
     @property
-    def vae_factor(self):
-        """Pixels a side per latent a side."""
+    def vae_factor(self) -> int:
+        """Pixels per latent, along a side."""
         return _factor(self.vae.config.block_out_channels)
 
     @property
-    def noise_scheduler(self):
+    def noise_scheduler(self) -> DDPMScheduler:
         """A DDPMScheduler with the pipeline's betas and prediction type; it adds the noise in
         training."""
         from diffusers import DDPMScheduler
@@ -41,39 +57,42 @@ class DiffusionParts:
         return DDPMScheduler.from_config(self.scheduler.config)
 
 
-def require_pipeline(flag, source):
-    """Check before anything loads that a folder given as model is a pipeline; a hub name passes."""
+def require_pipeline(flag: str, source: str | Path) -> None:
+    """UsageError if a model is named by a path that is not a pipeline folder; a hub name passes.
+
+    flag: the option that named it, for the message.
+    source: a folder or a hub name.
+    """
     path = Path(source)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise UsageError(
-            f"{flag}={str(source)!r} is not a pipeline folder: it has no model_index.json; {HINT}"
+            f"{flag}={str(source)!r} is not a pipeline folder: it has no model_index.json;"
+            f" {ACCEPTED}"
         )
     if not path.is_dir() and (
-        path.is_absolute() or source.startswith(".") or source.count("/") > 1
+        path.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1
     ):
-        raise UsageError(f"{flag}={str(source)!r} does not exist; {HINT}")
+        raise UsageError(f"{flag}={str(source)!r} does not exist; {ACCEPTED}")
 
 
-HINT = "takes a folder as written by diffusers' save_pretrained, or a hub name owner/model"
-
-
-def _unreachable(flag, source, error):
-    said = first_line(error)
+def _unreachable(flag: str, source: str | Path, error: Exception) -> UsageError:
+    reason = first_line(error)
     if Path(source).is_dir():
-        return UsageError(f"{flag}={str(source)!r} is not whole: {said}; {HINT}")
+        return UsageError(f"{flag}={str(source)!r} is not complete: {reason}; {ACCEPTED}")
     tried = (
         "the local cache (HF_HUB_OFFLINE is set)"
         if os.environ.get("HF_HUB_OFFLINE")
         else "the hub and its cache"
     )
     return UsageError(
-        f"{flag}={source!r} is no folder here and could not be had from {tried} ({said}); download"
-        f" the pipeline where there is a network and pass its folder with {flag}"
+        f"{flag}={source!r} is not a local folder and could not be loaded from {tried} ({reason});"
+        f" download the pipeline on a machine with a network and pass its folder with {flag}"
     )
 
 
-def _loading_errors():
-    # what a missing, gated, misspelled or unreachable source raises in the libraries' loaders
+def loading_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that the libraries' loaders raise for a source that is missing, gated,
+    misspelled or unreachable."""
     from safetensors import SafetensorError
 
     return (
@@ -88,57 +107,66 @@ def _loading_errors():
 
 @dataclass(frozen=True)
 class Configs:
-    """What a pipeline's folder or hub repository says of it, without its weights. index:
-    model_index; vae, denoiser, scheduler: their configurations."""
+    """The configuration files of a pipeline, read without its weights."""
 
-    index: dict
-    vae: dict
-    denoiser: dict
-    scheduler: dict
+    index: dict  # model_index.json: the class of the pipeline and of each part
+    vae: dict  # config.json of the autoencoder
+    denoiser: dict  # config.json of the U-Net or transformer
+    scheduler: dict  # scheduler_config.json
 
     @property
-    def factor(self):
-        """Pixels a side per latent a side."""
+    def factor(self) -> int:
+        """Pixels per latent, along a side."""
         return _factor(self.vae["block_out_channels"])
 
     @property
-    def patch(self):
-        """Latents a side per token of a transformer; 1 for a U-Net."""
+    def patch(self) -> int:
+        """Latents per token of a transformer, along a side; 1 for a U-Net."""
         return self.denoiser.get("patch_size", 1)
 
 
-def read_index(flag, source, *, revision=None):
-    """model_index.json of a pipeline as a dict; UsageError when it cannot be had."""
+def read_index(flag: str, source: str | Path, *, revision: str | None = None) -> dict:
+    """Read model_index.json of a pipeline; UsageError if it cannot be loaded."""
     from diffusers import DiffusionPipeline
 
     require_pipeline(flag, source)
     try:
         return DiffusionPipeline.load_config(source, revision=revision)
-    except _loading_errors() as error:
+    except loading_errors() as error:
         raise _unreachable(flag, source, error) from None
 
 
-def read_configs(flag, source, index, *, denoiser, revision=None):
-    """Configurations of a pipeline with that model_index whose predicting network is the folder
-    `denoiser`."""
+def read_configs(
+    flag: str,
+    source: str | Path,
+    index: dict,
+    *,
+    denoiser: str,
+    revision: str | None = None,
+) -> Configs:
+    """Read the configuration files of a pipeline; UsageError if one cannot be loaded.
+
+    index: its model_index.json.
+    denoiser: the subfolder of the network that predicts, "unet" or "transformer".
+    """
     from diffusers import AutoencoderKL, DDIMScheduler
 
     try:
-        found = (
-            AutoencoderKL.load_config(source, subfolder=part, revision=revision)
-            for part in ("vae", denoiser)
+        # load_config reads the file of any class
+        configs = Configs(
+            index=index,
+            vae=AutoencoderKL.load_config(source, subfolder="vae", revision=revision),
+            denoiser=AutoencoderKL.load_config(source, subfolder=denoiser, revision=revision),
+            scheduler=DDIMScheduler.load_config(source, subfolder="scheduler", revision=revision),
         )
-        # of whatever class it is
-        scheduler = DDIMScheduler.load_config(source, subfolder="scheduler", revision=revision)
-        made = Configs(index, *found, scheduler)
-        made.vae["block_out_channels"]  # a folder may hold another network's configuration
-        return made
-    except _loading_errors() as error:
+        configs.vae["block_out_channels"]  # KeyError if it is another network's configuration
+        return configs
+    except loading_errors() as error:
         raise _unreachable(flag, source, error) from None
 
 
-def _one_bar_only():
-    """Silence the libraries' own bars: each stage shows one of its own. Downloads keep theirs."""
+def _one_bar_only() -> None:
+    """Turn off the libraries' progress bars, as each stage shows its own. Downloads keep theirs."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -146,11 +174,19 @@ def _one_bar_only():
     transformers.utils.logging.disable_progress_bar()
 
 
-def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
-    """A pipeline of whatever class the folder or hub repository says it is, on the CPU, without
-    safety checker.
+def load_pipeline(
+    flag: str,
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> DiffusionPipeline:
+    """Load a pipeline of the class that its model_index.json names, onto the CPU.
 
-    The safety checker is left out because a blackened image would count as not copied.
+    The safety checker is not loaded, because an image that it blackens would count as not copied.
+
+    flag: the option that named the source, for errors (UsageError).
+    source: a folder or a hub name.
     """
     from diffusers import DiffusionPipeline
 
@@ -158,107 +194,51 @@ def load_pipeline(flag, source, *, dtype=torch.float32, revision=None):
     _one_bar_only()
     try:
         config = DiffusionPipeline.load_config(source, revision=revision)
-        unused = {"safety_checker": None} if "safety_checker" in config else {}
-        unused |= {"requires_safety_checker": False} if "requires_safety_checker" in config else {}
+        without = {"safety_checker": None, "requires_safety_checker": False}
+        unused: dict[str, Any] = {name: off for name, off in without.items() if name in config}
         pipeline = DiffusionPipeline.from_pretrained(
             source, dtype=dtype, revision=revision, **unused
         )
-    except _loading_errors() as error:
+    except loading_errors() as error:
         raise _unreachable(flag, source, error) from None
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "watermark"):
-        # SDXL writes one into the pixels, where a package for it happens to be installed
+        # SDXL writes a watermark into the pixels if a package for it is installed
         pipeline.watermark = None
     return pipeline
-
-
-# LoRA ---------------------------------------------------------------------------------------------
-
-
-def require_lora(place):
-    """UsageError unless --lora can be used here: peft is installed, and what looks like a path is a
-    safetensors file or a folder of one."""
-    if importlib.util.find_spec("peft") is None:
-        raise UsageError(
-            f"--lora={place!r} needs the package peft, which is not installed: pip install peft"
-        )
-    path, takes = (
-        Path(place),
-        "takes a .safetensors file, a folder that holds one, or a hub name owner/model",
-    )
-    if path.is_file() and path.suffix != ".safetensors":
-        raise UsageError(
-            f"--lora={place!r} is not a .safetensors file, and others are not opened; {takes}"
-        )
-    if path.is_dir() and len(list(path.glob("*.safetensors"))) != 1:
-        raise UsageError(
-            f"--lora={place!r} holds {len(list(path.glob('*.safetensors')))} .safetensors files;"
-            f" {takes}"
-        )
-    like_path = (
-        path.is_absolute()
-        or place.startswith(".")
-        or place.endswith(".safetensors")
-        or path.parent.is_dir()
-    )
-    if not path.exists() and (like_path or place.count("/") != 1):
-        raise UsageError(f"--lora={place!r} does not exist; {takes}")
-
-
-def _lora_file(place):
-    path = Path(place)
-    return next(path.glob("*.safetensors")) if path.is_dir() else path
-
-
-def lora_id(place):
-    """What LoRA weights are known by: of a file here its SHA-256, 16 digits; else the hub's
-    name."""
-    path = _lora_file(place)
-    return whole_files.file_sha256(path)[:16] if path.is_file() else place
-
-
-def load_lora(pipeline, place):
-    """Add LoRA weights to a pipeline's networks, for good: generation then costs what it did
-    without."""
-    path = _lora_file(place)
-    where = {"weight_name": path.name} if path.is_file() else {}
-    try:
-        pipeline.load_lora_weights(
-            str(path.parent) if where else place, use_safetensors=True, **where
-        )
-    except (*_loading_errors(), RuntimeError) as error:
-        if not where:
-            raise UsageError(
-                f"--lora={place!r} is no file here and could not be had from the hub"
-                f" ({first_line(error)}); download it where there is a network and pass the"
-                " .safetensors file"
-            ) from None
-        raise UsageError(
-            f"--lora={place!r} does not fit a {type(pipeline).__name__}: {first_line(error)}"
-        ) from None
-    if not pipeline.get_active_adapters():
-        raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
 
 
 # Parts for training -------------------------------------------------------------------------------
 
 
-def load_tokenizer(flag, source, *, subfolder="tokenizer", revision=None):
-    """A CLIP tokenizer of a pipeline, or of a folder or hub name of its own with subfolder=""."""
+def load_tokenizer(
+    flag: str,
+    source: str | Path,
+    *,
+    subfolder: str = "tokenizer",
+    revision: str | None = None,
+) -> CLIPTokenizer:
+    """Load the CLIP tokenizer of a pipeline; subfolder="" loads one that has a folder or a hub name
+    of its own."""
     from transformers import CLIPTokenizer
 
     try:
         return CLIPTokenizer.from_pretrained(source, subfolder=subfolder, revision=revision)
-    except _loading_errors() as error:
+    except loading_errors() as error:
         raise _unreachable(flag, source, error) from None
 
 
-def load_parts(flag, source, *, revision=None, tokenizer=None):
-    """The parts of an SD 1.x / 2.x pipeline, float32, for training; UsageError for another family.
+def load_parts(
+    flag: str,
+    source: str,
+    *,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+) -> DiffusionParts:
+    """Load the parts of an SD 1.x or 2.x pipeline in float32, for training; UsageError for another
+    class of pipeline or another kind of prediction.
 
-    tokenizer: a folder or hub name instead of the pipeline's own.
+    tokenizer: a folder or hub name, instead of the pipeline's own tokenizer.
     """
     pipeline = load_pipeline(flag, source, revision=revision)
     if type(pipeline).__name__ != "StableDiffusionPipeline":
@@ -271,25 +251,38 @@ def load_parts(flag, source, *, revision=None, tokenizer=None):
         raise UsageError(
             f"{flag}={source!r} predicts {kind!r}; training takes one of: epsilon, v_prediction"
         )
-    own = pipeline.tokenizer
-    if tokenizer is not None:
-        own = load_tokenizer("--tokenizer_name", tokenizer, subfolder="", revision=revision)
-        if len(own) > pipeline.text_encoder.config.vocab_size:
-            raise UsageError(
-                f"--tokenizer_name={tokenizer!r} has {len(own)} ids; the model's text encoder takes"
-                f" {pipeline.text_encoder.config.vocab_size}"
-            )
-        # a tokenizer of its own may know no length, or one that the encoder has no positions for
-        own.model_max_length = min(
-            own.model_max_length, pipeline.text_encoder.config.max_position_embeddings
-        )
     return DiffusionParts(
-        own, pipeline.text_encoder, pipeline.vae, pipeline.unet, pipeline.scheduler
+        tokenizer=(
+            pipeline.tokenizer
+            if tokenizer is None
+            else _other_tokenizer(tokenizer, pipeline.text_encoder, revision=revision)
+        ),
+        text_encoder=pipeline.text_encoder,
+        vae=pipeline.vae,
+        unet=pipeline.unet,
+        scheduler=pipeline.scheduler,
     )
 
 
-def assemble(parts):
-    """A StableDiffusionPipeline around parts at hand, without safety checker; nothing is copied."""
+def _other_tokenizer(
+    source: str, text_encoder: CLIPTextModel, *, revision: str | None
+) -> CLIPTokenizer:
+    """The tokenizer of --tokenizer_name; UsageError if the text encoder has too few embeddings."""
+    tokenizer = load_tokenizer("--tokenizer_name", source, subfolder="", revision=revision)
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise UsageError(
+            f"--tokenizer_name={source!r} has {len(tokenizer)} ids; the model's text encoder takes"
+            f" {text_encoder.config.vocab_size}"
+        )
+    # it may set no length, or one for which the encoder has no positions
+    tokenizer.model_max_length = min(
+        tokenizer.model_max_length, text_encoder.config.max_position_embeddings
+    )
+    return tokenizer
+
+
+def assemble(parts: DiffusionParts) -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline of the parts, without safety checker; no weight is copied."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -306,9 +299,8 @@ def assemble(parts):
     return pipeline
 
 
-def token_ids(tokenizer, prompts):
-    """Prompts as ids, padded and cut to the tokenizer's length. Returns: [B, T] int64, on the
-    CPU."""
+def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Token ids of prompts, padded and cut to the tokenizer's length: [B, T] int64, on the CPU."""
     return tokenizer(
         prompts,
         padding="max_length",
@@ -318,14 +310,19 @@ def token_ids(tokenizer, prompts):
     ).input_ids
 
 
-def embed(tokenizer, text_encoder, prompts, *, device):
-    """Token embeddings of prompts. Returns: [B, T, D]."""
+def embed(
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    prompts: list[str],
+    *,
+    device: str | torch.device,
+) -> torch.Tensor:
+    """Token embeddings of prompts: [B, T, D], in the text encoder's dtype."""
     return text_encoder(devices.to_device(token_ids(tokenizer, prompts), torch.device(device)))[0]
 
 
-def from_scratch(unet, seed):
-    """A U-Net of the same architecture with initial weights of their own, a function of the seed.
-    Returns: like unet."""
+def from_scratch(unet: UNet2DConditionModel, seed: int) -> UNet2DConditionModel:
+    """A U-Net of the same architecture with new random weights, determined by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive_seed(seed, "unet"))
         return type(unet).from_config(unet.config)

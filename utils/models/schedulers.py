@@ -1,83 +1,102 @@
-"""Schedulers of diffusers by name: which a pipeline takes, whether one can run so many steps, and
-giving it one."""
+"""The diffusers scheduler of a pipeline: which names are accepted, how many steps it can run, and
+how it is replaced."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from utils.models.families import DENOISING, FAMILIES
+from utils.models.loading import Configs
 from utils.runtime.errors import UsageError, choose
 
 UNSEEDED = ("DPMSolverSDE", "CosineDPMSolverMultistep")
 
 
-def require_scheduler(flag, name, pipeline_class):
-    """The class of a scheduler, by its name without the word Scheduler; UsageError on one that the
-    pipeline cannot use, or whose noise does not come from the images' own generators."""
+class ScheduledSteps(NamedTuple):
+    """A scheduler that was checked without weights."""
+
+    name: str  # without the word Scheduler
+    order: int  # evaluations of the denoiser per step
+    first_timestep: float | None  # None where it depends on the size of the image
+
+
+def require_scheduler(flag: str, name: str, pipeline_class: str) -> type:
+    """The diffusers class of a scheduler; UsageError if the pipeline cannot use it, or if its noise
+    does not come from each image's own generator.
+
+    name: without the word Scheduler.
+    """
     import diffusers
 
     if name in UNSEEDED:
         raise UsageError(
-            f"{flag}={name!r} draws noise without the image's own generator; use another one"
+            f"{flag}={name!r} draws noise without the image's own generator; use another scheduler"
         )
     accepted = FAMILIES[pipeline_class].schedulers
     return choose(flag, name, {n: getattr(diffusers, f"{n}Scheduler") for n in accepted})
 
 
-def _built(made, config):
-    # PNDM as Stable Diffusion runs it: without the Runge-Kutta steps at the start, of four
-    # evaluations each
-    return made.from_config(
-        config, **({"skip_prk_steps": True} if made.__name__ == "PNDMScheduler" else {})
-    )
+def _built(scheduler: Any, config: dict) -> Any:
+    if scheduler.__name__ == "PNDMScheduler":
+        # as Stable Diffusion runs it: without the Runge-Kutta steps at the start, which evaluate
+        # the denoiser four times each
+        return scheduler.from_config(config, skip_prk_steps=True)
+    return scheduler.from_config(config)
 
 
-def plan_scheduler(name, given, configs, steps):
-    """The scheduler of a pipeline of class `name`: `given`, or its own; checked without weights.
+def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -> ScheduledSteps:
+    """The scheduler of a pipeline, checked without weights. UsageError for one that is not
+    accepted, does not fit the pipeline's configuration or cannot run so many steps.
 
-    UsageError on one that is not accepted, does not fit the pipeline's configuration, or cannot run
-    so many steps. Returns: (its name, evaluations of the network a step, its first timestep or None
-    where that depends on the image's size)."""
+    name: class of the pipeline.
+    given: value of --scheduler; None is the pipeline's own.
+    steps: number of denoising steps.
+    """
     own = configs.index["scheduler"][1].removesuffix("Scheduler")
-    flag = (
-        "--scheduler"
-        if given
-        else "the pipeline's own scheduler (another one is taken with --scheduler)"
-    )
-    made = require_scheduler(flag, given or own, name)
-    if configs.scheduler.get("stochastic_sampling") and given in (None, own):
+    flag = "--scheduler" if given else "the pipeline's own scheduler (--scheduler names another)"
+    chosen = given or own
+    scheduler: Any = require_scheduler(flag, chosen, name)
+    if configs.scheduler.get("stochastic_sampling") and chosen == own:
         raise UsageError(
             f"{flag}={own!r} samples stochastically, with noise that these pipelines do not draw"
             " from the image's own generator; takes a scheduler_config.json with"
             " stochastic_sampling false"
         )
     if FAMILIES[name].schedulers != DENOISING:
-        return given or own, made.order, None
+        return ScheduledSteps(chosen, scheduler.order, None)
     config = dict(configs.scheduler)
     if name == "StableDiffusionPipeline":
-        config["steps_offset"] = 1  # as the pipeline itself sees to
+        config["steps_offset"] = 1  # the pipeline itself sets it
     try:
-        built = _built(made, config)
+        built = _built(scheduler, config)
     except (ValueError, NotImplementedError) as error:
         raise UsageError(
-            f"{flag}={given or own!r} does not fit the settings of the pipeline's {own}: {error}"
+            f"{flag}={chosen!r} does not fit the settings of the pipeline's {own}: {error}"
         ) from None
-    most = built.config.num_train_timesteps
+    return ScheduledSteps(chosen, scheduler.order, _first_timestep(built, chosen, steps))
+
+
+def _first_timestep(scheduler: Any, name: str, steps: int) -> float:
+    """The timestep at which denoising starts; UsageError if the scheduler cannot run `steps`."""
+    most = scheduler.config.num_train_timesteps
     try:
-        built.set_timesteps(steps)
-        times = built.timesteps
+        scheduler.set_timesteps(steps)
+        times = scheduler.timesteps
         fits = float(times.max()) < most and (steps == 1 or times.max() > times.min())
     except (ValueError, IndexError, ZeroDivisionError):
         fits = False
     if not fits:
         raise UsageError(
-            f"--num_inference_steps={steps} is too many for {given or own} over {most} timesteps;"
-            " takes fewer"
+            f"--num_inference_steps={steps} is too many for {name} over {most} timesteps; use fewer"
         )
-    return given or own, made.order, float(times[0])
+    return float(times[0])
 
 
-def use_scheduler(pipeline, name):
-    """Give the pipeline the scheduler of that name, unless it is its own, keeping its betas and
-    prediction type."""
+def use_scheduler(pipeline: Any, name: str) -> None:
+    """Replace the pipeline's scheduler by another one with the same betas and prediction type.
+
+    name: without the word Scheduler; the name of its own scheduler changes nothing.
+    """
     if name != type(pipeline.scheduler).__name__.removesuffix("Scheduler"):
-        pipeline.scheduler = _built(
-            require_scheduler("--scheduler", name, type(pipeline).__name__),
-            pipeline.scheduler.config,
-        )
+        scheduler = require_scheduler("--scheduler", name, type(pipeline).__name__)
+        pipeline.scheduler = _built(scheduler, pipeline.scheduler.config)
