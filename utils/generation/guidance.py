@@ -1,17 +1,21 @@
-"""Guidance before a transition point (Jain et al., CVPR 2025, arXiv 2411.16738): another scale
-while the trajectory is in the attraction basin of a training image, the wanted one afterwards.
-Hooks of `steering`: Prediction -> Prediction."""
+"""Guidance with a transition point (Jain et al., CVPR 2025, arXiv 2411.16738): another scale while
+the trajectory is in the attraction basin of a training image, the usual scale afterwards.
+
+The classes are hooks of `denoiser_hook`: Prediction -> Prediction."""
+
+from __future__ import annotations
 
 import dataclasses
 
 import torch
 
+from utils.generation.denoiser_hook import Prediction
 
-def guided(prediction, scale):
-    """u + scale (c - u), put into both branches: whatever guidance the pipeline then applies leaves
-    it as it is.
 
-    scale: [B], or a number. Returns: Prediction.
+def guided(prediction: Prediction, scale: float | torch.Tensor) -> Prediction:
+    """u + scale (c - u) in both branches, so that the pipeline's own guidance does not change it.
+
+    scale: a number, or one per image: [B].
     """
     scale = torch.as_tensor(
         scale, dtype=prediction.conditional.dtype, device=prediction.conditional.device
@@ -22,40 +26,50 @@ def guided(prediction, scale):
 
 
 class StaticTransition:
-    """Scale `before` while the timestep is above `start`, in 0 ... T; from there on the pipeline's
-    own.
+    """Scale `before` while the timestep is above `start`; from then on the pipeline's own scale.
 
     Published for LAION-10k: start 500 and before 0, which is the unconditional prediction; opposite
-    guidance: 650 and -2."""
+    guidance: 650 and -2.
 
-    def __init__(self, *, start, before):
+    start: timestep, from 0 (clean) to the scheduler's number of training timesteps.
+    before: guidance scale.
+    """
+
+    def __init__(self, *, start: float, before: float) -> None:
         self.start, self.before = start, before
 
-    def __call__(self, prediction):
+    def __call__(self, prediction: Prediction) -> Prediction:
         return guided(prediction, self.before) if prediction.timestep > self.start else prediction
 
 
 class DynamicTransition:
-    """Scale `before` until the distance of the two branches' noise, ||e_c - e_u||_2 over an image,
-    has passed its first local minimum over steps; each image has its own transition.
+    """Scale `before` until the distance between the noise of the two branches, ||e_c - e_u||_2 over
+    an image, has passed its first local minimum over steps. Each image has its own transition.
 
-    A minimum shows itself at the step after it, where the distance rises again after it fell:
-    guidance starts there. The alternative, going back a step, would cost each image another
-    evaluation of the network. An image whose distance has no minimum keeps `before` to the end. A
-    timestep that comes twice (PNDM's second) counts once. For flow matching the distance is that of
-    the flow: its noise is the latents themselves at the start, whatever the prompt, so that there
-    it would always rise. One object a batch."""
+    A minimum is seen one step late, when the distance rises after it fell, and guidance starts at
+    that step: going back a step would cost each image another evaluation of the network. An image
+    whose distance has no minimum keeps `before` to the end. A timestep that comes twice (PNDM's
+    second) counts once. For flow matching it is the distance of the flow: at its first step the
+    noise is the latents themselves for any prompt, so the distance of the noise would always rise.
 
-    def __init__(self, *, scale, before):
+    The state is that of one batch: use a new object for each.
+
+    scale: guidance scale after the transition.
+    before: guidance scale before it.
+    """
+
+    def __init__(self, *, scale: float, before: float) -> None:
         self.scale, self.before = scale, before
-        self.time = self.last = self.fell = self.passed = self.at = None
+        self.time: float | None = None  # timestep of the last evaluation
+        # of each image, [B]:
+        self.last: torch.Tensor | None = None  # distance at that timestep
+        self.fell: torch.Tensor  # whether the distance has fallen
+        self.passed: torch.Tensor  # whether the transition is over
+        self.at: torch.Tensor  # timestep of the transition, NaN before it
 
-    def __call__(self, prediction):
+    def __call__(self, prediction: Prediction) -> Prediction:
         difference = (prediction.conditional - prediction.unconditional).float().flatten(1)
-        # one distance an image: [B]
-        distance = difference.norm(dim=1) * (
-            1.0 if prediction.flow else abs(prediction.noise_factor)
-        )
+        distance = difference.norm(dim=1) * prediction.distance_factor
         if self.last is None:
             self.fell = self.passed = torch.zeros_like(distance, dtype=torch.bool)
             self.at = torch.full_like(distance, torch.nan)
@@ -68,7 +82,21 @@ class DynamicTransition:
             self.time, self.last = prediction.timestep, distance
         return guided(prediction, torch.where(self.passed, self.scale, self.before))
 
-    def report(self):
-        """The timestep at which each image's guidance began, or None. Returns: [{"guided_from":
-        float or None}] * B."""
+    def report(self) -> list[dict]:
+        """The timestep at which each image's guidance began, or None if it never did: a dict
+        {"guided_from": float or None} per image."""
         return [{"guided_from": None if t != t else t} for t in self.at.tolist()]
+
+
+def count_unguided(rows: list[dict]) -> str | None:
+    """A line about the images of a generation whose transition never came; None without any.
+
+    rows: manifest rows, with the report of DynamicTransition.
+    """
+    unguided = sum("guided_from" in row and row["guided_from"] is None for row in rows)
+    if not unguided:
+        return None
+    return (
+        f"{unguided} of {len(rows)} images kept --cfg_before to the end: --cfg_start auto found no"
+        " minimum"
+    )
