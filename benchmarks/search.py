@@ -83,7 +83,7 @@ def write_synthetic(folder, sizes):
             {"key": f"{name}.tar/{i:06d}.jpg", "bytes": 1, "offset": 0} for i in range(last - first)
         ]
         shard_files.write_shard(
-            folder / "index", name, rows, known, descriptor=descriptor, made_of={}
+            folder / "index", name, rows, known, descriptor=descriptor, change_stamp={}
         )
     np.save(folder / "queries.npy", found)
     np.save(folder / "planted.npy", planted)

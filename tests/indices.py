@@ -36,7 +36,7 @@ def index_of(
             vectors[places],
             [rows[i] for i in places],
             descriptor=descriptor,
-            made_of={},
+            change_stamp={},
         )
     return vector_index.open_index("--val_dir", root)
 

@@ -24,7 +24,7 @@ def write(root, name, sizes, *, bad=(), captions=True, damage=None):
     vectors = np.ones((len(rows), 4 if rows else 0))
     vectors[3:4] = 0  # as of one grey
     shard_files.write_shard(
-        root, name, vectors, rows, descriptor={}, made_of={}, bad=bad, damage=damage
+        root, name, vectors, rows, descriptor={}, change_stamp={}, bad=bad, damage=damage
     )
 
 

@@ -341,7 +341,7 @@ def test_a_preset_that_differs_is_told_before_weights_are_looked_for(refused, ge
     for name, span in (("00000", slice(0, 4)), ("00001", slice(4, 8)), ("00002", slice(8, 12))):
         vectors = np.eye(4, 16, dtype=np.float32)
         shard_files.write_shard(
-            index.root, name, vectors, rows[span], descriptor=descriptor, made_of={}
+            index.root, name, vectors, rows[span], descriptor=descriptor, change_stamp={}
         )
     line = refused(
         "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, "--report_to", "none"

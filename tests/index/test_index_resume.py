@@ -28,7 +28,7 @@ def _other_descriptor(shards, root):
         np.zeros((1, 4)),
         [{"key": "00001.tar/x", "bytes": 1}],
         descriptor={"pt_style": "sscd"},
-        made_of={},
+        change_stamp={},
     )
 
 
@@ -193,7 +193,7 @@ def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
     with pytest.raises(
         DataError,
         match=(
-            r"00001.parquet: cannot be read \(no '\w+' in what it says of itself\); --build_index"
+            r"00001.parquet: cannot be read \(its metadata has no valid '\w+'\); run --build_index"
         ),
     ):
         opened(root)

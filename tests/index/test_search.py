@@ -28,7 +28,7 @@ def make(root, vectors, rows=7, descriptor=None):
     for name, span in zip(names, spans, strict=True):
         known = [{"key": f"{name}/{i}.png", "bytes": i} for i in range(len(vectors[span]))]
         shard_files.write_shard(
-            root, name, vectors[span], known, descriptor=descriptor or {}, made_of={}
+            root, name, vectors[span], known, descriptor=descriptor or {}, change_stamp={}
         )
     return vector_index.open_index("--val_dir", root)
 

@@ -12,7 +12,11 @@ def write(root, name, count, **more):
     rows = [{"key": f"{name}.tar/{i}.jpg", "bytes": 100 + i} for i in range(count)]
     vectors = np.random.default_rng(count).standard_normal((count, 8)).astype(np.float32)
     shard_files.write_shard(
-        root, name, vectors, rows, **{"descriptor": {"pt_style": "pixel"}, "made_of": {}} | more
+        root,
+        name,
+        vectors,
+        rows,
+        **{"descriptor": {"pt_style": "pixel"}, "change_stamp": {}} | more,
     )
     return vectors
 
@@ -50,7 +54,7 @@ def test_a_shard_is_whole_or_absent(tmp_path, monkeypatch):
 
 def test_half_a_character_is_kept_readable_in_a_caption_and_refused_in_a_key(tmp_path):
     odd = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    how = {"descriptor": {}, "made_of": {}}
+    how = {"descriptor": {}, "change_stamp": {}}
     shard_files.write_shard(
         tmp_path, "0", np.zeros((1, 8)), [{"key": "x.jpg", "bytes": 1, "caption": odd}], **how
     )
@@ -81,7 +85,7 @@ def test_any_byte_of_a_header_that_is_damaged_is_a_line(tmp_path):
         path.write_bytes(whole[:10] + header.ljust(118) + whole[128:])
         with pytest.raises(
             DataError,
-            match=r"9\.npy: is not a \.npy of vectors \(.*\); --build_index makes this shard anew",
+            match=r"9\.npy: is not a \.npy of vectors \(.*\); run --build_index to rebuild this shard",
         ):
             shard_files.read_shard(tmp_path, "9")
 
@@ -94,7 +98,8 @@ def test_a_parquet_without_our_columns_is_a_line(tmp_path):
     path = shard_files.paths_of(tmp_path, "9")[1]
     pq.write_table(pa.table({"key": ["a"] * 5}), path)
     with pytest.raises(
-        DataError, match=r"9\.parquet: cannot be read .*url.*; --build_index makes this shard anew"
+        DataError,
+        match=r"9\.parquet: cannot be read .*url.*; run --build_index to rebuild this shard",
     ):
         shard_files.read_rows(tmp_path, "9", ["key", "url"])
     with pytest.raises(DataError, match=r"9\.parquet: cannot be read"):

@@ -58,7 +58,7 @@ def index(tmp_path):
             vectors,
             rows,
             descriptor=DESCRIPTOR,
-            made_of={},
+            change_stamp={},
             bad=[(f"{name}/x", "broken")],
         )
     return root, np.concatenate(parts).astype(np.float16).astype(np.float32)
@@ -182,7 +182,9 @@ def broken(root, how):
     else:
         theirs = DESCRIPTOR | {"preset": "dcr-search"}
         rows = [row("00010", i) for i in range(5)]
-        shard_files.write_shard(root, "00010", unit(5, 8, 2), rows, descriptor=theirs, made_of={})
+        shard_files.write_shard(
+            root, "00010", unit(5, 8, 2), rows, descriptor=theirs, change_stamp={}
+        )
 
 
 @pytest.mark.parametrize(
@@ -227,10 +229,14 @@ def test_the_fingerprint_tells_other_images(index):
     root, _ = index
     before = opened(root).fingerprint
     rows = [row("00010", i) for i in range(5)]
-    shard_files.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
+    shard_files.write_shard(
+        root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, change_stamp={}
+    )
     assert opened(root).fingerprint == before  # of keys and sizes, as a folder's
     rows[0]["bytes"] += 1
-    shard_files.write_shard(root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, made_of={})
+    shard_files.write_shard(
+        root, "00010", unit(5, 8, 9), rows, descriptor=DESCRIPTOR, change_stamp={}
+    )
     assert opened(root).fingerprint != before
 
 
@@ -258,8 +264,12 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
             root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"]
         )
         for name, some in zip(("0", "1"), rows, strict=True):
-            state = (tar_shards if there == "here" else downloads).change_stamp(folder / f"{name}.tar")
-            shard_files.write_shard(root, name, unit(2, 4, 1), some, descriptor={}, made_of=state)
+            state = (tar_shards if there == "here" else downloads).change_stamp(
+                folder / f"{name}.tar"
+            )
+            shard_files.write_shard(
+                root, name, unit(2, 4, 1), some, descriptor={}, change_stamp=state
+            )
         path = tmp_path / "data" / "1.tar"
         if how == "rewritten":
             # whole pictures lie at the old offsets
@@ -298,7 +308,7 @@ def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_o
             unit(3, 4, 1),
             [row(name, i) for i in range(3)],
             descriptor={},
-            made_of={},
+            change_stamp={},
         )
     index = opened(tmp_path)
     os.utime(shard_files.paths_of(tmp_path, "1")[0], ns=(5, 5))
@@ -309,7 +319,7 @@ def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_o
         unit(rows, 4, 2),
         [row("1", i + 7) for i in range(rows)],
         descriptor={},
-        made_of={},
+        change_stamp={},
     )
     told = "1.npy: was made anew after the index was opened; search again"
     for call in (
@@ -332,7 +342,7 @@ def test_a_folders_image_of_another_size_is_not_shown(tmp_path):
         tmp_path, descriptor={}, source={"folder": str(tmp_path), "shards": False}, planned=["0"]
     )
     shard_files.write_shard(
-        tmp_path, "0", unit(3, 4, 1), rows, descriptor={}, made_of={"fingerprint": "x"}
+        tmp_path, "0", unit(3, 4, 1), rows, descriptor={}, change_stamp={"fingerprint": "x"}
     )
     (tmp_path / "1.png").write_bytes(tars.noise(1, (40, 40)))
     images = opened(tmp_path).images(range(3))
@@ -380,7 +390,7 @@ def test_vectors_are_not_read_into_memory(tmp_path):
         vectors,
         [{"key": str(i), "bytes": 1} for i in range(60_000)],
         descriptor={},
-        made_of={},
+        change_stamp={},
     )
     del vectors
     found = opened(tmp_path)
@@ -398,7 +408,13 @@ def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
     source, planned = {"folder": str(root), "shards": True}, ["00002", "00010", "00100", name]
     vector_index.write_index(root, descriptor=DESCRIPTOR, source=source, planned=planned)
     shard_files.write_shard(
-        root, name, np.empty((0, 0)), [], descriptor=DESCRIPTOR, made_of={}, bad=[("x", "broken")]
+        root,
+        name,
+        np.empty((0, 0)),
+        [],
+        descriptor=DESCRIPTOR,
+        change_stamp={},
+        bad=[("x", "broken")],
     )
     found = opened(root)
     assert (len(found), found.dimensions, len(found.shards)) == (16, 8, 4)

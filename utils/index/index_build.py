@@ -184,7 +184,7 @@ def make_shard(build, name, bar):
         similarity.normalised(vectors),
         table,
         descriptor=build.descriptor,
-        made_of=made_of,
+        change_stamp=made_of,
         bad=[*images.bad, *bad],
         damage=damage,
     )

@@ -1,16 +1,22 @@
-"""A shard of an index on disk: its vectors and what is known of each image, two files that are
-written whole and checked.
+"""Read and write one shard of an index: a file of vectors and a Parquet of image metadata.
 
-DIR/shards/<name>.parquet   a row an image (COLUMNS); as its metadata what the shard was made of,
-what could not be read DIR/shards/<name>.npy       [rows, D] float16, L2-normalised; written last: a
-shard is there once this is"""
+DIR/shards/<name>.parquet   a row per image (COLUMNS); its metadata holds the facts of the shard:
+                            descriptor, change stamp of its images, images that cannot be read
+DIR/shards/<name>.npy       [rows, D] float16, L2-normalised; written last, so a shard exists only
+                            once this file does
+
+Both files are written to a temporary name and renamed, and are checked when they are read."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 import tokenize
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +24,13 @@ from utils.data.image_sets import natural_key
 from utils.files.whole_files import whole_file
 from utils.runtime.errors import DataError, first_line
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FOLDER = "shards"
 FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
-ANEW = "--build_index makes this shard anew"
-# what numpy raises on the header of a .npy that is damaged: it reads it as Python
+REBUILD = "run --build_index to rebuild this shard"
+# what numpy raises on a damaged .npy header, which it parses as Python
 NO_HEADER = (
     ValueError,
     OSError,
@@ -34,12 +43,13 @@ NO_HEADER = (
 COLUMNS = ("key", "caption", "url", "width", "height", "bytes", "offset")
 
 
-def schema():
-    """The types of COLUMNS. Returns: pyarrow.Schema."""
+def schema() -> pa.Schema:
+    """The Arrow types of COLUMNS.
+
+    key: the image's name in training; width, height: of the stored image, in pixels; bytes: size of
+    the image file; offset: of the file in its tar, in bytes, null for a folder of images."""
     import pyarrow as pa
 
-    # key: as training names the image; width, height: pixels as stored; bytes: of the file; offset:
-    # in its tar, else null
     types = (pa.string(), pa.string(), pa.string(), pa.int32(), pa.int32(), pa.int64(), pa.int64())
     return pa.schema(list(zip(COLUMNS, types, strict=True)))
 
@@ -47,44 +57,62 @@ def schema():
 # Writing ------------------------------------------------------------------------------------------
 
 
-def paths_of(root, name):
-    """The two files of a shard. Returns: (.npy, .parquet)."""
-    return Path(root) / FOLDER / f"{name}.npy", Path(root) / FOLDER / f"{name}.parquet"
+def paths_of(root: str | Path, name: str) -> tuple[Path, Path]:
+    """The two files of a shard: (.npy, .parquet)."""
+    folder = Path(root) / FOLDER
+    return folder / f"{name}.npy", folder / f"{name}.parquet"
 
 
-def write_shard(root, name, vectors, rows, *, descriptor, made_of, bad=(), damage=None):
-    """Write a shard whole: first its Parquet, then its vectors, without which it counts as absent.
+def write_shard(
+    root: str | Path,
+    name: str,
+    vectors: np.ndarray,
+    rows: Sequence[dict[str, Any]],
+    *,
+    descriptor: dict[str, Any],
+    change_stamp: dict[str, Any],
+    bad: Iterable[Sequence[str]] = (),
+    damage: str | None = None,
+) -> None:
+    """Write a shard: first its Parquet, then its vectors, without which the shard counts as absent.
 
-    vectors: [n, D], L2-normalised; rows: n dicts of COLUMNS, missing ones are null, keys are UTF-8
-    (UnicodeEncodeError); made_of: of JSON types, what tells the shard's images from the same ones
-    changed; bad: [(key, reason)] of images that are left out; damage: why its tar file could not be
-    read to the end."""
+    vectors: [n, D], L2-normalised.
+    rows: n dicts of COLUMNS; missing values become null. UnicodeEncodeError for a key that is not
+        UTF-8.
+    descriptor: record of the descriptor that computed the vectors.
+    change_stamp: JSON types; it differs when the images of the shard have changed.
+    bad: (key, reason) of each image that was skipped.
+    damage: why the tar file could not be read to its end, or None.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors = np.asarray(vectors)
     facts = {
         "descriptor": descriptor,
-        "made_of": made_of,
-        "bad": [list(b) for b in bad],
+        "made_of": change_stamp,
+        "bad": [list(pair) for pair in bad],
         "fingerprint": _fingerprint(rows),
     }
-    facts |= {"damage": damage} if damage else {}
-    # of one grey all over, under `pixel`: they match nothing, not even themselves
-    facts |= {"flat": flat} if (flat := int((vectors == 0).all(1).sum())) else {}
-    cleaned = [{c: _utf8(r.get(c)) for c in COLUMNS} | {"key": r["key"]} for r in rows]
+    if damage:
+        facts["damage"] = damage
+    # uniformly grey images under `pixel`: a zero vector matches nothing, not even itself
+    flat = int((vectors == 0).all(1).sum())
+    if flat:
+        facts["flat"] = flat
+    cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
     table = pa.Table.from_pylist(cleaned, schema())
     array_path, table_path = paths_of(root, name)
-    array_path.unlink(missing_ok=True)  # of an earlier build: it does not belong to the new Parquet
+    array_path.unlink(missing_ok=True)  # vectors of an earlier build do not match the new Parquet
     with whole_file(table_path) as part:
         pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), part)
     with whole_file(array_path) as part, open(part, "wb") as handle:
         np.save(handle, vectors.astype(np.float16))
 
 
-def is_utf8(name):
-    """Whether a file name is UTF-8; one that is not would not be found again by what Parquet could
-    hold of it."""
+def is_utf8(name: str) -> bool:
+    """Whether a file name is valid UTF-8. Parquet could store another one only in altered form,
+    under which the file would not be found again."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -93,11 +121,12 @@ def is_utf8(name):
 
 
 def _utf8(value):
-    """Text that Parquet can hold: half a character, as JSON may hold one, becomes ?."""
+    """Text that Parquet can store: a lone surrogate, which JSON may contain, becomes ?."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _fingerprint(rows):
+    """SHA-256 over (key, size in bytes) of the rows, in hexadecimal."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row['key']}\0{row['bytes']}\n".encode())
@@ -109,119 +138,118 @@ def _fingerprint(rows):
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is there. first: its first row in the index; offset: of the vectors in the .npy,
-    in bytes; stamp: as `stamp_of`, when it was opened."""
+    """A finished shard of an opened index."""
 
     name: str
-    first: int
+    first: int  # number of its first row in the index
     rows: int
-    offset: int
-    facts: dict
-    stamp: int
+    offset: int  # of the vectors in the .npy, in bytes
+    facts: dict[str, Any]  # as `write_shard` stores them in the Parquet
+    stamp: int | None  # modification time of the .npy when it was opened, in ns
 
 
 def _header(path):
-    """(rows, dimensions, offset of the data) of a .npy of ours; DataError if it is not one, or not
-    whole."""
+    """(rows, dimensions, offset of the data in bytes) of one of our .npy files. DataError if the
+    file is anything else, or truncated."""
     try:
         with open(path, "rb") as handle:
             np.lib.format.read_magic(handle)
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(handle)
             offset = handle.tell()
     except NO_HEADER as error:
-        raise DataError(f"{path}: is not a .npy of vectors ({first_line(error)}); {ANEW}") from None
+        why = first_line(error)
+        raise DataError(f"{path}: is not a .npy of vectors ({why}); {REBUILD}") from None
     if dtype != np.float16 or len(shape) != 2 or fortran:
         raise DataError(
-            f"{path}: holds {dtype} of shape {shape}; an index holds float16 vectors, {ANEW}"
+            f"{path}: holds {dtype} of shape {shape}; an index holds float16 vectors, {REBUILD}"
         )
     size, needed = os.stat(path).st_size, offset + 2 * shape[0] * shape[1]
     if size != needed:
-        raise DataError(f"{path}: is truncated, {size} bytes of {needed}; {ANEW}")
+        raise DataError(f"{path}: is truncated, {size} bytes of {needed}; {REBUILD}")
     return *shape, offset
 
 
-def shard_facts(root, name):
-    """(rows of its Parquet, facts) of a shard; DataError when its Parquet is missing, damaged or
-    not ours."""
+def shard_facts(root: str | Path, name: str) -> tuple[int, dict[str, Any]]:
+    """(rows of its Parquet, facts) of a shard. DataError when the Parquet is missing, damaged or
+    was not written by this toolkit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     array_path, path = paths_of(root, name)
     if not path.is_file():
-        raise DataError(f"{array_path}: its Parquet {path.name!r} is missing; {ANEW}")
+        raise DataError(f"{array_path}: its Parquet {path.name!r} is missing; {REBUILD}")
     try:
         footer = pq.read_metadata(path)
         facts = json.loads(footer.metadata[FACTS])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}); {ANEW}") from None
+        raise DataError(f"{path}: cannot be read ({first_line(error)}); {REBUILD}") from None
     wrong = wrong_field(facts, descriptor=dict, made_of=dict, bad=list, fingerprint=str)
     if not wrong and not all(
-        isinstance(b, list) and [type(text) for text in b] == [str, str] for b in facts["bad"]
+        isinstance(pair, list) and [type(text) for text in pair] == [str, str]
+        for pair in facts["bad"]
     ):
         wrong = "bad"
     if wrong:
-        raise DataError(f"{path}: cannot be read (no {wrong!r} in what it says of itself); {ANEW}")
+        raise DataError(f"{path}: cannot be read (its metadata has no valid {wrong!r}); {REBUILD}")
     return footer.num_rows, facts
 
 
-def wrong_field(found, **types):
-    """The first name that is not in a dict of JSON types, or not of its type; None if all are."""
-    if not isinstance(found, dict):
+def wrong_field(data: Any, **types: type) -> str | None:
+    """The first of the named fields that is missing in `data`, a dict of JSON types, or that has
+    another type; None if all are right."""
+    if not isinstance(data, dict):
         return next(iter(types))
     return next(
         (
             name
             for name, kind in types.items()
-            if name not in found or not isinstance(found[name], kind)
+            if name not in data or not isinstance(data[name], kind)
         ),
         None,
     )
 
 
-def read_shard(root, name, *, first=0):
-    """A shard that is there: (Shard, its dimensions). DataError unless both files are whole and of
-    one length."""
+def read_shard(root: str | Path, name: str, *, first: int = 0) -> tuple[Shard, int]:
+    """(Shard, number of dimensions) of a finished shard. DataError unless both files are whole and
+    have the same number of rows. first: number of its first row in the index."""
     path, stamp = paths_of(root, name)[0], stamp_of(root, name)
     rows, dimensions, offset = _header(path)
     count, facts = shard_facts(root, name)
     if count != rows:
-        raise DataError(f"{path}: holds {rows} vectors, its Parquet {count} rows; {ANEW}")
+        raise DataError(f"{path}: holds {rows} vectors, its Parquet {count} rows; {REBUILD}")
     return Shard(name, first, rows, offset, facts, stamp), dimensions
 
 
-def is_finished(root, name):
-    """Whether a shard's vectors are there: they are written last."""
+def is_finished(root: str | Path, name: str) -> bool:
+    """Whether a shard is finished: its vectors are written last."""
     return paths_of(root, name)[0].is_file()
 
 
-def stamp_of(root, name):
-    """When a shard was made, in ns, which tells it from one made anew; None when it is not
-    there."""
+def stamp_of(root: str | Path, name: str) -> int | None:
+    """The modification time of a shard's vectors in ns, to detect a rebuild; None when there are no
+    vectors."""
     try:
         return os.stat(paths_of(root, name)[0]).st_mtime_ns
     except OSError:
         return None
 
 
-def finished(root):
-    """Names of the shards whose vectors are there, in natural order."""
+def finished(root: str | Path) -> list[str]:
+    """Names of the finished shards, in natural order."""
     folder = Path(root) / FOLDER
-    names = (
-        [e.name.removesuffix(".npy") for e in os.scandir(folder) if e.name.endswith(".npy")]
-        if folder.is_dir()
-        else []
-    )
+    if not folder.is_dir():
+        return []
+    names = [e.name.removesuffix(".npy") for e in os.scandir(folder) if e.name.endswith(".npy")]
     return sorted((n for n in names if not n.startswith(".")), key=natural_key)
 
 
-def read_rows(root, name, columns):
-    """Columns of a shard's rows. DataError when its Parquet cannot be read. Returns:
-    pyarrow.Table."""
+def read_rows(root: str | Path, name: str, columns: Iterable[str]) -> pa.Table:
+    """Some columns of a shard's rows. DataError when its Parquet cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = paths_of(root, name)[1]
+    path, names = paths_of(root, name)[1], list(columns)
     try:
-        return pq.read_table(path, columns=list(columns), memory_map=True).select(list(columns))
+        return pq.read_table(path, columns=names, memory_map=True).select(names)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)}); {ANEW}") from None
+        raise DataError(f"{path}: cannot be read ({first_line(error)}); {REBUILD}") from None
