@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
     ]
     assert index.damaged == [("00003.tar", "unexpected end of data")]
     assert record(tmp_path / "index")["counts"]["damaged_shards"] == ["00003"]
-    kept = "what comes before the damage is kept"
+    kept = "the images before the damage are kept"
     assert lines[2] == f"1 of 4 tar files are damaged: '00003.tar' (unexpected end of data); {kept}"
     assert [r["key"] for r in index.table([3, 4, 5])] == [
         "00001.tar/000.png",
@@ -382,7 +382,7 @@ def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(
     server.faults["/00002.tar"] = [servers.status(503)]
     with pytest.raises(
         UsageError,
-        match=r"1 of 4 addresses do not give a file, first https://.*/00002.tar: answered 503",
+        match=r"1 of 4 addresses cannot be read, first https://.*/00002.tar: answered 503",
     ):
         build(source)  # before anything is made
     assert not root.exists()

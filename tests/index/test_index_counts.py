@@ -53,7 +53,7 @@ def test_the_counts_in_words(tmp_path):
     assert (
         index_counts.in_words(index_counts.count(tmp_path, ["0"]))
         == "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short"
-        " side 7 to 64 px, median 15, 1 of one grey all over, which match nothing"
+        " side 7 to 64 px, median 15, 1 uniformly grey, whose descriptor is zero and matches nothing"
     )
 
 
@@ -70,8 +70,8 @@ def test_what_no_image_has_is_not_in_the_words(tmp_path):
         (
             1,
             0.19,
-            r"--v: 1 of 5 tar files are damaged: '0.tar' \(cut at 0\); what comes before the damage"
-            r" is kept, "
+            r"--v: 1 of 5 tar files are damaged: '0.tar' \(cut at 0\); the images before the damage"
+            r" are kept, "
             "--max_bad_images=0.19 accepts 0",
         ),
         (1, 0.2, None),
@@ -127,5 +127,5 @@ def test_too_many_that_cannot_be_read_are_an_error(tmp_path, images, bad, share,
     with pytest.raises(UsageError, match=message) as told:
         require()
     assert bad == 0 or str(told.value).endswith(
-        f"The index in {str(tmp_path)!r} is whole without them"
+        f"The index in {str(tmp_path)!r} is complete without them"
     )

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from tests import servers, tars
-from utils.cli.retrieval_options import RetrievalOptions
 from utils.files import downloads
 from utils.index import index_sources
 from utils.runtime.errors import DataError, UsageError
@@ -19,10 +18,8 @@ def contents(source, tmp_path):
             yield found
 
 
-def source_of(val_dir, **more):
-    return index_sources.open_source(
-        RetrievalOptions(val_dir=str(val_dir), build_index="x", pt_style="pixel", **more)
-    )
+def source_of(val_dir, val_captions=None):
+    return index_sources.open_source(str(val_dir), val_captions)
 
 
 @pytest.fixture
@@ -42,7 +39,7 @@ def shards(tmp_path):
 
 def test_a_tar_file_is_a_shard(shards):
     source = source_of(shards / "{00009..00010}.tar")
-    assert (source.shards, source.folder, source.names) == (
+    assert (source.from_tars, source.folder, source.names) == (
         True,
         shards.resolve(),
         ["00009", "00010"],
@@ -89,19 +86,19 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
 
 def test_a_tar_file_that_changes_is_told(shards):
     source = source_of(shards)
-    before = source.made_of("00009")
-    assert source.made_of("00009") == before != source.made_of("00010")
+    before = source.change_stamp("00009")
+    assert source.change_stamp("00009") == before != source.change_stamp("00010")
     os.utime(shards / "00009.tar", ns=(1, 1))
-    assert source.made_of("00009") != before
+    assert source.change_stamp("00009") != before
     (shards / "00009.tar").unlink()
     with pytest.raises(DataError, match=r"00009\.tar: cannot be read \(No such file"):
-        source.made_of("00009")
+        source.change_stamp("00009")
 
 
 def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
     with servers.serving(shards, monkeypatch) as server:
         source = source_of(f"{server.address}/{{00009..00010}}.tar")
-        assert (source.shards, source.folder, source.names) == (
+        assert (source.from_tars, source.folder, source.names) == (
             True,
             server.address,
             ["00009", "00010"],
@@ -115,33 +112,30 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
             ]
             assert len(list((tmp_path / "scratch").iterdir())) == 1  # one tar file at a time
         assert not list((tmp_path / "scratch").iterdir())
-        before = source.made_of("00009")
+        before = source.change_stamp("00009")
         os.utime(shards / "00009.tar", ns=(1, 1))
         again = source_of(f"{server.address}/00009.tar")
-        assert again.made_of("00009") != before
+        assert again.change_stamp("00009") != before
         assert again.gone(["00010", "00008"]) == ["00008"]
         (shards / "00009.tar").unlink()
         with pytest.raises(
             UsageError,
-            match=r"^--val_dir='https.*': 3 of 4 addresses do not give a file, first https://.*/"
+            match=r"^--val_dir='https.*': 3 of 4 addresses cannot be read, first https://.*/"
             r"00008.tar: answered 404 Not Found$",
         ):
             source_of(f"{server.address}/{{00008..00011}}.tar")
-        unasked = index_sources.open_source(
-            RetrievalOptions(
-                val_dir=f"{server.address}/00009.tar", build_index="x", pt_style="pixel"
-            ),
-            ask=False,
-        )
+        unasked = index_sources.open_source(f"{server.address}/00009.tar", ask_server=False)
         with pytest.raises(DataError, match="answered 404"):
-            unasked.made_of("00009")
+            unasked.change_stamp("00009")
 
 
 def test_an_answer_that_is_no_tar_file_is_an_error_and_no_empty_shard(tmp_path, monkeypatch):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "0.tar").write_text("<!DOCTYPE html><html>log in</html>" * 99)
     with servers.serving(tmp_path / "s", monkeypatch) as server:
-        with pytest.raises(DataError, match=r"https://.*/0\.tar: is no tar file \(is a web page\)"):
+        with pytest.raises(
+            DataError, match=r"https://.*/0\.tar: is not a tar file \(is a web page\)"
+        ):
             next(contents(source_of(f"{server.address}/0.tar"), tmp_path))
         assert source_of(f"HTTPS{server.address[5:]}/0.tar").folder == server.address
 
@@ -178,7 +172,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
     source = source_of(folder)
-    assert (source.shards, source.folder, source.names) == (
+    assert (source.from_tars, source.folder, source.names) == (
         False,
         folder.resolve(),
         ["00000", "00001", "00002"],
@@ -195,15 +189,15 @@ def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
 
 
 def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
-    before = [source_of(folder).made_of(f"{i:05d}") for i in range(3)]
-    assert [source_of(folder).made_of(f"{i:05d}") for i in range(3)] == before
+    before = [source_of(folder).change_stamp(f"{i:05d}") for i in range(3)]
+    assert [source_of(folder).change_stamp(f"{i:05d}") for i in range(3)] == before
     Image.new("RGB", (90, 80)).save(folder / "9.png")
     Image.new("RGB", (8, 8)).save(folder / "sub" / "12.png")
-    after = [source_of(folder).made_of(f"{i:05d}") for i in range(3)]
+    after = [source_of(folder).change_stamp(f"{i:05d}") for i in range(3)]
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False]
     os.utime(folder / "6.png", ns=(5, 5))  # another picture of the same size
-    assert source_of(folder).made_of("00000") != before[0]
-    assert source_of(folder).made_of("00001") == after[1]
+    assert source_of(folder).change_stamp("00000") != before[0]
+    assert source_of(folder).change_stamp("00001") == after[1]
 
 
 def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
@@ -217,10 +211,10 @@ def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
         "thing 9",
         "thing 10",
     ]
-    before = source.made_of("00001")
-    assert before != source_of(folder).made_of("00001")
+    before = source.change_stamp("00001")
+    assert before != source_of(folder).change_stamp("00001")
     (tmp_path / "c.json").write_text(json.dumps(given | {str(folder / "9.png"): ["other"]}))
-    assert source_of(folder, val_captions=str(tmp_path / "c.json")).made_of("00001") != before
+    assert source_of(folder, val_captions=str(tmp_path / "c.json")).change_stamp("00001") != before
     (tmp_path / "c.json").write_text(json.dumps(dict(list(given.items())[1:])))
     with pytest.raises(DataError, match=r"1 of 7 images have no caption, first '5\.png'"):
         source_of(folder, val_captions=str(tmp_path / "c.json"))

@@ -85,12 +85,12 @@ def _prepare(build, say):
                     shard_files.paths_of(root, name)[0].unlink()
         # of tar files more may be named later; a folder is always all of it
         planned = sorted(
-            {*source.names, *(data["shards"] if source.shards else ())}, key=natural_key
+            {*source.names, *(data["shards"] if source.from_tars else ())}, key=natural_key
         )
         planned = _without_lost(root, source, planned, say)
         for name in (
             ()
-            if source.shards
+            if source.from_tars
             else sorted({*shard_files.finished(root)} - {*planned}, key=natural_key)
         ):
             say(f"shard {name} is removed: the folder holds fewer images now")
@@ -132,7 +132,7 @@ def _without_lost(root, source, planned, say):
 
 
 def _write_record(build, descriptor, planned, **more):
-    source = {"folder": str(build.source.folder), "shards": build.source.shards}
+    source = {"folder": str(build.source.folder), "shards": build.source.from_tars}
     vector_index.write_index(
         build.root, descriptor=descriptor, source=source, planned=planned, **more
     )
@@ -155,7 +155,7 @@ def make_shard(build, name, bar):
     """Make a shard, whose claim this process holds. bar: is told of images. Returns: images in
     it."""
     # before it is read: what changes meanwhile is then seen as changed
-    made_of = build.source.made_of(name)
+    made_of = build.source.change_stamp(name)
     opts = build.opts
 
     def counted(batches):
@@ -352,7 +352,9 @@ def _build(opts, processes, say, then):
     say = say if processes.main else (lambda line: None)
     root = Path(opts.build_index)
     with processes.together():
-        source = index_sources.open_source(opts, ask=processes.main)
+        source = index_sources.open_source(
+            opts.val_dir, opts.val_captions, ask_server=processes.main
+        )
         existing = index_resume.existing_record(opts, source)
         if opts.dry_run and processes.main:
             say(json.dumps(_planned(opts, source, existing, then), indent=1))

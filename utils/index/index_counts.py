@@ -1,94 +1,143 @@
-"""What an index holds, counted when it is complete: images, captions, bytes, sizes, and what could
-not be read."""
+"""Counts of a complete index: images, captions, bytes, sizes, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.index import shard_files
 from utils.runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-def _filled(footer, column):
-    """Rows of a Parquet in which a column is not null, from its footer alone."""
+SHOWN = 3  # damaged tar files that a message names
+
+
+def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
+    """Counts over finished shards, as index.json stores them.
+
+    Returns: dict of JSON types. images, unreadable, with_caption, with_url: numbers of images;
+    flat: images with a zero vector; bytes: of all images; short_side: [min, median, max] in pixels,
+    or None without images; shards: their number; damaged_shards: names of the shards whose tar file
+    could not be read to its end."""
+    import pyarrow.parquet as pq
+
+    totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes", "flat"), 0)
+    damaged = []
+    histogram = np.zeros(1, np.int64)  # entry i: images whose short side is i pixels
+    for name in names:
+        rows, facts = shard_files.shard_facts(root, name)
+        if "damage" in facts:
+            damaged.append(name)
+        with pq.ParquetFile(shard_files.paths_of(root, name)[1]) as file:
+            table = file.read(columns=["width", "height", "bytes"])
+            for key, number in _shard_counts(rows, facts, file, table).items():
+                totals[key] += number
+        histogram = _add_short_sides(histogram, table)
+    return totals | {
+        "short_side": _smallest_median_largest(histogram),
+        "shards": len(names),
+        "damaged_shards": damaged,
+    }
+
+
+def _shard_counts(
+    rows: int, facts: dict[str, Any], file: pq.ParquetFile, table: pa.Table
+) -> dict[str, int]:
+    """The counts of one shard that are added up. table: with the column bytes."""
+    import pyarrow.compute as pc
+
+    return {
+        "images": rows,
+        "unreadable": len(facts["bad"]),
+        "with_caption": _filled(file.metadata, "caption"),
+        "with_url": _filled(file.metadata, "url"),
+        "bytes": pc.sum(table["bytes"]).as_py() or 0,
+        "flat": facts.get("flat", 0),
+    }
+
+
+def _filled(footer: pq.FileMetaData, column: str) -> int:
+    """Rows of a Parquet in which a column is not null; only its footer is read."""
     place = shard_files.COLUMNS.index(column)
     groups = (footer.row_group(g) for g in range(footer.num_row_groups))
     return sum(g.num_rows - g.column(place).statistics.null_count for g in groups if g.num_rows)
 
 
-def count(root, names):
-    """Counts over shards that are there. Returns: dict of JSON types; short_side: [min, median,
-    max] in pixels, or None; damaged_shards: names of those whose tar file could not be read to its
-    end."""
+def _add_short_sides(histogram: np.ndarray, table: pa.Table) -> np.ndarray:
+    """The histogram of short sides with the images of a table added; it grows when it has to."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes", "flat"), 0)
-    damaged = []
-    sides = np.zeros(1, np.int64)  # how many images have a short side of i pixels
-    for name in names:
-        rows, facts = shard_files.shard_facts(root, name)
-        damaged += [name] if "damage" in facts else []
-        with pq.ParquetFile(shard_files.paths_of(root, name)[1]) as file:
-            table = file.read(columns=["width", "height", "bytes"])
-            found = (
-                rows,
-                len(facts["bad"]),
-                _filled(file.metadata, "caption"),
-                _filled(file.metadata, "url"),
-                pc.sum(table["bytes"]).as_py() or 0,
-                facts.get("flat", 0),
-            )
-        totals = {key: totals[key] + n for key, n in zip(totals, found, strict=True)}
-        short = np.bincount(
-            pc.min_element_wise(table["width"], table["height"]).to_numpy(), minlength=len(sides)
-        )
-        short[: len(sides)] += sides
-        sides = short
-    there = np.flatnonzero(sides)
-    # the lower one of two
-    middle = int(np.searchsorted(sides.cumsum(), (totals["images"] + 1) // 2))
-    short_side = [int(there[0]), middle, int(there[-1])] if len(there) else None
-    return totals | {"short_side": short_side, "shards": len(names), "damaged_shards": damaged}
+    short_sides = pc.min_element_wise(table["width"], table["height"]).to_numpy()
+    counts = np.bincount(short_sides, minlength=len(histogram))
+    counts[: len(histogram)] += histogram
+    return counts
 
 
-def in_words(counts):
-    """A line of `count`."""
-    sides = ""
+def _smallest_median_largest(histogram: np.ndarray) -> list[int] | None:
+    """[min, median, max] of a histogram of short sides in pixels, None when it is empty. Of an even
+    number of images the median is the lower of the middle two."""
+    sides = np.flatnonzero(histogram)
+    if not len(sides):
+        return None
+    middle = (int(histogram.sum()) + 1) // 2
+    median = int(np.searchsorted(histogram.cumsum(), middle))
+    return [int(sides[0]), median, int(sides[-1])]
+
+
+# In words -----------------------------------------------------------------------------------------
+
+
+def in_words(counts: dict[str, Any]) -> str:
+    """A line for the user. counts: as `count` returns them."""
+    total = counts["images"] + counts["unreadable"]
+    parts = [
+        f"{counts['shards']} shards: {counts['images']} images",
+        f"{counts['unreadable']} of {total} unreadable",
+        f"{counts['with_caption']} with a caption",
+        f"{counts['with_url']} with a URL",
+        f"{counts['bytes'] / 1e9:.3f} GB",
+    ]
     if counts["short_side"]:
         low, middle, high = counts["short_side"]
-        sides = f", short side {low} to {high} px, median {middle}"
-    total = counts["images"] + counts["unreadable"]
-    return (
-        f"{counts['shards']} shards: {counts['images']} images, {counts['unreadable']} of {total}"
-        f" unreadable, {counts['with_caption']} with a caption, {counts['with_url']} with a URL,"
-        f" {counts['bytes'] / 1e9:.3f} GB{sides}"
-        + (
-            f", {counts['flat']} of one grey all over, which match nothing"
-            if counts["flat"]
-            else ""
+        parts += [f"short side {low} to {high} px", f"median {middle}"]
+    if counts["flat"]:
+        parts.append(
+            f"{counts['flat']} uniformly grey, whose descriptor is zero and matches nothing"
         )
-    )
+    return ", ".join(parts)
 
 
-SHOWN = 3  # damaged tar files that are named in a line
-
-
-def damage_in_words(root, counts):
-    """A line that names the first damaged tar files, with why, and says how many there are."""
+def damage_in_words(root: str | Path, counts: dict[str, Any]) -> str:
+    """A line that names the first damaged tar files, each with the reason. counts: as `count`
+    returns them, with at least one damaged tar file."""
     names = counts["damaged_shards"]
-    shown = [
-        f"{n + '.tar'!r} ({shard_files.shard_facts(root, n)[1]['damage']})" for n in names[:SHOWN]
+    parts = [
+        f"{name + '.tar'!r} ({shard_files.shard_facts(root, name)[1]['damage']})"
+        for name in names[:SHOWN]
     ]
-    more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    told = ", ".join([*shown, *more])
+    if len(names) > SHOWN:
+        parts.append(f"{len(names) - SHOWN} more")
     return (
-        f"{len(names)} of {counts['shards']} tar files are damaged: {told}; what comes before the"
-        " damage is kept"
+        f"{len(names)} of {counts['shards']} tar files are damaged: {', '.join(parts)}; the images"
+        " before the damage are kept"
     )
 
 
-def require_whole(flag, root, counts, *, max_bad):
-    """UsageError when more than the share `max_bad` of an index's tar files are damaged; not even
-    one is free, as each may lack any number of images. flag: the source, for the message."""
+# Errors -------------------------------------------------------------------------------------------
+
+
+def require_whole(flag: str, root: str | Path, counts: dict[str, Any], *, max_bad: float) -> None:
+    """UsageError when more than the share `max_bad` of an index's tar files are damaged.
+
+    There is no minimum allowance: a truncated tar file may be missing any number of images.
+
+    flag: the source, for the message; counts: as `count` returns them."""
     accepted = int(max_bad * counts["shards"])
     if len(counts["damaged_shards"]) > accepted:
         raise UsageError(
@@ -97,19 +146,23 @@ def require_whole(flag, root, counts, *, max_bad):
         )
 
 
-def require_readable(flag, root, names, counts, *, max_bad):
-    """UsageError when more than the share `max_bad` of an index's images could not be read; one
-    always may, if another can. flag: the source, for the message; names: of the shards that
-    `counts` is of."""
+def require_readable(
+    flag: str, root: str | Path, names: Sequence[str], counts: dict[str, Any], *, max_bad: float
+) -> None:
+    """UsageError when more than the share `max_bad` of an index's images could not be read. One
+    unreadable image is always accepted if another one can be read.
+
+    flag: the source, for the message; names: of the shards; counts: of these shards."""
     total, bad = counts["images"] + counts["unreadable"], counts["unreadable"]
     accepted = int(max(1, max_bad * total))
     if bad <= accepted and counts["images"]:
         return
     if not total:
         raise UsageError(f"{flag} holds no images")
-    key, reason = next(b for n in names for b in shard_files.shard_facts(root, n)[1]["bad"])
+    facts = (shard_files.shard_facts(root, name)[1] for name in names)
+    key, reason = next(pair for shard in facts for pair in shard["bad"])
     raise UsageError(
         f"{flag} has {bad} of {total} images that cannot be read, first {key!r} ({reason});"
-        f" --max_bad_images={max_bad} accepts {accepted}. The index in {str(root)!r} is whole"
+        f" --max_bad_images={max_bad} accepts {accepted}. The index in {str(root)!r} is complete"
         " without them"
     )

@@ -47,7 +47,7 @@ def _found(opts, source):
     theirs = data["source"]
     if (
         source.folder not in vector_index.folders_of(root, theirs)
-        or source.shards != theirs["shards"]
+        or source.from_tars != theirs["shards"]
     ):
         what = "tar shards" if theirs["shards"] else "images"
         raise UsageError(
@@ -83,7 +83,7 @@ def _adopted(root, source, shown):
             " folder"
         )
     if not any(
-        facts["made_of"] == source.made_of(name)
+        facts["made_of"] == source.change_stamp(name)
         for name, facts in found.items()
         if name in source.names
     ):
@@ -103,4 +103,6 @@ def why_anew(root, name, source, descriptor):
     what = index_descriptor.difference(facts["descriptor"], descriptor)
     if what:
         return f"was made by another descriptor ({what})"
-    return None if facts["made_of"] == source.made_of(name) else "its images have changed since"
+    return (
+        None if facts["made_of"] == source.change_stamp(name) else "its images have changed since"
+    )

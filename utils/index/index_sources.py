@@ -1,9 +1,15 @@
-"""What an index is made of: the shards of --val_dir, their images, and what tells them from the
-same ones changed."""
+"""The images that an index is built from: local tar files, tar files behind https addresses, or a
+folder. Each source cuts its images into shards and has a change stamp for each shard."""
+
+from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from utils.data import captions, image_sets, tar_shards
 from utils.data.image_sets import ImageSet
@@ -12,184 +18,241 @@ from utils.index import shard_files
 from utils.retrieval import feature_cache
 from utils.runtime.errors import DataError, UsageError, require_file
 
-# images of a folder that make a shard: what a killed build computes again is some of these
+# images of a folder in one shard: a killed build recomputes at most this many per process
 FOLDER_SHARD = 10_000
 NOT_UTF8 = "its name is not UTF-8"
 
 
-def _named(images, rows):
-    """Images and rows without those whose names Parquet cannot hold, which join `bad`. Returns:
+class ShardImages(NamedTuple):
+    """The images of one shard, before they are decoded."""
+
+    images: ImageSet  # its `bad` are the images that are skipped
+    rows: list[dict[str, Any]]  # what is known of each image, by shard_files.COLUMNS
+    damage: str | None  # why the tar file cannot be read to its end; earlier images are kept
+
+
+class ImageSource(Protocol):
+    """Images in shards, each with a name."""
+
+    from_tars: bool  # a shard is a tar file; else it is a part of a folder of images
+
+    @property
+    def folder(self) -> Path | downloads.Address:
+        """The folder of the images or of the tar files."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the shards, in natural order."""
+
+    def change_stamp(self, name: str) -> dict[str, Any]:
+        """JSON types that differ when the images of a shard have changed. DataError when the tar
+        file cannot be read."""
+
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Those of the given shards, planned now or earlier, whose tar file no longer exists."""
+
+    def content(self, name: str, scratch: Path) -> AbstractContextManager[ShardImages]:
+        """The images of a shard, readable until the block ends. scratch: a folder for temporary
+        files."""
+
+
+def _without_odd_names(images, rows):
+    """Images and rows whose names Parquet can store; the other images move to `bad`. Returns:
     (ImageSet, [dict])."""
-    named = [i for i, key in enumerate(images.keys) if shard_files.is_utf8(key)]
-    if len(named) == len(images):
+    valid = [i for i, key in enumerate(images.keys) if shard_files.is_utf8(key)]
+    if len(valid) == len(images):
         return images, rows
     bad = tuple((key, NOT_UTF8) for key in images.keys if not shard_files.is_utf8(key))
-    return replace(images.take(named), bad=(*images.bad, *bad)), [rows[i] for i in named]
+    return replace(images.take(valid), bad=(*images.bad, *bad)), [rows[i] for i in valid]
 
 
-def _tar_content(name, path):
-    """The images of a shard of tar file `path`, whose `bad` are members that are not taken; what is
-    known of each; why the file cannot be read to its end, or None: what comes before is kept.
-    Returns: (ImageSet, [dict], text or None)."""
+def _tar_images(name, path):
+    """ShardImages of the tar file at `path`, whose shard is called `name`."""
     content = tar_shards.read_shard(path, whole=False)
     bad = tuple((f"{name}.tar/{member}", reason) for member, reason in content.bad)
     rows = [
         {
-            "key": f"{name}.tar/{m.name}",
-            "caption": m.caption,
-            "url": m.url,
-            "bytes": m.size,
-            "offset": m.offset,
+            "key": f"{name}.tar/{member.name}",
+            "caption": member.caption,
+            "url": member.url,
+            "bytes": member.size,
+            "offset": member.offset,
         }
-        for m in content.images
+        for member in content.images
     ]
-    places = tuple((path.name, m.offset) for m in content.images)
-    keys, sizes = tuple(r["key"] for r in rows), tuple(r["bytes"] for r in rows)
-    return *_named(ImageSet(path.parent, keys, sizes, bad=bad, places=places), rows), content.damage
+    images = ImageSet(
+        path.parent,
+        tuple(row["key"] for row in rows),
+        tuple(row["bytes"] for row in rows),
+        bad=bad,
+        places=tuple((path.name, member.offset) for member in content.images),
+    )
+    images, rows = _without_odd_names(images, rows)
+    return ShardImages(images, rows, content.damage)
 
 
 class TarSource:
-    """Tar files of one folder, a shard each. names: of the shards, natural order; folder: of the
-    tar files."""
+    """Local tar files in one folder; each is a shard, named after its file."""
 
-    shards = True
+    from_tars = True
 
-    def __init__(self, paths):
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = {p.name.removesuffix(".tar"): p for p in paths}
         self.folder, self.names = paths[0].parent.resolve(), list(self.paths)
 
-    def made_of(self, name):
-        """What changes when the shard's images do. Returns: dict of JSON types."""
+    def change_stamp(self, name: str) -> dict[str, Any]:
+        """Size and modification time of the tar file. DataError when it cannot be read."""
         try:
             return tar_shards.change_stamp(self.paths[name])
         except OSError as error:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
 
-    def gone(self, names):
-        """Those of some shards, named or not, that have lost their tar file. Returns: [name]."""
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Those of the given shards whose tar file no longer exists."""
         return [n for n in names if not (self.folder / f"{n}.tar").exists()]
 
     @contextlib.contextmanager
-    def content(self, name, scratch):
-        """Yield `_tar_content` of a shard, whose images can be read until the block ends. scratch:
-        a folder to write to."""
-        yield _tar_content(name, self.paths[name])
+    def content(self, name: str, scratch: Path) -> Iterator[ShardImages]:
+        """Yield the images of a shard; the tar file is read in place."""
+        yield _tar_images(name, self.paths[name])
 
 
 class AddressSource:
-    """Tar files behind https addresses of one folder, a shard each, downloaded one at a time to be
-    read. As `TarSource`."""
+    """Tar files behind https addresses in one folder. Each is a shard, which is downloaded to be
+    read and then deleted."""
 
-    shards = True
+    from_tars = True
 
-    def __init__(self, folder, names):
-        self.folder, self.names, self._states = folder, names, {}
+    def __init__(self, folder: downloads.Address, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, list(names)
+        self._stamps: dict[str, dict[str, Any]] = {}  # of the shards that `require_readable` asked
 
-    def require_there(self, flag):
-        """UsageError naming the flag unless every address answers; all are asked, and what they say
-        is kept."""
-        found = downloads.change_stamps(map(self._address, self.names))
-        failed = [state for state in found if isinstance(state, DataError)]
-        if failed:
+    def require_readable(self, flag: str) -> None:
+        """UsageError unless the server answers for every address. Keeps the change stamps that it
+        answers. flag: the source, for the message."""
+        answers = downloads.change_stamps(map(self._address, self.names))
+        errors = [answer for answer in answers if isinstance(answer, DataError)]
+        if errors:
             raise UsageError(
-                f"{flag}: {len(failed)} of {len(found)} addresses do not give a file, first"
-                f" {failed[0]}"
+                f"{flag}: {len(errors)} of {len(answers)} addresses cannot be read, first"
+                f" {errors[0]}"
             )
-        self._states = dict(zip(self.names, found, strict=True))
+        self._stamps = dict(zip(self.names, answers, strict=True))
 
     def _address(self, name):
         return self.folder / f"{name}.tar"
 
-    def made_of(self, name):
-        """As `TarSource.made_of`; what was said at the start, where it was asked."""
-        return self._states.get(name) or downloads.change_stamp(self._address(name))
+    def change_stamp(self, name: str) -> dict[str, Any]:
+        """Length, ETag and date of the tar file: those that `require_readable` received, else those
+        that the server answers now. DataError when it does not."""
+        return self._stamps.get(name) or downloads.change_stamp(self._address(name))
 
-    def gone(self, names):
-        """As `TarSource.gone`, which is asked for; one that does not answer may be there another
-        time."""
-        found = downloads.change_stamps(map(self._address, names))
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Those of the given shards that the server says do not exist. A server that does not
+        answer may have them."""
+        names = list(names)
+        answers = downloads.change_stamps(map(self._address, names))
         return [
-            n
-            for n, state in zip(names, found, strict=True)
-            if isinstance(state, downloads.GoneError)
+            name
+            for name, answer in zip(names, answers, strict=True)
+            if isinstance(answer, downloads.GoneError)
         ]
 
     @contextlib.contextmanager
-    def content(self, name, scratch):
-        """As `TarSource.content`."""
+    def content(self, name: str, scratch: Path) -> Iterator[ShardImages]:
+        """Yield the images of a shard; the tar file is in `scratch` until the block ends."""
         scratch.mkdir(parents=True, exist_ok=True)
-        # what a kill leaves, the next launch removes
+        # the next build removes the file if this process is killed
         path = scratch / f".{name}.tar.{os.getpid()}.part"
         try:
-            downloads.fetch(self._address(name), path, size=self.made_of(name)["bytes"])
-            content = _tar_content(name, path)
-            # what a login or a dead link answers
-            if content[2] and not content[1] and not content[0].bad:
-                raise DataError(f"{self._address(name)}: is no tar file ({content[2]})")
+            downloads.fetch(self._address(name), path, size=self.change_stamp(name)["bytes"])
+            content = _tar_images(name, path)
+            # a login page or a dead link
+            if content.damage and not content.rows and not content.images.bad:
+                raise DataError(f"{self._address(name)}: is not a tar file ({content.damage})")
             yield content
         finally:
             path.unlink(missing_ok=True)
 
 
 class FolderSource:
-    """A folder of images, cut into shards of FOLDER_SHARD consecutive images in natural order,
-    named by number.
+    """A folder of images, cut into numbered shards of FOLDER_SHARD consecutive images in natural
+    order."""
 
-    captions_file: as captions.read_captions takes it, or None; DataError when it lacks an image.
-    """
+    from_tars = False
 
-    shards = False
-
-    def __init__(self, images, captions_file=None):
-        self.images, self.folder = images, images.root.resolve()
-        self.captions = captions.read_captions(captions_file, images)[0] if captions_file else {}
-        self.captions_sha256 = captions_file and whole_files.file_sha256(captions_file)
+    def __init__(self, images: ImageSet, captions_file: str | Path | None = None) -> None:
+        """captions_file: as captions.read_captions takes it; DataError when an image has no caption
+        in it."""
+        self.images, self.folder = images, Path(images.root).resolve()
         self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
+        self.captions: dict[str, list[str]] = {}
+        self.captions_sha256: str | None = None
+        if captions_file:
+            self.captions = captions.read_captions(captions_file, images)[0]
+            self.captions_sha256 = whole_files.file_sha256(captions_file)
 
     def _part(self, name):
         first = FOLDER_SHARD * int(name)
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
-    def made_of(self, name):
-        """As `TarSource.made_of`: of the images keys, sizes and times of change, of the captions
-        all."""
-        return feature_cache.change_stamp(self._part(name)) | {"captions_sha256": self.captions_sha256}
+    def change_stamp(self, name: str) -> dict[str, Any]:
+        """Keys, sizes and modification times of the images of a shard, and the whole captions
+        file."""
+        stamp = feature_cache.change_stamp(self._part(name))
+        return stamp | {"captions_sha256": self.captions_sha256}
+
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Nothing: the shards of a folder are numbers, not files."""
+        return []
 
     @contextlib.contextmanager
-    def content(self, name, scratch):
-        """As `TarSource.content`."""
+    def content(self, name: str, scratch: Path) -> Iterator[ShardImages]:
+        """Yield the images of a shard; they are read in place."""
         images = self._part(name)
         rows = [
             {"key": key, "caption": self.captions.get(key, [None])[0], "bytes": size}
             for key, size in zip(images.keys, images.sizes, strict=True)
         ]
-        yield *_named(images, rows), None
+        images, rows = _without_odd_names(images, rows)
+        yield ShardImages(images, rows, None)
 
 
-def open_source(opts, *, ask=True):
-    """The images of --val_dir. UsageError for what holds none; nothing of it is decoded. ask:
-    addresses whether they are there, which one process does for all. Returns: a source, as
-    above."""
-    if not tar_shards.is_shards(opts.val_dir):
-        images = image_sets.list_images("--val_dir", opts.val_dir, measured=True)
-        return FolderSource(
-            images, require_file("--val_captions", opts.val_captions) if opts.val_captions else None
-        )
-    if opts.val_captions:
+def open_source(
+    val_dir: str, captions_file: str | None = None, *, ask_server: bool = True
+) -> ImageSource:
+    """The images of --val_dir; no image is decoded.
+
+    captions_file: --val_captions, for a folder of images.
+    ask_server: ask for every address, which one process does for all.
+
+    UsageError when there are no images, or for an address that cannot be read."""
+    flag = f"--val_dir={val_dir!r}"
+    if not tar_shards.is_shards(val_dir):
+        images = image_sets.list_images("--val_dir", val_dir, measured=True)
+        path = require_file("--val_captions", captions_file) if captions_file else None
+        return FolderSource(images, path)
+    if captions_file:
         raise UsageError(
-            f"--val_captions={opts.val_captions!r} does not go with --build_index of tar shards,"
-            " which hold their captions"
+            f"--val_captions={captions_file!r} does not go with --build_index of tar shards, which"
+            " hold their own captions"
         )
-    if tar_shards.is_address(opts.val_dir):
-        source = AddressSource(*tar_shards.shard_addresses("--val_dir", opts.val_dir))
-    else:
-        source = TarSource(tar_shards.shard_paths("--val_dir", opts.val_dir))
-    hidden = [n for n in source.names if n.startswith(".")]
+    if not tar_shards.is_address(val_dir):
+        local = TarSource(tar_shards.shard_paths("--val_dir", val_dir))
+        _require_visible(flag, local.names)
+        return local
+    remote = AddressSource(*tar_shards.shard_addresses("--val_dir", val_dir))
+    _require_visible(flag, remote.names)
+    if ask_server:
+        remote.require_readable(flag)
+    return remote
+
+
+def _require_visible(flag, names):
+    """UsageError for a hidden tar file: its shard would count as a temporary file of the index."""
+    hidden = [name for name in names if name.startswith(".")]
     if hidden:
         raise UsageError(
-            f"--val_dir={opts.val_dir!r}: {hidden[0] + '.tar'!r} is hidden; takes tar files that"
-            " are not"
+            f"{flag}: {hidden[0] + '.tar'!r} is hidden; use tar files whose names do not begin with"
+            " a dot"
         )
-    if ask and tar_shards.is_address(opts.val_dir):
-        source.require_there(f"--val_dir={opts.val_dir!r}")
-    return source
