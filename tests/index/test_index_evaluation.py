@@ -234,7 +234,7 @@ def test_an_approximate_search_gives_what_an_exact_one_does_on_few_images(
 ):
     exact, _ = measure(generated, index.root)
     folder, found = measure(generated, index.root, "--ann")
-    assert "12 vectors are searched exactly: --ann takes 10000 or more" in measure.printed
+    assert "12 vectors are searched exactly: --ann needs 10000 or more" in measure.printed
     assert matches(folder) == matches(exact)
     assert found["settings"]["search"] == "exact"
     called = []
@@ -422,7 +422,7 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
     vectors = rng.standard_normal((3000, 16), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index, query = index_of(tmp_path / "index", vectors), np.ascontiguousarray(vectors[::600])
-    trained, searched, made, real = [], [], search._made, search.Approximate.search
+    trained, searched, made, real = [], [], search._trained, search.Approximate.search
 
     def counted(searcher, some, k):
         searched.append(len(some))
@@ -431,7 +431,7 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
     def read_only(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(search, "_made", lambda *a, **k: trained.append(1) or made(*a, **k))
+    monkeypatch.setattr(search, "_trained", lambda *a, **k: trained.append(1) or made(*a, **k))
     monkeypatch.setattr(search.Approximate, "search", counted)
     if not kept:
         monkeypatch.setattr(search, "_write", read_only)

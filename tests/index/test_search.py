@@ -151,7 +151,7 @@ def test_lists_and_codes_are_kept_until_the_shards_change(clustered):
     assert search.planned(index) == []
     (index.root / "ann.faiss").write_bytes(b"not faiss")
     search.approximate(index, say=said.append)
-    assert "cannot be read and is made anew" in said[0]
+    assert "cannot be read and is rebuilt" in said[0]
     record_path = index.root / "ann.json"
     whole = record_path.read_text()
     record_path.write_text("{")
@@ -174,14 +174,14 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(clustered, monkeypatch
     said = []
     _, rows = search.approximate(index, say=said.append).search(query, 1)
     assert (rows[:, 0] == planted).mean() >= 0.98
-    assert "is not kept in" in said[-1]
+    assert "could not be saved in" in said[-1]
 
 
 def test_few_vectors_are_searched_exactly(tmp_path):
     said = []
     found = search.approximate(make(tmp_path, unit(50, 16, 0)), say=said.append)
     assert isinstance(found, search.Exact)
-    assert said == ["50 vectors are searched exactly: --ann takes 10000 or more"]
+    assert said == ["50 vectors are searched exactly: --ann needs 10000 or more"]
 
 
 @pytest.mark.parametrize(("count", "lists"), [(10_000, 256), (1_000_000, 2048), (10**9, 65536)])
@@ -239,13 +239,13 @@ def test_queries_whose_lists_hold_too_few_are_searched_exactly(tmp_path):
 def test_of_two_launches_one_trains(clustered, monkeypatch):
     """While this one waits for the claim, the other finishes."""
     index, _, _ = clustered
-    kept, state = search._made(index, "s"), search._state(index)
+    kept, fingerprint = search._trained(index, "s"), search._fingerprint(index)
     (index.root / "ann.json").unlink(missing_ok=True)
     real = locks.Claims.take
 
     def after_the_other(self, name, *, wait=False):
         if name == search.CLAIM:
-            search._write(index, kept[0], kept[1] | {"state": state})
+            search._write(index, kept._replace(record=kept.record | {"state": fingerprint}))
         return real(self, name, wait=wait)
 
     monkeypatch.setattr(locks.Claims, "take", after_the_other)
