@@ -88,9 +88,9 @@ def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tm
     names, before = was["shards"], stamps(root, was["shards"])
     (root / "index.json").write_text("{")
     assert vector_index.is_index(root)
-    anew = "is not JSON .*; remove it, and --build_index makes it anew from the shards"
+    advice = "is not JSON .*; remove it, and --build_index rebuilds it from the shards"
     for call in (lambda: build(source), lambda: opened(root)):
-        with pytest.raises(DataError, match=anew):
+        with pytest.raises(DataError, match=advice):
             call()
     (root / "index.json").unlink()
     shard_files.paths_of(root, names[1])[1].write_bytes(b"damaged too")
@@ -167,7 +167,7 @@ def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
         (root / "index.json").write_text(json.dumps({k: v for k, v in whole.items() if k != lacks}))
         with pytest.raises(
             DataError,
-            match=rf"index.json: holds no '{lacks}' as an index does; remove it, and --build_index",
+            match=rf"index.json: has no valid '{lacks}'; remove it, and --build_index",
         ):
             build(shards)
 

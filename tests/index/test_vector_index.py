@@ -99,7 +99,7 @@ def test_a_table_of_rows_is_theirs_in_their_order_and_reads_a_shard_once(index, 
         for row in real(found.root, shard.name, shard_files.COLUMNS).to_pylist()
     ]
     monkeypatch.setattr(
-        vector_index, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c)
+        shard_files, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c)
     )
     assert found.arrow(rows).to_pylist() == [every[r] for r in rows]
     assert sorted(read) == sorted(
@@ -321,7 +321,7 @@ def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_o
         descriptor={},
         change_stamp={},
     )
-    told = "1.npy: was made anew after the index was opened; search again"
+    told = "1.npy: was rebuilt after the index was opened; search again"
     for call in (
         lambda: index.table([5]),
         lambda: index.take([5]),
@@ -427,5 +427,5 @@ def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
     assert ("x", "broken") in found.bad
     for other in ("00002", "00010", "00100"):
         shard_files.paths_of(root, other)[0].unlink()
-    with pytest.raises(UsageError, match="none of the 1 shards that are finished holds an image"):
+    with pytest.raises(UsageError, match="none of the 1 finished shards holds an image"):
         opened(root)

@@ -93,13 +93,7 @@ def write_shard(
         "made_of": change_stamp,
         "bad": [list(pair) for pair in bad],
         "fingerprint": _fingerprint(rows),
-    }
-    if damage:
-        facts["damage"] = damage
-    # uniformly grey images under `pixel`: a zero vector matches nothing, not even itself
-    flat = int((vectors == 0).all(1).sum())
-    if flat:
-        facts["flat"] = flat
+    } | _optional_facts(vectors, damage)
     cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
     table = pa.Table.from_pylist(cleaned, schema())
     array_path, table_path = paths_of(root, name)
@@ -108,6 +102,14 @@ def write_shard(
         pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), part)
     with whole_file(array_path) as part, open(part, "wb") as handle:
         np.save(handle, vectors.astype(np.float16))
+
+
+def _optional_facts(vectors, damage):
+    """Facts that most shards lack: the damage of the tar file, and how many vectors are zero."""
+    facts = {"damage": damage} if damage else {}
+    # uniformly grey images under `pixel`: a zero vector matches nothing, not even itself
+    flat = int((vectors == 0).all(1).sum())
+    return facts | {"flat": flat} if flat else facts
 
 
 def is_utf8(name: str) -> bool:

@@ -1,19 +1,22 @@
-"""An index of descriptors on disk: of each shard of images a .npy of vectors and a Parquet of what
-is known of each image.
+"""An index of descriptors on disk: open it, read its vectors block by block or by row, and map rows
+to images.
 
-    DIR/index.json     what made the vectors, the shards there will be, where the images lie; counts
-once complete
+    DIR/index.json     descriptor, planned shards, where the images are; counts once complete
     DIR/shards/        the shards, as utils.index.shard_files writes them
 
-Vectors are memory-mapped and never all held: what a search holds is a block of them. A row of the
-index is a number, counted through the shards that are there in natural order."""
+Vectors are memory-mapped: a search holds one block of them, never all. A row of the index is a
+number; rows are counted through the finished shards in natural order."""
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,41 +24,50 @@ from utils.data import tar_shards
 from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
 from utils.files import downloads
 from utils.files.whole_files import read_manifest, write_manifest
+from utils.index import shard_files
 from utils.index.index_descriptor import difference
-from utils.index.shard_files import (
-    COLUMNS,
-    finished,
-    is_utf8,
-    paths_of,
-    read_rows,
-    read_shard,
-    schema,
-    stamp_of,
-    wrong_field,
-)
+from utils.index.shard_files import COLUMNS, Shard
 from utils.runtime.errors import DataError, UsageError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    Rows = Sequence[int] | range | np.ndarray
+
 KIND, FILE = "index", "index.json"
-MOST_MAPS = 16_384  # maps that are kept open; a system allows 65,530 a process
+MOST_MAPS = 16_384  # memory maps that are kept open; a system allows 65,530 per process
 BLOCK_BYTES = 128 << 20  # of float32 vectors that are held at once
 
 
-def is_index(path):
-    """Whether a path is an index: a folder that holds an index.json of ours, or a damaged one
-    beside shards."""
-    found = Path(path) / FILE
-    if not found.is_file():
+def is_index(path: str | Path) -> bool:
+    """Whether a path is an index: a folder with our index.json, or with a damaged one beside
+    shards."""
+    record_path = Path(path) / FILE
+    if not record_path.is_file():
         return False
-    with open(found, "rb") as file:
-        return INDEX_KIND in file.read(4096) or bool(finished(path))
+    with open(record_path, "rb") as file:
+        return INDEX_KIND in file.read(4096) or bool(shard_files.finished(path))
 
 
 # Writing ------------------------------------------------------------------------------------------
 
 
-def write_index(root, *, descriptor, source, planned, **more):
-    """Write index.json. descriptor: dict, pt_style and the record of the extractor; source:
-    {"folder", "shards": bool}; planned: names of shards; more: of JSON types, such as counts."""
+def write_index(
+    root: str | Path,
+    *,
+    descriptor: dict[str, Any],
+    source: dict[str, Any],
+    planned: Iterable[str],
+    **more: Any,
+) -> None:
+    """Write index.json.
+
+    descriptor: pt_style and the record of the extractor.
+    source: {"folder": of the images or tar files, "shards": whether they are tar files}.
+    planned: names of all shards, finished or not.
+    more: further fields of JSON types, such as counts.
+    """
     folder = source["folder"]
     relative = (
         folder if tar_shards.is_address(folder) else os.path.relpath(folder, Path(root).resolve())
@@ -72,91 +84,94 @@ def write_index(root, *, descriptor, source, planned, **more):
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """What of an index is there. descriptor: what made the vectors; source: where the images lie;
-    planned: names of all shards; shards: those of them that are there, in natural order."""
+    """The finished shards of an index. Its length is the number of images."""
 
     root: Path
-    descriptor: dict
-    source: dict
-    planned: tuple
-    shards: tuple
+    descriptor: dict[str, Any]  # record of the descriptor that computed the vectors
+    source: dict[str, Any]  # where the images are: folder, relative, shards (whether of tar files)
+    planned: tuple[str, ...]  # names of all shards, finished or not
+    shards: tuple[Shard, ...]  # the finished ones, in natural order
     dimensions: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shards[-1].first + self.shards[-1].rows
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
+        """Whether all planned shards are finished."""
         return {s.name for s in self.shards} == set(self.planned)
 
     @property
-    def fingerprint(self):
-        """SHA-256 over the shards' own, which are over (key, size in bytes) of their images.
-        Hex."""
+    def fingerprint(self) -> str:
+        """SHA-256 over the fingerprints of the shards, which cover (key, size in bytes) of their
+        images. Hexadecimal."""
         return hashlib.sha256(
             "\n".join(s.facts["fingerprint"] for s in self.shards).encode()
         ).hexdigest()
 
     @property
-    def bad(self):
-        """[(key, reason)] of images that were left out."""
-        return [tuple(b) for s in self.shards for b in s.facts["bad"]]
+    def bad(self) -> list[tuple[str, str]]:
+        """(key, reason) of each image that was skipped."""
+        return [(key, reason) for s in self.shards for key, reason in s.facts["bad"]]
 
     @property
-    def flat(self):
-        """How many images have the vector 0, as those of one grey have under `pixel`: no search
-        finds them."""
+    def flat(self) -> int:
+        """How many images have a zero vector, as uniformly grey images have under `pixel`. A search
+        never returns them."""
         return sum(s.facts.get("flat", 0) for s in self.shards)
 
     @property
-    def damaged(self):
-        """[(name of a tar file, why)] of those that could not be read to their end: what comes
-        before is in the index."""
+    def damaged(self) -> list[tuple[str, str]]:
+        """(file name, reason) of each tar file that could not be read to its end. The images before
+        the damage are in the index."""
         return [(f"{s.name}.tar", s.facts["damage"]) for s in self.shards if "damage" in s.facts]
 
-    def vectors(self, shard):
-        """The vectors of a shard, memory-mapped: a [rows, D] float16 torch tensor, not to be
-        written to."""
+    # Vectors
+
+    def vectors(self, shard: Shard) -> torch.Tensor:
+        """The vectors of a shard, memory-mapped: [rows, D] float16, read-only."""
         import torch
 
         if shard.name not in self._maps:
-            if not shard.rows:  # nothing that could be mapped
+            if not shard.rows:  # an empty file cannot be mapped
                 return torch.empty(0, self.dimensions, dtype=torch.float16)
             if len(self._maps) >= MOST_MAPS:
                 self._maps.clear()
-            # torch's map holds no file descriptor, numpy's holds one: a system allows some thousand
+            # unlike numpy's, torch's map holds no file descriptor: a system allows some thousand
             start, count = shard.offset // 2, shard.rows * self.dimensions
-            path = str(paths_of(self.root, shard.name)[0])
-            with self._as_opened(shard):
+            path = str(shard_files.paths_of(self.root, shard.name)[0])
+            with self._require_unchanged(shard):
                 whole = torch.from_file(path, shared=False, size=start + count, dtype=torch.float16)
             self._maps[shard.name] = whole[start:].view(shard.rows, self.dimensions)
         return self._maps[shard.name]
 
     @contextlib.contextmanager
-    def _as_opened(self, shard):
-        """DataError unless a shard that is read in the block is still the one that was opened: a
-        build that finds its images changed makes it anew, under the same names."""
+    def _require_unchanged(self, shard: Shard) -> Iterator[None]:
+        """DataError if a shard that the block reads was rebuilt since the index was opened. A build
+        rebuilds a shard whose images have changed, under the same file names."""
         try:
             yield
         finally:
-            if stamp_of(self.root, shard.name) != shard.stamp:
-                path = paths_of(self.root, shard.name)[0]
+            if shard_files.stamp_of(self.root, shard.name) != shard.stamp:
+                path = shard_files.paths_of(self.root, shard.name)[0]
                 raise DataError(
-                    f"{path}: was made anew after the index was opened; search again"
+                    f"{path}: was rebuilt after the index was opened; search again"
                 ) from None
 
     @functools.cached_property
-    def _maps(self):
+    def _maps(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def block_rows(self):
+    def block_rows(self) -> int:
+        """Rows of a block of BLOCK_BYTES."""
         return max(1, BLOCK_BYTES // (4 * self.dimensions))
 
-    def blocks(self, rows=None, *, part=0, parts=1):
+    def blocks(
+        self, rows: int | None = None, *, part: int = 0, parts: int = 1
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """All vectors, or the part-th of `parts` consecutive parts of them, `rows` at a time.
 
-        Yields: (first row, [n, D] float32 torch tensor, which the next block overwrites).
-        """
+        Yields: (first row, [n, D] float32 tensor, which the next block overwrites)."""
         import torch
 
         rows = rows or self.block_rows()
@@ -181,11 +196,12 @@ class VectorIndex:
             yield last - filled, buffer[:filled]
 
     @functools.cached_property
-    def _firsts(self):
+    def _firsts(self) -> np.ndarray:
         return np.array([s.first for s in self.shards], np.int64)
 
-    def _by_shard(self, rows):
-        """Yield (shard, places in `rows`, positions in the shard)."""
+    def _by_shard(self, rows: Rows) -> Iterator[tuple[Shard, np.ndarray, np.ndarray]]:
+        """Yield (shard, places in `rows`, positions in the shard) for each shard that holds some of
+        the rows."""
         rows = np.asarray(rows, np.int64)
         owners = np.searchsorted(self._firsts, rows, side="right") - 1
         order = np.argsort(owners, kind="stable")
@@ -194,172 +210,183 @@ class VectorIndex:
             shard = self.shards[owners[places[0]]]
             yield shard, places, rows[places] - shard.first
 
-    def take(self, rows):
+    def take(self, rows: Rows) -> np.ndarray:
         """The vectors of some rows, in that order. Returns: [n, D] float32."""
         import torch
 
-        # gathered shard by shard by numpy, whose calls cost a third of torch's, then converted and
-        # put in order at once
-        gathered, order, filled = (
-            np.empty((len(rows), self.dimensions), np.float16),
-            [np.empty(0, np.int64)],
-            0,
-        )
+        # numpy gathers shard by shard, as its calls cost a third of torch's; all rows are then
+        # converted and put in order at once
+        gathered = np.empty((len(rows), self.dimensions), np.float16)
+        order, filled = [np.empty(0, np.int64)], 0
         for shard, places, positions in self._by_shard(rows):
             part = gathered[filled : filled + len(places)]
-            # which writes into `out` itself
+            # mode: with it numpy writes into `out` without a copy
             np.take(self.vectors(shard).numpy(), positions, axis=0, out=part, mode="clip")
             order.append(places)
             filled += len(places)
-        found, places = torch.from_numpy(gathered), np.concatenate(order)
-        if not (np.diff(places) > 0).all():  # rows that rise are in order already
-            found = torch.empty_like(found).index_copy_(0, torch.from_numpy(places), found)
-        return found.float().numpy()
+        vectors, places = torch.from_numpy(gathered), np.concatenate(order)
+        if not (np.diff(places) > 0).all():  # ascending rows are in order already
+            vectors = torch.empty_like(vectors).index_copy_(0, torch.from_numpy(places), vectors)
+        return vectors.float().numpy()
 
-    def arrow(self, rows, columns=COLUMNS):
-        """What is known of some rows, in that order; each shard's Parquet is read once. Returns:
-        pyarrow.Table."""
+    # Images
+
+    def arrow(self, rows: Rows, columns: Sequence[str] = COLUMNS) -> pa.Table:
+        """Columns of some rows, in that order; each shard's Parquet is read once."""
         import pyarrow as pa
 
-        wanted = pa.schema([schema().field(c) for c in columns])
+        schema = shard_files.schema()
+        wanted = pa.schema([schema.field(c) for c in columns])
         parts, order = [wanted.empty_table()], [np.empty(0, np.int64)]
         for shard, places, positions in self._by_shard(rows):
-            with self._as_opened(shard):
-                known = read_rows(self.root, shard.name, columns).take(positions)
-            parts.append(known.replace_schema_metadata(None))
+            with self._require_unchanged(shard):
+                part = shard_files.read_rows(self.root, shard.name, columns).take(positions)
+            parts.append(part.replace_schema_metadata(None))
             order.append(places)
-        places = np.concatenate(order)
-        found = pa.concat_tables(parts)
-        # rows that rise are in order already: no copy
-        return found if (np.diff(places) > 0).all() else found.take(np.argsort(places))
+        places, table = np.concatenate(order), pa.concat_tables(parts)
+        # ascending rows are in order already: no copy
+        return table if (np.diff(places) > 0).all() else table.take(np.argsort(places))
 
-    def table(self, rows, columns=COLUMNS):
-        """`arrow` as [dict of `columns`], for few rows."""
+    def table(self, rows: Rows, columns: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
+        """`arrow` as a list of dicts, for few rows."""
         return self.arrow(rows, columns).to_pylist()
 
-    def find(self, keys):
-        """Rows of images by key. Returns: {key: row} of those that are there."""
+    def find(self, keys: Iterable[str]) -> dict[str, int]:
+        """{key: row} of those of the keys that are in the index."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        wanted, found = pa.array([k for k in keys if is_utf8(k)], pa.string()), {}
-        named = {str(k).split("/")[0].removesuffix(".tar") for k in keys}
+        keys = list(keys)
+        wanted = pa.array([k for k in keys if shard_files.is_utf8(k)], pa.string())
+        tars = {str(k).split("/")[0].removesuffix(".tar") for k in keys}
+        rows: dict[str, int] = {}
         for shard in self.shards:
-            if self.source["shards"] and shard.name not in named:
-                continue  # a key of a tar's member begins with the tar's name
-            with self._as_opened(shard):
-                column = read_rows(self.root, shard.name, ["key"])["key"]
+            if self.source["shards"] and shard.name not in tars:
+                continue  # the key of a tar member begins with the name of the tar
+            with self._require_unchanged(shard):
+                column = shard_files.read_rows(self.root, shard.name, ["key"])["key"]
             for position in np.flatnonzero(pc.is_in(column, wanted)):
-                found.setdefault(column[int(position)].as_py(), shard.first + int(position))
-        return found
+                rows.setdefault(column[int(position)].as_py(), shard.first + int(position))
+        return rows
 
     @functools.cached_property
-    def image_root(self):
-        """The folder of the images: as it was, or where it lies now if it was moved together with
-        the index."""
-        was, *moved = folders_of(self.root, self.source)
-        return moved[0] if moved and moved[0].exists() and not was.exists() else was
+    def image_root(self) -> Path | downloads.Address:
+        """The folder of the images: the recorded one, or the one relative to the index if both were
+        moved together."""
+        folders = folders_of(self.root, self.source)
+        existing = [f for f in folders if isinstance(f, Path) and f.exists()]
+        return existing[0] if existing else folders[0]
 
-    def images(self, rows):
-        """The images of some rows, in that order, as an ImageSet; those of tar files are read in
-        place, also behind an address. Those whose tar file was written to since, or whose file has
-        another size, are its `changed`."""
+    def images(self, rows: Rows) -> ImageSet:
+        """The images of some rows, in that order; those of tar files are read in place, also behind
+        an address. `changed` are the images whose tar file was modified since the build, or whose
+        own file has another size."""
         keys, sizes, offsets = (
             tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns
         )
         if not self.source["shards"]:
-            others = frozenset(
-                k
-                for k, size in zip(keys, sizes, strict=True)
-                if self._has_changed(k, {"bytes": size})
+            changed = frozenset(
+                key
+                for key, size in zip(keys, sizes, strict=True)
+                if self._has_changed(key, {"bytes": size})
             )
-            return ImageSet(self.image_root, keys, sizes, changed=others)
+            return ImageSet(self.image_root, keys, sizes, changed=changed)
         places = tuple((k.split("/")[0], offset) for k, offset in zip(keys, offsets, strict=True))
-        # what it says is compared when a picture is asked for
+        tars = {tar for tar, _ in places}
+        # a server's stamps are compared when a picture is read
         if isinstance(self.image_root, downloads.Address):
-            states = {
-                tar: self._made_of[tar]
-                for tar in {tar for tar, _ in places}
-                if self._made_of.get(tar)
-            }
-            return ImageSet(self.image_root, keys, sizes, places=places, states=states)
-        others = {
-            tar
-            for tar in {tar for tar, _ in places}
-            if self._has_changed(tar, self._made_of.get(tar, {}))
-        }
-        changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in others)
+            stamps = {tar: self._tar_stamps[tar] for tar in tars if self._tar_stamps.get(tar)}
+            return ImageSet(self.image_root, keys, sizes, places=places, states=stamps)
+        rewritten = {tar for tar in tars if self._has_changed(tar, self._tar_stamps.get(tar, {}))}
+        changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in rewritten)
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
 
     @functools.cached_property
-    def _made_of(self):
+    def _tar_stamps(self) -> dict[str, dict[str, Any]]:
+        """{file name: change stamp at the time of the build} of the tar files."""
         return {f"{s.name}.tar": s.facts["made_of"] for s in self.shards}
 
-    def _has_changed(self, name, recorded):
-        """Whether a file is another than the recorded one; one that is gone is told when it is
-        opened."""
+    def _has_changed(self, name: str, recorded: dict[str, Any]) -> bool:
+        """Whether a file differs from its recorded stamp. False for a missing file: reading it
+        gives the error."""
         try:
-            state = tar_shards.change_stamp(self.image_root / name)
+            stamp = tar_shards.change_stamp(self.image_root / name)
         except OSError:
             return False
-        return any(state[k] != recorded.get(k, state[k]) for k in state)
+        return any(stamp[k] != recorded.get(k, stamp[k]) for k in stamp)
 
 
-def folders_of(root, source):
-    """Where the images of an index may lie: an Address, or a Path as it was and one as it is when
-    it was moved together with the index. source: of index.json. Returns: list of one or two."""
+def folders_of(root: str | Path, source: dict[str, Any]) -> list[Path | downloads.Address]:
+    """Where the images of an index may be: its Address, or the recorded Path and the Path that it
+    has if it was moved together with the index.
+
+    source: of index.json."""
     if tar_shards.is_address(source["folder"]):
         return [downloads.Address(source["folder"])]
     return [Path(source["folder"]), (Path(root) / source["relative"]).resolve()]
 
 
-def read_record(root):
-    """index.json, checked. DataError when it is damaged or no index's, with what to do. Returns:
-    dict."""
-    path, anew = Path(root) / FILE, "remove it, and --build_index makes it anew from the shards"
+def read_record(root: str | Path) -> dict[str, Any]:
+    """The content of index.json, checked. DataError, which says what to do, when it is damaged or
+    not of an index."""
+    path, advice = Path(root) / FILE, "remove it, and --build_index rebuilds it from the shards"
     try:
         data = read_manifest(path, KIND)
     except DataError as error:
-        raise DataError(f"{error}; {anew}" if "is not JSON" in str(error) else str(error)) from None
-    wrong = wrong_field(data, descriptor=dict, source=dict, shards=list)
-    wrong = wrong or wrong_field(data["source"], folder=str, relative=str, shards=bool)
+        message = f"{error}; {advice}" if "is not JSON" in str(error) else str(error)
+        raise DataError(message) from None
+    wrong = shard_files.wrong_field(data, descriptor=dict, source=dict, shards=list)
+    wrong = wrong or shard_files.wrong_field(data["source"], folder=str, relative=str, shards=bool)
     if wrong or not all(isinstance(name, str) for name in data["shards"]):
-        raise DataError(f"{path}: holds no {wrong or 'shards'!r} as an index does; {anew}")
+        raise DataError(f"{path}: has no valid {wrong or 'shards'!r}; {advice}")
     return data
 
 
-def open_index(flag, root):
-    """Open what is there of an index: headers and footers alone are read. Shards that are not
-    planned are none of it.
+def open_index(flag: str, root: str | Path) -> VectorIndex:
+    """Open the finished shards of an index; only headers and footers are read. Shards that are not
+    planned are ignored.
 
-    UsageError when nothing is there yet; DataError when index.json or a shard is damaged, or one
-    was made by another descriptor."""
+    flag: the flag that names `root`, for messages.
+
+    UsageError when no image is indexed yet; DataError when index.json or a shard is damaged, or a
+    shard was computed with another descriptor."""
     root = Path(root)
     data = read_record(root)
-    shards, width, first = [], None, 0
     planned = set(data["shards"])
-    for name in (n for n in finished(root) if n in planned):
-        shard, dimensions = read_shard(root, name, first=first)
-        theirs = shard.facts["descriptor"]
-        what = difference(theirs, data["descriptor"])
-        if what or (shard.rows and dimensions != (width or dimensions)):
-            what = what or f"{dimensions} dimensions, others {width}"
-            raise DataError(
-                f"{paths_of(root, name)[0]}: was made by another descriptor than the index ({what})"
-            )
-        # a shard whose images could not be read holds [0, 0]
-        width, first = dimensions if shard.rows else width, first + shard.rows
-        shards.append(shard)
-    if shards and not first:
-        raise UsageError(
-            f"{flag}={str(root)!r}: none of the {len(shards)} shards that are finished holds an"
-            " image"
-        )
-    if not first:
-        raise UsageError(
-            f"{flag}={str(root)!r}: no shard of this index is finished yet; --build_index goes on"
-            " with it"
-        )
-    return VectorIndex(
-        root, data["descriptor"], data["source"], tuple(data["shards"]), tuple(shards), width
+    shards, dimensions = _open_shards(
+        root, (n for n in shard_files.finished(root) if n in planned), data["descriptor"]
     )
+    if not any(shard.rows for shard in shards):
+        why = "no shard of this index is finished yet; run --build_index to continue"
+        if shards:
+            why = f"none of the {len(shards)} finished shards holds an image"
+        raise UsageError(f"{flag}={str(root)!r}: {why}")
+    return VectorIndex(
+        root,
+        data["descriptor"],
+        data["source"],
+        tuple(data["shards"]),
+        tuple(shards),
+        dimensions,
+    )
+
+
+def _open_shards(root, names, descriptor):
+    """The shards of these names, their rows counted through. DataError unless all are whole and of
+    the given descriptor. Returns: ([Shard], dimensions of their vectors, 0 without a vector)."""
+    shards, dimensions, first = [], 0, 0
+    for name in names:
+        shard, width = shard_files.read_shard(root, name, first=first)
+        reason = difference(shard.facts["descriptor"], descriptor)
+        # a shard none of whose images could be read holds vectors of shape [0, 0]
+        if not reason and shard.rows and dimensions and width != dimensions:
+            reason = f"{width} dimensions, others {dimensions}"
+        if reason:
+            raise DataError(
+                f"{shard_files.paths_of(root, name)[0]}: was computed with another descriptor than"
+                f" the index ({reason})"
+            )
+        dimensions = width if shard.rows else dimensions
+        first += shard.rows
+        shards.append(shard)
+    return shards, dimensions
