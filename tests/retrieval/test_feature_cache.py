@@ -6,7 +6,7 @@ from PIL import Image
 
 from utils.data import image_sets
 from utils.retrieval.descriptors.network import Extractor
-from utils.retrieval.feature_cache import FeatureCache, default_folder, folder_of, change_stamp
+from utils.retrieval.feature_cache import FeatureCache, change_stamp, default_folder, folder_of
 
 
 @pytest.fixture
