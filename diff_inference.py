@@ -5,7 +5,7 @@ from pathlib import Path
 from utils.cli import exits, flags, generation_options
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     with exits.exit_on_user_error("diff_inference.py"):
         opts = flags.parse(generation_options.GenerationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders
@@ -17,7 +17,6 @@ def main(argv=None):
             default_root=Path("inferences") / name,
             beside_run=True,
             progress=progress,
-            say=print,
         )
 
 

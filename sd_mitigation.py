@@ -23,7 +23,7 @@ REPLICATED_PROMPTS = (
 )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     with exits.exit_on_user_error("sd_mitigation.py"):
         opts = flags.parse(generation_options.MitigationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders
@@ -38,7 +38,6 @@ def main(argv=None):
             default_root=Path("mitigationSD") / f"inf_{opts.seed}",
             beside_run=False,
             progress=progress,
-            say=print,
         )
 
 

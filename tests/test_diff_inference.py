@@ -467,7 +467,7 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
         (
             ["--modelpath", "RUN", "--prompts", "CSV"],
-            "is of an unknown form; takes .txt, .json or .jsonl",
+            "has an unknown suffix; takes .txt, .json or .jsonl",
         ),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
         (

@@ -137,7 +137,7 @@ def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_
         tmp_path / "g",
     )
     assert (
-        "without an unconditional branch: --rand_noise_lam goes onto the conditional one alone"
+        "without an unconditional branch: --rand_noise_lam adds noise to the conditional one only"
         in said
     )
 
@@ -183,7 +183,7 @@ def test_a_base_model_of_another_family_keeps_its_scheduler_and_its_defaults(
         (
             "SD 1",
             ["--cfg_start", 1000],
-            "--cfg_start=1000 is not below the first timestep; takes auto, or 0 to below 981",
+            "--cfg_start=1000 is not below the first timestep; takes auto, or a number from 0 to below 981",
         ),
         (
             "SD 1",

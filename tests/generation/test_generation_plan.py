@@ -20,8 +20,8 @@ def plans(*flags_given, script=generation_options.MitigationOptions, root="root"
 def test_a_comparison_is_the_plain_generation_and_then_the_other(micro_sd):
     common = ("--pretrained_model_name_or_path", micro_sd, "--rand_noise_lam", 0.1, "--compare")
     plain, asked = plans(*common)
-    assert plain.mitigations == ()
-    assert [m.name for m in asked.mitigations] == ["ginfer0.1"]
+    assert plain.images.mitigations == ()
+    assert [m.name for m in asked.images.mitigations] == ["ginfer0.1"]
     assert {k for k in plain.settings if plain.settings[k] != asked.settings[k]} == {
         "rand_noise_lam"
     }
@@ -64,17 +64,14 @@ def test_steps_scale_and_side_are_resolved(micro_run, micro_sd):
         plans("--modelpath", micro_run),
         plans("--pretrained_model_name_or_path", micro_sd),
     )
-    assert (fine_tuned.steps, fine_tuned.scale, fine_tuned.side, fine_tuned.total) == (
-        50,
-        7.5,
-        16,
-        2,
-    )
-    assert (base.model.native, base.side) == (True, 256)
+    assert (fine_tuned.images.sample.steps, fine_tuned.images.sample.guidance) == (50, 7.5)
+    assert (fine_tuned.images.side, fine_tuned.images.total) == (16, 2)
+    assert (base.pipeline.model.native, base.images.side) == (True, 256)
     (given,) = plans(
         "--modelpath", micro_run, "--num_inference_steps", 3, "--guidance_scale", 0, "-imb", 4
     )
-    assert (given.steps, given.scale, given.total) == (3, 0.0, 8)
+    sample = given.images.sample
+    assert (sample.steps, sample.guidance, given.images.total) == (3, 0.0, 8)
 
 
 def test_a_checkpoint_of_what_is_no_run_is_an_error(micro_sd):
@@ -82,3 +79,14 @@ def test_a_checkpoint_of_what_is_no_run_is_an_error(micro_sd):
         UsageError, match="--iternum=3 names a checkpoint of a run; .* holds no run.json"
     ):
         plans("--modelpath", micro_sd, "--iternum", 3)
+
+
+def test_an_option_that_needs_an_unconditional_branch_is_refused_without_one():
+    needs = [("--rand_augs", False), ("--cfg_start", True)]
+    generation_plan.require_unconditional(needs, guided=True)
+    generation_plan.require_unconditional(needs[:1], guided=False)
+    with pytest.raises(
+        UsageError,
+        match="--cfg_start needs an unconditional branch, .* use --guidance_scale above 1",
+    ):
+        generation_plan.require_unconditional(needs, guided=False)

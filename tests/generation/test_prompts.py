@@ -1,9 +1,9 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from utils.generation import prompts
+from utils.generation.model_source import ModelSource
 from utils.runtime.errors import DataError
 
 
@@ -53,8 +53,9 @@ def test_four_thousand_of_a_captions_file_of_ten_thousand(tmp_path):
     (tmp_path / "c.json").write_text(
         json.dumps({f"{i}.png": [f"caption {i}", "other"] for i in range(10_000)})
     )
-    opts = SimpleNamespace(prompts=str(tmp_path / "c.json"), prompt=(), nbatches=4000)
-    found, style = prompts.choose_prompts(opts, None, (), say=pytest.fail)
+    request = prompts.PromptRequest(file=str(tmp_path / "c.json"), count=4000)
+    model = ModelSource("--modelpath", "unused")
+    found, style = prompts.choose_prompts(request, model, say=pytest.fail)
     assert style is None
     assert [(p.text, p.source_image) for p in found] == [
         (f"caption {i}", f"{i}.png") for i in range(4000)

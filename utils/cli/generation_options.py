@@ -11,9 +11,10 @@ from utils.cli.common_options import (
     TrackingOptions,
 )
 from utils.cli.flags import default_of, flag, switch
-from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, whole
+from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, some_of, whole
 from utils.data.caption_edits import PROMPT_EDITS
 from utils.data.captions import PROMPT_STYLES
+from utils.generation.detectors import DETECTORS
 from utils.reports.tracking import TRACKERS
 from utils.runtime.errors import UsageError
 
@@ -22,6 +23,7 @@ MODEL = "model"
 PROMPTS = "prompts"
 SAMPLING = "sampling"
 MITIGATIONS = "mitigations"
+DETECTION = "detection"
 SAVING = "what is saved"
 
 
@@ -38,6 +40,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         PROMPTS,
         SAMPLING,
         MITIGATIONS,
+        DETECTION,
         SPEED,
         SAVING,
         TRACKING,
@@ -173,6 +176,20 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         group=MITIGATIONS,
         help="guidance scale above --cfg_start; 0: no guidance, -2: opposite guidance",
     )
+    detect: tuple[str, ...] = flag(
+        (),
+        kind=some_of(DETECTORS),
+        group=DETECTION,
+        help="detectors that score each image while it is generated",
+        unset="none",
+    )
+    detect_steps: int | None = flag(
+        None,
+        kind=whole(1),
+        group=DETECTION,
+        help="number of evaluations of the network that --detect magnitude averages, from the first",
+        unset="all",
+    )
     lora: str | None = flag(
         None,
         kind=PATH,
@@ -240,6 +257,11 @@ class GenerationOptions(CommonOptions, TrackingOptions):
             raise UsageError(
                 f"--cfg_before={self.cfg_before:g} is the guidance scale above --cfg_start; give"
                 " --cfg_start too"
+            )
+        if self.detect_steps is not None and not self.detect:
+            raise UsageError(
+                f"--detect_steps={self.detect_steps} is the number of evaluations that --detect"
+                " averages; give --detect too"
             )
         repeats = self.rand_aug_repeats
         if repeats != default_of(self, "rand_aug_repeats") and not self.rand_augs:

@@ -209,6 +209,13 @@ def _whole_lines(path):
             return
 
 
+def _are_scores(value):
+    """Whether a row's "detections" are as a generation writes them: {detector: score}."""
+    return isinstance(value, dict) and all(
+        isinstance(score, int | float) and not isinstance(score, bool) for score in value.values()
+    )
+
+
 def read_queries_manifest(folder):
     """The generation manifest in a folder, or None. DataError on another kind, a newer version, or
     an unfinished one."""
@@ -231,4 +238,6 @@ def read_queries_manifest(folder):
         ]
         if absent:
             raise DataError(f"{path}: image {number} has no {absent[0]!r}")
+        if not _are_scores(row.get("detections", {})):
+            raise DataError(f"{path}: image {number} has 'detections' that are not numbers by name")
     return data

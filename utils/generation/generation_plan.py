@@ -1,185 +1,329 @@
-"""What a generation is to be, resolved from options and checked without loading the model."""
+"""What a generation will be: its options resolved and checked without loading the model."""
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from utils.files import generation_folder, run_folder
-from utils.generation import mitigations
-from utils.generation.prompts import choose_prompts
+from utils.files.generation_folder import Generation, generation_name
+from utils.generation import detectors, mitigations
+from utils.generation.detectors import Detector
+from utils.generation.mitigations import Mitigation
+from utils.generation.model_source import ModelSource, find_model
+from utils.generation.prompts import PromptRequest, choose_prompts
+from utils.generation.sampling import Prompt, SampleSettings
 from utils.models import families, fingerprints, lora, schedulers
+from utils.models.loading import Configs
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
 
-DEFAULT_RESOLUTION = 256  # where no run records one, as published
+DEFAULT_RESOLUTION = 256  # pixels, if no run records one, as published
 
 
 @dataclass(frozen=True)
-class Model:
-    """Where the pipeline comes from. flag: the option that named it; run: the training run, or
-    None; native: a base model by name, rendered at its own size."""
+class PipelinePlan:
+    """How the pipeline is loaded."""
 
-    flag: str
-    source: str
-    run: object
-    native: bool
+    model: ModelSource
+    class_name: str  # of the pipeline, a key of families.FAMILIES
+    scheduler: str  # without the word Scheduler
+    mixed_precision: str  # "no", "fp16" or "bf16"
+    lora: str | None = None  # place of LoRA weights
+    compiled: bool = False  # whether the denoiser is compiled
+
+
+@dataclass(frozen=True)
+class ImagesPlan:
+    """Which images are generated."""
+
+    prompts: list[Prompt]
+    per_prompt: int  # images of each prompt
+    seed: int
+    side: int  # pixels of the finished images
+    sample: SampleSettings  # of the denoising loop
+    mitigations: tuple[Mitigation, ...] = ()
+    detectors: Mapping[str, Detector] = dataclasses.field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.prompts) * self.per_prompt
 
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """All that decides a generation.
+    """All that decides a generation, and where it is written."""
 
-    pipeline_class, scheduler: their names; steps, scale: of the denoising loop; side: pixels of the
-    finished images; prompts: [Prompt]; mitigations: of generation.mitigations; settings: by flag, a
-    folder with others is not continued; folder: a Generation."""
-
-    opts: object
-    model: Model
-    pipeline_class: str
-    scheduler: str
-    steps: int
-    scale: float
-    side: int
-    prompts: list
-    mitigations: tuple
-    settings: dict
-    folder: generation_folder.Generation
-
-    @property
-    def total(self):
-        """Number of images."""
-        return len(self.prompts) * self.opts.im_batch
+    pipeline: PipelinePlan
+    images: ImagesPlan
+    settings: dict  # {flag: value} of what decides the images; a folder with others is refused
+    folder: Generation
+    batch_size: int  # images per call of the pipeline
+    save_threads: int
+    label: str | None = None  # --dataset, for the record
+    prompts_file: str | None = None  # --prompts, for the record
 
 
-def find_model(opts):
-    """The model that the options name, checked as far as that goes without loading it."""
-    if not opts.modelpath:
-        source = opts.pretrained_model_name_or_path or opts.default_model
-        return Model("--pretrained_model_name_or_path", source, None, True)
-    run = run_folder.open_run("--modelpath", opts.modelpath)
-    if run is not None:
-        return Model("--modelpath", str(run.checkpoint("--modelpath", opts.iternum)), run, False)
-    if opts.iternum is not None:
-        raise UsageError(
-            f"--iternum={opts.iternum} names a checkpoint of a run; {opts.modelpath!r} holds no"
-            " run.json"
-        )
-    return Model("--modelpath", opts.modelpath, None, False)
+@dataclass(frozen=True)
+class _Resolved:
+    """What the options mean for the model that they name."""
+
+    model: ModelSource
+    class_name: str
+    configs: Configs
+    scheduler: schedulers.ScheduledSteps
+    sample: SampleSettings
+    side: int  # pixels of the finished images
+    side_known: bool  # False if neither the options nor the run nor the model say which
+    guided: bool  # whether the pipeline runs an unconditional branch
 
 
-def settings_of(opts, model, prompts, style, scheduler, *, side, steps, scale):
-    """What decides the images, by flag.
+def _settings(
+    opts: Any,
+    pipeline: PipelinePlan,
+    images: ImagesPlan,
+    style: str | None,
+    values: Mapping[str, Any],
+) -> dict:
+    """What decides the images, by flag. A run is named by its id, and prompts and LoRA weights by
+    their hash, so that a moved folder is the same.
 
-    A run is known by its id and prompts by their hash, not by the path that names them today.
+    style: of the prompts that were drawn, or None.
+    values: the flags of mitigations and detectors.
     """
-    texts = json.dumps([[p.text, p.source_image] for p in prompts])
+    texts = json.dumps([[prompt.text, prompt.source_image] for prompt in images.prompts])
+    model = pipeline.model
     return {
         "modelpath": model.run.record.get("id") if model.run else model.source,
         "iternum": opts.iternum,
         "capstyle": style,
-        "nbatches": len(prompts),
-        "im_batch": opts.im_batch,
-        "resolution": side,
-        "num_inference_steps": steps,
-        "guidance_scale": scale,
-        "scheduler": scheduler,
-        "negative_prompt": opts.negative_prompt,
-        "lora": opts.lora and lora.lora_id(opts.lora),
-        **mitigations.settings(vars(opts)),
-        "seed": opts.seed,
-        "mixed_precision": opts.mixed_precision,
-        "prompts": hashlib.sha256(texts.encode()).hexdigest(),  # after what it may follow from
+        "nbatches": len(images.prompts),
+        "im_batch": images.per_prompt,
+        "resolution": images.side,
+        "num_inference_steps": images.sample.steps,
+        "guidance_scale": images.sample.guidance,
+        "scheduler": pipeline.scheduler,
+        "negative_prompt": images.sample.negative_prompt,
+        "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
+        **mitigations.settings(values),
+        **detectors.settings(opts.detect, values),
+        "seed": images.seed,
+        "mixed_precision": pipeline.mixed_precision,
+        # last: prompts may differ because one of the above does, which then is the one reported
+        "prompts": hashlib.sha256(texts.encode()).hexdigest(),
     }
 
 
-def plan(opts, *, default_prompts, default_root, beside_run, process, say):
-    """Resolve the options of a generation. process: number of this one; say: takes a line for the
-    user. Returns: GenerationPlan.
+def _sample_settings(opts: Any, model: ModelSource, class_name: str, side: int) -> SampleSettings:
+    steps, scale = families.default_sampling(class_name)
+    return SampleSettings(
+        steps=opts.num_inference_steps or steps,
+        guidance=scale if opts.guidance_scale is None else opts.guidance_scale,
+        side=None if model.native else side,
+        negative_prompt=opts.negative_prompt,
+    )
 
-    The folder is --savepath itself, else <run>/inferences/<name> for a run of which the caller
-    wants that (`beside_run`), else <default_root>/<name>."""
+
+def _resolve(opts: Any) -> _Resolved:
+    """Resolve what depends on the model; UsageError for a value that it does not accept."""
     devices.dtype_of(opts.mixed_precision)
-    model = find_model(opts)
-    name, configs = families.read(model.flag, model.source)
+    base_model = opts.pretrained_model_name_or_path or opts.default_model
+    model = find_model(opts.modelpath, iternum=opts.iternum, base_model=base_model)
+    class_name, configs = families.read(model.flag, model.source)
     recorded = model.run.options["resolution"] if model.run else None
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
     if not model.native:
-        families.require_resolution(model.source, name, configs, side)
+        families.require_resolution(model.source, class_name, configs, side)
     if opts.lora:
         lora.require_lora(opts.lora)
-    steps, scale = families.default_sampling(name)
-    steps = opts.num_inference_steps or steps
-    scale = scale if opts.guidance_scale is None else opts.guidance_scale
-    base = model.native and families.FAMILIES[name].stable_diffusion
-    wanted = opts.scheduler or ("DPMSolverMultistep" if base else None)
-    scheduler, order, first = schedulers.plan_scheduler(name, wanted, configs, steps)
-    guided = families.require_guidance(
-        name,
-        configs.denoiser,
-        scale,
-        opts.negative_prompt,
-        scale_given=opts.guidance_scale is not None,
+    sample = _sample_settings(opts, model, class_name, side)
+    papers_default = model.native and families.FAMILIES[class_name].stable_diffusion
+    scheduler = opts.scheduler or ("DPMSolverMultistep" if papers_default else None)
+    return _Resolved(
+        model=model,
+        class_name=class_name,
+        configs=configs,
+        scheduler=schedulers.plan_scheduler(class_name, scheduler, configs, sample.steps),
+        sample=sample,
+        side=side,
+        side_known=bool(opts.resolution or recorded or model.native),
+        guided=families.require_guidance(
+            class_name,
+            configs.denoiser,
+            sample.guidance,
+            sample.negative_prompt,
+            scale_given=opts.guidance_scale is not None,
+        ),
     )
-    chosen = mitigations.chosen(vars(opts))
+
+
+def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool) -> None:
+    """UsageError if the pipeline runs without the unconditional branch that an option needs.
+
+    needs: (the option as it was given, whether it needs that branch).
+    guided: whether the pipeline has it.
+    """
+    for flag, needed in needs:
+        if needed and not guided:
+            raise UsageError(
+                f"{flag} needs an unconditional branch, and this pipeline runs without: use"
+                " --guidance_scale above 1, and for Flux --negative_prompt, which may be empty"
+            )
+
+
+def _require_supported(
+    opts: Any,
+    resolved: _Resolved,
+    chosen: tuple[Mitigation, ...],
+    watching: Mapping[str, Detector],
+) -> None:
+    """UsageError if the pipeline lacks what a mitigation or a detector needs."""
+    require_unconditional(
+        [
+            *((each.flag, each.unconditional) for each in chosen),
+            *((f"--detect={name!r}", each.unconditional) for name, each in watching.items()),
+        ],
+        guided=resolved.guided,
+    )
+    configs, scheduler = resolved.configs, resolved.scheduler
     tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))
-    mitigations.require(chosen, guided=guided, tokenizer=tokenizer, order=order)
-    first = first or configs.scheduler.get("num_train_timesteps", 1000)
+    mitigations.require(chosen, tokenizer=tokenizer, order=scheduler.order)
+    first = scheduler.first_timestep or configs.scheduler.get("num_train_timesteps", 1000)
     if opts.cfg_start not in (None, "auto") and opts.cfg_start >= first:
         raise UsageError(
-            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; takes auto, or 0 to"
-            f" below {first:g}"
+            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; takes auto, or a"
+            f" number from 0 to below {first:g}"
         )
-    if opts.rand_noise_lam and not guided:
+
+
+def _say_assumptions(opts: Any, resolved: _Resolved, say: Callable[[str], None]) -> None:
+    if opts.rand_noise_lam and not resolved.guided:
         say(
-            "this pipeline runs without an unconditional branch: --rand_noise_lam goes onto the"
-            " conditional one alone"
+            "this pipeline runs without an unconditional branch: --rand_noise_lam adds noise to the"
+            " conditional one only"
         )
-    if not (opts.resolution or recorded or model.native):
-        say(f"no run records a resolution: images of {side} px; --resolution takes another")
-    prompts, style = choose_prompts(opts, model, default_prompts, say=say)
-    settings = settings_of(
-        opts, model, prompts, style, scheduler, side=side, steps=steps, scale=scale
+    if not resolved.side_known:
+        say(
+            f"no run records a resolution: the images have {resolved.side} px; --resolution sets"
+            " another one"
+        )
+
+
+def _flag_values(opts: Any) -> dict[str, Any]:
+    """The flags of mitigations and detectors: {flag: value}."""
+    names = (*mitigations.flag_names(), *detectors.flag_names())
+    return {name: getattr(opts, name) for name in names}
+
+
+def _prompt_request(opts: Any, default_prompts: tuple[str, ...]) -> PromptRequest:
+    return PromptRequest(
+        file=opts.prompts,
+        texts=opts.prompt or default_prompts,
+        count=opts.nbatches,
+        style=opts.capstyle,
+        captions=opts.instance_prompt_loc,
+        seed=opts.seed,
     )
+
+
+def plan(
+    opts: Any,
+    *,
+    default_prompts: tuple[str, ...],
+    default_root: str | Path,
+    beside_run: bool,
+    process: int,
+    say: Callable[[str], None],
+) -> GenerationPlan:
+    """Resolve and check the options of a generation. UsageError for what does not go together.
+
+    The folder is --savepath; else <run>/inferences/<name> for a run, if `beside_run`; else
+    <default_root>/<name>.
+
+    default_prompts: the script's own prompts, used if the options name none.
+    process: number of this process; each writes a part of the manifest.
+    say: takes a line for the user.
+    """
+    resolved = _resolve(opts)
+    values = _flag_values(opts)
+    chosen, watching = mitigations.chosen(values), detectors.chosen(opts.detect, values)
+    _require_supported(opts, resolved, chosen, watching)
+    _say_assumptions(opts, resolved, say)
+    model = resolved.model
+    prompts, style = choose_prompts(_prompt_request(opts, default_prompts), model, say=say)
+    pipeline = PipelinePlan(
+        model=model,
+        class_name=resolved.class_name,
+        scheduler=resolved.scheduler.name,
+        mixed_precision=opts.mixed_precision,
+        lora=opts.lora,
+        compiled=opts.compile,
+    )
+    images = ImagesPlan(
+        prompts=prompts,
+        per_prompt=opts.im_batch,
+        seed=opts.seed,
+        side=resolved.side,
+        sample=resolved.sample,
+        mitigations=chosen,
+        detectors=watching,
+    )
+    settings = _settings(opts, pipeline, images, style, values)
     root = model.run.path / "inferences" if model.run and beside_run else Path(default_root)
-    folder = generation_folder.Generation(
-        opts.savepath or root / (opts.run_name or default_name(chosen, settings)), process=process
-    )
+    path = opts.savepath or root / (opts.run_name or default_name(chosen, settings))
     return GenerationPlan(
-        opts, model, name, scheduler, steps, scale, side, prompts, chosen, settings, folder
+        pipeline=pipeline,
+        images=images,
+        settings=settings,
+        folder=Generation(path, process=process),
+        batch_size=opts.batch_size,
+        save_threads=opts.num_workers,
+        label=opts.dataset,
+        prompts_file=opts.prompts,
     )
 
 
-def default_name(chosen, settings):
-    """Name of a generation's folder: the published one, and 8 digits of the settings."""
-    name = generation_folder.generation_name([m.name for m in chosen])
-    return f"{name}-{fingerprints.key_of(**settings)[:8]}"
+def default_name(chosen: tuple[Mitigation, ...], settings: dict) -> str:
+    """Name of a generation's folder: the published one, and 8 hex digits of the settings."""
+    return f"{generation_name([m.name for m in chosen])}-{fingerprints.key_of(**settings)[:8]}"
 
 
-def unmitigated(asked, *, process):
-    """The plan of the same images without mitigation, beside the one that is asked for."""
+def unmitigated(asked: GenerationPlan, *, named: bool, process: int) -> GenerationPlan:
+    """The plan of the same images without mitigations, in a folder beside the mitigated ones.
+
+    named: whether the options name the folder; the other is then <that>-without.
+    """
     settings, path = asked.settings | mitigations.without(), asked.folder.path
-    named = asked.opts.savepath or asked.opts.run_name
     beside = f"{path}-without" if named else path.parent / default_name((), settings)
     return dataclasses.replace(
         asked,
-        mitigations=(),
+        images=dataclasses.replace(asked.images, mitigations=()),
         settings=settings,
-        folder=generation_folder.Generation(beside, process=process),
+        folder=Generation(beside, process=process),
     )
 
 
-def plans_of(opts, *, process, **places):
-    """What a script is to make: with --compare also the generation without mitigation, first.
-    Returns: [GenerationPlan].
+def plans_of(opts: Any, *, process: int, **places: Any) -> list[GenerationPlan]:
+    """The generations that a script makes: one, and with --compare the one without mitigations
+    before it.
 
-    Its folder stands beside the other, under its own name, so that several mitigations share it; in
-    a folder given with --savepath or --run_name it is `<that>-without`."""
-    if opts.compare and not mitigations.chosen(vars(opts)):
+    The folder of the one without mitigations has its own name, so that several mitigations share
+    it; beside a folder that --savepath or --run_name names it is <that>-without.
+
+    places: further arguments of `plan`.
+    """
+    if opts.compare and not mitigations.chosen(_flag_values(opts)):
         raise UsageError(
-            "--compare shows what a mitigation changes, and none is on; takes one, as"
+            "--compare shows what a mitigation changes, and none is on; give one, such as"
             " --rand_noise_lam 0.1"
         )
     asked = plan(opts, process=process, **places)
-    return [unmitigated(asked, process=process), asked] if opts.compare else [asked]
+    if not opts.compare:
+        return [asked]
+    named = bool(opts.savepath or opts.run_name)
+    return [unmitigated(asked, named=named, process=process), asked]

@@ -1,153 +1,195 @@
-"""What diff_inference.py and sd_mitigation.py share: from a plan to a finished generation
-folder."""
+"""The generation stage of diff_inference.py and sd_mitigation.py: from the options to a finished
+generation folder."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.data.caption_edits import RandomTokens
 from utils.generation import mitigations, sampling
-from utils.generation.generation_plan import plans_of
+from utils.generation.generation_plan import GenerationPlan, plans_of
+from utils.generation.mitigations import SampleHooks
 from utils.generation.pair_grid import compare
+from utils.generation.sampling import GeneratedImage
 from utils.models import families, loading, lora, schedulers
 from utils.reports import tracking
 from utils.runtime import devices, environment, launching, parallel
 from utils.runtime.errors import Stopped
 
-SHOWN = 8  # images that a tracker gets
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SHOWN = 8  # images sent to a tracker
+
+T = TypeVar("T")
 
 
-def load(plan, device):
-    """The pipeline, on its device, with the scheduler and the LoRA weights of the plan."""
-    opts, model = plan.opts, plan.model
+def load(plan: GenerationPlan, device: families.Device) -> Any:
+    """Load the pipeline of a plan onto a device, with its scheduler and its LoRA weights."""
+    wanted = plan.pipeline
     pipeline = loading.load_pipeline(
-        model.flag, model.source, dtype=devices.dtype_of(opts.mixed_precision)
+        wanted.model.flag, wanted.model.source, dtype=devices.dtype_of(wanted.mixed_precision)
     )
-    schedulers.use_scheduler(pipeline, plan.scheduler)
-    if opts.lora:
-        lora.load_lora(pipeline, opts.lora)
+    schedulers.use_scheduler(pipeline, wanted.scheduler)
+    if wanted.lora:
+        lora.load_lora(pipeline, wanted.lora)
     pipeline.to(device)
-    if opts.compile:
+    if wanted.compiled:
         sampling.compile_denoiser(pipeline)
     return pipeline
 
 
-def reduced(image, side):
-    """The image, Lanczos-reduced to `side` pixels when it is larger."""
-    from PIL import Image
+def reduced(image: Image, side: int) -> Image:
+    """The image, reduced by Lanczos to `side` pixels if it is larger."""
+    from PIL import Image as images
 
-    return image.resize((side, side), Image.Resampling.LANCZOS) if max(image.size) > side else image
-
-
-def _share(items, processes):
-    """What this process does of a list: consecutive, sizes differing by at most one."""
-    return items[
-        len(items) * processes.index // processes.count : len(items)
-        * (processes.index + 1)
-        // processes.count
-    ]
+    if max(image.size) <= side:
+        return image
+    return image.resize((side, side), images.Resampling.LANCZOS)
 
 
-def _say_what_is_cut(plan, pipeline, hooks, say):
-    """Count the prompts of which the end does not reach the model, and say so once."""
+def _share(items: Sequence[T], processes: parallel.Processes) -> Sequence[T]:
+    """The items of this process: consecutive ones; shares differ by at most one item."""
+    first = len(items) * processes.index // processes.count
+    last = len(items) * (processes.index + 1) // processes.count
+    return items[first:last]
+
+
+def _say_what_is_cut(
+    plan: GenerationPlan, pipeline: Any, hooks: SampleHooks, say: Callable[[str], None]
+) -> int:
+    """Print how many prompts are longer than the model takes. Returns: their number."""
+    prompts, seed = plan.images.prompts, plan.images.seed
     edited = (
-        sampling.edited_prompt(plan.prompts, hooks, n, seed=plan.opts.seed)
-        for n in range(len(plan.prompts))
+        sampling.edited_prompt(prompts, hooks, number, seed=seed) for number in range(len(prompts))
     )
     cut, limit = sampling.too_long(pipeline, edited)
     if cut:
         say(
-            f"{len(cut)} prompts are longer than the {limit} tokens that the model takes; what is"
-            f" beyond has no effect. The first: {cut[0][:80]!r}"
+            f"{len(cut)} prompts are longer than the {limit} tokens that the model takes; the rest"
+            f" of each has no effect. The first: {cut[0][:80]!r}"
         )
     return len(cut)
 
 
-def make(plan, rows, pipeline, *, processes, progress, say):
-    """Make what is missing of a generation, each process its share, and finish the folder.
-
-    rows: those that are there, the same on every process. Returns: figures, {name: number}.
-    """
-    opts, folder = plan.opts, plan.folder
-    hooks = mitigations.SampleHooks(plan.mitigations, RandomTokens(families.tokenizer_of(pipeline)))
-    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
-    done = {row["index"] for row in rows}
-    missing = [index for index in range(plan.total) if index not in done]
+def _begin(plan: GenerationPlan, rows: list[dict], processes: parallel.Processes) -> None:
+    """Write the settings into every process's part; the main process takes the rows over first."""
     if processes.main:
-        folder.begin(plan.settings, rows)
+        plan.folder.begin(plan.settings, rows)
     processes.wait()
     if not processes.main:
-        folder.begin(plan.settings)
-    mine = _share(missing, processes)
+        plan.folder.begin(plan.settings)
+
+
+def _images(
+    plan: GenerationPlan, indices: Sequence[int], pipeline: Any, hooks: SampleHooks
+) -> Iterator[GeneratedImage]:
+    """Generate the images with these numbers, of the side that the plan says."""
+    wanted = plan.images
     jobs = sampling.image_jobs(
-        plan.prompts, hooks, images_per_prompt=opts.im_batch, seed=opts.seed, indices=mine
+        wanted.prompts,
+        hooks,
+        images_per_prompt=wanted.per_prompt,
+        seed=wanted.seed,
+        indices=indices,
     )
-    sample_settings = sampling.SampleSettings(
-        steps=plan.steps,
-        guidance=plan.scale,
-        side=None if plan.model.native else plan.side,
-        negative_prompt=opts.negative_prompt,
-    )
-    images = sampling.generate(
+    generated = sampling.generate(
         pipeline,
         jobs,
-        settings=sample_settings,
+        settings=wanted.sample,
         hooks=hooks,
-        batch_size=opts.batch_size,
+        batch_size=plan.batch_size,
         device=pipeline.device,
     )
-    if plan.model.native:
-        images = (
-            dataclasses.replace(made, image=reduced(made.image, plan.side)) for made in images
-        )
-    label = "generating" if processes.count == 1 else f"generating, process 1 of {processes.count}"
+    for each in generated:
+        if plan.pipeline.model.native:
+            yield dataclasses.replace(each, image=reduced(each.image, wanted.side))
+        else:
+            yield each
+
+
+def make(
+    plan: GenerationPlan,
+    rows: list[dict],
+    pipeline: Any,
+    *,
+    processes: parallel.Processes,
+    progress: Callable[..., Iterable],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Generate the images that a folder lacks, each process its share, and finish the folder.
+
+    rows: manifest rows of the images that exist, the same on every process.
+    progress: shows a bar over an iterable.
+    say: takes a line for the user, on the main process.
+    Returns: figures for the record and the tracker, {name: number}.
+    """
+    folder = plan.folder
+    tokens = RandomTokens(families.tokenizer_of(pipeline))
+    hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
+    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else 0
+    existing = {row["index"] for row in rows}
+    missing = [index for index in range(plan.images.total) if index not in existing]
+    _begin(plan, rows, processes)
+    share = _share(missing, processes)
     started = time.perf_counter()
-    saved = folder.save(images, threads=opts.num_workers, waiting=4 * opts.batch_size)
-    for _ in progress(saved, total=len(mine), label=label) if processes.main else saved:
+    images = _images(plan, share, pipeline, hooks)
+    saved = folder.save(images, threads=plan.save_threads, waiting=4 * plan.batch_size)
+    if processes.main:
+        label = f"generating, process 1 of {processes.count}"
+        saved = progress(
+            saved, total=len(share), label="generating" if processes.count == 1 else label
+        )
+    for _ in saved:
         pass
     processes.wait()
-    record = {
+    figures: dict[str, Any] = {
         "images_new": len(missing),
         "images_per_second": len(missing) / (time.perf_counter() - started),
     }
     if processes.main:
-        record["prompts_cut"] = cut
-        rows = _finish(plan, pipeline, record, processes)
-        unguided = sum("guided_from" in row and row["guided_from"] is None for row in rows)
-        if unguided:
-            say(
-                f"{unguided} of {plan.total} images kept --cfg_before to the end: --cfg_start auto"
-                " found no minimum"
-            )
-    return record
+        figures["prompts_cut"] = cut
+        rows = _finish(plan, pipeline, figures, processes)
+        for line in mitigations.summaries(plan.images.mitigations, rows):
+            say(line)
+    return figures
 
 
-def _finish(plan, pipeline, record, processes):
-    opts, model, folder = plan.opts, plan.model, plan.folder
+def _finish(
+    plan: GenerationPlan, pipeline: Any, figures: dict, processes: parallel.Processes
+) -> list[dict]:
+    """Write the manifest. Returns: its rows."""
+    model, folder = plan.pipeline.model, plan.folder
+    run = os.path.relpath(model.run.path.resolve(), folder.path.resolve()) if model.run else None
     return folder.finish(
-        plan.total,
+        plan.images.total,
         settings=plan.settings,
-        label=opts.dataset,
-        batch_size=opts.batch_size,
+        label=plan.label,
+        batch_size=plan.batch_size,
         processes=processes.count,
         dtype=str(pipeline.dtype),
-        pipeline=plan.pipeline_class,
+        pipeline=plan.pipeline.class_name,
         scheduler=type(pipeline.scheduler).__name__,
         safety_checker="never loaded",
-        **record,
+        **figures,
         environment=environment.environment(),
-        model={"modelpath": opts.modelpath, "source": model.source},
-        prompts=opts.prompts,
-        run=os.path.relpath(model.run.path.resolve(), folder.path.resolve()) if model.run else None,
-        seed=opts.seed,
+        model={"modelpath": model.modelpath, "source": model.source},
+        prompts=plan.prompts_file,
+        run=run,
+        seed=plan.images.seed,
     )
 
 
-def _track(opts, plan, record):
-    """Send a finished generation to the tracker that was asked for: its figures, its first images,
-    the pairs."""
+def _track(opts: Any, plan: GenerationPlan, figures: dict) -> str | None:
+    """Send a finished generation to the tracker that was asked for: its figures, its first images
+    and the grid of pairs. Returns: a line about where they are, or None."""
     tracker = tracking.open_tracker(
         opts.report_to,
         folder=plan.folder.path,
@@ -155,8 +197,8 @@ def _track(opts, plan, record):
         name=opts.run_name or plan.folder.path.name,
         config=plan.settings,
     )
-    tracker.log(record, 0)
-    for index in range(min(SHOWN, plan.total)):
+    tracker.log(figures, 0)
+    for index in range(min(SHOWN, plan.images.total)):
         tracker.image(f"generations/{index}", plan.folder.path / plan.folder.image_key(index), 0)
     if opts.compare:
         tracker.image("pairs", plan.folder.path / "compare.png", 0)
@@ -164,58 +206,97 @@ def _track(opts, plan, record):
     return tracker.hint
 
 
-def generate_folders(opts, *, default_prompts=(), default_root, beside_run, progress, say):
-    """Make the generation that the options ask for, or continue it, or find it finished; with
-    --compare two and their grid; under --dry_run say what would be made. say: takes a line for the
-    user, of the main process."""
+def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
+    """What --dry_run prints, as JSON."""
+    writes = [path for each in plans for path in each.folder.planned()]
+    if compared:
+        writes.append(str(plans[-1].folder.path / "compare.png"))
+    total = sum(each.images.total for each in plans)
+    shown = {"options": plans[-1].settings, "images": total, "writes": writes}
+    return json.dumps(shown, indent=1)
+
+
+class _Generator:
+    """Generates folders one after the other with one pipeline, which is loaded when the first
+    folder needs it."""
+
+    def __init__(self, processes: parallel.Processes, *, progress: Callable[..., Iterable]) -> None:
+        self.processes, self.progress = processes, progress
+        self.pipeline: Any = None
+
+    def complete(self, plan: GenerationPlan) -> dict[str, Any]:
+        """Generate a folder, continue it, or leave it if it is finished. UsageError if another
+        command is writing it; Stopped on Ctrl-C. Returns: figures, {name: number}."""
+        processes, folder = self.processes, plan.folder
+        figures = {"images": plan.images.total, "images_new": 0}
+        lock = folder.locked() if processes.main else contextlib.nullcontext(True)
+        try:
+            with lock as locked:
+                folder.require_unshared(not processes.any(not locked))
+                rows = folder.rows(plan.settings)
+                finished = len(rows) == plan.images.total and folder.manifest_path.is_file()
+                processes.wait()  # every process has read the folder before one of them writes
+                if not finished:
+                    figures |= self._generate(plan, rows)
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped; the same command continues {folder.path}", 2) from None
+        processes.say(f"{figures['images']} images ({figures['images_new']} new) in {folder.path}")
+        return figures
+
+    def _generate(self, plan: GenerationPlan, rows: list[dict]) -> dict[str, Any]:
+        if self.pipeline is None:
+            self.pipeline = load(plan, self.processes.device)
+        return make(
+            plan,
+            rows,
+            self.pipeline,
+            processes=self.processes,
+            progress=self.progress,
+            say=self.processes.say,
+        )
+
+
+def generate_folders(
+    opts: Any,
+    *,
+    default_prompts: tuple[str, ...] = (),
+    default_root: Path,
+    beside_run: bool,
+    progress: Callable[..., Iterable],
+) -> None:
+    """Generate the folder that the options ask for, continue it, or leave it if it is finished;
+    with --compare two folders and the grid of their pairs; with --dry_run only print the plan.
+
+    default_prompts: prompts of the script, used if the options name none.
+    default_root: where the folder is created unless --savepath names one.
+    beside_run: whether the generation of a run is written into the run's folder instead.
+    progress: shows a bar over an iterable.
+    """
     processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
-    say = say if processes.main else lambda line: None
     if opts.captoken is not None:
-        say(
+        processes.say(
             f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published"
             " script either"
         )
     plans = plans_of(
         opts,
         process=processes.index,
-        say=say,
+        say=processes.say,
         default_prompts=default_prompts,
         default_root=default_root,
         beside_run=beside_run,
     )
     for each in plans:
-        each.folder.rows(each.settings)  # what it may refuse, before hours go into the first
+        each.folder.rows(each.settings)  # refuse a folder before hours go into the first one
     if opts.dry_run:
-        writes = [p for each in plans for p in each.folder.planned()]
-        writes += [str(plans[-1].folder.path / "compare.png")] if opts.compare else []
-        shown = {
-            "options": plans[-1].settings,
-            "images": sum(p.total for p in plans),
-            "writes": writes,
-        }
-        say(json.dumps(shown, indent=1))
+        processes.say(_dry_run(plans, compared=opts.compare))
         return
-    pipeline = None
-    for each in plans:
-        record = {"images": each.total, "images_new": 0}
-        try:
-            with each.folder.locked() if processes.main else contextlib.nullcontext(True) as locked:
-                each.folder.require_unshared(not processes.any(not locked))
-                rows = each.folder.rows(each.settings)
-                there = len(rows) == each.total and each.folder.manifest_path.is_file()
-                processes.wait()  # every process has read what is there, before one of them writes
-                if not there:
-                    pipeline = pipeline or load(each, processes.device)
-                    record |= make(
-                        each, rows, pipeline, processes=processes, progress=progress, say=say
-                    )
-        except KeyboardInterrupt:
-            raise Stopped(f"stopped; the same command goes on with {each.folder.path}", 2) from None
-        say(f"{each.total} images ({record['images_new']} new) in {each.folder.path}")
+    generator = _Generator(processes, progress=progress)
+    figures = [generator.complete(each) for each in plans]
     if not processes.main:
         return
     if opts.compare:
-        say(f"pairs: {compare(plans[0].folder, plans[1].folder)}")
-    hint = _track(opts, plans[-1], record)
+        processes.say(f"pairs: {compare(plans[0].folder, plans[1].folder)}")
+    hint = _track(opts, plans[-1], figures[-1])
     if hint:
-        say(hint)
+        processes.say(hint)

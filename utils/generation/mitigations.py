@@ -1,52 +1,57 @@
-"""The one list of mitigations: flags' values in, hooks out. A training loop or a generation calls
-hooks, never names."""
+"""The registry of inference-time mitigations: values of flags in, hooks out. A generation calls the
+hooks and knows no mitigation by name."""
+
+from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 
-from utils.data.caption_edits import PROMPT_EDITS
-from utils.generation import guidance
+from utils.data.caption_edits import PROMPT_EDITS, RandomTokens
+from utils.generation import flag_values, guidance
+from utils.generation.denoiser_hook import Chain, Hook
+from utils.generation.detectors import Detection, Detector
 from utils.models import embedding_edits
 from utils.runtime.errors import UsageError
-
-# At inference -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Mitigation:
-    """One inference-time mitigation; a hook that it does not need stays None.
+    """One mitigation, as its flags ask for it. A hook that it does not use stays None."""
 
-    name: its part of a folder's name; flag: what turned it on, for errors.
-    edit_prompt: (prompt, numpy rng of the prompt, RandomTokens) -> prompt.
-    edit_embedding: (token embeddings of one image and branch [T, D], torch generator of both) ->
-    [T, D]. Pooled embeddings are not offered. steer: (guidance scale) -> a hook of `steering`, made
-    anew for each batch; its `report()`, if it has one, gives a dict an image, kept in the manifest.
-    unconditional: whether it needs that branch. first_order: whether it needs a scheduler that
-    evaluates the network once a step."""
-
+    # its part of a folder's name
     name: str
+    # the flag that turned it on, for errors
     flag: str
-    edit_prompt: Callable | None = None
-    edit_embedding: Callable | None = None
-    steer: Callable | None = None
+    # (prompt, numpy generator of the prompt, RandomTokens) -> edited prompt
+    edit_prompt: Callable[[str, np.random.Generator, Any], str] | None = None
+    # (token embeddings of one image and branch [T, D], torch generator of that image and branch) ->
+    # [T, D]; pooled embeddings stay as they are
+    edit_embedding: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    # (guidance scale) -> a hook of denoiser_hook; called for each batch
+    steer: Callable[[float], Hook] | None = None
+    # whether it needs the unconditional branch
     unconditional: bool = False
+    # whether it needs a scheduler that evaluates the denoiser once per step
     first_order: bool = False
+    # (manifest rows of a finished generation) -> a line to print, or None
+    summary: Callable[[list[dict]], str | None] | None = None
 
 
-def embedding_noise(*, rand_noise_lam):
-    """GNI: Gaussian noise of standard deviation lambda on the embeddings of both branches, drawn
-    independently."""
+def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
+    """GNI: Gaussian noise of standard deviation lambda on the embeddings, drawn for each of the two
+    branches."""
     if not rand_noise_lam:
         return None
     edit = functools.partial(embedding_edits.drawn_noise, strength=rand_noise_lam)
     return Mitigation(f"ginfer{rand_noise_lam:g}", "--rand_noise_lam", edit_embedding=edit)
 
 
-def prompt_edit(*, rand_augs, rand_aug_repeats):
+def prompt_edit(*, rand_augs: str | None, rand_aug_repeats: int) -> Mitigation | None:
     """RT, CWR and RNA: words inserted into the prompt."""
     if rand_augs is None:
         return None
@@ -54,127 +59,126 @@ def prompt_edit(*, rand_augs, rand_aug_repeats):
     return Mitigation(f"auginfer_{rand_augs}_{rand_aug_repeats}", "--rand_augs", edit_prompt=edit)
 
 
-def guidance_transition(*, cfg_start, cfg_before):
-    """Another guidance scale before a transition point, given or found for each image."""
+def guidance_transition(*, cfg_start: float | str | None, cfg_before: float) -> Mitigation | None:
+    """Another guidance scale before a transition point, which is given or detected per image."""
     if cfg_start is None:
         return None
-    if cfg_start == "auto":
-
-        def steer(scale):
-            return guidance.DynamicTransition(scale=scale, before=cfg_before)
-
-    else:
-
-        def steer(scale):
-            return guidance.StaticTransition(start=cfg_start, before=cfg_before)
-
-    start = cfg_start if cfg_start == "auto" else f"{cfg_start:g}"
+    if isinstance(cfg_start, str):
+        return Mitigation(
+            f"cfgstart_{cfg_start}_{cfg_before:g}",
+            "--cfg_start",
+            steer=lambda scale: guidance.DynamicTransition(scale=scale, before=cfg_before),
+            unconditional=True,
+            first_order=True,
+            summary=guidance.count_unguided,
+        )
     return Mitigation(
-        f"cfgstart_{start}_{cfg_before:g}",
+        f"cfgstart_{cfg_start:g}_{cfg_before:g}",
         "--cfg_start",
-        steer=steer,
+        steer=lambda scale: guidance.StaticTransition(start=cfg_start, before=cfg_before),
         unconditional=True,
-        first_order=cfg_start == "auto",
     )
 
 
-# The parameters of each are the flags that it reads. A new one is a function like these, a line
-# here and a test (and its flags' declaration in `options`): its name in folders and its place in
-# the settings follow from it.
-MITIGATIONS = (embedding_noise, prompt_edit, guidance_transition)
+# The parameters of each are the flags that it reads. To add a mitigation, write a function like
+# these, a line here and a test, and declare a new flag in utils/cli/generation_options.py; the
+# folder's name and the settings that are recorded follow from it.
+MITIGATIONS: tuple[Callable[..., Mitigation | None], ...] = (
+    embedding_noise,
+    prompt_edit,
+    guidance_transition,
+)
 
 
-def _arguments(build, values):
-    return {name: values[name] for name in inspect.signature(build).parameters}
+def flag_names() -> tuple[str, ...]:
+    """The flags that the mitigations read."""
+    return flag_values.flag_names(MITIGATIONS)
 
 
-def chosen(values):
-    """The mitigations that options turn on. values: {flag: value}. Returns: tuple of Mitigation."""
-    return tuple(filter(None, (build(**_arguments(build, values)) for build in MITIGATIONS)))
+def chosen(values: Mapping[str, Any]) -> tuple[Mitigation, ...]:
+    """The mitigations that flags turn on. values: {flag: value}."""
+    built = (build(**flag_values.arguments(build, values)) for build in MITIGATIONS)
+    return tuple(mitigation for mitigation in built if mitigation is not None)
 
 
-def settings(values):
-    """The flags of all mitigations, for records; None where one is off."""
-    return {
-        name: value if build(**_arguments(build, values)) else None
-        for build in MITIGATIONS
-        for name, value in _arguments(build, values).items()
-    }
+def settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of all mitigations, for records; those of a mitigation that is off are None."""
+    recorded: dict[str, Any] = {}
+    for build in MITIGATIONS:
+        given = flag_values.arguments(build, values)
+        recorded |= given if build(**given) else dict.fromkeys(given)
+    return recorded
 
 
-def without():
-    """Values of all mitigations' flags that turn every one off."""
-    return dict.fromkeys(
-        name for build in MITIGATIONS for name in inspect.signature(build).parameters
-    )
+def without() -> dict[str, None]:
+    """Values of all mitigations' flags that turn every mitigation off."""
+    return dict.fromkeys(flag_names())
 
 
-@dataclass(frozen=True)
-class SampleHooks:
-    """What a generation calls: the hooks of several mitigations, one after the other. tokens:
-    RandomTokens for prompts."""
+def require(mitigations: Iterable[Mitigation], *, tokenizer: bool, order: int = 1) -> None:
+    """UsageError if the pipeline lacks what a mitigation needs.
 
-    mitigations: tuple = ()
-    tokens: object = None
-
-    def edit_prompt(self, prompt, rng):
-        """The prompt with every edit."""
-        for each in self.mitigations:
-            prompt = each.edit_prompt(prompt, rng, self.tokens) if each.edit_prompt else prompt
-        return prompt
-
-    def edit_embeddings(self, embeddings, generators):
-        """[B, T, D] with every edit, each image with its own generator. Returns: [B, T, D]."""
-        for each in self.mitigations:
-            if each.edit_embedding:
-                edited = (
-                    each.edit_embedding(e, g) for e, g in zip(embeddings, generators, strict=True)
-                )
-                embeddings = torch.stack(list(edited))
-        return embeddings
-
-    def steering(self, scale):
-        """The hooks at the denoiser's output for one batch, as one, or None."""
-        hooks = [each.steer(scale) for each in self.mitigations if each.steer]
-        return Chain(hooks) if hooks else None
-
-
-def require(mitigations, *, guided, tokenizer, order=1):
-    """UsageError when the pipeline lacks what a mitigation needs. guided: has that branch;
-    tokenizer: has one; order: of its scheduler, evaluations of the network a step."""
+    tokenizer: whether the pipeline has one.
+    order: evaluations of the denoiser per step of its scheduler.
+    """
     for each in mitigations:
-        if each.unconditional and not guided:
-            raise UsageError(
-                f"{each.flag} needs an unconditional branch, and this pipeline runs without: takes"
-                " --guidance_scale above 1, and for Flux --negative_prompt, which may be empty"
-            )
         if each.first_order and order > 1:
             raise UsageError(
                 f"{each.flag}='auto' compares steps, and this scheduler evaluates the network"
-                f" {order} times in each; takes a number, or another --scheduler"
+                f" {order} times in each; use a number, or another --scheduler"
             )
         if each.edit_prompt and not tokenizer:
             raise UsageError(
-                f"{each.flag} needs a tokenizer, which this pipeline does not have; takes another"
+                f"{each.flag} needs a tokenizer, which this pipeline does not have; use another"
                 " pipeline"
             )
 
 
-class Chain:
-    """Several hooks of `steering` as one."""
+def summaries(mitigations: Iterable[Mitigation], rows: list[dict]) -> list[str]:
+    """What mitigations report about a finished generation: lines to print.
 
-    def __init__(self, hooks):
-        self.hooks = hooks
+    rows: its manifest rows.
+    """
+    lines = [each.summary(rows) for each in mitigations if each.summary]
+    return [line for line in lines if line is not None]
 
-    def __call__(self, prediction):
-        for hook in self.hooks:
-            prediction = hook(prediction)
-        return prediction
 
-    def report(self, size):
-        """What the hooks say of each of `size` images. Returns: [dict] * size."""
-        notes = [{} for _ in range(size)]
-        for hook in self.hooks:
-            if hasattr(hook, "report"):
-                notes = [one | more for one, more in zip(notes, hook.report(), strict=True)]
-        return notes
+@dataclass(frozen=True)
+class SampleHooks:
+    """All that a generation calls: the hooks of its mitigations in order, and its detectors."""
+
+    mitigations: Sequence[Mitigation] = ()
+    # source of random words for the edits of prompts; None if no mitigation edits them
+    tokens: RandomTokens | None = None
+    # by name; they see the predictions before a mitigation changes them
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
+
+    def edit_prompt(self, prompt: str, rng: np.random.Generator) -> str:
+        """The prompt after every edit."""
+        for each in self.mitigations:
+            prompt = each.edit_prompt(prompt, rng, self.tokens) if each.edit_prompt else prompt
+        return prompt
+
+    def edit_embeddings(
+        self, embeddings: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> torch.Tensor:
+        """The token embeddings of a batch and one branch after every edit: [B, T, D].
+
+        generators: one per image.
+        """
+        for each in self.mitigations:
+            if each.edit_embedding:
+                edited = [
+                    each.edit_embedding(e, g) for e, g in zip(embeddings, generators, strict=True)
+                ]
+                embeddings = torch.stack(edited)
+        return embeddings
+
+    def steering(self, scale: float) -> Chain | None:
+        """The hooks at the denoiser for one batch, as one; None if there are none.
+
+        scale: the guidance scale of the generation.
+        """
+        hooks: list[Hook] = [Detection(self.detectors)] if self.detectors else []
+        hooks += [each.steer(scale) for each in self.mitigations if each.steer]
+        return Chain(hooks) if hooks else None

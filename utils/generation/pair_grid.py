@@ -1,32 +1,39 @@
-"""Pairs of images from the same noise, without and with a mitigation."""
+"""A grid of image pairs from the same noise, without and with a mitigation."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 from PIL import Image
 
 from utils.files import whole_files
+from utils.files.generation_folder import Generation
 from utils.reports import galleries
 
-PAIRS = 48  # of a grid: as many as one looks at
+PAIRS = 48  # in a grid: about as many as one looks at
 
 
-def compare(plain, mitigated):
-    """Write the pairs of two generations with the same noise as one grid into the second's folder.
-    Returns: its path."""
-    found = [
-        {
-            row["index"]: row
-            for row in whole_files.read_manifest(f.manifest_path, "generation")["images"]
-        }
-        for f in (plain, mitigated)
-    ]
-    shown = sorted(found[1])[:PAIRS]
-    rows = []
-    for index in shown:
-        before, after = found[0][index], found[1][index]
+def _rows_by_index(folder: Generation) -> dict[int, dict]:
+    manifest = whole_files.read_manifest(folder.manifest_path, "generation")
+    return {row["index"]: row for row in manifest["images"]}
+
+
+def compare(plain: Generation, mitigated: Generation) -> Path:
+    """Write the first pairs of two generations into `mitigated` as one grid, compare.png.
+
+    Both are finished and were made from the same noise. Returns: the path of the grid.
+    """
+    plain_rows, mitigated_rows = _rows_by_index(plain), _rows_by_index(mitigated)
+    cells = []
+    for index in sorted(mitigated_rows)[:PAIRS]:
+        before, after = plain_rows[index], mitigated_rows[index]
         edited = after["prompt"] if after["prompt"] != after["source_prompt"] else ""
         pair = [
-            Image.open(f.path / row["file"]) for f, row in ((plain, before), (mitigated, after))
+            Image.open(plain.path / before["file"]),
+            Image.open(mitigated.path / after["file"]),
         ]
-        rows.append((pair, after["source_prompt"], edited))
-    with whole_files.whole_file(mitigated.path / "compare.png") as part:
-        galleries.pair_grid(rows, titles=("without", "with")).save(part, format="PNG")
-    return mitigated.path / "compare.png"
+        cells.append((pair, after["source_prompt"], edited))
+    grid = mitigated.path / "compare.png"
+    with whole_files.whole_file(grid) as part:
+        galleries.pair_grid(cells, titles=("without", "with")).save(part, format="PNG")
+    return grid

@@ -1,87 +1,120 @@
-"""The prompts of a generation: from a file, from the command line, or drawn from what a run was
-trained on."""
+"""The prompts of a generation: from a file, from the command line, or drawn from the prompts that a
+run was trained on."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data import captions, image_sets
 from utils.files import whole_files
+from utils.generation.model_source import ModelSource
 from utils.generation.sampling import Prompt
 from utils.models import loading
 from utils.runtime import seeding
 from utils.runtime.errors import DataError, UsageError, require_file
 
 
-def read_prompts(path):
-    """Prompts of a file: .txt one a line, .jsonl with `prompt`, .json a list or a captions file.
-    Returns: [Prompt].
+@dataclass(frozen=True)
+class PromptRequest:
+    """The prompts that the options ask for."""
 
-    A captions file gives caption 0 of each image, and the image's key as source_image.
+    # --prompts: a file
+    file: str | None = None
+    # --prompt, or the script's own list
+    texts: tuple[str, ...] = ()
+    # -nb: number of prompts; None is all of the file or of `texts`
+    count: int | None = None
+    # --capstyle: style of the prompts that are drawn; None is the run's
+    style: str | None = None
+    # --instance_prompt_loc: captions file to draw from; None is the run's
+    captions: str | None = None
+    # --seed
+    seed: int = 0
+
+
+def _prompts_of_json(data: object) -> list[Prompt]:
+    if isinstance(data, dict):
+        firsts = {
+            key: value[0] if isinstance(value, list) and value else value
+            for key, value in data.items()
+        }
+        return [Prompt(text, key) for key, text in firsts.items()]
+    return [Prompt(text) for text in data] if isinstance(data, list) else []
+
+
+def _prompts_of_lines(path: Path) -> list[Prompt]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        if path.suffix == ".jsonl":
+            return [Prompt(json.loads(line)["prompt"]) for line in lines]
+        return [Prompt(line.strip("\r")) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"--prompts={str(path)!r} is not UTF-8 text, or has a line without a prompt ({error})"
+        ) from None
+
+
+def read_prompts(file: str | Path) -> list[Prompt]:
+    """Read a file of prompts: .txt with one per line, .jsonl with `prompt`, .json with a list or a
+    captions file. UsageError for another suffix, DataError for a file without prompts.
+
+    A captions file gives caption 0 of each image, with the image's key as source_image.
     """
-    path = require_file("--prompts", path)
+    path = require_file("--prompts", file)
     if path.suffix == ".json":
-        data = whole_files.read_json(path)
-        if isinstance(data, dict):
-            firsts = ((key, v[0] if isinstance(v, list) and v else v) for key, v in data.items())
-            found = [Prompt(text, key) for key, text in firsts]
-        else:
-            found = [Prompt(text) for text in data] if isinstance(data, list) else []
+        prompts = _prompts_of_json(whole_files.read_json(path))
     elif path.suffix in (".txt", ".jsonl"):
-        try:
-            lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-            found = [
-                Prompt(json.loads(line)["prompt"] if path.suffix == ".jsonl" else line.strip("\r"))
-                for line in lines
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"--prompts={str(path)!r}: not UTF-8 text, or a line without a prompt ({error})"
-            ) from None
+        prompts = _prompts_of_lines(path)
     else:
         raise UsageError(
-            f"--prompts={str(path)!r} is of an unknown form; takes .txt, .json or .jsonl"
+            f"--prompts={str(path)!r} has an unknown suffix; takes .txt, .json or .jsonl"
         )
-    if not found or not all(isinstance(p.text, str) for p in found):
+    if not prompts or not all(isinstance(prompt.text, str) for prompt in prompts):
         raise DataError(f"--prompts={str(path)!r} holds no prompts, or entries that are not text")
-    return found
+    return prompts
 
 
-def _styled_captions(opts, model, style):
-    """{image key: prompts} of a prompt style: as the run resolved them, or anew where the options
-    ask for others."""
-    recorded = model.run.options if model.run else {}
-    if model.run and style == recorded["class_prompt"] and not opts.instance_prompt_loc:
-        return model.run.captions()
-    recorded_place = model.run.located("instance_prompt_loc") if model.run else None
-    location = opts.instance_prompt_loc or recorded_place
+def _styled_captions(
+    request: PromptRequest, model: ModelSource, style: str
+) -> dict[str, list[str]]:
+    """The prompts of a style: {image key: prompts}. They are those that the run recorded, or are
+    resolved again where the options ask for other ones."""
+    run = model.run
+    if run and style == run.options["class_prompt"] and not request.captions:
+        return run.captions()
+    location = request.captions or (run.located("instance_prompt_loc") if run else None)
     if style in captions.USES_CAPTIONS and style != "instancelevel_random" and not location:
         raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions JSON")
-    if model.run:
-        # what it was trained on, no more
-        keys, root = tuple(model.run.captions()), model.run.located("instance_data_dir")
+    if run:
+        # only the images that it was trained on
+        keys, root = tuple(run.captions()), run.located("instance_data_dir")
     else:
-        found = whole_files.read_json(require_file("--instance_prompt_loc", location))
-        keys, root = tuple(sorted(found, key=image_sets.natural_key)), Path(location).parent
+        read = whole_files.read_json(require_file("--instance_prompt_loc", location))
+        keys, root = tuple(sorted(read, key=image_sets.natural_key)), Path(str(location)).parent
     images = image_sets.ImageSet(root, keys, (0,) * len(keys))
-    texts = (
-        captions.read_captions(location, images)[0]
-        if location and style in captions.USES_CAPTIONS
-        else None
-    )
-    tokenizer = (
-        loading.load_tokenizer(model.flag, model.source)
-        if style == "instancelevel_random"
-        else None
-    )
+    texts = None
+    if location and style in captions.USES_CAPTIONS:
+        texts, _ = captions.read_captions(location, images)
+    tokenizer = None
+    if style == "instancelevel_random":
+        tokenizer = loading.load_tokenizer(model.flag, model.source)
     return captions.resolve_prompts(
-        style, images, captions=texts, tokenizer=tokenizer, seed=opts.seed
+        style, images, captions=texts, tokenizer=tokenizer, seed=request.seed
     )
 
 
-def draw_prompts(resolved, style, *, count, seed):
-    """`count` draws with replacement: uniform over classes under classlevel, else over images.
-    Returns: [Prompt]."""
-    distinct = list(dict.fromkeys(p[0] for p in resolved.values()))
+def draw_prompts(
+    resolved: dict[str, list[str]], style: str, *, count: int, seed: int
+) -> list[Prompt]:
+    """Draw prompts with replacement: uniform over classes for classlevel and nolevel, else uniform
+    over images.
+
+    resolved: {image key: prompts}, of which the first is used.
+    """
+    distinct = list(dict.fromkeys(texts[0] for texts in resolved.values()))
     keys = list(resolved)
     drawn = []
     for number in range(count):
@@ -94,31 +127,31 @@ def draw_prompts(resolved, style, *, count, seed):
     return drawn
 
 
-def choose_prompts(opts, model, default_prompts, *, say):
-    """The prompts of a generation, in order, and the style they were drawn with, if any. Returns:
-    ([Prompt], style)."""
-    given = (
-        read_prompts(opts.prompts)
-        if opts.prompts
-        else [Prompt(text) for text in opts.prompt or default_prompts]
-    )
+def choose_prompts(
+    request: PromptRequest, model: ModelSource, *, say: Callable[[str], None]
+) -> tuple[list[Prompt], str | None]:
+    """The prompts of a generation, in order.
+
+    say: takes a line for the user.
+    Returns: (prompts, the style that they were drawn with, or None if they were given).
+    """
+    given = [Prompt(text) for text in request.texts]
+    if request.file:
+        given = read_prompts(request.file)
     if given:
-        count = opts.nbatches or len(given)
+        count = request.count or len(given)
         if count > len(given):
             say(
                 f"-nb {count} is more than the {len(given)} prompts given; they are used again in"
                 " order"
             )
         return [given[i % len(given)] for i in range(count)], None
-    style = opts.capstyle or (model.run.options["class_prompt"] if model.run else None)
-    if style is None or (model.run is None and not opts.instance_prompt_loc):
+    style = request.style or (model.run.options["class_prompt"] if model.run else None)
+    if style is None or (model.run is None and not request.captions):
         raise UsageError(
             f"{model.source!r} has no run.json to draw prompts from; give --prompts, --prompt, or"
             " --capstyle with --instance_prompt_loc"
         )
-    return (
-        draw_prompts(
-            _styled_captions(opts, model, style), style, count=opts.nbatches, seed=opts.seed
-        ),
-        style,
-    )
+    assert request.count is not None  # the options require -nb where prompts are drawn
+    resolved = _styled_captions(request, model, style)
+    return draw_prompts(resolved, style, count=request.count, seed=request.seed), style

@@ -1,9 +1,14 @@
-"""Jobs to images, lazily and in batches. An image depends on its own job alone."""
+"""Generate images of jobs, lazily and in batches. An image depends on its own job only, not on its
+batch."""
+
+from __future__ import annotations
 
 import contextlib
 import itertools
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,64 +16,72 @@ from utils.generation import denoiser_hook
 from utils.models import families
 from utils.runtime import seeding
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-@dataclass(frozen=True)
-class ImageJob:
-    """An image to make. index: its number; seed: of its own generator; source_*: where the prompt
-    came from.
-
-    source_prompt: before edits; source_image: image key of the prompt, or None when it stands for
-    no image."""
-
-    index: int
-    seed: int
-    source_prompt: str
-    prompt: str
-    source_image: str | None = None
-
-
-@dataclass(frozen=True)
-class GeneratedImage:
-    """A finished image, PIL RGB, with what its making said of it: notes, {key: JSON value}."""
-
-    job: ImageJob
-    image: object
-    notes: dict
+    from utils.generation.mitigations import SampleHooks
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and the image whose caption it is, if any."""
+    """A prompt, and the training image whose caption it is, if any."""
 
     text: str
-    source_image: str | None = None
+    source_image: str | None = None  # image key
 
 
-# of prompts kept for reuse: some 3,000 of Stable Diffusion 2 in half precision
-EMBEDDING_BYTES = 512 * 2**20
+@dataclass(frozen=True)
+class ImageJob:
+    """An image to generate."""
+
+    index: int  # its number in the generation
+    seed: int  # of its own generators
+    source_prompt: str  # the prompt before edits
+    prompt: str  # the prompt after edits
+    source_image: str | None = None  # key of the training image whose caption the prompt is, if any
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished image."""
+
+    job: ImageJob
+    image: Image  # RGB
+    notes: dict  # reports of the hooks, {key: JSON value}, for its manifest row
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """steps, guidance: of the denoising loop; side: pixels, or None for the model's native size;
-    negative_prompt: None is what the pipeline takes when none is given."""
+    """Settings of the denoising loop."""
 
     steps: int = 50
-    guidance: float = 7.5
-    side: int | None = None
-    negative_prompt: str | None = None
+    guidance: float = 7.5  # scale of classifier-free guidance
+    side: int | None = None  # pixels; None is the model's own size
+    negative_prompt: str | None = None  # None is what the pipeline uses when none is given
 
 
-def edited_prompt(prompts, hooks, number, *, seed):
-    """Prompt `number` as it is given to the model; an edit is drawn once a prompt, from (seed,
+# Embeddings that are kept for reuse: some 3,000 prompts of Stable Diffusion 2 in half precision
+EMBEDDING_BYTES = 512 * 2**20
+
+
+def edited_prompt(prompts: Sequence[Prompt], hooks: SampleHooks, number: int, *, seed: int) -> str:
+    """Prompt `number` as the model gets it. An edit is drawn once per prompt, from (seed,
     number)."""
     return hooks.edit_prompt(prompts[number].text, seeding.numpy_rng(seed, "prompt-edit", number))
 
 
-def image_jobs(prompts, hooks, *, images_per_prompt, seed, indices=None):
-    """Image i is image (i mod images_per_prompt) of prompt (i div images_per_prompt).
+def image_jobs(
+    prompts: Sequence[Prompt],
+    hooks: SampleHooks,
+    *,
+    images_per_prompt: int,
+    seed: int,
+    indices: Iterable[int] | None = None,
+) -> Iterator[ImageJob]:
+    """Yield the jobs of a generation. Image i is image (i mod images_per_prompt) of prompt
+    (i div images_per_prompt).
 
-    prompts: list of Prompt; indices: which images, all by default. Yields: ImageJob.
+    indices: numbers of the images; None is all of them.
     """
     for index in range(len(prompts) * images_per_prompt) if indices is None else indices:
         prompt = prompts[index // images_per_prompt]
@@ -78,8 +91,8 @@ def image_jobs(prompts, hooks, *, images_per_prompt, seed, indices=None):
 
 
 @contextlib.contextmanager
-def _no_warnings_of_cuts(pipeline):
-    """Silence the libraries on prompts that are too long, one line each; `too_long` counts them."""
+def _without_length_warnings(pipeline: Any) -> Iterator[None]:
+    """Silence the libraries' warnings about long prompts, which `too_long` counts."""
     loggers = [
         logging.getLogger(type(pipeline).__module__),
         logging.getLogger("transformers.tokenization_utils_base"),
@@ -94,73 +107,111 @@ def _no_warnings_of_cuts(pipeline):
             logger.setLevel(level)
 
 
-def too_long(pipeline, prompts):
-    """Prompts of which the end does not reach the network. Returns: (list of them, tokens that
-    do)."""
+def too_long(pipeline: Any, prompts: Iterable[str]) -> tuple[list[str], int]:
+    """Prompts whose end does not reach the denoiser.
+
+    Returns: (those prompts, each once; number of tokens that do reach it).
+    """
     tokenizer, limit = families.family_of(pipeline).longest(pipeline)
-    with _no_warnings_of_cuts(pipeline):
-        found = [
-            p
-            for p in dict.fromkeys(prompts)
-            if len(tokenizer(p, truncation=False).input_ids) > limit
+    with _without_length_warnings(pipeline):
+        cut = [
+            prompt
+            for prompt in dict.fromkeys(prompts)
+            if len(tokenizer(prompt, truncation=False).input_ids) > limit
         ]
-    return found, limit
+    return cut, limit
 
 
 class Embedder:
-    """Prompt embeddings of a pipeline through the public `encode_prompt`; the prompts used last are
-    kept."""
+    """Prompt embeddings of a pipeline, by its public `encode_prompt`; those used last are kept.
 
-    def __init__(self, pipeline, *, device, keep_bytes=EMBEDDING_BYTES):
+    keep_bytes: how much is kept, on the device.
+    """
+
+    def __init__(
+        self, pipeline: Any, *, device: families.Device, keep_bytes: int = EMBEDDING_BYTES
+    ) -> None:
         self.pipeline, self.device, self.keep_bytes = pipeline, device, keep_bytes
         self.encode = families.family_of(pipeline).encode
-        self._known = {}  # prompt -> {name: [...]}, least recently used first
+        # by prompt, without the batch dimension, the least recently used first
+        self._known: dict[str, families.Embeddings] = {}
 
     @torch.no_grad()
-    def __call__(self, prompts):
-        """Embeddings of prompts. Returns: {name in the pipeline's call: [B, ...]}."""
-        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
+    def __call__(self, prompts: Sequence[str]) -> families.Embeddings:
+        """Embeddings of a batch: {argument of the pipeline's call: [B, ...]}."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if new:
-            with _no_warnings_of_cuts(self.pipeline):
+            with _without_length_warnings(self.pipeline):
                 rows = self.encode(self.pipeline, new, self.device)
-            # copies: a row of the batch would keep all of the batch in memory
+            # copies: a view of one row would keep the whole batch in memory
             self._known |= {
-                p: {name: r[i].clone() for name, r in rows.items()} for i, p in enumerate(new)
+                prompt: {name: row[i].clone() for name, row in rows.items()}
+                for i, prompt in enumerate(new)
             }
-        for p in dict.fromkeys(prompts):
-            self._known[p] = self._known.pop(p)
-        found = {
-            name: torch.stack([self._known[p][name] for p in prompts])
-            for name in self._known[prompts[0]]
+        for prompt in dict.fromkeys(prompts):
+            self._known[prompt] = self._known.pop(prompt)
+        first = self._known[prompts[0]]
+        batch = {
+            name: torch.stack([self._known[prompt][name] for prompt in prompts]) for name in first
         }
-        size = sum(r.numel() * r.element_size() for r in self._known[prompts[0]].values())
-        for p in list(self._known)[: max(0, len(self._known) - self.keep_bytes // size)]:
-            del self._known[p]
-        return found
+        size = sum(row.numel() * row.element_size() for row in first.values())
+        for prompt in list(self._known)[: max(0, len(self._known) - self.keep_bytes // size)]:
+            del self._known[prompt]
+        return batch
 
 
-def compile_denoiser(pipeline):
-    """Compile the network that predicts, with torch.compile. Its forward alone: hooks at its output
-    stay outside."""
+def compile_denoiser(pipeline: Any) -> None:
+    """Compile the denoiser with torch.compile. Only its forward is compiled, so that hooks at its
+    output run outside."""
     denoiser = getattr(pipeline, families.family_of(pipeline).denoiser)
     denoiser.forward = torch.compile(denoiser.forward)
 
 
-def _batches(items, size):
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
+def _batches(jobs: Iterable[ImageJob], size: int) -> Iterator[list[ImageJob]]:
+    remaining = iter(jobs)
+    while batch := list(itertools.islice(remaining, size)):
         yield batch
 
 
-def _generators(batch, branch):
+def _generators(batch: list[ImageJob], branch: int) -> list[torch.Generator]:
     return [seeding.torch_generator(job.seed, "embedding-noise", branch) for job in batch]
 
 
-@torch.no_grad()
-def generate(pipeline, jobs, *, settings, hooks, batch_size, device):
-    """Make the images of `jobs`, in order. Yields: sampling.GeneratedImage.
+def _call_embeddings(
+    given: families.Embeddings,
+    negative: families.Embeddings,
+    batch: list[ImageJob],
+    hooks: SampleHooks,
+) -> families.Embeddings:
+    """Arguments of the pipeline's call: the embeddings of both branches after the hooks' edits,
+    which are independent of each other.
 
-    hooks: mitigation.SampleHooks; embeddings of the two branches are edited independently.
+    given: [B, ...] of the conditional branch.
+    negative: [1, ...] of the unconditional branch, or empty without one.
+    """
+    opposite = {name: row.expand(len(batch), *row.shape[1:]) for name, row in negative.items()}
+    for branch, embeddings in enumerate((given, opposite)):
+        if embeddings:
+            embeddings["prompt_embeds"] = hooks.edit_embeddings(
+                embeddings["prompt_embeds"], _generators(batch, branch)
+            )
+    return given | {f"negative_{name}": row for name, row in opposite.items()}
+
+
+@torch.no_grad()
+def generate(
+    pipeline: Any,
+    jobs: Iterable[ImageJob],
+    *,
+    settings: SampleSettings,
+    hooks: SampleHooks,
+    batch_size: int,
+    device: families.Device,
+) -> Iterator[GeneratedImage]:
+    """Yield the images of `jobs`, in order.
+
+    pipeline: of a class in families.FAMILIES, on `device`.
+    hooks: mitigations and detectors.
     """
     family, embedder = families.family_of(pipeline), Embedder(pipeline, device=device)
     denoiser = getattr(pipeline, family.denoiser)
@@ -168,22 +219,15 @@ def generate(pipeline, jobs, *, settings, hooks, batch_size, device):
     negative = family.encode_negative(pipeline, settings.negative_prompt, device) if guided else {}
     for batch in _batches(jobs, batch_size):
         given = embedder([job.prompt for job in batch])
-        opposite = {name: row.expand(len(batch), *row.shape[1:]) for name, row in negative.items()}
-        for branch, embeddings in enumerate((given, opposite)):
-            if embeddings:
-                embeddings["prompt_embeds"] = hooks.edit_embeddings(
-                    embeddings["prompt_embeds"], _generators(batch, branch)
-                )
-        steer = hooks.steering(settings.guidance)
-        with denoiser_hook.steered(pipeline, family, steer, guided=guided):
+        hook = hooks.steering(settings.guidance)
+        with denoiser_hook.steered(pipeline, family, hook, guided=guided):
             images = pipeline(
-                **given,
-                **{f"negative_{name}": row for name, row in opposite.items()},
+                **_call_embeddings(given, negative, batch, hooks),
                 **arguments,
                 height=settings.side,
                 width=settings.side,
                 num_inference_steps=settings.steps,
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
             ).images
-        notes = steer.report(len(batch)) if steer else [{}] * len(batch)
+        notes = (hook.report() if hook else []) or [{} for _ in batch]
         yield from map(GeneratedImage, batch, images, notes)

@@ -22,6 +22,8 @@ class Query:
     source_image: str | None = None
     seed: int | None = None
     index: int | None = None
+    # {detector: score} of --detect, empty without it
+    detections: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,13 @@ def read_queries(folder, *, say):
     listed = images.take([i for i, k in enumerate(images.keys) if k in rows])
     queries = [
         Query(
-            k, r["prompt"], r["source_prompt"], r.get("source_image"), r.get("seed"), r.get("index")
+            k,
+            r["prompt"],
+            r["source_prompt"],
+            r.get("source_image"),
+            r.get("seed"),
+            r.get("index"),
+            r.get("detections", {}),
         )
         for k, r in ((k, rows[k]) for k in listed.keys)
     ]
