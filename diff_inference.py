@@ -6,6 +6,7 @@ from utils.cli import exits, flags, generation_options
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the script. argv: its arguments, by default those of the command line."""
     with exits.exit_on_user_error("diff_inference.py"):
         opts = flags.parse(generation_options.GenerationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders

@@ -1,5 +1,5 @@
-"""Generate from a stock model with an inference-time mitigation, on prompts that it is known to
-answer with copies."""
+"""Generate from a stock model with an inference-time mitigation, on prompts for which
+it is known to copy training images."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ REPLICATED_PROMPTS = (
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the script. argv: its arguments, by default those of the command line."""
     with exits.exit_on_user_error("sd_mitigation.py"):
         opts = flags.parse(generation_options.MitigationOptions, argv, description=__doc__)
         from utils.generation.generation_stage import generate_folders
         from utils.reports.progress import progress
 
-        # a run is asked for its own prompts only by a style; the published list is what this script
-        # is for
+        # --capstyle draws prompts of the model's run instead of the published list
         prompts = () if opts.capstyle else REPLICATED_PROMPTS
         generate_folders(
             opts,

@@ -1,5 +1,5 @@
-"""Random miniature pipelines of every class that generation takes: 16-pixel images, a few thousand
-weights each."""
+"""Random miniatures of every class of pipeline that generation accepts: 16-pixel images and a few
+thousand weights each."""
 
 import torch
 
@@ -67,7 +67,7 @@ def stable_diffusion(prediction_type="epsilon"):
 
 
 def stable_diffusion_xl():
-    """Two text encoders, pooled embeddings, size conditioning."""
+    """SDXL: two text encoders, pooled embeddings, conditioning on the size."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     parts = _micro_parts()
@@ -98,7 +98,7 @@ def stable_diffusion_xl():
 
 
 def stable_diffusion_3():
-    """Three text encoders, a transformer, flow matching."""
+    """SD 3: three text encoders, a transformer, flow matching."""
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -134,8 +134,8 @@ def stable_diffusion_3():
 
 
 def flux(guidance_embeds=True):
-    """CLIP's pooled embedding and T5's tokens, a transformer that takes the guidance scale as an
-    input, flow matching."""
+    """Flux: CLIP's pooled embedding and T5's tokens, flow matching, and a transformer that takes the
+    guidance scale as an input."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     tokenizer = _micro_parts().tokenizer
@@ -173,9 +173,8 @@ MINIATURES = {
 
 
 def miniature(name):
-    """A fresh pipeline by its name in MINIATURES, the same weights each time, large enough that its
-    text matters."""
+    """A new pipeline by its name in MINIATURES, with the same weights each time."""
     torch.manual_seed(0)
-    made = MINIATURES[name]()
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline = MINIATURES[name]()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

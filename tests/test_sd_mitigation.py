@@ -206,7 +206,7 @@ def test_every_flag_of_inference_is_one_of_mitigation():
         (
             ["--compare"],
             (
-                "--compare shows what a mitigation changes, and none is on; takes one, as"
+                "--compare shows what a mitigation changes, and none is on; give one, such as"
                 " --rand_noise_lam"
             ),
         ),

@@ -214,11 +214,14 @@ def test_no_option_is_parsed_and_ignored():
                 for n in ast.walk(ast.parse(path.read_text()))
                 if isinstance(n, ast.Attribute)
             }
-    # what a mitigation reads it names as a parameter, and uses
-    code = ast.parse((ROOT / "utils" / "generation" / "mitigations.py").read_text())
-    for function in (n for n in code.body if isinstance(n, ast.FunctionDef) and n.args.kwonlyargs):
-        used = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
-        read |= {a.arg for a in function.args.kwonlyargs} & used
+    # what a mitigation or a detector reads it names as a parameter, and uses
+    for name in ("mitigations", "detectors"):
+        code = ast.parse((ROOT / "utils" / "generation" / f"{name}.py").read_text())
+        for function in (
+            n for n in code.body if isinstance(n, ast.FunctionDef) and n.args.kwonlyargs
+        ):
+            used = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
+            read |= {a.arg for a in function.args.kwonlyargs} & used
     labels = {"dataset_name"}  # kept with all options in the record, as its help says
     # what other rooms read through a property of the options, and the two that never had an effect,
     # by name

@@ -187,7 +187,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         None,
         kind=whole(1),
         group=DETECTION,
-        help="number of evaluations of the network that --detect magnitude averages, from the first",
+        help="number of evaluations of the network that --detect magnitude averages",
         unset="all",
     )
     lora: str | None = flag(

@@ -40,6 +40,8 @@ class Detector:
 
 
 class _Magnitude:
+    """Watches for `magnitude`."""
+
     def __init__(self, evaluations: int | None) -> None:
         self.evaluations = evaluations  # how many count; None is all
         self.count = 0

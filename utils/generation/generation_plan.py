@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.files import run_folder
 from utils.files.generation_folder import Generation, generation_name
 from utils.generation import detectors, mitigations
 from utils.generation.detectors import Detector
@@ -231,6 +232,46 @@ def _prompt_request(opts: Any, default_prompts: tuple[str, ...]) -> PromptReques
     )
 
 
+def _pipeline_plan(opts: Any, resolved: _Resolved) -> PipelinePlan:
+    return PipelinePlan(
+        model=resolved.model,
+        class_name=resolved.class_name,
+        scheduler=resolved.scheduler.name,
+        mixed_precision=opts.mixed_precision,
+        lora=opts.lora,
+        compiled=opts.compile,
+    )
+
+
+def _images_plan(
+    opts: Any,
+    resolved: _Resolved,
+    prompts: list[Prompt],
+    chosen: tuple[Mitigation, ...],
+    watching: Mapping[str, Detector],
+) -> ImagesPlan:
+    return ImagesPlan(
+        prompts=prompts,
+        per_prompt=opts.im_batch,
+        seed=opts.seed,
+        side=resolved.side,
+        sample=resolved.sample,
+        mitigations=chosen,
+        detectors=watching,
+    )
+
+
+def _folder(
+    opts: Any, run: run_folder.Run | None, name: str, *, default_root: str | Path, process: int
+) -> Generation:
+    """The folder of a generation: --savepath, else a folder of that name.
+
+    run: if given, the folder stands in the run's folder instead of `default_root`.
+    """
+    root = run.path / "inferences" if run else Path(default_root)
+    return Generation(opts.savepath or root / name, process=process)
+
+
 def plan(
     opts: Any,
     *,
@@ -242,10 +283,9 @@ def plan(
 ) -> GenerationPlan:
     """Resolve and check the options of a generation. UsageError for what does not go together.
 
-    The folder is --savepath; else <run>/inferences/<name> for a run, if `beside_run`; else
-    <default_root>/<name>.
-
     default_prompts: the script's own prompts, used if the options name none.
+    default_root: where the folder is created, unless --savepath names it.
+    beside_run: whether the generation of a run is created in <run>/inferences instead.
     process: number of this process; each writes a part of the manifest.
     say: takes a line for the user.
     """
@@ -254,33 +294,18 @@ def plan(
     chosen, watching = mitigations.chosen(values), detectors.chosen(opts.detect, values)
     _require_supported(opts, resolved, chosen, watching)
     _say_assumptions(opts, resolved, say)
-    model = resolved.model
-    prompts, style = choose_prompts(_prompt_request(opts, default_prompts), model, say=say)
-    pipeline = PipelinePlan(
-        model=model,
-        class_name=resolved.class_name,
-        scheduler=resolved.scheduler.name,
-        mixed_precision=opts.mixed_precision,
-        lora=opts.lora,
-        compiled=opts.compile,
-    )
-    images = ImagesPlan(
-        prompts=prompts,
-        per_prompt=opts.im_batch,
-        seed=opts.seed,
-        side=resolved.side,
-        sample=resolved.sample,
-        mitigations=chosen,
-        detectors=watching,
-    )
+    request = _prompt_request(opts, default_prompts)
+    prompts, style = choose_prompts(request, resolved.model, say=say)
+    pipeline = _pipeline_plan(opts, resolved)
+    images = _images_plan(opts, resolved, prompts, chosen, watching)
     settings = _settings(opts, pipeline, images, style, values)
-    root = model.run.path / "inferences" if model.run and beside_run else Path(default_root)
-    path = opts.savepath or root / (opts.run_name or default_name(chosen, settings))
+    name = opts.run_name or default_name(chosen, settings)
+    run = resolved.model.run if beside_run else None
     return GenerationPlan(
         pipeline=pipeline,
         images=images,
         settings=settings,
-        folder=Generation(path, process=process),
+        folder=_folder(opts, run, name, default_root=default_root, process=process),
         batch_size=opts.batch_size,
         save_threads=opts.num_workers,
         label=opts.dataset,

@@ -3,6 +3,7 @@ generation folder."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -115,6 +116,10 @@ def _images(
             yield each
 
 
+def _label(count: int) -> str:
+    return "generating" if count == 1 else f"generating, process 1 of {count}"
+
+
 def make(
     plan: GenerationPlan,
     rows: list[dict],
@@ -134,21 +139,16 @@ def make(
     folder = plan.folder
     tokens = RandomTokens(families.tokenizer_of(pipeline))
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
-    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else 0
-    existing = {row["index"] for row in rows}
-    missing = [index for index in range(plan.images.total) if index not in existing]
+    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
+    missing = sorted(set(range(plan.images.total)) - {row["index"] for row in rows})
     _begin(plan, rows, processes)
     share = _share(missing, processes)
     started = time.perf_counter()
     images = _images(plan, share, pipeline, hooks)
     saved = folder.save(images, threads=plan.save_threads, waiting=4 * plan.batch_size)
     if processes.main:
-        label = f"generating, process 1 of {processes.count}"
-        saved = progress(
-            saved, total=len(share), label="generating" if processes.count == 1 else label
-        )
-    for _ in saved:
-        pass
+        saved = progress(saved, total=len(share), label=_label(processes.count))
+    collections.deque(saved, maxlen=0)  # run to the end
     processes.wait()
     figures: dict[str, Any] = {
         "images_new": len(missing),
@@ -214,6 +214,17 @@ def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
     total = sum(each.images.total for each in plans)
     shown = {"options": plans[-1].settings, "images": total, "writes": writes}
     return json.dumps(shown, indent=1)
+
+
+def _report(
+    opts: Any, plans: list[GenerationPlan], figures: dict, say: Callable[[str], None]
+) -> None:
+    """Write the grid of --compare and send the last generation to the tracker."""
+    if opts.compare:
+        say(f"pairs: {compare(plans[0].folder, plans[1].folder)}")
+    hint = _track(opts, plans[-1], figures)
+    if hint:
+        say(hint)
 
 
 class _Generator:
@@ -293,10 +304,5 @@ def generate_folders(
         return
     generator = _Generator(processes, progress=progress)
     figures = [generator.complete(each) for each in plans]
-    if not processes.main:
-        return
-    if opts.compare:
-        processes.say(f"pairs: {compare(plans[0].folder, plans[1].folder)}")
-    hint = _track(opts, plans[-1], figures[-1])
-    if hint:
-        processes.say(hint)
+    if processes.main:
+        _report(opts, plans, figures[-1], processes.say)
