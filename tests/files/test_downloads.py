@@ -39,7 +39,7 @@ def test_the_state_changes_with_the_file_and_costs_one_byte(server):
 def test_a_server_without_parts_still_tells_the_state(server):
     server.gives_parts = False
     assert downloads.change_stamp(f"{server.address}/a.tar")["bytes"] == 256 * 9000
-    with pytest.raises(DataError, match=r"a.tar: its server does not give parts of files"):
+    with pytest.raises(DataError, match=r"a.tar: its server does not deliver parts of files"):
         downloads.read_part(f"{server.address}/a.tar", 0, 10)
 
 
@@ -58,7 +58,7 @@ def test_what_may_pass_is_tried_again(server, tmp_path, fault):
         (servers.status(404), 1, "answered 404"),
         (servers.status(403), 1, "answered 403"),
         (servers.cut(5000), 3, "cannot be read .*IncompleteRead"),
-        (servers.hung_up(5000), 3, r"cannot be read \(5000 bytes came of 2304000\)"),
+        (servers.hung_up(5000), 3, r"cannot be read \(received 5000 of 2304000 bytes\)"),
     ],
 )
 def test_what_does_not_pass_is_one_line(server, tmp_path, fault, asked, said):
@@ -79,9 +79,7 @@ def test_no_redirect_leaves_https(server, tmp_path):
     ]
     downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar")
     assert (tmp_path / "a.tar").read_bytes() == b"there"
-    with pytest.raises(
-        DataError, match="cannot be read .it leads to an address that is not of https"
-    ):
+    with pytest.raises(DataError, match="cannot be read .it leads to an address that is not https"):
         downloads.fetch(f"{server.address}/a.tar", tmp_path / "a.tar", waits=(0, 0))
 
 
@@ -96,7 +94,7 @@ def test_a_host_that_does_not_answer_is_one_line_and_is_left_alone_for_a_minute(
 ):
     waited = []
     monkeypatch.setattr(downloads.time, "sleep", waited.append)
-    downloads._heard.cache_clear()
+    downloads._host.cache_clear()
     with pytest.raises(
         DataError,
         match=r"^https://localhost:1/a.tar: cannot be read \(Failed to establish a new connection",

@@ -150,7 +150,7 @@ def test_a_download_that_ends_early_is_no_shorter_shard(shards, tmp_path, monkey
         )
         server.faults["/00009.tar"] = [servers.hung_up(700), servers.hung_up(700)]
         with pytest.raises(
-            DataError, match=rf"00009\.tar: cannot be read \(700 bytes came of {size}\)"
+            DataError, match=rf"00009\.tar: cannot be read \(received 700 of {size} bytes\)"
         ):
             next(contents(source, tmp_path))
         assert not list((tmp_path / "scratch").iterdir())

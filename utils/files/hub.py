@@ -1,5 +1,8 @@
-"""The hub: what its client raises, and uploads (--push_to_hub). The token goes from the flag to the
-library alone."""
+"""The Hugging Face hub: errors of its client, working offline, and uploads (--push_to_hub).
+
+A token goes from the flag to the client's library and nowhere else."""
+
+from __future__ import annotations
 
 import functools
 import importlib
@@ -9,15 +12,16 @@ from pathlib import Path
 
 from utils.runtime.errors import TrainingError, UsageError
 
+REACH_SECONDS = 5  # timeout of the one request by which an unreachable hub is detected
 
-def connection_errors():
-    """What the hub's client raises when the hub refuses or cannot be reached, besides OSError.
-    Returns: tuple of classes."""
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """The classes of error, besides OSError, that the hub's client raises when the hub refuses a
+    request or cannot be reached."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    # the client has changed its library for HTTP more than once, and does not wrap that library's
-    # errors
-    found = (
+    # the client has changed its HTTP library more than once, and lets that library's errors through
+    libraries = (
         importlib.import_module(name)
         for name in ("httpx", "httpx2")
         if importlib.util.find_spec(name)
@@ -26,14 +30,15 @@ def connection_errors():
         HfHubHTTPError,
         HFValidationError,
         OfflineModeIsEnabled,
-        *(library.HTTPError for library in found),
+        *(library.HTTPError for library in libraries),
     )
 
 
 @functools.cache
-def offline_if_unreachable():
-    """Ask the hub once, for at most 5 s; when it does not answer, its client reads what this
-    machine already holds and asks no more (it would try five times a file)."""
+def offline_if_unreachable() -> None:
+    """Switch the hub's client to its local cache if the hub does not answer within REACH_SECONDS.
+
+    The hub is asked once a process. Otherwise the client would try five times for every file."""
     import urllib.error
     import urllib.request
 
@@ -43,18 +48,20 @@ def offline_if_unreachable():
         return
     try:
         urllib.request.urlopen(
-            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_SECONDS
         ).close()
     except urllib.error.HTTPError:
-        return  # an answer, if not a friendly one
+        return  # a refusal is an answer too
     except OSError:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for processes started later
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for processes that are started later
         constants.HF_HUB_OFFLINE = True
 
 
-def require_token(token, repo_id):
-    """The token given, or the one this machine is logged in with; UsageError, before anything is
-    trained, without either or when the hub could have no repository of that name."""
+def require_token(token: str | None, repo_id: str) -> str:
+    """The token given, or the one that this machine is logged in with.
+
+    Called before training starts. UsageError if there is no token, or if `repo_id` is not a valid
+    name of a repository."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -66,23 +73,23 @@ def require_token(token, repo_id):
             f"--hub_model_id={repo_id!r} is not accepted; takes owner/name, of letters, digits,"
             " - _ ."
         ) from None
-    found = token or get_token()
-    if not found:
+    token = token or get_token()
+    if not token:
         raise UsageError(
             "--push_to_hub needs a login: give --hub_token, set HF_TOKEN, or run: hf auth login"
         )
-    return found
+    return token
 
 
-def push(folder, repo_id, token):
-    """Upload a pipeline folder to a repository that is made if it does not exist. Returns: its
-    address.
+def push(folder: str | Path, repo_id: str, token: str) -> str:
+    """Upload a pipeline folder to a repository, which is created if it does not exist.
 
-    TrainingError when it cannot be done; the folder stays, and the message is how to upload it
-    later."""
+    TrainingError, with the command that uploads the folder later, if the upload fails. Returns: the
+    repository's address."""
     from huggingface_hub import HfApi
 
     api, folder = HfApi(token=token), Path(folder)
+    refusals = (*connection_errors(), OSError)
     try:
         address = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(
@@ -90,10 +97,11 @@ def push(folder, repo_id, token):
             folder_path=str(folder),
             commit_message="Fine-tuned with diffrep",
         )
-    except (*connection_errors(), OSError) as error:
-        said = " ".join(str(error).replace(token, "redacted").split())[:160] or type(error).__name__
+    except refusals as error:
+        text = " ".join(str(error).replace(token, "redacted").split())[:160]
+        reason = text or type(error).__name__
         raise TrainingError(
-            f"--push_to_hub: {repo_id!r} could not be written ({said}); the model is in"
+            f"--push_to_hub: {repo_id!r} could not be written ({reason}); the model is in"
             f" {str(folder)!r}, upload it with: hf upload {repo_id} {folder}"
         ) from None
     return str(address)

@@ -1,24 +1,33 @@
-"""JSON on disk: written beside and renamed, so that a file is whole or absent; kinds and versions
-checked on reading."""
+"""Files that are whole or absent, and JSON manifests with a kind and a version.
+
+A file is written under a temporary name beside its own and renamed, so that no reader ever sees
+half of it."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from utils.runtime.errors import DataError
 
-VERSION = 1
-# a surrogate that stands for no byte of a file name: what is left of an emoji that was cut in two
-HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+VERSION = 1  # of the manifests that this toolkit writes, and the newest that it reads
+# Lone UTF-16 surrogates, as an emoji that was cut in two leaves one. Not among them: 0xDC80 to
+# 0xDCFF, by which "surrogateescape" stands for bytes of a file name that are not UTF-8.
+LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 @contextmanager
-def whole_file(path):
-    """Yield a path beside `path` to write to; on success it is flushed and renamed over `path`,
-    else removed."""
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; rename it over `path` when the block succeeds.
+
+    The file is flushed to disk before it is renamed, and removed when the block fails. Missing
+    parent folders are created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -31,23 +40,25 @@ def whole_file(path):
         part.unlink(missing_ok=True)
 
 
-def write_text(path, text):
-    """Write UTF-8 text whole; bytes of a file name that are not UTF-8 stay as they are, half a
-    character becomes U+FFFD."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole UTF-8 file.
+
+    Bytes of file names that are not UTF-8 are written as they are; a lone UTF-16 surrogate becomes
+    U+FFFD."""
     with whole_file(path) as part:
         part.write_text(
-            HALF_CHARACTER.sub("\ufffd", text), encoding="utf-8", errors="surrogateescape"
+            LONE_SURROGATE.sub("\ufffd", text), encoding="utf-8", errors="surrogateescape"
         )
 
 
-def write_json(path, data):
-    """Write JSON whole. Strings may hold anything; a NaN is an error, as JSON has none."""
-    # in ASCII: a file name may not be UTF-8
+def write_json(path: str | Path, data: Any) -> None:
+    """Write a whole JSON file. ValueError for NaN and infinities, which JSON does not have."""
+    # ASCII, because strings may hold file names that are not UTF-8
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path):
-    """Read a JSON file; DataError with path and position if it cannot be."""
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; DataError with the path and the position of the fault if it cannot be."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -57,24 +68,23 @@ def read_json(path):
         raise DataError(f"{path}: is not JSON ({error})") from None
 
 
-def file_sha256(path):
-    """SHA-256 of a file's bytes, in hexadecimal, read piece by piece."""
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. The file is read in blocks."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_manifest(path, kind, **fields):
-    """Write {"kind": kind, "version": 1, **fields}."""
+def write_manifest(path: str | Path, kind: str, **fields: Any) -> None:
+    """Write a manifest: {"kind": kind, "version": 1, **fields}."""
     write_json(path, {"kind": kind, "version": VERSION, **fields})
 
 
-def read_manifest(path, kind):
-    """Read a manifest of the given kind; DataError on another kind or a version newer than this
-    toolkit's."""
+def read_manifest(path: str | Path, kind: str) -> dict[str, Any]:
+    """Read a manifest; DataError if it is of another kind or newer than this toolkit."""
     data = read_json(path)
     if not isinstance(data, dict) or data.get("kind") != kind:
-        found = data.get("kind") if isinstance(data, dict) else type(data).__name__
-        raise DataError(f"{path}: holds {found!r}; a manifest of kind {kind!r} is needed")
+        actual = data.get("kind") if isinstance(data, dict) else type(data).__name__
+        raise DataError(f"{path}: holds {actual!r}; a manifest of kind {kind!r} is needed")
     if not isinstance(data.get("version"), int) or not 1 <= data["version"] <= VERSION:
         raise DataError(
             f"{path}: version {data.get('version')!r}; this toolkit reads versions 1 to {VERSION},"
