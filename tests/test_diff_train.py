@@ -415,7 +415,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         ({"instance_data_dir": "MIXED"}, "holds tar files and images; takes a folder of one kind"),
         (
             {"resume_from_checkpoint": "state_3"},
-            "--resume_from_checkpoint='state_3' is no state of --output_dir",
+            "--resume_from_checkpoint='state_3' is not a state of --output_dir",
         ),
         ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; takes tar files"),
     ],

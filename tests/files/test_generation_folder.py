@@ -153,7 +153,7 @@ def test_two_commands_do_not_share_a_folder(tmp_path):
         assert (one, two) == (True, False)
         first.require_unshared(one)
         with pytest.raises(
-            UsageError, match="is being made by another command; takes another --savepath"
+            UsageError, match="is being written by another command; use another --savepath"
         ):
             second.require_unshared(two)
     with second.locked() as again:  # a command that ended, or died, leaves no lock
@@ -165,7 +165,7 @@ def test_an_incomplete_generation_gets_no_manifest(tmp_path):
     folder.begin(SETTINGS)
     list(folder.save([image(0)]))
     with pytest.raises(
-        DataError, match="1 of 2 images have a line; the same command makes the others"
+        DataError, match="1 of 2 images have a line in the manifest; run the same command"
     ):
         folder.finish(2, settings=SETTINGS)
     assert folder.part_path.exists()
@@ -177,12 +177,12 @@ def test_settings_that_differ_are_named_by_the_flag_that_leads(tmp_path):
     folder.begin({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "abc"})
     with pytest.raises(
         UsageError,
-        match=r"^--cfg_start was not given: .* holds a generation with 500.0; takes the same",
+        match=r"^--cfg_start was not given: .* holds a generation with 500.0; use the same value",
     ):
         folder.rows({"cfg_start": None, "cfg_before": None, "lora": "abc"})
     with pytest.raises(UsageError, match="^--lora: .* holds a generation with none"):
-        folder._check({"lora": None}, {"lora": "abc"})
-    with pytest.raises(UsageError, match="^--lora: .* holds a generation with others"):
+        folder._require_same({"lora": None}, {"lora": "abc"})
+    with pytest.raises(UsageError, match="^--lora: .* holds a generation with another one"):
         folder.rows({"cfg_start": 500.0, "cfg_before": 0.0, "lora": "xyz"})
 
 

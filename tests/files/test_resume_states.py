@@ -47,7 +47,7 @@ def test_as_many_are_kept_as_asked_newest_by_number(tmp_path):
     with pytest.raises(
         UsageError,
         match=(
-            "--resume_from_checkpoint='state_3' is no state of .*takes latest or one of: state_9,"
+            "--resume_from_checkpoint='state_3' is not a state of .*choose latest or one of: state_9,"
             " state_10"
         ),
     ):

@@ -1,20 +1,32 @@
-"""An evaluation folder, made beside and renamed."""
+"""Output folder of an evaluation: its name, its files, and how it is written."""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils.files.owned_folders import put_in_place, require_ours
 
 
-def evaluation_name(*, pt_style, arch, preset, similarity_metric, search, fingerprint):
-    """<pt_style>[-<arch>][-<preset>]-<similarity_metric>[-<search>]-<8 digits of the training
-    images' fingerprint>.
+def evaluation_name(
+    *,
+    pt_style: str,
+    arch: str | None,
+    preset: str | None,
+    similarity_metric: str,
+    search: str | None,
+    fingerprint: str,
+) -> str:
+    """Name of an evaluation's folder:
+    <pt_style>[-<arch>][-<preset>]-<similarity_metric>[-<search>]-<8 digits of the fingerprint>.
 
-    search: "ann" where an index is searched approximately, else None: an exact search does not
-    replace that one."""
+    search: "ann" if an index is searched approximately, else None; so an approximate and an exact
+    evaluation never replace each other;
+    fingerprint: of the training images."""
     parts = [
         pt_style,
         arch.replace("/", "_") if arch else None,
@@ -23,15 +35,15 @@ def evaluation_name(*, pt_style, arch, preset, similarity_metric, search, finger
         search,
         fingerprint[:8],
     ]
-    return "-".join(p for p in parts if p)
+    return "-".join(part for part in parts if part)
 
 
 class Evaluation:
-    """An evaluation folder, made beside and renamed; one of ours found there is replaced, anything
-    else an error.
+    """The output folder of an evaluation at `path`.
 
-    files: names of the files and folders that will be in it, for `planned`.
-    """
+    It is written to a temporary sibling, which is renamed on success and replaces an earlier
+    evaluation.
+    files: names of the files and folders that will be in it, for `planned`."""
 
     OURS = ("metrics.json", "matches.csv", "similarity.npy", "plots", "gallery", "report.html")
     OUR_FILES = re.compile(
@@ -39,13 +51,14 @@ class Evaluation:
         r"|plots/(?:\w+\.png)?|gallery/(?:page_\d+\.png)?"
     )
 
-    def __init__(self, path, files=OURS):
-        self.path, self.files = Path(path), tuple(files)
+    def __init__(self, path: str | Path, files: Iterable[str] = OURS) -> None:
+        self.path = Path(path)
+        self.files = tuple(files)
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
-    def require_ours(self):
-        """UsageError unless the folder is new, empty, or an evaluation and nothing else; what is
-        ours is replaced."""
+    def require_ours(self) -> Evaluation:
+        """Check that the folder is new, empty or an evaluation, which will be replaced; UsageError
+        otherwise. Returns: self."""
         require_ours(
             "--output_dir",
             self.path,
@@ -56,13 +69,13 @@ class Evaluation:
         )
         return self
 
-    def planned(self):
-        """Paths that are written."""
-        return [str(self.path / n) for n in self.files]
+    def planned(self) -> list[str]:
+        """Paths that will be written."""
+        return [str(self.path / name) for name in self.files]
 
     @contextlib.contextmanager
-    def writing(self):
-        """Yield the folder to write into; on success it takes the evaluation's place."""
+    def writing(self) -> Iterator[Path]:
+        """Yield the temporary folder to write to; on success it becomes the evaluation's folder."""
         self.part.mkdir(parents=True)
         try:
             yield self.part

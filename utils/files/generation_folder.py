@@ -1,31 +1,60 @@
-"""A generation folder: its names, what is written while it is made, and its manifest."""
+"""Output folder of a generation: images, prompts and manifest, and how an interrupted generation
+continues."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any, Protocol
+
+from PIL import Image
 
 from utils.files import locks, whole_files
 from utils.files.owned_folders import require_writable
 from utils.runtime.errors import DataError, UsageError
 
+Row = dict[str, Any]  # of the manifest: an image's file, index, seed, prompts and notes
+# settings that are recorded as an id or a hash, which would tell a reader nothing
+RECORDED_BY_HASH = ("modelpath", "prompts", "lora")
 
-def generation_name(mitigations):
-    """The published name of a generation: what mitigated it. mitigations: names of
-    generation.mitigations.Mitigation."""
+
+class Generated(Protocol):
+    """What is saved of a generation.sampling.GeneratedImage."""
+
+    @property
+    def job(self) -> Any:
+        """The generation.sampling.ImageJob: number, seed and prompts of the image."""
+
+    @property
+    def image(self) -> Image.Image:
+        """The image, PIL RGB."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What else the manifest records of the image, as JSON types."""
+
+
+def generation_name(mitigations: Sequence[str]) -> str:
+    """Name of a generation's folder, as published: gen_nomit, or gen_<mitigation>_<mitigation>...
+
+    mitigations: names of generation.mitigations.Mitigation."""
     return "_".join(["gen", *mitigations]) if mitigations else "gen_nomit"
 
 
 class Generation:
-    """A generation folder: PNGs, prompts.txt, manifest.json; while it is made, manifest.jsonl.part.
+    """The output folder of a generation at `path`: PNGs, prompts.txt and manifest.json.
 
-    The part holds a line of settings and a line per finished image, so a killed run continues where
-    it stopped. Process 0 writes it, process n a part of its own beside: several processes share no
-    file."""
+    While images are generated, each process appends to a file of its own, manifest.jsonl.part or
+    manifest.jsonl.part.<process>: a line of settings, then a line for every finished image. So a
+    killed run continues where it stopped.
+    process: number of this process, from 0."""
 
-    def __init__(self, path, *, process=0):
+    def __init__(self, path: str | Path, *, process: int = 0) -> None:
         self.path = Path(path)
         self.manifest_path = self.path / "manifest.json"
         self.first_part_path = self.path / "manifest.jsonl.part"
@@ -34,10 +63,12 @@ class Generation:
         )
         self.prompts_path = self.path / "prompts.txt"
 
-    def image_key(self, index):
+    def image_key(self, index: int) -> str:
+        """Path of image number `index`, relative to the folder."""
         return f"generations/{index}.png"
 
-    def planned(self):
+    def planned(self) -> list[str]:
+        """Paths that will be written."""
         names = (
             "generations/<index>.png",
             "prompts.txt",
@@ -45,70 +76,62 @@ class Generation:
             "manifest.jsonl.part",
             "wandb/ or logs/ (with --report_to)",
         )
-        return [str(self.path / n) for n in names]
+        return [str(self.path / name) for name in names]
 
-    def _check(self, found, settings):
-        # a mitigation's leading flag before those that go with it
-        for key in dict.fromkeys((*settings, *found)):
-            if found.get(key) != settings.get(key):
-                # known by an id or a hash, which tell a reader nothing
-                named = key in ("modelpath", "prompts", "lora")
-                missing = settings.get(key) is None
-                given = f"--{key}" if named or missing else f"--{key}={settings.get(key)!r}"
-                given += " was not given" if missing else ""
-                held = (
-                    "none"
-                    if found.get(key) is None
-                    else "others"
-                    if named
-                    else repr(found.get(key))
-                )
+    def _require_same(self, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
+        """UsageError that names the first setting in which a recorded generation differs."""
+        # in the order of `settings`, so that a mitigation's main flag comes before its other flags
+        for key in dict.fromkeys((*settings, *recorded)):
+            old, new = recorded.get(key), settings.get(key)
+            if old != new:
                 raise UsageError(
-                    f"{given}: {str(self.path)!r} holds a generation with {held}; takes the same,"
-                    " or another --savepath or --run_name"
+                    f"{_given(key, new)}: {str(self.path)!r} holds a generation with"
+                    f" {_held(key, old)}; use the same value, or another --savepath or --run_name"
                 )
 
-    def rows(self, settings):
-        """Manifest rows of the images that are there, of a finished or an interrupted generation
-        with these settings.
+    def rows(self, settings: dict[str, Any]) -> list[Row]:
+        """Manifest rows of the images that exist, of a finished or an interrupted generation.
 
-        UsageError names a setting that differs, or says that the folder holds images of somebody
-        else."""
+        settings: of the generation that will be written. UsageError names one that differs from the
+        recorded ones, or says that the folder holds images without a manifest."""
         require_writable("--savepath", self.path)
+        recorded: dict[str, Any] | None
         if self.manifest_path.is_file():
-            found = whole_files.read_manifest(self.manifest_path, "generation")
-            made_with, rows = found.get("settings", {}), found["images"]
+            manifest = whole_files.read_manifest(self.manifest_path, "generation")
+            recorded, rows = manifest.get("settings", {}), manifest["images"]
         elif self._parts():
-            made_with, rows = self._read_parts()
+            recorded, rows = self._read_parts()
         else:
-            foreign = [p for p in ("generations", "prompts.txt") if (self.path / p).exists()]
+            foreign = [n for n in ("generations", "prompts.txt") if (self.path / n).exists()]
             if foreign:
                 raise UsageError(
                     f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours;"
                     " use another folder"
                 )
             return []
-        self._check(settings if made_with is None else made_with, settings)
+        if recorded is not None:
+            self._require_same(recorded, settings)
         return [row for row in rows if (self.path / row["file"]).is_file()]
 
-    def _parts(self):
+    def _parts(self) -> list[Path]:
         return sorted(self.path.glob(f"{self.first_part_path.name}*"))
 
-    def _read_parts(self):
-        """Settings, None if no line of them is whole, and rows of every part, each image once."""
-        settings, rows = None, {}
+    def _read_parts(self) -> tuple[dict[str, Any] | None, list[Row]]:
+        """The contents of all processes' parts. Returns: settings, or None if no line of them is
+        complete; rows, one for each image."""
+        settings: dict[str, Any] | None = None
+        rows: dict[int, Row] = {}
         for path in self._parts():
             lines = list(_whole_lines(path))
             settings = lines[0] if lines else settings
             rows |= {row["index"]: row for row in lines[1:]}
         return settings, list(rows.values())
 
-    def begin(self, settings, rows=()):
-        """Write this process's part anew: the settings, and rows that are finished. `save` then
-        appends.
+    def begin(self, settings: dict[str, Any], rows: Iterable[Row] = ()) -> None:
+        """Start this process's part: write the settings and the rows of images that are finished.
 
-        The first process takes over what other parts and a manifest held, so it begins before the
-        others do."""
+        `save` then appends to it. Process 0 must begin before the others: its `rows` hold what the
+        manifest and all parts of an earlier run held, and it removes those files."""
         self.path.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(line) for line in (settings, *rows)]
         whole_files.write_text(self.part_path, "\n".join(lines) + "\n")
@@ -116,23 +139,27 @@ class Generation:
             for path in self._parts():
                 if path != self.part_path:
                     path.unlink()
-            # of a generation whose images were lost: its rows are in the part
+            # the manifest of a finished generation that lost images; its rows are in the part now
             self.manifest_path.unlink(missing_ok=True)
 
-    def save(self, images, *, threads=2, waiting=64):
-        """Save images as they come, in threads, while the next are made; at most `waiting` are
-        held. images: iterable of sampling.GeneratedImage. Yields: manifest rows, in order, each
-        once its image and its line are on disk.
+    def save(
+        self, images: Iterable[Generated], *, threads: int = 2, waiting: int = 64
+    ) -> Iterator[Row]:
+        """Save images in threads while the next ones are generated.
 
-        The thread that saves an image writes its line: a process that is killed while it makes the
-        next batch, or whose disk is full, has a line for every image that is there. Leaving this
-        early waits for what is being saved."""
+        The thread that saves an image also writes its line, so every image that exists has a line
+        even if the process is killed during the next batch, or the disk is full. Closing this
+        generator early waits for the images that are being saved.
+        images: are taken as they are generated;
+        threads: number of threads;
+        waiting: images that may wait to be saved, before generation has to wait.
+        Yields: the manifest row of each image, in order, once image and line are on disk."""
         writing = threading.Lock()
         with (
             open(self.part_path, "a", encoding="utf-8") as part,
             ThreadPoolExecutor(threads) as pool,
         ):
-            pending = deque()
+            pending: deque[Future[Row]] = deque()
             for image in images:
                 pending.append(pool.submit(self._save, image, part, writing))
                 while len(pending) > waiting or pending and pending[0].done():
@@ -140,15 +167,15 @@ class Generation:
             while pending:
                 yield pending.popleft().result()
 
-    def _save(self, made, part, writing):
-        row = self._save_image(made)
+    def _save(self, generated: Generated, part: IO[str], writing: threading.Lock) -> Row:
+        row = self._save_image(generated)
         with writing:
             part.write(json.dumps(row) + "\n")
             part.flush()
         return row
 
-    def _save_image(self, made):
-        job = made.job
+    def _save_image(self, generated: Generated) -> Row:
+        job = generated.job
         row = {
             "file": self.image_key(job.index),
             "index": job.index,
@@ -156,52 +183,68 @@ class Generation:
             "source_prompt": job.source_prompt,
             "prompt": job.prompt,
             "source_image": job.source_image,
-            **made.notes,
+            **generated.notes,
         }
         with whole_files.whole_file(self.path / row["file"]) as part:
-            made.image.save(part, format="PNG")
+            generated.image.save(part, format="PNG")
         return row
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self) -> Iterator[bool]:
         """Keep other commands on this machine out of this folder until the end of the block.
         Yields: False if another command works on it."""
         with locks.lock_folder_on_this_machine(self.path) as mine:
             yield mine
 
-    def require_unshared(self, locked):
-        """UsageError unless `locked`, which every process of a command is to be told."""
+    def require_unshared(self, locked: bool) -> None:
+        """UsageError if `locked`, from the main process's lock, is False."""
         if not locked:
             raise UsageError(
-                f"--savepath: {str(self.path)!r} is being made by another command; takes another"
-                " --savepath or --run_name, or wait for that one"
+                f"--savepath: {str(self.path)!r} is being written by another command; use another"
+                " --savepath or --run_name, or wait for that command"
             )
 
-    def finish(self, total, **fields):
-        """Write prompts.txt and the manifest from what every process saved, and remove the parts.
-        Returns: rows by index.
+    def finish(self, total: int, **fields: Any) -> list[Row]:
+        """Write prompts.txt and the manifest from the parts of all processes, and remove the parts.
 
-        DataError, with everything left as it is, unless there are `total` rows.
-        """
+        total: number of images that the generation must have; DataError, and nothing is written, if
+        rows are missing;
+        fields: of the manifest, besides the images.
+        Returns: rows, ordered by index."""
         rows = sorted(self._read_parts()[1], key=lambda row: row["index"])
         if len(rows) != total:
             raise DataError(
-                f"{self.path}: {len(rows)} of {total} images have a line; the same command makes"
-                " the others"
+                f"{self.path}: {len(rows)} of {total} images have a line in the manifest; run the"
+                " same command again to generate the others"
             )
-        escaped = (
-            r["prompt"].replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-            for r in rows
-        )
-        whole_files.write_text(self.prompts_path, "".join(f"{line}\n" for line in escaped))
+        lines = (_one_line(row["prompt"]) + "\n" for row in rows)
+        whole_files.write_text(self.prompts_path, "".join(lines))
         whole_files.write_manifest(self.manifest_path, "generation", **fields, images=rows)
         for path in self._parts():
             path.unlink()
         return rows
 
 
-def _whole_lines(path):
-    """JSON objects of a file's lines, up to one that was cut off when a process was killed."""
+def _given(key: str, value: Any) -> str:
+    """How a message names a flag that was given, or was not."""
+    if value is None:
+        return f"--{key} was not given"
+    return f"--{key}" if key in RECORDED_BY_HASH else f"--{key}={value!r}"
+
+
+def _held(key: str, value: Any) -> str:
+    """How a message names a recorded setting."""
+    if value is None:
+        return "none"
+    return "another one" if key in RECORDED_BY_HASH else repr(value)
+
+
+def _one_line(prompt: str) -> str:
+    return prompt.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _whole_lines(path: Path) -> Iterator[Any]:
+    """The JSON values of a file's lines, up to one that was cut when a process was killed."""
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             yield json.loads(line)
@@ -209,16 +252,18 @@ def _whole_lines(path):
             return
 
 
-def _are_scores(value):
+def _are_scores(value: Any) -> bool:
     """Whether a row's "detections" are as a generation writes them: {detector: score}."""
     return isinstance(value, dict) and all(
         isinstance(score, int | float) and not isinstance(score, bool) for score in value.values()
     )
 
 
-def read_queries_manifest(folder):
-    """The generation manifest in a folder, or None. DataError on another kind, a newer version, or
-    an unfinished one."""
+def read_queries_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """The manifest of a generation folder; None if the folder has none.
+
+    DataError if it is of another kind, newer than this toolkit or incomplete, or if the generation
+    is unfinished."""
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         if path.with_name("manifest.jsonl.part").is_file():
@@ -231,13 +276,9 @@ def read_queries_manifest(folder):
     if not isinstance(data.get("images"), list) or not data["images"]:
         raise DataError(f"{path}: lists no images")
     for number, row in enumerate(data["images"]):
-        absent = [
-            k
-            for k in ("file", "prompt", "source_prompt")
-            if not isinstance(row, dict) or k not in row
-        ]
-        if absent:
-            raise DataError(f"{path}: image {number} has no {absent[0]!r}")
+        for key in ("file", "prompt", "source_prompt"):
+            if not isinstance(row, dict) or key not in row:
+                raise DataError(f"{path}: image {number} has no {key!r}")
         if not _are_scores(row.get("detections", {})):
             raise DataError(f"{path}: image {number} has 'detections' that are not numbers by name")
     return data

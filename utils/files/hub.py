@@ -89,7 +89,7 @@ def push(folder: str | Path, repo_id: str, token: str) -> str:
     from huggingface_hub import HfApi
 
     api, folder = HfApi(token=token), Path(folder)
-    refusals = (*connection_errors(), OSError)
+    refusals: tuple[type[Exception], ...] = (*connection_errors(), OSError)
     try:
         address = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(

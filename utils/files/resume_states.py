@@ -1,33 +1,42 @@
-"""What a training run continues from: state_<position>/ folders, whole or absent, of safetensors
-and JSON.
+"""Resume states of a training run: folders state_<position>/ of safetensors and JSON.
 
-A folder is written beside and renamed; an old one is renamed before it is removed. So whatever
-moment a run is killed at, every folder that carries the name is whole."""
+A state is written to a temporary folder and renamed; an old one is renamed before it is removed. So
+every folder of that name is whole, at whatever moment a run is killed."""
+
+from __future__ import annotations
 
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils.files import whole_files
 from utils.runtime.errors import TrainingError, UsageError
 
+if TYPE_CHECKING:
+    import torch
+
+    from utils.runtime.parallel import Processes
+
 NAME = re.compile(r"state_(\d+)")
+# temporary folders, and renamed old ones, of states and checkpoints
 LEFTOVER = re.compile(r"\.(state_\d+|checkpoint(?:_\d+)?)(?:\.\d+)?\.(part|old)")
 
 
 @dataclass(frozen=True)
 class State:
-    """A state on disk. position: optimizer steps done by a process; info: state.json."""
+    """A resume state on disk."""
 
     path: Path
-    position: int
-    info: dict
+    position: int  # optimizer steps that a process had done
+    info: dict[str, Any]  # the contents of state.json
 
-    def tensors(self, process):
-        """What a process wrote; UsageError when the state has none of it. Returns: {name: tensor on
-        the CPU}."""
+    def tensors(self, process: int) -> dict[str, torch.Tensor]:
+        """The tensors that a process wrote, by name, on the CPU.
+
+        UsageError if the state has no readable file of that process."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -40,19 +49,25 @@ class State:
             ) from None
 
 
-def list_states(folder):
-    """Whole states of a run, oldest first."""
-    found = [(int(m[1]), p) for p in Path(folder).glob("state_*") if (m := NAME.fullmatch(p.name))]
+def list_states(folder: str | Path) -> list[State]:
+    """The whole states of a run, oldest first."""
+    paths = sorted(
+        (int(match[1]), path)
+        for path in Path(folder).glob("state_*")
+        if (match := NAME.fullmatch(path.name))
+    )
     return [
         State(path, position, whole_files.read_manifest(path / "state.json", "training state"))
-        for position, path in sorted(found)
+        for position, path in paths
         if (path / "state.json").is_file()
     ]
 
 
-def find_state(folder, asked):
-    """The state that --resume_from_checkpoint asks for: None for `latest` when there is none yet;
-    UsageError otherwise."""
+def find_state(folder: str | Path, asked: str) -> State | None:
+    """The state that --resume_from_checkpoint names.
+
+    asked: "latest", or a state's name or path. Returns: None for "latest" if the run has no state
+    yet; UsageError if the state does not exist."""
     states = list_states(folder)
     if asked == "latest":
         return states[-1] if states else None
@@ -61,33 +76,33 @@ def find_state(folder, asked):
             return state
     have = ", ".join(s.path.name for s in states) or "none yet"
     raise UsageError(
-        f"--resume_from_checkpoint={asked!r} is no state of --output_dir={str(folder)!r}; takes"
+        f"--resume_from_checkpoint={asked!r} is not a state of --output_dir={str(folder)!r}; choose"
         f" latest or one of: {have}"
     )
 
 
-def clean(folder, *, after=None):
-    """Remove what a killed process left half written or half removed, and states beyond position
-    `after`: those of a past that is being trained again. A checkpoint that was about to be replaced
-    is put back."""
+def clean(folder: str | Path, *, after: int | None = None) -> None:
+    """Remove what a killed process left half written or half removed.
+
+    A checkpoint that was being replaced is put back.
+    after: remove states beyond this position too, because the run continues from it."""
     folder = Path(folder)
     for path in folder.glob(".*"):
-        left = LEFTOVER.fullmatch(path.name)
-        if (
-            left
-            and left[2] == "old"
-            and left[1].startswith("checkpoint")
-            and not (folder / left[1]).exists()
-        ):
-            os.replace(path, folder / left[1])
-        elif left:
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover is None:
+            continue
+        name, suffix = leftover.groups()
+        if suffix == "old" and name.startswith("checkpoint") and not (folder / name).exists():
+            os.replace(path, folder / name)
+        else:
             shutil.rmtree(path, ignore_errors=True)
     for state in list_states(folder):
         if after is not None and state.position > after:
             _remove(state.path)
 
 
-def _write(path, tensors):
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> str | None:
+    """Write tensors and flush them to disk. Returns: the error in a line, or None."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -100,44 +115,39 @@ def _write(path, tensors):
     return None
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     aside = path.with_name(f".{path.name}.old")
     os.replace(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_state(folder, position, tensors, info, *, processes, limit):
-    """Write a state by all processes together and remove the oldest ones beyond `limit`.
+def save_state(
+    folder: str | Path,
+    position: int,
+    tensors: dict[str, torch.Tensor] | None,
+    info: dict[str, Any],
+    *,
+    processes: Processes,
+    limit: int,
+) -> None:
+    """Write a state, by all processes together, and remove the oldest states beyond `limit`.
 
-    tensors: {name: CPU tensor}, or None for a process that has none of its own; processes:
-    devices.Processes. TrainingError when it cannot be written, on a full disk for one: then every
-    older state is still there."""
+    position: optimizer steps that a process has done;
+    tensors: of this process, on the CPU; None for a process that has none of its own;
+    info: of state.json, JSON types;
+    limit: number of states to keep.
+    TrainingError if it cannot be written, as on a full disk; all older states then still exist."""
     folder = Path(folder)
     final, part = folder / f"state_{position}", folder / f".state_{position}.part"
-    error = None
-    if processes.main:
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-        except OSError as found:
-            error = str(found)
-    processes.wait()
-    if tensors is not None and error is None:
-        error = _write(part / f"process_{processes.index}.safetensors", tensors)
-    if processes.main and error is None:
-        try:
-            whole_files.write_manifest(
-                part / "state.json", "training state", position=position, **info
-            )
-        except OSError as found:
-            error = str(found)
-    if processes.any(error is not None):
+    failure = _write_part(part, position, tensors, info, processes)
+    if processes.any(failure is not None):
         if processes.main:
             shutil.rmtree(part, ignore_errors=True)
         kept = ", ".join(s.path.name for s in list_states(folder)) or "none"
         raise TrainingError(
-            f"the state of step {position} could not be written ({error or 'by another process'});"
-            f" whole states: {kept}. Make room and continue with --resume_from_checkpoint latest"
+            f"the state of step {position} could not be written"
+            f" ({failure or 'by another process'}); whole states: {kept}. Free some disk space and"
+            " continue with --resume_from_checkpoint latest"
         )
     if processes.main:
         if final.exists():
@@ -146,3 +156,32 @@ def save_state(folder, position, tensors, info, *, processes, limit):
         for old in list_states(folder)[:-limit]:
             _remove(old.path)
     processes.wait()
+
+
+def _write_part(
+    part: Path,
+    position: int,
+    tensors: dict[str, torch.Tensor] | None,
+    info: dict[str, Any],
+    processes: Processes,
+) -> str | None:
+    """Write this process's share of a state into the temporary folder. Returns: the error in a
+    line, or None."""
+    failure = None
+    if processes.main:
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            failure = str(error)
+    processes.wait()
+    if tensors is not None and failure is None:
+        failure = _write(part / f"process_{processes.index}.safetensors", tensors)
+    if processes.main and failure is None:
+        try:
+            whole_files.write_manifest(
+                part / "state.json", "training state", position=position, **info
+            )
+        except OSError as error:
+            failure = str(error)
+    return failure

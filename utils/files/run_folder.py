@@ -1,5 +1,6 @@
-"""A training run: every folder and file name, what made it, and how a folder is put in place
-whole."""
+"""Folder of a training run: the names of its files, how they are written, and how a run is read."""
+
+from __future__ import annotations
 
 import csv
 import io
@@ -7,65 +8,75 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from utils.files import whole_files
 from utils.files.owned_folders import require_writable, save_folder
 from utils.runtime.errors import UsageError, require_dir
 
-# What made a run ----------------------------------------------------------------------------------
+# names of what a run writes
+OUR_NAMES = re.compile(
+    r"run\.json|metrics\.jsonl|captions\.json|skips\.csv|generations|checkpoint.*|state_.*"
+)
 
 
-def new_id():
-    """A name for a run that no other run has; a generation records it, so that it knows its
-    model."""
+def new_id() -> str:
+    """A unique identifier of a run. Generations record it, to know the run of their model."""
     return secrets.token_hex(8)
 
 
-# Training runs ------------------------------------------------------------------------------------
+class Pipeline(Protocol):
+    """What `save_checkpoint` needs of a diffusers pipeline."""
+
+    def save_pretrained(self, save_directory: Path) -> Any:
+        """Write the pipeline into a folder."""
 
 
 class NewRun:
-    """A run being written: exactly under `path`, which must not hold one yet. Only the main process
-    writes."""
+    """The folder of a run that is being trained. Only the main process writes: in the others,
+    `writes` is set to False and the writing methods do nothing."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.writes = True
         self.record_path = self.path / "run.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.captions_path = self.path / "captions.json"
 
-    def require_new(self, *, resumes=False):
-        """UsageError if the folder holds a run or anything that one would overwrite; a run may when
-        it is resumed."""
+    def require_new(self, *, resumes: bool = False) -> NewRun:
+        """Check that training would overwrite nothing; UsageError if the folder holds a run.
+
+        resumes: whether the run is resumed; then the folder may hold a run. Returns: self."""
         require_writable("--output_dir", self.path)
-        ours = re.compile(
-            r"run\.json|metrics\.jsonl|captions\.json|skips\.csv|generations|checkpoint.*|state_.*"
-        )
-        inside = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-        found = [name for name in inside if ours.fullmatch(name)]
-        if found and not resumes:
+        names = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        ours = [name for name in names if OUR_NAMES.fullmatch(name)]
+        if ours and not resumes:
             raise UsageError(
-                f"--output_dir={str(self.path)!r} already holds a run ({found[0]}); use a new"
+                f"--output_dir={str(self.path)!r} already holds a run ({ours[0]}); use a new"
                 " folder, or --resume_from_checkpoint latest to continue the run"
             )
-        if found and resumes and "run.json" not in found:
+        if ours and resumes and "run.json" not in ours:
             raise UsageError(
-                f"--output_dir={str(self.path)!r} holds {found[0]} but no run.json; use the"
-                " folder of a run, or a new folder"
+                f"--output_dir={str(self.path)!r} holds {ours[0]} but no run.json; use the folder"
+                " of a run, or a new folder"
             )
         return self
 
-    def preview_path(self, step):
+    def preview_path(self, step: int) -> Path:
+        """Path of the preview images of a step."""
         return self.path / "generations" / f"{step}.png"
 
-    def checkpoint_path(self, step=None):
+    def checkpoint_path(self, step: int | None = None) -> Path:
+        """Folder of the checkpoint of a step, or of the last one."""
         return self.path / ("checkpoint" if step is None else f"checkpoint_{step}")
 
-    def planned(self, *, ensemble=False, control=False):
-        """Every path that a run writes, for --dry_run."""
+    def planned(self, *, ensemble: bool = False, control: bool = False) -> list[str]:
+        """Every path that a run writes, for --dry_run.
+
+        ensemble: whether several copies are trained; control: whether loss control is on."""
         names = [
             "run.json",
             "metrics.jsonl",
@@ -77,21 +88,27 @@ class NewRun:
             "state_<step>/",
             "wandb/ or logs/ (with --report_to)",
         ]
-        names += ["skips.csv"] if control else []
+        if control:
+            names.append("skips.csv")
         return [*(str(self.path / name) for name in names), str(self.cache_path)]
 
     @property
-    def cache_path(self):
-        """Beside the run, so that runs in one folder share it: what frozen networks computed. It
-        may be deleted any time."""
+    def cache_path(self) -> Path:
+        """Folder of the frozen networks' outputs: beside the run, so that runs in one folder share
+        it. It may be deleted at any time."""
         return self.path.resolve().parent / "encoded"
 
-    def begin(self, record, prompts, *, metrics_bytes=0):
-        """Write what is known before the first step; the record then says that the run is not
-        finished.
+    def begin(
+        self,
+        record: dict[str, Any],
+        prompts: dict[str, list[str]],
+        *,
+        metrics_bytes: int = 0,
+    ) -> None:
+        """Write the record, which says that the run is not finished, and the prompts.
 
-        metrics_bytes: what a resumed run keeps of metrics.jsonl.
-        """
+        prompts: {image key: list};
+        metrics_bytes: length of metrics.jsonl that a resumed run keeps."""
         if self.writes:
             # the record first: with it, a run that is killed here can be resumed
             whole_files.write_manifest(self.record_path, "run", **record, finished=False)
@@ -100,23 +117,25 @@ class NewRun:
                 os.truncate(self.metrics_path, min(metrics_bytes, self.metrics_path.stat().st_size))
 
     @property
-    def metrics_bytes(self):
+    def metrics_bytes(self) -> int:
+        """Length of metrics.jsonl in bytes."""
         return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
 
-    def finish(self, record):
+    def finish(self, record: dict[str, Any]) -> None:
         """Write the record of a finished run."""
         if self.writes:
             whole_files.write_manifest(self.record_path, "run", **record, finished=True)
 
-    def append_metrics(self, row):
+    def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
         if self.writes:
             with open(self.metrics_path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(row) + "\n")
 
-    def write_skips(self, keys, counts):
-        """skips.csv: of each image, how often it was drawn and how often loss control dropped it.
-        counts: [N, 2]."""
+    def write_skips(self, keys: Iterable[str], counts: Iterable[Iterable[int]]) -> None:
+        """Write skips.csv: how often each image was drawn, and how often loss control dropped it.
+
+        keys: of the images; counts: [N, 2], drawn and dropped."""
         if self.writes:
             lines = io.StringIO()
             writer = csv.writer(lines, lineterminator="\n")
@@ -124,44 +143,47 @@ class NewRun:
             writer.writerows([key, *map(int, row)] for key, row in zip(keys, counts, strict=True))
             whole_files.write_text(self.path / "skips.csv", lines.getvalue())
 
-    def save_checkpoint(self, pipeline, step=None):
-        """Write a pipeline folder; it is whole or absent. One that a resumed run wrote before is
-        replaced."""
+    def save_checkpoint(self, pipeline: Pipeline, step: int | None = None) -> None:
+        """Write a checkpoint as a whole pipeline folder. One of the same name is replaced, as when
+        a resumed run repeats a step."""
         if self.writes:
             save_folder(pipeline.save_pretrained, self.checkpoint_path(step))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk. record: run.json."""
+    """A training run on disk."""
 
     path: Path
-    record: dict
+    record: dict[str, Any]  # the contents of run.json
 
     @property
-    def options(self):
+    def options(self) -> dict[str, Any]:
+        """The run's options, {flag: value}."""
         return self.record["options"]
 
-    def located(self, name):
-        """Path of a data folder or file that the run was given, or None; kept relative to the run
-        folder."""
+    def located(self, name: str) -> Path | None:
+        """Path of a data folder or file that the run was given, or None.
+
+        The record keeps it relative to the run's folder."""
         place = self.record.get("places", {}).get(name)
         return None if place is None else Path(os.path.normpath(self.path.resolve() / place))
 
-    def captions(self):
-        """Prompts as the run resolved them: {image key: list}."""
+    def captions(self) -> dict[str, list[str]]:
+        """The prompts that the run trained on: {image key: list}."""
         return whole_files.read_json(self.path / "captions.json")
 
-    def checkpoints(self):
-        """Names of the pipeline folders that exist, natural order."""
-        found = (
+    def checkpoints(self) -> list[str]:
+        """Names of the checkpoints that exist, in natural order."""
+        names = (
             p.name for p in self.path.glob("checkpoint*") if (p / "model_index.json").is_file()
         )
         # checkpoint_2 before checkpoint_10
-        return sorted(found, key=lambda name: (len(name), name))
+        return sorted(names, key=lambda name: (len(name), name))
 
-    def checkpoint(self, flag, iternum=None):
-        """Folder of a checkpoint; UsageError lists those that exist."""
+    def checkpoint(self, flag: str, iternum: int | None = None) -> Path:
+        """Folder of the checkpoint of step `iternum`, or of the last one; UsageError lists those
+        that exist."""
         name = "checkpoint" if iternum is None else f"checkpoint_{iternum}"
         if name not in self.checkpoints():
             have = ", ".join(self.checkpoints()) or "none yet"
@@ -170,9 +192,10 @@ class Run:
         return self.path / name
 
 
-def open_run(flag, path):
-    """The training run in a folder, or None if the folder holds none; DataError if its record is
-    broken or newer."""
+def open_run(flag: str, path: str | Path) -> Run | None:
+    """The training run in a folder; None if the folder holds no run.
+
+    DataError if its record is broken, or newer than this toolkit."""
     path = require_dir(flag, path)
     record = path / "run.json"
     return Run(path, whole_files.read_manifest(record, "run")) if record.is_file() else None
