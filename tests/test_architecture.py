@@ -1,5 +1,5 @@
-"""Imports between the folders of `utils` point one way, read from the source; CONTRIBUTING.md draws
-the arrows."""
+"""Imports between the folders of `utils` point one way, options end at the stages, and public
+functions have types: all read from the source. utils/README.md draws the arrows."""
 
 import ast
 
@@ -32,8 +32,17 @@ ALLOWED = {
         "cli",
     },
 }
-# the stages: they alone take options, and so may ask what a flag was
-STAGES = {"index.deduplication", "index.index_build", "index.index_evaluation"}
+# the stages: they and the folder `cli` alone take options, and so may ask what a flag was
+STAGES = {
+    "training.training_job",
+    "training.training_loop",
+    "generation.generation_plan",
+    "generation.generation_stage",
+    "retrieval.evaluation_stage",
+    "index.deduplication",
+    "index.index_build",
+    "index.index_evaluation",
+}
 EXCEPTIONS = {  # (module, what it imports): why
     ("data.scenes", "cli.exits"): "the command that draws scenes lives in its room",
     ("data.scenes", "cli.flags"): "the command that draws scenes lives in its room",
@@ -71,6 +80,45 @@ def folder(name):
     return name.split(".")[0]
 
 
+def is_stage(name):
+    return name in STAGES or folder(name) == "cli"
+
+
+def functions(node, prefix="", public=True):
+    """(qualified name, function, is it public, is it a method) of a module or class, at any depth.
+
+    Public is what a user of the module may call: no name of the path begins with an underscore, and
+    it is not within a function. Special methods count as public."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            special = child.name.startswith("__") and child.name.endswith("__")
+            shown = public and (special or not child.name.startswith("_"))
+            name = f"{prefix}{child.name}"
+            if isinstance(child, ast.ClassDef):
+                yield from functions(child, f"{name}.", shown)
+            else:
+                yield name, child, shown, isinstance(node, ast.ClassDef)
+                yield from functions(child, f"{name}.", False)
+        else:
+            yield from functions(child, prefix, public)
+
+
+def parameters(function):
+    given = function.args
+    plain = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    return plain + [a for a in (given.vararg, given.kwarg) if a is not None]
+
+
+def untyped(function, is_method):
+    """Names of the parameters without a type, and "return" where that is missing; a constructor
+    returns nothing."""
+    static = any(getattr(d, "id", None) == "staticmethod" for d in function.decorator_list)
+    wanted = parameters(function)[1 if is_method and not static else 0 :]
+    missing = [p.arg for p in wanted if p.annotation is None]
+    returns = function.returns is not None or function.name in ("__init__", "__post_init__")
+    return missing if returns else [*missing, "return"]
+
+
 @pytest.mark.parametrize(
     ("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else ""
 )
@@ -94,3 +142,68 @@ def test_every_folder_has_a_folder_of_tests():
     for name, path in modules():
         beside = ROOT / "tests" / path.parent.relative_to(ROOT / "utils")
         assert list(beside.glob("test_*.py")), f"{name}: no tests in {beside}"
+
+
+def test_only_stages_take_options():
+    offenders = [
+        f"{name}: {function}"
+        for name, path in modules()
+        if not is_stage(name)
+        for function, node, _, _ in functions(ast.parse(path.read_text()))
+        if "opts" in {p.arg for p in parameters(node)}
+    ]
+    assert offenders == [], "\n" + "\n".join(offenders)
+
+
+def test_public_functions_below_the_stages_have_types():
+    offenders = [
+        f"{name}: {function} ({', '.join(missing)})"
+        for name, path in modules()
+        if not is_stage(name)
+        for function, node, public, is_method in functions(ast.parse(path.read_text()))
+        if public and (missing := untyped(node, is_method))
+    ]
+    assert offenders == [], "\n" + "\n".join(offenders)
+
+
+SAMPLE = """
+class Record:
+    def __init__(self, value): ...
+    def method(self, value): ...
+    @staticmethod
+    def plain(value: int): ...
+    def __len__(self) -> int: ...
+    def _hidden(self, value): ...
+
+class _Private:
+    def method(self, value): ...
+
+def public(first: int, *rest, opts=None, **named: str) -> int:
+    def inner(value): ...
+
+if True:
+    def late(value) -> None: ...
+"""
+
+
+def test_the_rules_above_see_what_they_look_for():
+    seen = {name: (node, *facts) for name, node, *facts in functions(ast.parse(SAMPLE))}
+    shown = {name for name, (_, public, _) in seen.items() if public}
+    assert shown == {
+        "Record.__init__",
+        "Record.method",
+        "Record.plain",
+        "Record.__len__",
+        "public",
+        "late",
+    }
+    assert "opts" in {p.arg for p in parameters(seen["public"][0])}
+    missing = {name: untyped(seen[name][0], seen[name][2]) for name in shown}
+    assert missing == {
+        "Record.method": ["value", "return"],
+        "Record.plain": ["return"],
+        "Record.__len__": [],
+        "public": ["opts", "rest"],
+        "Record.__init__": ["value"],
+        "late": ["value"],
+    }

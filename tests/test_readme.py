@@ -1,5 +1,5 @@
-"""Every command of README.md is run, scaled down: a small model for the named one, few steps,
-folders of the test."""
+"""Every command of README.md and of the fenced bash blocks in docs/ is run, scaled down: a small
+model for the named one, few steps, folders of the test."""
 
 import json
 import os
@@ -48,12 +48,29 @@ OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training ima
 NOT_OF_INDEX = ("--metrics",)
 
 
-def commands():
-    """Shell commands of the fenced bash blocks, and those in backticks that a reader would type."""
-    text = (ROOT / "README.md").read_text()
+OWN_PICTURES = "On your own pictures"  # its commands build on one another: they have their own test
+
+
+def fenced(text):
+    """Shell commands of the fenced bash blocks of a page."""
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         yield from filter(None, block.replace("\\\n", " ").strip().split("\n"))
-    yield from re.findall(r"`((?:make|conda env|pip install) [^`]*)`", text)
+
+
+def commands_on_own_pictures():
+    text = (ROOT / "README.md").read_text()
+    return [*fenced(text.split(f"\n## {OWN_PICTURES}\n")[1].split("\n## ")[0])]
+
+
+def commands():
+    """Shell commands of README and docs that stand alone, and those in backticks in the README that
+    a reader would type."""
+    own = commands_on_own_pictures()
+    text = (ROOT / "README.md").read_text()
+    yield from (c for c in fenced(text) if c not in own)
+    yield from re.findall(r"`((?:make|conda env|pip install|python -m) [^`]*)`", text)
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        yield from fenced(page.read_text())
 
 
 def words_of(command):
@@ -147,7 +164,7 @@ def scaled(words, script, place):
 
 
 @pytest.mark.parametrize("command", list(dict.fromkeys(commands())))
-def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
+def test_a_command_of_the_documentation(command, place, script, tmp_path, monkeypatch):
     words = words_of(command)
     if words[0] == "make":
         # the target exists and would run; what it runs has tests of its own (tests/benchmarks, this
@@ -159,7 +176,8 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
             "quickstart": "benchmarks/quickstart.py",
             "study": "benchmarks/replication_study.py",
         }
-        assert (programs | {"test": "pytest", "mutants": "mutants.py"})[words[1]] in made.stdout
+        programs |= {"test": "pytest", "mutants": "mutants.py", "help": "awk"}
+        assert programs[words[1]] in made.stdout
         return
     if words[0] in ("conda", "pip"):
         assert "name: diffrep" in (ROOT / "env.yaml").read_text()
@@ -236,6 +254,44 @@ def test_a_command_of_the_readme(command, place, script, tmp_path, monkeypatch):
     }.get(name, "new) in ") in out
 
 
+def test_the_commands_on_own_pictures_run_one_after_the_other(
+    scenes_dir, script, tmp_path, monkeypatch
+):
+    """As a reader pastes them: a folder of pictures and a captions file, in one working folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(scenes_dir / "train", "photos")
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    renamed = {key.replace("train/", "photos/", 1): value for key, value in captions.items()}
+    (tmp_path / "captions.json").write_text(json.dumps(renamed))
+    weights, printed = torchscript(tmp_path), []
+    for command in commands_on_own_pictures():
+        words = words_of(command)
+        assert words[0] == "python"
+        arguments = scaled(words[2:], words[1], {"TINY": ROOT / "assets" / "tiny-sd"})
+        arguments += ["--weights", str(weights)] if "sscd" in arguments else []
+        printed.append(script(words[1].removesuffix(".py"), *arguments))
+    train, generate, measure, mitigate, measure_again, compare = printed
+    assert "the model is in runs/photos/checkpoint" in train
+    assert "6 images (6 new) in runs/photos-images" in generate
+    assert "6 images (6 new) in runs/photos-words" in mitigate
+    for text, folder in ((measure, "photos-images"), (measure_again, "photos-words")):
+        assert re.search(
+            r"^sim_mean [\d.]+  sim_95pc [\d.]+  copy_share [\d.]+  bg_95pc", text, re.M
+        )
+        report = f"report: runs/{folder}/evaluations/sscd-resnet50-dcr-dotproduct-"
+        assert report in text
+        assert list((tmp_path / "runs" / folder).glob("evaluations/*/report.html"))
+    assert "| photos-images | 6 " in compare
+    assert "| photos-words " in compare
+    # the mitigation is the one thing that differs: the prompts before it are the same
+    manifests = [
+        json.loads((tmp_path / "runs" / folder / "manifest.json").read_text())["images"]
+        for folder in ("photos-images", "photos-words")
+    ]
+    sources = [[(row["source_prompt"], row["seed"]) for row in rows] for rows in manifests]
+    assert sources[0] == sources[1]
+
+
 def torchscript(folder):
     import torch
 
@@ -245,12 +301,6 @@ def torchscript(folder):
     )
     torch.jit.trace(network.eval(), torch.rand(1, 3, 224, 224)).save(str(path))
     return path
-
-
-def test_pictures_and_pages_of_the_readme_exist():
-    text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
 
 
 def test_every_flag_of_the_readme_exists():
