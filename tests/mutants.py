@@ -28,7 +28,7 @@ MUTANTS = [
         "utils.training.train_mitigations:train_hooks",
         "edit=TRAIN_EDITS[special] if special else None",
         "edit=None",
-        "tests/generation/test_mitigations.py::test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies",
+        "tests/training/test_train_mitigations.py::test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies",
     ),
     Mutant(
         "a flag is ignored",
@@ -130,9 +130,9 @@ MUTANTS = [
     ),
     Mutant(
         "guidance changes at the wrong step",
-        "utils.generation.denoiser_hook:steered.ask",
-        'scheduler.timesteps[now["number"]]',
-        'scheduler.timesteps[max(now["number"] - 1, 0)]',
+        "utils.generation.denoiser_hook:_Interception.ask",
+        "self.scheduler.timesteps[self.evaluation]",
+        "self.scheduler.timesteps[max(self.evaluation - 1, 0)]",
         "tests/generation/test_guidance.py::test_the_static_transition_agrees_with_a_loop_written_by_hand",
     ),
     Mutant(
@@ -144,7 +144,7 @@ MUTANTS = [
     ),
     Mutant(
         "guidance branches are mixed up",
-        "utils.generation.denoiser_hook:steered.at_output",
+        "utils.generation.denoiser_hook:_Interception.at_output",
         "unconditional, conditional = predicted.chunk(2)",
         "conditional, unconditional = predicted.chunk(2)",
         "tests/generation/test_denoiser_hook.py::test_both_predictions_can_be_replaced",
@@ -509,7 +509,7 @@ MUTANTS = [
     Mutant(
         "an index of other images",
         "utils.index.index_resume:why_anew",
-        "facts['made_of'] == source.made_of(name)",
+        "facts['made_of'] == source.change_stamp(name)",
         "True",
         "tests/index/test_index_resume.py::test_a_shard_that_is_damaged_or_of_other_images_is_made_anew",
     ),

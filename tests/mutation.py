@@ -323,10 +323,20 @@ def _parse_module(mutant: Mutant, root: Path) -> ast.Module:
 
 def _require_test(mutant: Mutant, root: Path) -> None:
     file, _, name = mutant.test.partition("::")
-    if not (root / file).is_file():
-        raise MutantError(f"there is no {file}")
-    names = [n for n in definitions(ast.parse((root / file).read_text())) if "test" in n]
     wanted = name.partition("[")[0].replace("::", ".")
-    if wanted not in names:
-        near = "".join(f"; nearest: {n}" for n in difflib.get_close_matches(wanted, names, 1))
-        raise MutantError(f"{file} has no {wanted}{near}")
+    names = _test_names(root).get(file)
+    if names is not None and wanted in names:
+        return
+    hints = [f"{other} has it" for other, n in _test_names(root).items() if wanted in n]
+    hints = hints or [f"nearest: {n}" for n in difflib.get_close_matches(wanted, names or (), 1)]
+    message = f"there is no {file}" if names is None else f"{file} has no {wanted}"
+    raise MutantError("; ".join([message, *hints]))
+
+
+@cache
+def _test_names(root: Path) -> dict[str, list[str]]:
+    """Qualified names of the definitions in each file of tests, by the file's path below `root`."""
+    paths = sorted((root / "tests").rglob("test_*.py"))
+    trees = [ast.parse(path.read_text()) for path in paths]
+    files = [path.relative_to(root).as_posix() for path in paths]
+    return {f: list(definitions(tree)) for f, tree in zip(files, trees, strict=True)}

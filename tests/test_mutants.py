@@ -6,6 +6,7 @@
 import ast
 import multiprocessing
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -190,11 +191,15 @@ def test_the_check_names_the_row_and_looks_for_its_test_too(checkout):
     good = toy_mutant("scale", "r / total", "r")
     lost = toy_mutant("scale", "r / 2", "r")
     untested = toy_mutant("scale", "r / total", "r", test="test_shares_add")
-    problems = mutation.check([good, lost, untested], checkout)
-    assert len(problems) == 2
+    moved = replace(good, test="tests/test_moved.py::test_nothing")
+    problems = mutation.check([good, lost, untested, moved], checkout)
+    assert len(problems) == 3
     assert problems[0].startswith("[a kind] toy:scale: 'r / 2' stands 0 times")
     assert problems[1] == (
         "[a kind] toy:scale: tests/test_toy.py has no test_shares_add; nearest: test_shares_add_up"
+    )
+    assert problems[2] == (
+        "[a kind] toy:scale: there is no tests/test_moved.py; tests/test_toy.py has it"
     )
 
 
