@@ -78,10 +78,10 @@ def arm(log, launch, moment, count):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from utils.index import index_build, shard_files
+    from utils.index import shard_building, shard_files
     from utils.retrieval import features
 
-    make = index_build.make_shard
+    make = shard_building.make_shard
 
     def noted(build, name, bar):
         note(log, "begin", launch, name)
@@ -90,7 +90,7 @@ def arm(log, launch, moment, count):
         return rows
 
     note(log, "start", launch, os.getpid())
-    index_build.make_shard = noted
+    shard_building.make_shard = noted
     if moment == "never":
         return
     owner, name = {

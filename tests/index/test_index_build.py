@@ -21,7 +21,7 @@ from tests.index.index_builds import NAMES, contents, left_over, opened, record,
 from utils.data import tar_shards, transforms
 from utils.files import downloads
 from utils.files.locks import Claims
-from utils.index import index_build, search, shard_files
+from utils.index import search, shard_building, shard_files
 from utils.retrieval import measurement
 from utils.retrieval.descriptors.network import Extractor
 from utils.runtime import parallel
@@ -227,8 +227,8 @@ def test_more_shards_of_the_same_folder_extend_the_plan(shards, build, tmp_path)
     assert "counts" not in record(root)
     assert lines[1:] == [
         (
-            "1 of 4 planned shards are not finished: 0 in other hands, 1 missing, first '00000';"
-            " the last launch to finish counts"
+            "1 of 4 planned shards are not finished: 0 being built by another process, 1 missing, first '00000';"
+            " the last launch to finish writes the counts"
         ),
         f"index: {root}",
     ]
@@ -249,7 +249,7 @@ def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
         assert left_over(root) == [".00001.npy.77.part"]
     assert lines[0].startswith("7 images of 2 shards")
     assert lines[1].startswith(
-        "1 of 4 planned shards are not finished: 1 in other hands, 0 missing, first '00001'"
+        "1 of 4 planned shards are not finished: 1 being built by another process, 0 missing, first '00001'"
     )
     assert "counts" not in record(root)
     build(shards)  # they died
@@ -261,7 +261,7 @@ def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
 def test_a_shard_that_others_finish_meanwhile_is_not_made_again(
     shards, build, tmp_path, monkeypatch
 ):
-    root, real, made = tmp_path / "index", index_build.make_shard, []
+    root, real, made = tmp_path / "index", shard_building.make_shard, []
     build(shards, root=tmp_path / "theirs")
 
     def make(build, name, bar):
@@ -274,7 +274,7 @@ def test_a_shard_that_others_finish_meanwhile_is_not_made_again(
             )
         return real(build, name, bar)
 
-    monkeypatch.setattr(index_build, "make_shard", make)
+    monkeypatch.setattr(shard_building, "make_shard", make)
     build(shards)
     assert made == ["00000", "00001", "00003"]
     assert contents(root) == contents(tmp_path / "theirs")
@@ -313,11 +313,11 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
     root = tmp_path / "index"
     lines = build(shards)
     assert lines[0].startswith(
-        f"{root}: this file system has no locks; each process makes a fixed share"
+        f"{root}: this file system has no locks; each process builds a fixed share"
     )
     assert opened(root).complete
     os.utime(shards / "00003.tar", ns=(5, 5))
-    assert "shard 00003 is made anew: its images have changed since" in build(shards)
+    assert "shard 00003 is rebuilt: its images have changed since" in build(shards)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -370,7 +370,7 @@ def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_p
     assert sorted(whole) == [f"/{n}.tar" for n in NAMES]  # each comes once
     before = stamps(tmp_path / "index")
     os.utime(shards / "00002.tar", ns=(5, 5))
-    assert build(source)[0] == "shard 00002 is made anew: its images have changed since"
+    assert build(source)[0] == "shard 00002 is rebuilt: its images have changed since"
     assert {n for n, stamp in stamps(tmp_path / "index").items() if stamp != before[n]} == {"00002"}
     assert [p for p, span in server.asked if span is None][4:] == ["/00002.tar"]
 
@@ -432,7 +432,7 @@ def test_a_folders_image_overwritten_by_one_of_its_size_is_read_again(folder, bu
     picture = bytearray((folder / "5.png").read_bytes())
     (folder / "5.png").write_bytes(picture)
     os.utime(folder / "5.png", ns=(before.st_mtime_ns + 1, before.st_mtime_ns + 1))
-    assert build(folder)[0] == "shard 00000 is made anew: its images have changed since"
+    assert build(folder)[0] == "shard 00000 is rebuilt: its images have changed since"
 
 
 def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
@@ -442,7 +442,7 @@ def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
     for i in range(13, 16):
         (folder / "deep" / f"{i}.png").write_bytes(tars.noise(i))
     lines = build(folder)
-    assert "shard 00002 is made anew: its images have changed since" in lines
+    assert "shard 00002 is rebuilt: its images have changed since" in lines
     assert [s.rows for s in opened(root).shards] == [3, 2, 3, 2]
     assert stamps(root, names[:2]) == {n: before[n] for n in names[:2]}
     shutil.rmtree(folder / "deep")
@@ -466,8 +466,8 @@ def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
     (shards / "00000.tar").unlink()
     (shards / "00002.tar").unlink()
     told = (
-        "2 shards of the index are not among those named, first '00000', and their tar files are"
-        " gone"
+        "2 shards of the index are not named by --val_dir, and their tar files no longer exist,"
+        " first '00000'"
     )
     assert build(shards)[0].startswith(told)
     assert len(opened(tmp_path / "index")) == 14  # what was computed stays
@@ -480,12 +480,12 @@ def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build,
         build(shards)
     (shards / "00003.tar").unlink()
     lines = build(shards)
-    assert "and their tar files are gone: what was made of them stays" in lines[0]
+    assert "their vectors stay in the index" in lines[0]
     # still said, but no error
     assert any(line.startswith("1 of 4 tar files are damaged") for line in lines)
     for path in shard_files.paths_of(tmp_path / "index", "00003")[:1]:
         path.unlink()  # who wants it out of the index removes its vectors
-    assert "they are planned no longer" in build(shards)[0]
+    assert "removed from the plan" in build(shards)[0]
     assert record(tmp_path / "index")["counts"]["damaged_shards"] == []
     assert not shard_files.paths_of(tmp_path / "index", "00003")[1].exists()
 
@@ -506,8 +506,8 @@ def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(
         (source / "00001.tar").unlink()
         lines = build(f"{address}/00000.tar", root=root)
         told = (
-            "1 shards of the index are not among those named, first '00001', and their tar files"
-            " were gone before anything was made of them: they are planned no longer"
+            "1 shards of the index are not named by --val_dir, and their tar files no longer exist,"
+            " first '00001': they were never built and are removed from the plan"
         )
         assert lines[0] == told
         assert record(root)["shards"] == ["00000", "00002", "00003"]
@@ -576,9 +576,9 @@ def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
         )
     )
     (tmp_path / ".claims").mkdir()
-    build = index_build.Build(tmp_path, None, None, None, {}, None, processes, "x")
+    build = shard_building.Build(tmp_path, None, None, None, {}, None, processes, "x")
     expected = DataError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected) as raised, index_build._ending_together(build):
+    with pytest.raises(expected) as raised, shard_building.end_together(build):
         raise error
     assert build.stop.exists() is (count > 1)  # the others see it; the main process removes it
     if expected is DataError:
@@ -601,7 +601,7 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
         "pixel",
         *SEED_FLAGS,
     ]
-    real, made = index_build.make_shard, []
+    real, made = shard_building.make_shard, []
 
     def make(build, name, bar):
         if len(made) == 2:
@@ -610,13 +610,13 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
         return real(build, name, bar)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_build, "make_shard", make)
+        patch.setattr(shard_building, "make_shard", make)
         with pytest.raises(SystemExit) as ended:
             script("diff_retrieval", *asked)
     assert ended.value.code == 130
     assert (
         capsys.readouterr().err.splitlines()[-1]
-        == "diff_retrieval.py: stopped; the same command goes on"
+        == "diff_retrieval.py: stopped; run the same command to continue"
     )
     assert shard_files.finished(tmp_path / "index") == made
     script("diff_retrieval", *asked)
@@ -626,13 +626,14 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
 
 def test_a_folder_that_cannot_be_made_is_a_line(shards, build, tmp_path):
     with pytest.raises(
-        UsageError, match=r"--build_index='/proc/x' cannot be (made \(No such file|written to)"
+        UsageError, match=r"--build_index='/proc/x' cannot be (created \(No such file|written to)"
     ):
         build(shards, root=Path("/proc/x"))
     # as a lock of another user's, not to be opened
     (tmp_path / "index" / ".claims" / ".probe.lock").mkdir(parents=True)
     with pytest.raises(
-        UsageError, match=r"--build_index='.*' cannot be made \(Is a directory: '.*/.probe.lock'\)"
+        UsageError,
+        match=r"--build_index='.*' cannot be created \(Is a directory: '.*/.probe.lock'\)",
     ):
         build(shards)
 
@@ -640,13 +641,13 @@ def test_a_folder_that_cannot_be_made_is_a_line(shards, build, tmp_path):
 def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(
     shards, build, tmp_path, monkeypatch
 ):
-    root, real = tmp_path / "index", index_build.make_shard
+    root, real = tmp_path / "index", shard_building.make_shard
 
     def make(build, name, bar):
         build.stop.touch()  # as the other one does
         return real(build, name, bar)
 
-    monkeypatch.setattr(index_build, "make_shard", make)
+    monkeypatch.setattr(shard_building, "make_shard", make)
     build(shards)
     assert shard_files.finished(root) == ["00000"]
     assert left_over(root) == []

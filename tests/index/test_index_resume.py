@@ -56,7 +56,7 @@ def _other_descriptor(shards, root):
             lambda shards, root: os.truncate(shard_files.paths_of(root, "00001")[1], 99),
             "cannot be read",
         ),
-        (_other_descriptor, "was made by another descriptor .pt_style 'sscd', not 'pixel'"),
+        (_other_descriptor, "was computed with another descriptor .pt_style 'sscd', not 'pixel'"),
     ],
 )
 def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(
@@ -67,8 +67,8 @@ def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(
     before, was = stamps(root), contents(root)
     damage(shards, root)
     lines = build(shards)
-    assert len([line for line in lines if "anew" in line]) == 1
-    assert re.match(rf"shard 00001 is made anew: {why}", lines[0]), lines[0]
+    assert len([line for line in lines if "rebuilt" in line]) == 1
+    assert re.match(rf"shard 00001 is rebuilt: {why}", lines[0]), lines[0]
     assert {n for n, stamp in stamps(root).items() if stamp != before[n]} == {"00001"}
     if damage is _replace_tar:
         assert [r["key"] for r in opened(root).table([3, 4])] == [
@@ -96,11 +96,8 @@ def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tm
     shard_files.paths_of(root, names[1])[1].write_bytes(b"damaged too")
     (root / "ann.faiss").write_bytes(b"")  # what else an index may hold
     lines = build(source)
-    assert (
-        lines[0]
-        == f"index.json was lost: it is made anew from {len(names) - 1} shards that are there"
-    )
-    assert lines[1].startswith(f"shard {names[1]} is made anew: cannot be read")
+    assert lines[0] == f"index.json was lost: it is rebuilt from {len(names) - 1} shards"
+    assert lines[1].startswith(f"shard {names[1]} is rebuilt: cannot be read")
     now = record(root)
     assert now["counts"] == was["counts"]
     assert (now["shards"], now["descriptor"], now["source"]) == (
@@ -123,14 +120,14 @@ def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(
         tars.write(tmp_path / "other" / f"{name}.tar", {"0.png": tars.noise(1)})
     with pytest.raises(
         UsageError,
-        match=r"--build_index='.*' holds no index.json, and shards of other images than --val_dir",
+        match=r"--build_index='.*' holds no index.json, and its shards are of other images than --val_dir",
     ):
         build(tmp_path / "other")
     assert contents(root) == before
     _other_descriptor(shards, root)
     with pytest.raises(
         UsageError,
-        match=r"holds no index.json, and shards of several descriptors; takes a new folder",
+        match=r"holds no index.json, and its shards are of several descriptors; use a new folder",
     ):
         build(shards)
     for name in NAMES:
@@ -197,7 +194,7 @@ def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
         ),
     ):
         opened(root)
-    assert build(shards)[0].startswith("shard 00001 is made anew: cannot be read")
+    assert build(shards)[0].startswith("shard 00001 is rebuilt: cannot be read")
     assert opened(root).complete
 
 
@@ -226,7 +223,7 @@ def test_an_index_of_other_images_is_refused(shards, build, folder, tmp_path):
     for source in (tmp_path / "elsewhere", folder):
         with pytest.raises(
             UsageError,
-            match=r"--val_dir='.*': the index of .* is of the tar shards in '.*shards'; takes",
+            match=r"--val_dir='.*': the index in .* is of the tar shards in '.*shards'; use",
         ):
             build(source)
     # moved together they are the same

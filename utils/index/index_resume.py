@@ -1,108 +1,137 @@
-"""An index as a build finds it: whether it is one to go on with, and which of its shards are of
-use."""
+"""Check whether an existing index folder can be continued, and which of its shards are still
+valid."""
+
+from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.files import owned_folders
 from utils.files.locks import CLAIMS
-from utils.index import index_descriptor, shard_files, vector_index
+from utils.index import index_descriptor, search, shard_files, vector_index
+from utils.index.index_sources import ImageSource
 from utils.runtime.errors import DataError, UsageError
 
-# what is half written: of a shard, or of a file beside them
-PART = re.compile(r"\.(?:(.+)\.(?:npy|parquet|tar)|(index)\.json|ann\.(?:json|faiss))\.\d+\.part")
+RECORD_CLAIM = ".index"  # the lock for writing index.json; no shard's name begins with a dot
+# temporary names of files that are half written, with the number of the writing process
+PARTIAL_FILE = re.compile(
+    r"\.(?:(?P<shard>.+)\.(?:npy|parquet|tar)|(?P<record>index\.json)|ann\.(?:json|faiss))"
+    r"\.\d+\.part"
+)
 
 
-def existing_record(opts, source):
-    """index.json of --build_index, or None where it is to be made. UsageError for a folder that is
-    not ours, for other images, and for another descriptor as far as flags tell: before any network
-    loads."""
-    data = _found(opts, source)
-    if data is not None:
-        index_descriptor.require_descriptor(opts, opts.build_index, data["descriptor"])
-    return data
+def claim_of_partial(file_name: str) -> str | None:
+    """The lock under which a half-written file is written: a shard's name, or that of index.json or
+    of the approximate search. None for any other file."""
+    match = PARTIAL_FILE.fullmatch(file_name)
+    if match is None:
+        return None
+    if match["shard"]:
+        return match["shard"]
+    return RECORD_CLAIM if match["record"] else search.CLAIM
 
 
-def _found(opts, source):
-    root, shown = Path(opts.build_index), f"--build_index={opts.build_index!r}"
+@dataclass(frozen=True)
+class ExistingIndex:
+    """What an index folder records before a build."""
+
+    descriptor: dict[str, Any]  # record of the descriptor that computed the vectors
+    planned: tuple[str, ...]  # names of all shards, finished or not
+    # index.json was lost, and this many shards give its content; None if it was read
+    recovered: int | None = None
+
+
+def existing_index(build_index: str, val_dir: str, source: ImageSource) -> ExistingIndex | None:
+    """The index at --build_index, or None if the folder is new or empty.
+
+    source: of the images of --val_dir. UsageError for a folder that is not ours, or an index of
+    other images; DataError for a damaged index.json."""
+    root = Path(build_index)
     owned_folders.require_writable("--build_index", root)
     if not (root / vector_index.FILE).exists():
-        adopted = _adopted(root, source, shown)
-        if adopted:
-            return adopted
+        recovered = _recovered_index(build_index, source)
+        if recovered:
+            return recovered
         foreign = (
             [p.name for p in sorted(root.iterdir()) if not _is_ours(p)] if root.is_dir() else []
         )
         if foreign:
             raise owned_folders.foreign_error(
                 "--build_index",
-                opts.build_index,
+                build_index,
                 foreign[0],
                 writer="index",
                 accepted="use a new folder, or an index to continue",
             )
         return None
-    data = vector_index.read_record(root)
-    theirs = data["source"]
+    record = vector_index.read_record(root)
+    indexed = record["source"]
     if (
-        source.folder not in vector_index.folders_of(root, theirs)
-        or source.from_tars != theirs["shards"]
+        source.folder not in vector_index.folders_of(root, indexed)
+        or source.from_tars != indexed["shards"]
     ):
-        what = "tar shards" if theirs["shards"] else "images"
+        kind = "tar shards" if indexed["shards"] else "images"
         raise UsageError(
-            f"--val_dir={opts.val_dir!r}: the index of {shown} is of the {what} in"
-            f" {theirs['folder']!r}; takes those, or a new index"
+            f"--val_dir={val_dir!r}: the index in --build_index={build_index!r} is of the {kind} in"
+            f" {indexed['folder']!r}; use those, or a new --build_index"
         )
-    return data
+    return ExistingIndex(record["descriptor"], tuple(record["shards"]))
 
 
 def _is_ours(path):
     """Whether a build left this in a folder in which no shard is whole; files of shards may be
     somebody's own."""
     if path.name == shard_files.FOLDER and path.is_dir():
-        return all(PART.fullmatch(p.name) for p in path.iterdir())
-    return path.name == CLAIMS or PART.fullmatch(path.name) is not None
+        return all(PARTIAL_FILE.fullmatch(p.name) for p in path.iterdir())
+    return path.name == CLAIMS or PARTIAL_FILE.fullmatch(path.name) is not None
 
 
-def _adopted(root, source, shown):
-    """What index.json would say of shards that lost it, as they say it themselves; None where there
-    are none. UsageError when they are not of one index, or of other images."""
-    found = {}
+def _recovered_index(build_index: str, source: ImageSource) -> ExistingIndex | None:
+    """The content of a lost index.json, from the facts that the shards record; None without shards.
+    UsageError when the shards are not of one index, or are of other images."""
+    root, shown = Path(build_index), f"--build_index={build_index!r}"
+    facts = {}
     for name in shard_files.finished(root):
-        with contextlib.suppress(DataError):  # made anew, if its images are there
-            found[name] = shard_files.read_shard(root, name)[0].facts
-    if not found:
+        with contextlib.suppress(DataError):  # a damaged shard is rebuilt if its images exist
+            facts[name] = shard_files.read_shard(root, name)[0].facts
+    if not facts:
         return None
-    descriptor = next(iter(found.values()))["descriptor"]
-    if any(
-        index_descriptor.difference(facts["descriptor"], descriptor) for facts in found.values()
-    ):
+    descriptor = next(iter(facts.values()))["descriptor"]
+    if any(index_descriptor.difference(f["descriptor"], descriptor) for f in facts.values()):
         raise UsageError(
-            f"{shown} holds no {vector_index.FILE}, and shards of several descriptors; takes a new"
-            " folder"
+            f"{shown} holds no {vector_index.FILE}, and its shards are of several descriptors; use"
+            " a new folder"
         )
-    if not any(
-        facts["made_of"] == source.change_stamp(name)
-        for name, facts in found.items()
+    unchanged = (
+        facts[name]["made_of"] == source.change_stamp(name)
+        for name in facts
         if name in source.names
-    ):
+    )
+    if not any(unchanged):
         raise UsageError(
-            f"{shown} holds no {vector_index.FILE}, and shards of other images than --val_dir"
-            " names; takes theirs, or a new folder"
+            f"{shown} holds no {vector_index.FILE}, and its shards are of other images than"
+            " --val_dir; use the --val_dir of these shards, or a new folder"
         )
-    return {"descriptor": descriptor, "shards": list(found), "adopted": len(found)}
+    return ExistingIndex(descriptor, tuple(facts), recovered=len(facts))
 
 
-def why_anew(root, name, source, descriptor):
-    """Why a shard that is there has to be made again, or None."""
+def rebuild_reason(
+    root: Path, name: str, source: ImageSource, descriptor: dict[str, Any]
+) -> str | None:
+    """Why a finished shard must be rebuilt, in words that follow its name; None if it is valid.
+
+    descriptor: the one that its vectors should be of."""
     try:
         facts = shard_files.read_shard(root, name)[0].facts
     except DataError as error:
+        # the message is a path, the reason after ": ", and advice after ";"
         return str(error).split(": ", 1)[1].partition(";")[0]
-    what = index_descriptor.difference(facts["descriptor"], descriptor)
-    if what:
-        return f"was made by another descriptor ({what})"
-    return (
-        None if facts["made_of"] == source.change_stamp(name) else "its images have changed since"
-    )
+    difference = index_descriptor.difference(facts["descriptor"], descriptor)
+    if difference:
+        return f"was computed with another descriptor ({difference})"
+    if facts["made_of"] != source.change_stamp(name):
+        return "its images have changed since"
+    return None

@@ -56,6 +56,11 @@ class ImageSource(Protocol):
         files."""
 
 
+def record_of(source: ImageSource) -> dict[str, Any]:
+    """What index.json says about a source; vector_index.write_index takes it."""
+    return {"folder": str(source.folder), "shards": source.from_tars}
+
+
 def _without_odd_names(images, rows):
     """Images and rows whose names Parquet can store; the other images move to `bad`. Returns:
     (ImageSet, [dict])."""
