@@ -237,11 +237,11 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(
     whole = infer("-nb", 4, "-imb", 2, "--batch_size", 3)
     save, saved, broken = generation_folder.Generation._save_image, [], tmp_path / "broken"
 
-    def stopped_at_five(self, made):
+    def stopped_at_five(self, image):
         if len(saved) == 5:
             raise KeyboardInterrupt
-        saved.append(made.job.index)
-        return save(self, made)
+        saved.append(image.job.index)
+        return save(self, image)
 
     command = (
         "--modelpath",
@@ -303,10 +303,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 ):
     save = generation_folder.Generation._save_image
 
-    def full(self, made):
-        if made.job.index == 2:
+    def full(self, image):
+        if image.job.index == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return save(self, made)
+        return save(self, image)
 
     with monkeypatch.context() as patch:
         patch.setattr(generation_folder.Generation, "_save_image", full)
@@ -386,7 +386,7 @@ def test_a_tracker_gets_figures_and_images(infer, monkeypatch):
     class Recorder(tracking.NoTracker):
         def __init__(self, **given):
             Recorder.given, self.rows, self.images = given, [], []
-            Recorder.made = self
+            Recorder.last = self
 
         def log(self, row, step, group=None):
             self.rows.append(row)
@@ -398,10 +398,10 @@ def test_a_tracker_gets_figures_and_images(infer, monkeypatch):
     folder = infer(
         "--prompt", "x", "-nb", 3, "--report_to", "tensorboard", "--wandb_project", "mine"
     )
-    (row,) = Recorder.made.rows
+    (row,) = Recorder.last.rows
     assert (row["images"], row["images_new"], row["prompts_cut"]) == (3, 3, 0)
     assert row["images_per_second"] > 0
-    assert Recorder.made.images == [(f"generations/{i}", (16, 16)) for i in range(3)]
+    assert Recorder.last.images == [(f"generations/{i}", (16, 16)) for i in range(3)]
     assert (Recorder.given["project"], Recorder.given["config"]) == (
         "mine",
         manifest_of(folder)["settings"],

@@ -23,26 +23,26 @@ EXTRA = {"yes": (), "with `--negative_prompt`": ("--negative_prompt", "")}
 
 
 def cells():
-    """(pipeline, mitigation, what the table says) of every cell."""
+    """(pipeline, mitigation, content) of every cell."""
     text = (ROOT / "docs" / "mitigations.md").read_text()
     head, *rows = re.findall(
         r"^\|(.*)\|$", text[text.index("| pipeline |") :].split("\n\n")[0], re.MULTILINE
     )
     names = [c.strip() for c in head.split("|")][1:]
     for row in rows[1:]:
-        pipeline, *said = (c.strip() for c in row.split("|"))
-        yield from ((pipeline, name, word) for name, word in zip(names, said, strict=True))
+        pipeline, *support = (c.strip() for c in row.split("|"))
+        yield from ((pipeline, name, word) for name, word in zip(names, support, strict=True))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = {}
+    folders = {}
 
     def of(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp("miniatures") / "model"
-            miniature(name).save_pretrained(made[name])
-        return made[name]
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("miniatures") / "model"
+            miniature(name).save_pretrained(folders[name])
+        return folders[name]
 
     return of
 
@@ -68,13 +68,13 @@ def generate(script, model, out, *flags):
 
 def test_the_table_is_whole():
     assert {(p, m) for p, m, _ in cells()} == {(p, m) for p in MINIATURES for m in FLAGS}
-    assert {said for *_, said in cells()} <= set(EXTRA)
+    assert {support for *_, support in cells()} <= set(EXTRA)
 
 
-@pytest.mark.parametrize(("pipeline", "mitigation", "said"), list(cells()))
-def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitigation, said):
+@pytest.mark.parametrize(("pipeline", "mitigation", "support"), list(cells()))
+def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitigation, support):
     model = folder(pipeline)
-    if EXTRA[said]:
+    if EXTRA[support]:
         line = refused(
             "diff_inference",
             "--modelpath",
@@ -86,10 +86,10 @@ def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitiga
             *FLAGS[mitigation],
         )
         assert "--cfg_start needs an unconditional branch" in line
-    plain, record = generate(script, model, tmp_path / "plain", *EXTRA[said])
+    plain, record = generate(script, model, tmp_path / "plain", *EXTRA[support])
     assert record["pipeline"] == type(miniature(pipeline)).__name__
     changed, record = generate(
-        script, model, tmp_path / "changed", *EXTRA[said], *FLAGS[mitigation]
+        script, model, tmp_path / "changed", *EXTRA[support], *FLAGS[mitigation]
     )
     assert np.abs(plain - changed).max() > 0
     row = record["images"][0]
@@ -98,7 +98,7 @@ def test_a_cell_of_the_table(script, refused, folder, tmp_path, pipeline, mitiga
 
 
 def test_images_that_were_never_guided_are_counted(script, folder, tmp_path):
-    said = script(
+    printed = script(
         "diff_inference",
         "--modelpath",
         folder("SD 1"),
@@ -115,13 +115,13 @@ def test_images_that_were_never_guided_are_counted(script, folder, tmp_path):
         "--savepath",
         tmp_path / "g",
     )
-    assert "3 of 3 images kept --cfg_before to the end" in said  # one step has no minimum
+    assert "3 of 3 images kept --cfg_before to the end" in printed  # one step has no minimum
 
 
 def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_one_and_this_is_said(
     script, folder, tmp_path
 ):
-    said = script(
+    printed = script(
         "diff_inference",
         "--modelpath",
         folder("Flux"),
@@ -138,7 +138,7 @@ def test_where_there_is_no_unconditional_branch_noise_goes_onto_the_conditional_
     )
     assert (
         "without an unconditional branch: --rand_noise_lam adds noise to the conditional one only"
-        in said
+        in printed
     )
 
 

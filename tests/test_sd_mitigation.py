@@ -119,7 +119,7 @@ def test_compare_makes_both_from_the_same_noise_and_one_grid(
 ):
     monkeypatch.chdir(tmp_path)
     common = ("--pretrained_model_name_or_path", micro_sd, "--compare", "-nb", 2, *FAST)
-    said = script("sd_mitigation", "--rand_augs", "rand_word_add", *common)
+    printed = script("sd_mitigation", "--rand_augs", "rand_word_add", *common)
     plain, edited = sorted((tmp_path / "mitigationSD" / "inf_42").iterdir(), reverse=True)
     assert plain.name.startswith("gen_nomit-")
     assert edited.name.startswith("gen_auginfer_rand_word_add_4-")
@@ -129,7 +129,7 @@ def test_compare_makes_both_from_the_same_noise_and_one_grid(
         == [r["source_prompt"] for r in rows_of(edited)]
         == ["Wall View 002", "Wall View 003"]
     )
-    assert f"pairs: {(edited / 'compare.png').relative_to(tmp_path)}" in said
+    assert f"pairs: {(edited / 'compare.png').relative_to(tmp_path)}" in printed
     grid = Image.open(edited / "compare.png")
     for index, row in enumerate(rows_of(edited)):
         for side, folder in ((0, plain), (1, edited)):

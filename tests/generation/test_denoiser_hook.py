@@ -11,7 +11,7 @@ from utils.generation.sampling import Prompt
 from utils.models import families, loading, schedulers
 
 
-def made(pipeline, *steer, scale=3.0, steps=3, count=2):
+def generated(pipeline, *steer, scale=3.0, steps=3, count=2):
     """Images of `count` prompts with hooks at the denoiser's output; each of `steer`: (scale) ->
     hook."""
     hooks = mitigations.SampleHooks(
@@ -36,8 +36,8 @@ def same(a, b, bound=0.0):
 @pytest.mark.parametrize("name", MINIATURES)
 def test_a_hook_sees_every_step_and_changes_nothing_unless_it_does(name):
     pipeline, seen = miniature(name), []
-    plain = made(pipeline)
-    watched = made(pipeline, lambda scale: lambda p: seen.append(p) or p)
+    plain = generated(pipeline)
+    watched = generated(pipeline, lambda scale: lambda p: seen.append(p) or p)
     assert same(plain, watched)
     assert [p.timestep for p in seen] == pytest.approx(pipeline.scheduler.timesteps.tolist())
     assert len(seen) == 3
@@ -47,24 +47,26 @@ def test_a_hook_sees_every_step_and_changes_nothing_unless_it_does(name):
         assert not torch.equal(p.conditional, p.unconditional)
     assert all(p.flow == (name in ("SD 3", "Flux")) for p in seen)
     assert not pipeline.scheduler.__dict__.get("step")
-    assert same(plain, made(pipeline))  # nothing is left behind
+    assert same(plain, generated(pipeline))  # nothing is left behind
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_both_predictions_can_be_replaced(name):
     """The guided prediction in both branches is the pipeline's own guidance at that scale."""
     pipeline = miniature(name)
-    expected = made(pipeline, scale=3.0)
-    found = made(pipeline, lambda scale: lambda p: guidance.guided(p, 3.0), scale=9.0)
-    assert same(expected, found, 1)
-    assert not same(expected, made(pipeline, scale=9.0), 1)
-    conditional = made(
+    expected = generated(pipeline, scale=3.0)
+    actual = generated(pipeline, lambda scale: lambda p: guidance.guided(p, 3.0), scale=9.0)
+    assert same(expected, actual, 1)
+    assert not same(expected, generated(pipeline, scale=9.0), 1)
+    conditional = generated(
         pipeline,
         lambda scale: lambda p: dataclasses.replace(p, unconditional=p.conditional),
         scale=9.0,
     )
     assert same(
-        conditional, made(pipeline, lambda scale: lambda p: guidance.guided(p, 1.0), scale=9.0), 1
+        conditional,
+        generated(pipeline, lambda scale: lambda p: guidance.guided(p, 1.0), scale=9.0),
+        1,
     )
 
 
@@ -73,12 +75,12 @@ def test_latents_can_be_replaced(name):
     """Halved before the last step: what the scheduler steps from. The others do not show in a
     constant prediction."""
     pipeline = miniature(name)
-    plain = made(pipeline, steps=1)
-    halved = made(
+    plain = generated(pipeline, steps=1)
+    halved = generated(
         pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents / 2), steps=1
     )
     assert not same(plain, halved, 5)
-    again = made(
+    again = generated(
         pipeline, lambda scale: lambda p: dataclasses.replace(p, latents=p.latents.clone()), steps=1
     )
     assert same(plain, again)
@@ -104,7 +106,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
             unconditional=0.7 * p.unconditional + 0.01 * p.latents,
         )
 
-    found = made(pipeline, steer, count=1)[0]
+    actual = generated(pipeline, steer, count=1)[0]
     with torch.no_grad():
         e = loading.embed(parts.tokenizer, parts.text_encoder, ["a red circle 0", ""], device="cpu")
         job = next(
@@ -125,7 +127,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
             x = by_hand.step(u + 3.0 * (c - u), t - moved, 0.9 * x).prev_sample
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample[0]
     expected = ((image / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(actual - expected).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["EulerDiscrete", "PNDM"])
@@ -135,13 +137,13 @@ def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micr
     with pytest.raises(
         TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"
     ):
-        made(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
+        generated(pipeline, lambda scale: lambda p: dataclasses.replace(p, timestep=p.timestep - 1))
 
 
 def test_without_an_unconditional_branch_the_hook_gets_one_prediction(micro_parts):
     seen = []
-    plain = made(loading.assemble(micro_parts()), scale=1.0)
-    watched = made(
+    plain = generated(loading.assemble(micro_parts()), scale=1.0)
+    watched = generated(
         loading.assemble(micro_parts()),
         lambda scale: lambda p: seen.append(p.unconditional) or p,
         scale=1.0,

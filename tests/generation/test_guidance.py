@@ -21,9 +21,9 @@ def prediction(timestep, conditional, unconditional, factor=1.0):
 
 
 def test_the_guided_prediction_by_hand_stands_in_both_branches():
-    found = guidance.guided(prediction(1, [2.0, 3.0], [1.0, 5.0]), torch.tensor([3.0, -2.0]))
-    assert found.conditional.flatten().tolist() == [4.0, 9.0]  # 1 + 3 (2 - 1), 5 - 2 (3 - 5)
-    assert torch.equal(found.conditional, found.unconditional)
+    replaced = guidance.guided(prediction(1, [2.0, 3.0], [1.0, 5.0]), torch.tensor([3.0, -2.0]))
+    assert replaced.conditional.flatten().tolist() == [4.0, 9.0]  # 1 + 3 (2 - 1), 5 - 2 (3 - 5)
+    assert torch.equal(replaced.conditional, replaced.unconditional)
 
 
 def test_the_static_transition_is_passed_at_its_timestep():
@@ -46,7 +46,7 @@ def test_the_dynamic_transition_is_each_images_first_local_minimum():
     the third; the second has none; the third's first value is no minimum, for nothing fell before
     it."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
-    found = [
+    replaced = [
         hook(prediction(t, distances, [0.0] * 3)).conditional.flatten().tolist()
         for t, distances in (
             (900, [5.0, 5.0, 1.0]),
@@ -55,18 +55,18 @@ def test_the_dynamic_transition_is_each_images_first_local_minimum():
             (600, [2.0, 2.0, 2.0]),
         )
     ]
-    assert found == [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [28.0, 0.0, 0.0], [14.0, 0.0, 14.0]]
+    assert replaced == [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [28.0, 0.0, 0.0], [14.0, 0.0, 14.0]]
     assert hook.report() == [{"guided_from": 700.0}, {"guided_from": None}, {"guided_from": 600.0}]
 
 
 def test_a_timestep_that_comes_twice_counts_once():
     """PNDM evaluates its second timestep twice: 5 3 4 (again at the same time) 2 has no minimum."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
-    found = [
+    replaced = [
         hook(prediction(t, [d], [0.0])).conditional.item()
         for t, d in ((900, 5.0), (800, 3.0), (800, 4.0), (700, 2.0))
     ]
-    assert found == [0.0] * 4
+    assert replaced == [0.0] * 4
 
 
 def test_of_a_flow_the_distance_is_its_own():
@@ -74,19 +74,21 @@ def test_of_a_flow_the_distance_is_its_own():
     last."""
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
     steps = ((1000, 5.0), (800, 4.0), (500, 4.5))
-    found = [
+    replaced = [
         hook(dataclasses.replace(prediction(t, [d], [0.0], 1 - t / 1000), flow=True))
         for t, d in steps
     ]
-    assert [p.conditional.item() for p in found] == [0.0, 0.0, 31.5]
+    assert [p.conditional.item() for p in replaced] == [0.0, 0.0, 31.5]
 
 
 def test_the_distance_is_that_of_the_noise_whatever_is_predicted():
     hook = guidance.DynamicTransition(scale=7.0, before=0.0)
     # the velocity's distance falls throughout, the noise's is 0.6, 0.5, 0.8
     steps = ((950, 6.0, 0.1), (900, 5.0, 0.1), (800, 4.0, 0.2))
-    found = [hook(prediction(t, [d], [0.0], factor)).conditional.item() for t, d, factor in steps]
-    assert found == [0.0, 0.0, 28.0]
+    replaced = [
+        hook(prediction(t, [d], [0.0], factor)).conditional.item() for t, d, factor in steps
+    ]
+    assert replaced == [0.0, 0.0, 28.0]
 
 
 def loop(parts, scheduler, text, seed, choose, *, scale, steps):
@@ -116,12 +118,12 @@ def ours(pipeline, prompts, *, cfg_start, cfg_before, steps):
     hooks = mitigations.SampleHooks(mitigations.chosen(values))
     jobs = list(sampling.image_jobs(prompts, hooks, images_per_prompt=1, seed=1))
     settings = sampling.SampleSettings(steps=steps, guidance=6.0, side=16)
-    found = list(
+    generated = list(
         sampling.generate(
             pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu"
         )
     )
-    return jobs, [np.asarray(m.image, float) for m in found], [m.notes for m in found]
+    return jobs, [np.asarray(m.image, float) for m in generated], [m.notes for m in generated]
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -129,14 +131,14 @@ def ours(pipeline, prompts, *, cfg_start, cfg_before, steps):
 def test_the_static_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind, start, before):
     parts = micro_parts(kind)
     pipeline = loading.assemble(parts)
-    jobs, found, _ = ours(
+    jobs, images, _ = ours(
         pipeline,
         [Prompt("a red circle"), Prompt("b")],
         cfg_start=start,
         cfg_before=before,
         steps=10,
     )
-    for job, image in zip(jobs, found, strict=True):
+    for job, image in zip(jobs, images, strict=True):
         expected = loop(
             parts,
             pipeline.scheduler,
@@ -157,8 +159,8 @@ def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, 
         parts.text_encoder.get_input_embeddings().weight.mul_(40)
         parts.unet.time_embedding.linear_1.weight.mul_(10)  # and a random U-Net of every timestep
     prompts = [Prompt(p) for p in ("a red circle", "b", "noisy field", "zebra", "quick", "1 2 3")]
-    jobs, found, notes = ours(pipeline, prompts, cfg_start="auto", cfg_before=0.0, steps=12)
-    for job, image, note in zip(jobs, found, notes, strict=True):
+    jobs, images, notes = ours(pipeline, prompts, cfg_start="auto", cfg_before=0.0, steps=12)
+    for job, image, note in zip(jobs, images, notes, strict=True):
         began = []
 
         def choose(seen, t, began=began):

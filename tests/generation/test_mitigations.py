@@ -37,8 +37,8 @@ def test_options_turn_mitigations_on_and_name_them():
 
 
 def test_settings_hold_the_flags_of_what_is_on():
-    found = mitigations.settings(OFF | {"cfg_start": 500.0})
-    assert found == dict.fromkeys(("rand_noise_lam", "rand_augs", "rand_aug_repeats")) | {
+    recorded = mitigations.settings(OFF | {"cfg_start": 500.0})
+    assert recorded == dict.fromkeys(("rand_noise_lam", "rand_augs", "rand_aug_repeats")) | {
         "cfg_start": 500.0,
         "cfg_before": 0.0,
     }
@@ -46,10 +46,10 @@ def test_settings_hold_the_flags_of_what_is_on():
 
 def test_sample_hooks_edit_as_often_as_asked(micro_parts):
     tokens = RandomTokens(micro_parts().tokenizer)
-    made = mitigations.SampleHooks(
+    hooks = mitigations.SampleHooks(
         mitigations.chosen(OFF | {"rand_augs": "rand_numb_add", "rand_aug_repeats": 3}), tokens
     )
-    assert len(made.edit_prompt("a b", np.random.default_rng(0)).split()) == 5
+    assert len(hooks.edit_prompt("a b", np.random.default_rng(0)).split()) == 5
     assert mitigations.SampleHooks().edit_prompt("a b", np.random.default_rng(0)) == "a b"
 
 
@@ -117,10 +117,10 @@ def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
         )
 
     monkeypatch.setattr(mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, louder))
-    (made,) = mitigations.chosen(OFF | {"loudness": 3})
-    assert made.name == "loud3"
+    (mitigation,) = mitigations.chosen(OFF | {"loudness": 3})
+    assert mitigation.name == "loud3"
     assert mitigations.settings(OFF | {"loudness": 3})["loudness"] == 3
-    assert mitigations.SampleHooks((made,)).edit_prompt("a", None) == "A"
+    assert mitigations.SampleHooks((mitigation,)).edit_prompt("a", None) == "A"
 
 
 def test_the_example_of_the_documentation_runs(monkeypatch):
@@ -139,14 +139,14 @@ def test_the_example_of_the_documentation_runs(monkeypatch):
         mitigations, "MITIGATIONS", (*mitigations.MITIGATIONS, room["unguided_end"])
     )
     opts = flags.parse(room["Longer"], ["--prompt", "x", "--cfg_stop", "500"], description="")
-    (made,) = mitigations.chosen(vars(opts))
+    (mitigation,) = mitigations.chosen(vars(opts))
     below, above = (
         denoiser_hook.Prediction(torch.zeros(1), t, torch.ones(1), torch.zeros(1), 1.0)
         for t in (400.0, 600.0)
     )
-    assert made.name == "cfgstop_500"
-    assert made.steer(7.5)(below).conditional.item() == 0
-    assert made.steer(7.5)(above) is above
+    assert mitigation.name == "cfgstop_500"
+    assert mitigation.steer(7.5)(below).conditional.item() == 0
+    assert mitigation.steer(7.5)(above) is above
     assert (
         mitigations.chosen(vars(flags.parse(room["Longer"], ["--prompt", "x"], description="")))
         == ()

@@ -6,17 +6,17 @@ from utils.generation.sampling import GeneratedImage, ImageJob
 
 
 def folder(path, colour, count, prompt):
-    made = generation_folder.Generation(path)
-    made.begin({})
+    generation = generation_folder.Generation(path)
+    generation.begin({})
     jobs = (ImageJob(i, i, "a circle", prompt) for i in range(count))
     list(
-        made.save(
+        generation.save(
             GeneratedImage(job, Image.new("RGB", (8, 8), (colour, job.index, 0)), {})
             for job in jobs
         )
     )
-    made.finish(count, settings={})
-    return made
+    generation.finish(count, settings={})
+    return generation
 
 
 def test_pairs_have_the_same_number_and_stand_side_by_side(tmp_path):

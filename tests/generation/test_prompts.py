@@ -44,8 +44,8 @@ def test_files_without_prompts_are_errors(tmp_path, name, content):
 
 def test_a_captions_file_keeps_its_keys_and_strings_count_as_lists(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"a/1.png": ["first", "second"], "b.png": "only"}))
-    found = prompts.read_prompts(tmp_path / "c.json")
-    assert [(p.source_image, p.text) for p in found] == [("a/1.png", "first"), ("b.png", "only")]
+    read = prompts.read_prompts(tmp_path / "c.json")
+    assert [(p.source_image, p.text) for p in read] == [("a/1.png", "first"), ("b.png", "only")]
 
 
 def test_four_thousand_of_a_captions_file_of_ten_thousand(tmp_path):
@@ -55,8 +55,8 @@ def test_four_thousand_of_a_captions_file_of_ten_thousand(tmp_path):
     )
     request = prompts.PromptRequest(file=str(tmp_path / "c.json"), count=4000)
     model = ModelSource("--modelpath", "unused")
-    found, style = prompts.choose_prompts(request, model, say=pytest.fail)
+    read, style = prompts.choose_prompts(request, model, say=pytest.fail)
     assert style is None
-    assert [(p.text, p.source_image) for p in found] == [
+    assert [(p.text, p.source_image) for p in read] == [
         (f"caption {i}", f"{i}.png") for i in range(4000)
     ]

@@ -32,13 +32,13 @@ def jobs(prompts=PROMPTS, *, seed=1, per=2, edit=None, noise=0.0, tokenizer=None
     return list(sampling.image_jobs(prompts, hooks, images_per_prompt=per, seed=seed)), hooks
 
 
-def pixels(pipeline, made, *, batch_size=4, steps=3, guidance=7.5):
-    listed, hooks = made
+def pixels(pipeline, jobs_and_hooks, *, batch_size=4, steps=3, guidance=7.5):
+    listed, hooks = jobs_and_hooks
     settings = sampling.SampleSettings(steps=steps, guidance=guidance, side=16)
     images = sampling.generate(
         pipeline, listed, settings=settings, hooks=hooks, batch_size=batch_size, device="cpu"
     )
-    return [np.asarray(made.image, float) for made in images]
+    return [np.asarray(each.image, float) for each in images]
 
 
 def test_image_i_belongs_to_prompt_i_div_imb():
@@ -63,18 +63,18 @@ def test_an_edit_is_drawn_once_a_prompt_and_does_not_depend_on_their_number(micr
 
 @pytest.mark.parametrize("noise", [0.0, 0.4])
 def test_an_image_does_not_depend_on_its_batch(pipeline, noise):
-    made = [pixels(pipeline, jobs(noise=noise), batch_size=b) for b in (1, 4, 6)]
-    for one, four, six in zip(*made, strict=True):
+    batches = [pixels(pipeline, jobs(noise=noise), batch_size=b) for b in (1, 4, 6)]
+    for one, four, six in zip(*batches, strict=True):
         assert np.abs(one - four).mean() < 0.5
         assert np.abs(one - six).mean() < 0.5
-    assert np.abs(made[0][0] - made[0][1]).mean() > 5  # and two images of a prompt differ
+    assert np.abs(batches[0][0] - batches[0][1]).mean() > 5  # and two images of a prompt differ
 
 
 def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
     """Classifier-free guidance over the DDIM steps, one image, nothing of the pipeline's
     __call__."""
     listed, hooks = jobs(PROMPTS[:1], per=1)
-    found = pixels(pipeline, (listed, hooks), guidance=3.0)[0]
+    ours = pixels(pipeline, (listed, hooks), guidance=3.0)[0]
     parts, scheduler = micro_parts(), pipeline.scheduler
     with torch.no_grad():
         e = loading.embed(parts.tokenizer, parts.text_encoder, ["a red circle", ""], device="cpu")
@@ -88,7 +88,7 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
             x = scheduler.step(guided[None], t, x).prev_sample
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample
     expected = ((image[0] / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
-    assert np.abs(found - expected).max() <= 1
+    assert np.abs(ours - expected).max() <= 1
 
 
 def test_noise_is_each_images_and_each_branchs_own(pipeline, monkeypatch):
@@ -175,18 +175,18 @@ def test_a_compiled_denoiser_makes_the_same_image_and_hooks_stay_outside(pipelin
 def test_images_are_pillow_rgb_of_the_asked_side(pipeline):
     listed, hooks = jobs(per=1)
     settings = sampling.SampleSettings(steps=1, side=24)
-    made = next(
+    generated = next(
         sampling.generate(
             pipeline, listed, settings=settings, hooks=hooks, batch_size=2, device="cpu"
         )
     )
-    assert (made.job, made.image.size, made.image.mode, made.notes) == (
+    assert (generated.job, generated.image.size, generated.image.mode, generated.notes) == (
         listed[0],
         (24, 24),
         "RGB",
         {},
     )
-    assert isinstance(made.image, Image.Image)
+    assert isinstance(generated.image, Image.Image)
 
 
 def test_records_do_not_change():

@@ -9,7 +9,7 @@ from utils.models import families, loading
 from utils.runtime.errors import UsageError
 
 
-def made(pipeline, prompts, *, guidance, negative=None, steps=3):
+def generate(pipeline, prompts, *, guidance, negative=None, steps=3):
     hooks = mitigations.SampleHooks()
     jobs = list(
         sampling.image_jobs([Prompt(p) for p in prompts], hooks, images_per_prompt=1, seed=1)
@@ -29,11 +29,11 @@ def test_our_batch_is_what_the_pipeline_makes_of_each_prompt_alone(name, negativ
     """Whatever a family embeds, pools, zeroes or packs: its own call with plain prompts is the
     reference."""
     pipeline = miniature(name)
-    jobs, ours = made(pipeline, ["a red circle", "b"], guidance=3.0, negative=negative)
+    jobs, ours = generate(pipeline, ["a red circle", "b"], guidance=3.0, negative=negative)
     call = {"guidance_scale": 3.0, "negative_prompt": negative}
     if name == "Flux" and negative is not None:
         call |= {"true_cfg_scale": 3.0, "guidance_scale": 1.0}
-    for job, found in zip(jobs, ours, strict=True):
+    for job, image in zip(jobs, ours, strict=True):
         own = pipeline(
             prompt=job.prompt,
             height=16,
@@ -42,7 +42,7 @@ def test_our_batch_is_what_the_pipeline_makes_of_each_prompt_alone(name, negativ
             **call,
             generator=torch.Generator().manual_seed(job.seed),
         ).images[0]
-        assert np.abs(found - np.asarray(own, float)).mean() < 0.5
+        assert np.abs(image - np.asarray(own, float)).mean() < 0.5
     assert np.abs(ours[0] - ours[1]).mean() > 5
 
 
@@ -54,8 +54,8 @@ def test_sdxl_takes_zeros_when_no_negative_prompt_is_given():
 
 
 def test_published_steps_and_scale_for_stable_diffusion_else_the_pipelines_own():
-    found = {name: families.default_sampling(name) for name in families.FAMILIES}
-    assert found == {
+    defaults = {name: families.default_sampling(name) for name in families.FAMILIES}
+    assert defaults == {
         "StableDiffusionPipeline": (50, 7.5),
         "StableDiffusionXLPipeline": (50, 7.5),
         "StableDiffusion3Pipeline": (28, 7.0),

@@ -73,15 +73,15 @@ def test_an_unreachable_name_says_what_was_tried():
 
 
 def test_configurations_are_read_without_weights(micro_sd):
-    found = loading.read_configs(
+    configs = loading.read_configs(
         FLAG, str(micro_sd), loading.read_index(FLAG, str(micro_sd)), denoiser="unet"
     )
-    assert (found.index["_class_name"], found.factor, found.patch) == (
+    assert (configs.index["_class_name"], configs.factor, configs.patch) == (
         "StableDiffusionPipeline",
         2,
         1,
     )
-    assert found.denoiser["cross_attention_dim"] == 16
+    assert configs.denoiser["cross_attention_dim"] == 16
     with pytest.raises(UsageError, match="is not complete"):
         loading.read_configs(FLAG, str(micro_sd), {}, denoiser="scheduler_of_nobody")
 
@@ -89,8 +89,10 @@ def test_configurations_are_read_without_weights(micro_sd):
 def test_embeddings_are_cut_and_padded_to_the_tokenizers_length(micro_parts):
     parts = micro_parts()
     with torch.no_grad():
-        found = loading.embed(parts.tokenizer, parts.text_encoder, ["a", "b " * 100], device="cpu")
-    assert tuple(found.shape) == (2, 32, 16)
+        embeddings = loading.embed(
+            parts.tokenizer, parts.text_encoder, ["a", "b " * 100], device="cpu"
+        )
+    assert tuple(embeddings.shape) == (2, 32, 16)
 
 
 def test_from_scratch_is_the_same_architecture_and_other_weights(micro_parts):
