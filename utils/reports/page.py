@@ -1,20 +1,31 @@
-"""report.html: one self-contained page of an evaluation, from the headline to the settings that
-made it.
+"""report.html: a self-contained page that shows an evaluation: headline, matches, gallery, plots,
+numbers and settings.
 
-report.css and report.js stand beside this module and are copied into each page, so that it opens
-from anywhere without a network. Prompts, captions and file names are untrusted: they are escaped
-here and enter the table as text alone."""
+Its parts lie beside this module: report.html and report_matches.html are templates, report.css and
+report.js are copied into each page. So a page opens without a network, wherever it is moved.
+Prompts, captions and file names are untrusted: they are escaped here, and enter the table as text
+only."""
+
+from __future__ import annotations
 
 import base64
 import hashlib
 import html
 import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from utils.files.whole_files import write_text
 
 HERE = Path(__file__).parent
+
+Numbers = dict[str, Any]  # name: number
+Nested = dict[str, Any]  # name: JSON value, or such a dict
+Row = dict[str, Any]  # of the table of matches, see `write_report`
+Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
 EXPLAINED = {
     "sim_mean": "similarity of a generation to its nearest training image, mean",
@@ -79,42 +90,17 @@ ENDS = {
     "_dcr": "{} with the published crop, that of the descriptor",
 }
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
-MATCHES = """<p class="faint">{which}, each with its nearest training image.{marks} "duplicated" speaks of the
-training image. A click on a row, or Enter on its pictures, shows both images side by side.</p>
-<noscript><p>The table needs JavaScript, which is off. The gallery and matches.csv work without it.</p></noscript>
-<div id="table" hidden>
-<div class="filters">
-<label>prompt or name contains <input id="contains" type="search" autocomplete="off"></label>
-<label>min score <input id="min-score" type="number" step="0.01"></label>
-<label>max score <input id="max-score" type="number" step="0.01"></label>
-<output id="count" for="contains min-score max-score"></output>
-</div>
-<div class="scroll tall"><table><thead><tr id="columns"></tr></thead><tbody id="rows"></tbody></table></div>
-</div>
-<dialog id="pair" aria-labelledby="position">
-<div class="bar"><h2 id="position" aria-live="polite"></h2>
-<button type="button" id="previous" aria-label="previous pair">&#8592;</button>
-<button type="button" id="next" aria-label="next pair">&#8594;</button>
-<button type="button" id="close" autofocus>Close</button></div>
-<dl id="facts"></dl>
-<div class="sides">
-<figure><img id="query-image" alt=""><figcaption><strong>generated image</strong>
-<span class="name" id="query-name"></span><p id="query-text"></p></figcaption></figure>
-<figure><img id="match-image" alt=""><figcaption><strong>nearest training image</strong>
-<span class="name" id="match-name"></span><p id="match-text"></p></figcaption></figure>
-</div>
-</dialog>"""
 
 
-def number(value):
-    """A number for reading: counts whole, the rest with four significant digits."""
+def number(value: Any) -> str:
+    """A number as text: an integer in full, others with four significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def words_of(key):
-    """What a key of metrics.json means; "" for one that is not known."""
+def words_of(key: str) -> str:
+    """What a key of metrics.json means; "" for an unknown key."""
     if key in EXPLAINED:
         return EXPLAINED[key]
     for end, words in ENDS.items():
@@ -136,15 +122,15 @@ def words_of(key):
     )
 
 
-def headline(metrics, settings):
-    """One sentence that says how much was copied."""
+def headline(metrics: Numbers, settings: Nested) -> str:
+    """One sentence that says how much was copied; "" without a measure of similarity."""
     if "copy_share" not in metrics:
         return (
             f"The 95th percentile of similarity is {metrics['sim_95pc']:.3f}."
             if "sim_95pc" in metrics
             else ""
         )
-    found = (
+    share = (
         f"{_percent(metrics, 'copy_share')} of {metrics['copy_share_n']} images count as copies of"
         " a training image"
     )
@@ -154,18 +140,18 @@ def headline(metrics, settings):
         if threshold is not None
         else ""
     )
-    return f"{found} (95 % interval {_interval(metrics, 'copy_share')}){where}."
+    return f"{share} (95 % interval {_interval(metrics, 'copy_share')}){where}."
 
 
-def tiles(metrics):
-    """The most telling numbers that exist. Returns: [(title, [(value, words)], whether it speaks of
-    copies)]."""
-    found = []
+def tiles(metrics: Numbers) -> list[Tile]:
+    """The most important of the numbers that were computed. Returns: (title, [(value, words)],
+    whether to stress it: there are copies) of each."""
+    shown: list[Tile] = []
     if "copy_share" in metrics:
         words = (
             f"95 % interval {_interval(metrics, 'copy_share')}, {metrics['copy_share_n']} images"
         )
-        found.append(
+        shown.append(
             ("Copies", [(_percent(metrics, "copy_share"), words)], metrics["copy_share"] > 0)
         )
     split = {"copy_share_dup": "where it was duplicated", "copy_share_nodup": "where it was not"}
@@ -175,7 +161,7 @@ def tiles(metrics):
         if k in metrics
     ]
     if by_source:
-        found.append(("Copies by the prompt's own image", by_source, False))
+        shown.append(("Copies by the prompt's own image", by_source, False))
     pairs = {
         "Similarity, 95th percentile": {
             "sim_95pc": "generated images",
@@ -185,7 +171,7 @@ def tiles(metrics):
     }
     for title, keys in pairs.items():
         if next(iter(keys)) in metrics:
-            found.append(
+            shown.append(
                 (
                     title,
                     [(f"{metrics[k]:.3f}", words) for k, words in keys.items() if k in metrics],
@@ -198,21 +184,20 @@ def tiles(metrics):
         if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(tuple(ENDS)))
     ]
     if distances:
-        found.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
-    return found
+        shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
+    return shown
 
 
-def _percent(metrics, key):
+def _percent(metrics: Numbers, key: str) -> str:
     return f"{100 * metrics[key]:.1f} %"
 
 
-def _interval(metrics, key):
+def _interval(metrics: Numbers, key: str) -> str:
     return f"{100 * metrics[f'{key}_lo']:.1f} to {100 * metrics[f'{key}_hi']:.1f} %"
 
 
-def flat(nested, *, prefix=""):
-    """Settings as pairs (name, text): a dict within as a.b, other containers as JSON; None is left
-    out."""
+def flat(nested: Nested, *, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings as (name, text). A nested name is a.b, lists are JSON, None is skipped."""
     for key, value in nested.items():
         if isinstance(value, dict):
             yield from flat(value, prefix=f"{prefix}{key}.")
@@ -227,14 +212,14 @@ def flat(nested, *, prefix=""):
             )
 
 
-def script_json(data):
-    """JSON for a script element: ASCII, which escapes U+2028, U+2029 and half surrogates, without
-    <, > and &."""
+def script_json(data: Any) -> str:
+    """JSON for a script element, without <, > and &. It is ASCII, so that U+2028, U+2029 and lone
+    surrogates are escaped."""
     text = json.dumps(data, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _table_data(rows, pictures, threshold):
+def _table_data(rows: list[Row], pictures: dict[str, bytes], threshold: float | None) -> str:
     finite = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         for row in rows
@@ -243,18 +228,18 @@ def _table_data(rows, pictures, threshold):
     return script_json({"threshold": threshold, "rows": finite, "pictures": encoded})
 
 
-def _image(data, kind, words):
+def _image(data: bytes, kind: str, words: str) -> str:
     return (
         f'<p><img src="data:image/{kind};base64,{base64.b64encode(data).decode()}"'
         f' alt="{html.escape(words)}"></p>'
     )
 
 
-def _plot(path, words):
+def _plot(path: Path, words: str) -> str:
     return _image(path.read_bytes(), "png", words)
 
 
-def _gallery(pages):
+def _gallery(pages: Sequence[bytes]) -> str:
     images = [
         _image(page, "jpeg", f"gallery page {i}: queries and their matches")
         for i, page in enumerate(pages, 1)
@@ -264,7 +249,7 @@ def _gallery(pages):
         if images[1:]
         else ""
     )
-    return images and (
+    return (
         '<p class="faint">Left a generated image, then the training images most similar to it,'
         " with scores; in a vermilion frame where the score is above the threshold. The most"
         " similar queries come first; further pages lie in gallery/ beside this"
@@ -272,7 +257,7 @@ def _gallery(pages):
     )
 
 
-def _tile(title, values, accent):
+def _tile(title: str, values: list[tuple[str, str]], accent: bool) -> str:
     inside = "".join(
         f"<p><strong>{html.escape(v)}</strong> <span>{html.escape(w)}</span></p>" for v, w in values
     )
@@ -282,75 +267,95 @@ def _tile(title, values, accent):
     )
 
 
-def _list(triples, *, kind="text"):
-    """A table of name, words and value; kind: "number" aligns the values right."""
+def _list(triples: Iterable[tuple[Any, str, Any]], *, kind: str = "text") -> str:
+    """A table of (name, words, value), "" without rows. kind: "number" aligns values right."""
     rows = "\n".join(
         f'<tr><th scope="row"><code>{html.escape(str(key))}</code> <span'
         f' class="faint">{html.escape(words)}</span></th><td'
         f' class="{kind}">{html.escape(str(value))}</td></tr>'
         for key, words, value in triples
     )
-    return rows and f'<table class="list">{rows}</table>'
+    return f'<table class="list">{rows}</table>' if rows else ""
 
 
-def _sha256(text):
+def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def write_report(path, *, metrics, settings, counts, left_out, plots, pages, rows, pictures, total):
-    """Write the page, whole.
+def write_report(
+    path: str | Path,
+    *,
+    metrics: Numbers,
+    settings: Nested,
+    counts: Numbers,
+    left_out: dict[str, str],
+    plots: Sequence[tuple[Path, str]],
+    pages: Sequence[bytes],
+    rows: list[Row],
+    pictures: dict[str, bytes],
+    total: int,
+) -> None:
+    """Write the whole page.
 
-    metrics, counts: flat dicts of numbers; settings: a dict, nested ones within; left_out: {metric:
-    reason}; plots: [(PNG path, words for who cannot see it)], first the histogram of similarity;
-    pages: of the gallery, JPEG bytes; rows: a dict a query with its best match, most similar first:
-    query, match, score, query_picture, match_picture, and prompt, caption, source_image,
-    source_score, seed, duplicated, clipscore, each or None; pictures: {name: JPEG bytes}; total:
-    how many queries there are in all."""
+    metrics, counts: numbers by name;
+    settings: of the evaluation, possibly nested;
+    left_out: {metric: why it was not computed};
+    plots: (PNG path, words for readers who cannot see it); the first is the histogram of
+    similarity;
+    pages: of the gallery, as JPEG;
+    rows: one for each query with its best match, most similar first: query, match, score,
+    query_picture, match_picture, and prompt, caption, source_image, source_score, seed, duplicated,
+    clipscore, each of which may be None;
+    pictures: {name: JPEG}, which the rows name;
+    total: number of queries, of which `rows` may hold the first ones only."""
     threshold = settings.get("copy_threshold")
-    which = (
-        f"The {len(rows):,} most similar of {total:,}" if total > len(rows) else f"All {total:,}"
-    )
-    sections = {
+    bodies = {
         "Similarity": "".join(_plot(*plot) for plot in plots[:1]),
-        "Matches": (
-            rows
-            and MATCHES.format(
-                which=f"{which} generated images", marks="" if threshold is None else MARKS
-            )
-        ),
-        "Gallery": _gallery(pages),
+        "Matches": _matches(len(rows), total, threshold) if rows else "",
+        "Gallery": _gallery(pages) if pages else "",
         "Plots": "".join(_plot(*plot) for plot in plots[1:]),
         "Numbers": _list([(k, words_of(k), number(v)) for k, v in metrics.items()], kind="number"),
         "Left out": _list([(k, "", why) for k, why in left_out.items()]),
         "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
         "Settings": _list([(k, "", v) for k, v in flat(settings)]),
     }
-    sections = {
-        title: (title.replace(" ", "-").lower(), body) for title, body in sections.items() if body
-    }
-    query_dir, val_dir = (
-        html.escape(str(settings.get(key, ""))) for key in ("query_dir", "val_dir")
-    )
-    script, style = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("report.js", "report.css")
-    )
-    # the browser itself then refuses any other script, and any request
+    bodies = {title: body for title, body in bodies.items() if body}
+    script, style = _resource("report.js"), _resource("report.css")
+    # with it, the browser refuses any other script, and any request
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{_sha256(style)}'; script-src"
         f" 'sha256-{_sha256(script)}'"
     )
-    text = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>Copying of training images</title><style>{style}</style></head><body>
-<h1>Copying of training images</h1>
-<p class="lead">{html.escape(headline(metrics, settings))}</p>
-<p class="faint">{query_dir} against {val_dir}</p>
-<div class="tiles">{"".join(_tile(*tile) for tile in tiles(metrics))}</div>
-<nav aria-label="sections">{" ".join(f'<a href="#{name}">{title}</a>' for title, (name, _) in sections.items())}</nav>
-{"".join(f'<section id="{name}"><h2>{title}</h2>{body}</section>' for title, (name, body) in sections.items())}
-<script type="application/json" id="data">{_table_data(rows, pictures, threshold)}</script>
-<script>{script}</script>
-</body></html>
-"""
-    write_text(path, text)
+    page = Template(_resource("report.html")).substitute(
+        policy=policy,
+        style=style,
+        headline=html.escape(headline(metrics, settings)),
+        query_dir=html.escape(str(settings.get("query_dir", ""))),
+        val_dir=html.escape(str(settings.get("val_dir", ""))),
+        tiles="".join(_tile(*tile) for tile in tiles(metrics)),
+        links=" ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in bodies),
+        sections="".join(_section(title, body) for title, body in bodies.items()),
+        data=_table_data(rows, pictures, threshold),
+        script=script,
+    )
+    write_text(path, page)
+
+
+def _resource(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _matches(shown: int, total: int, threshold: float | None) -> str:
+    which = f"The {shown:,} most similar of {total:,}" if total > shown else f"All {total:,}"
+    text = Template(_resource("report_matches.html")).substitute(
+        which=f"{which} generated images", marks="" if threshold is None else MARKS
+    )
+    return text.removesuffix("\n")
+
+
+def _anchor(title: str) -> str:
+    return title.replace(" ", "-").lower()
+
+
+def _section(title: str, body: str) -> str:
+    return f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>'
