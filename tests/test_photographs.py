@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 import diff_retrieval
 from tests.indices import image_index
 from utils.cli.retrieval_options import RetrievalOptions
-from utils.data.image_sets import list_images, open_image
+from utils.data.image_files import open_image
+from utils.data.image_sets import list_images
 from utils.index import deduplication
 from utils.runtime.parallel import Alone, Processes
 

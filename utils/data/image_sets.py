@@ -1,155 +1,137 @@
-"""A folder of images as an ordered, keyed set: natural order, relative paths, read as a viewer
-would show them."""
+"""Image sets: the images below a folder, in natural order, each with its relative path as its
+key."""
 
-import contextlib
-import errno
+from __future__ import annotations
+
 import hashlib
 import io
 import os
 import re
-import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from utils.files.downloads import Address, read_part
+from utils.data.image_files import SUFFIXES, open_image
+from utils.files.downloads import Address, Stamp, read_part
 from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
-# where Pillow finds an orientation
-TELL_ORIENTATION = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# What a file of such a name may hold. Pillow would go by the content, and open whatever it has a
-# decoder for: strangers' pictures would reach those that hand them to other programs (EPS) or raise
-# errors of their own (DDS, AVIF)
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # JPEG: a camera's MPO too
-# what the system says of a file that is not there to be read, by its nature; all else is the disk's
-NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 CHANGED = "has changed since the index was built; --build_index reads it again"
-STORED_SIZE = "stored_size"  # in the info of an image that was read
-# what the stages themselves write below a folder that is measured
+# folders that the stages write below a folder that is measured
 OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
 INDEX_KIND = b'"kind": "index"'  # in the index.json that utils.index.vector_index writes
-# What Pillow raises on files that are no image, are truncated, lie about their size, or are bombs.
-BROKEN_EXIF = (
-    struct.error,
-    TypeError,
-    ValueError,
-    KeyError,
-    IndexError,
-    ZeroDivisionError,
-    OSError,
-    SyntaxError,
-)
-UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+SPAN = 256  # images that a thread reads for one task: a task an image would take gigabytes
+
+BadImages = tuple[tuple[str, str], ...]  # (key, reason) of each
 
 
-def natural_key(path):
-    """Sort key: runs of digits by value, so that 2.png comes before 10.png; then the text itself,
-    so no two tie."""
+def natural_key(path: str | Path) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that orders runs of digits by their value: 2.png comes before 10.png.
+
+    The text itself is the last part of the key, so that no two paths are equal."""
     text = path.as_posix() if isinstance(path, Path) else str(path)
     return [
-        (0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p)
-        for p in re.split(r"([0-9]+)", text)
-        if p
+        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part)
+        for part in re.split(r"([0-9]+)", text)
+        if part
     ], text
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images below root. root: a Path, or for places an Address; keys: relative paths with /,
-    natural order; bad: [(key, reason)] of files left out.
-
-    places: of images inside larger files (tar shards), their (file below root, offset in bytes);
-    else empty. changed: keys of images that are known to be others than those that were listed:
-    they are not opened; states: of an Address, {file: its state when it was listed}: a picture of a
-    file of another state is not shown."""
+    """Images below a folder. They are files of their own, or lie inside larger files (tar shards),
+    on this machine or behind an https address."""
 
     root: Path | Address
-    keys: tuple
-    sizes: tuple
-    bad: tuple = ()
-    places: tuple = ()
-    changed: frozenset = frozenset()
-    states: dict = field(default_factory=dict)
+    keys: tuple[str, ...]  # relative paths with /, natural order
+    sizes: tuple[int, ...]  # of the images, in bytes
+    bad: BadImages = ()  # images that are not in `keys`, because they cannot be read
+    # of images inside larger files: (file below root, offset in bytes); else empty
+    places: tuple[tuple[str, int], ...] = ()
+    # keys of images that have changed since they were listed; they are not opened
+    changed: frozenset[str] = frozenset()
+    # below an Address: {file: its stamp when it was listed}; images of changed files are refused
+    states: dict[str, Stamp] = field(default_factory=dict)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.keys)
 
-    def path(self, index):
+    def path(self, index: int) -> Path | Address:
         """The file that holds the image."""
         return self.root / (self.places[index][0] if self.places else self.keys[index])
 
-    def open(self, index, **how):
-        """The image as PIL RGB, as `open_image` reads it; DataError with the reason if it cannot be
-        read, or has changed, UnreadError if the disk or the server does not give it."""
+    def open(self, index: int, *, at_least: int | None = None) -> Image.Image:
+        """Read an image as PIL RGB, see `image_files.open_image`.
+
+        DataError with the reason if it cannot be read or has changed; UnreadError if the disk or
+        the server fails."""
         name = self.root / self.keys[index]
         if self.keys[index] in self.changed:
             raise DataError(f"{name}: {CHANGED}")
         if not self.places:
-            return open_image(self.path(index), **how)
-        return open_image(io.BytesIO(self._bytes(index)), name=name, **how)
+            return open_image(self.path(index), at_least=at_least)
+        return open_image(io.BytesIO(self._bytes(index)), name=name, at_least=at_least)
 
-    def _bytes(self, index):
-        """Of an image inside a larger file. UnreadError when that was moved, the disk fails, or the
-        server does."""
+    def _bytes(self, index: int) -> bytes:
+        """The bytes of an image inside a larger file. UnreadError if that file is gone, or the disk
+        or the server fails; DataError if it has changed."""
         path, (file, offset), size = self.path(index), self.places[index], self.sizes[index]
-        name, state = self.root / self.keys[index], None
+        name, stamp = self.root / self.keys[index], None
         try:
             if isinstance(self.root, Address):
-                content, state = read_part(path, offset, size)
+                content, stamp = read_part(str(path), offset, size)
             else:
                 with open(path, "rb") as handle:
                     handle.seek(offset)
                     content = handle.read(size)
-        except (OSError, DataError) as error:
-            why = (
-                error.strerror
-                if isinstance(error, OSError)
-                else str(error).removeprefix(f"{path}: ")
-            )
-            raise UnreadError(f"{name}: {why}") from None
-        if self.states.get(file, state) != state:
+        except OSError as error:
+            raise UnreadError(f"{name}: {error.strerror}") from None
+        except DataError as error:
+            raise UnreadError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
+        if self.states.get(file, stamp) != stamp:
             raise DataError(f"{name}: {CHANGED}")
         return content
 
-    def stamp(self, index):
-        """When the image's file was last changed, in ns."""
+    def stamp(self, index: int) -> int:
+        """Time of the last change of the image's file, in ns."""
         return os.stat(self.path(index)).st_mtime_ns
 
-    def take(self, indices):
-        """The images at `indices`, in that order."""
-        keys, sizes = (tuple(part[i] for i in indices) for part in (self.keys, self.sizes))
+    def take(self, indices: Sequence[int]) -> ImageSet:
+        """The set of the images at `indices`, in that order."""
         return replace(
             self,
-            keys=keys,
-            sizes=sizes,
+            keys=tuple(self.keys[i] for i in indices),
+            sizes=tuple(self.sizes[i] for i in indices),
             places=tuple(self.places[i] for i in indices) if self.places else (),
         )
 
     @property
-    def fingerprint(self):
-        """SHA-256 over (relative path, size in bytes) in order; contents are not read. Hex."""
+    def fingerprint(self) -> str:
+        """SHA-256 over (relative path, size in bytes) in order, in hexadecimal; contents are not
+        read."""
         digest = hashlib.sha256()
         for key, size in zip(self.keys, self.sizes, strict=True):
             digest.update(f"{key}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
-def _is_output(entry):
-    """Whether a stage wrote this folder: by its name, or an evaluation that --output_dir put
-    there."""
+# Listing ------------------------------------------------------------------------------------------
+
+
+def _is_output(entry: os.DirEntry) -> bool:
+    """Whether a stage wrote this folder: it has one of their names, or is an evaluation that was
+    written with --output_dir."""
     evaluation = all(
         os.path.exists(os.path.join(entry.path, name)) for name in ("metrics.json", "report.html")
     )
     return evaluation or OUTPUT_FOLDERS.fullmatch(entry.name) is not None
 
 
-def _is_made_of_images(folder):
-    """Whether a folder is an index or the near-duplicates of one: the pictures in their galleries
-    are nobody's images."""
+def _is_made_of_images(folder: str | Path) -> bool:
+    """Whether a folder is an index, or the output of --dedup: the pictures in their galleries are
+    not images of a set."""
     groups, shards, index = (
         os.path.join(folder, name) for name in ("groups.parquet", "shards", "index.json")
     )
@@ -157,11 +139,12 @@ def _is_made_of_images(folder):
         return True
     if not (os.path.isfile(index) and os.path.isdir(shards)):
         return False
-    with open(index, "rb") as file:  # others have files of that name too
+    with open(index, "rb") as file:  # other programs write files of that name too
         return INDEX_KIND in file.read(4096)
 
 
-def _walk(folder, root, skip):
+def _walk(folder: str | Path, root: str | Path, skip: bool) -> Iterator[tuple[str, int]]:
+    """Yield (key, size in bytes) of the images below a folder. skip: not what stages wrote."""
     if _is_made_of_images(folder):
         return
     with os.scandir(folder) as entries:
@@ -170,106 +153,43 @@ def _walk(folder, root, skip):
                 if not (entry.name.startswith(".") or skip and _is_output(entry)):
                     yield from _walk(entry.path, root, skip)
             elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                # a dangling link is a bad image
+                # a dangling link is listed, and cannot be read later
                 size = entry.stat().st_size if os.path.exists(entry.path) else 0
                 yield os.path.relpath(entry.path, root).replace(os.sep, "/"), size
 
 
-def holds_images(root):
+def holds_images(root: str | Path) -> bool:
     """Whether there is an image anywhere below a folder."""
     return next(_walk(root, root, False), None) is not None
 
 
-def list_images(flag, root, *, measured=False):
-    """All images below `root`, any depth, natural order; UsageError naming the flag when there are
-    none. Indices and what --dedup wrote are never read.
+def list_images(flag: str, root: str | Path, *, measured: bool = False) -> ImageSet:
+    """All images below a folder, at any depth, in natural order.
 
-    measured: of a folder that stages write to, what they write is not read (evaluations,
-    inferences, checkpoints, states)."""
+    Images in an index, or in the output of --dedup, are skipped.
+    measured: skip also what stages write below a folder that is measured: evaluations, generations,
+    checkpoints and states.
+    UsageError, which names `flag`, if there are no images."""
     root = require_dir(flag, root)
     try:
-        found = sorted(_walk(root, root, measured), key=lambda item: natural_key(item[0]))
+        images = sorted(_walk(root, root, measured), key=lambda image: natural_key(image[0]))
     except OSError as error:  # no permission, or links in a circle
         raise UsageError(
             f"{flag}={str(root)!r}: {error.filename!r} cannot be read ({error.strerror})"
         ) from None
-    if not found:
+    if not images:
         raise UsageError(
             f"{flag}={str(root)!r} holds no images; takes a folder with {', '.join(SUFFIXES)} at"
             " any depth"
         )
-    return ImageSet(root, tuple(k for k, _ in found), tuple(s for _, s in found))
+    return ImageSet(root, tuple(key for key, _ in images), tuple(size for _, size in images))
 
 
-def to_rgb(image):
-    """A Pillow image of any mode as RGB, the way a viewer on a white page would show it.
-
-    EXIF orientation is applied, transparency laid over white, 16-bit greys scaled to 8 bits.
-    """
-    # else Pillow would copy the pixels to find none
-    if not TELL_ORIENTATION.isdisjoint(image.info):
-        with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
-            image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        # Pillow's own conversion clips at 255 instead of scaling
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
-    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, image).convert("RGB")
-    # Pillow copies the pixels of an image that needs no conversion, which costs a third of decoding
-    # it
-    return image if image.mode == "RGB" else image.convert("RGB")
+# Checking -----------------------------------------------------------------------------------------
 
 
-def open_image(source, *, name=None, at_least=None):
-    """Read an image file as PIL RGB; DataError with the reason if it is none of FORMATS, is
-    truncated or is a bomb, UnreadError if the disk does not give it.
-
-    source: a path, or an open file with its name for messages; at_least: of pictures to look at, a
-    side in pixels that is enough: a larger JPEG is then decoded at a half, a quarter or an eighth.
-    Never of what is measured. Its .info[STORED_SIZE] is (width, height) in the file, before it is
-    turned as its EXIF data say."""
-    name = name or source
-    if isinstance(source, str | Path):
-        source = io.BytesIO(_content(source))
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            stored = image.size
-            # up to twice the limit Pillow only warns
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels may be a decompression bomb"
-                )
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            shown = to_rgb(image)
-            shown.info[STORED_SIZE] = stored
-            return shown
-    except UNREADABLE as error:
-        reason = (
-            "is not an image"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error) or type(error).__name__
-        )
-        raise DataError(f"{name}: {reason}") from None
-
-
-def _content(path):
-    """The bytes of an image's own file, read before they are decoded, as Pillow's errors of both
-    are one."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise (DataError if error.errno in NO_FILE else UnreadError)(
-            f"{path}: {error.strerror}"
-        ) from None
-
-
-def _reason(images, index):
+def _reason(images: ImageSet, index: int) -> str | None:
+    """Why an image cannot be read; None if it can. UnreadError if the disk fails."""
     try:
         images.open(index)
     except UnreadError:
@@ -279,12 +199,14 @@ def _reason(images, index):
     return None
 
 
-def require_readable(flag, images, bad, *, max_bad):
-    """UsageError when more than the share `max_bad` of a set cannot be read; one always may, if
-    another can.
+def require_readable(
+    flag: str, images: ImageSet, bad: Iterable[tuple[str, str]], *, max_bad: float
+) -> None:
+    """UsageError if more than the share `max_bad` of a set's images cannot be read, or all of them.
 
-    bad: [(key, reason)] of the set's images; what the set left out before counts with them.
-    """
+    One bad image is always accepted if another image can be read.
+    bad: (key, reason) of images that cannot be read; those in `images.bad` are added to them;
+    max_bad: in [0, 1]."""
     bad, total = (*images.bad, *bad), len(images) + len(images.bad)
     accepted = int(max(1, max_bad * total))
     if len(bad) > accepted or len(bad) == total:
@@ -294,18 +216,26 @@ def require_readable(flag, images, bad, *, max_bad):
         )
 
 
-def readable(flag, images, *, max_bad, workers, show=lambda spans: spans):
-    """The images that can be read, the others kept in `bad` with those of the set; UsageError when
-    too many cannot.
+def readable(
+    flag: str,
+    images: ImageSet,
+    *,
+    max_bad: float,
+    workers: int,
+    show: Callable[[list[range]], Iterable[range]] = lambda spans: spans,
+) -> ImageSet:
+    """The set of the images that can be read; the others are added to its `bad`.
 
-    Every file is decoded once, by threads. UnreadError when the disk fails: what it does not give
-    now is no bad image. show: wraps the list of spans of 256 images, for a progress bar."""
-    spans = [range(first, min(first + 256, len(images))) for first in range(0, len(images), 256)]
-    # a task a span: a million futures would hold gigabytes
+    Every image is decoded once. UsageError as in `require_readable`; UnreadError if the disk fails,
+    which says nothing about an image.
+    max_bad: share of images that may be bad, in [0, 1];
+    workers: number of threads;
+    show: wraps the list of spans of SPAN images, for a progress bar."""
+    spans = [range(first, min(first + SPAN, len(images))) for first in range(0, len(images), SPAN)]
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = pool.map(lambda span: [_reason(images, i) for i in span], spans)
+        results = pool.map(lambda span: [_reason(images, i) for i in span], spans)
         reasons = [
-            reason for _span, part in zip(show(spans), found, strict=True) for reason in part
+            reason for _span, part in zip(show(spans), results, strict=True) for reason in part
         ]
     bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
     require_readable(flag, images, bad, max_bad=max_bad)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import default_collate
 
 from utils.data import transforms
-from utils.data.image_sets import STORED_SIZE
+from utils.data.image_files import STORED_SIZE
 from utils.data.training_data import usable_workers
 from utils.retrieval.feature_cache import change_stamp
 from utils.runtime import signals

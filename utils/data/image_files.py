@@ -1,0 +1,110 @@
+"""Reading of one image file: PIL RGB, as a viewer on a white page would show it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils.runtime.errors import DataError, UnreadError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# The formats that a file of such a name may have (JPEG includes a camera's MPO). Left to itself,
+# Pillow goes by the content and uses any of its decoders: strangers' files would reach decoders
+# that call other programs (EPS) or raise errors of their own (DDS, AVIF).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# entries of Image.info in which Pillow looks for an orientation
+ORIENTATION_ENTRIES = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
+# entry of Image.info: (width, height) in the file, before EXIF orientation is applied
+STORED_SIZE = "stored_size"
+PIXELS = Image.MAX_IMAGE_PIXELS or 0  # of a file; more may be a decompression bomb
+# what Pillow raises on broken EXIF data
+BROKEN_EXIF = (
+    struct.error,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    ZeroDivisionError,
+    OSError,
+    SyntaxError,
+)
+# what Pillow raises on files that are no image, are truncated, lie about their size, or are bombs
+UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+# system errors that say that there is no readable file; all others are failures of the disk
+NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode as RGB, as a viewer on a white page would show it.
+
+    EXIF orientation is applied, transparency is laid over white, and 16-bit greys are scaled to 8
+    bits."""
+    # without this check, Pillow would copy the pixels even if there is no orientation
+    if not ORIENTATION_ENTRIES.isdisjoint(image.info):
+        with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
+            image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        # Pillow's own conversion clips at 255 instead of scaling
+        grey = np.asarray(image).astype(np.float64) / 257.0
+        image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        page = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, image).convert("RGB")
+    # convert() would copy an RGB image, which costs a third of the time of decoding it
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def open_image(
+    source: str | Path | BinaryIO, *, name: str | Path | None = None, at_least: int | None = None
+) -> Image.Image:
+    """Read an image file as PIL RGB.
+
+    source: a path, or an open file;
+    name: of an open file, for messages;
+    at_least: a side in pixels that is enough; a larger JPEG is then decoded at a half, a quarter or
+    an eighth. For pictures that are looked at, never for those that are measured.
+    DataError with the reason if the file is of none of FORMATS, truncated or a decompression bomb;
+    UnreadError if the disk fails. Returns: the image; its info[STORED_SIZE] is the size in the
+    file."""
+    name = name or str(source)
+    if isinstance(source, str | Path):
+        source = io.BytesIO(_content(source))
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            stored = image.size
+            # Pillow only warns up to twice its limit
+            if image.width * image.height > PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels may be a decompression bomb"
+                )
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            image.load()
+            shown = to_rgb(image)
+            shown.info[STORED_SIZE] = stored
+            return shown
+    except UNREADABLE as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "is not an image"
+        raise DataError(f"{name}: {reason}") from None
+
+
+def _content(path: str | Path) -> bytes:
+    """The bytes of an image file. Read before they are decoded, because Pillow raises the same
+    errors for a failing disk and for a broken image."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise (DataError if error.errno in NO_FILE else UnreadError)(
+            f"{path}: {error.strerror}"
+        ) from None
