@@ -449,11 +449,11 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--rand_augs", "rand_x"],
-            "--rand_augs='rand_x' is not accepted; takes one of:",
+            "--rand_augs='rand_x' is not accepted; use one of:",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--rand_noise_lam", 2],
-            "--rand_noise_lam='2' is not accepted; takes a number from",
+            "--rand_noise_lam='2' is not accepted; use a number from",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--scheduler", "Fast"],
@@ -472,15 +472,15 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
         (
             ["--modelpath", "RUN", "-nb", 1, "-j", 0],
-            "--num_workers='0' is not accepted; takes a whole number at least 1",
+            "--num_workers='0' is not accepted; use a whole number at least 1",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--cfg_start", "soon"],
-            "--cfg_start='soon' is not accepted; takes 'auto' or a number from 0",
+            "--cfg_start='soon' is not accepted; use 'auto' or a number at least 0",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--cfg_before", -2],
-            "--cfg_before=-2 is a scale before --cfg_start; give that too",
+            "--cfg_before=-2 is the guidance scale above --cfg_start; give --cfg_start too",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],

@@ -324,7 +324,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         ),
         (
             ["--pt_style", "vgg"],
-            "--pt_style='vgg' is not accepted; takes one of: clip, dino, pixel, sscd, timm",
+            "--pt_style='vgg' is not accepted; use one of: clip, dino, pixel, sscd, timm",
         ),
         (
             ["--pt_style", "sscd", "--arch", "vit"],
@@ -380,7 +380,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         ),
         (
             ["--metrics", "similarity,beauty"],
-            "--metrics='similarity,beauty' is not accepted; takes names separated by commas",
+            "--metrics='similarity,beauty' is not accepted; use names separated by commas",
         ),
         (
             ["--metrics", "duplication"],

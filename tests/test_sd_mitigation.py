@@ -197,11 +197,11 @@ def test_every_flag_of_inference_is_one_of_mitigation():
     [
         (
             ["--rand_noise_lam", 1.5],
-            "--rand_noise_lam='1.5' is not accepted; takes a number from 0 to 1",
+            "--rand_noise_lam='1.5' is not accepted; use a number from 0 to 1",
         ),
         (
             ["--rand_augs", "words"],
-            "--rand_augs='words' is not accepted; takes one of: rand_numb_add, rand_word_add",
+            "--rand_augs='words' is not accepted; use one of: rand_numb_add, rand_word_add",
         ),
         (
             ["--compare"],
