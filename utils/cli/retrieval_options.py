@@ -460,16 +460,19 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
                 f"--query_dir={self.query_dir!r} does not go with {prepares}, which reads --val_dir"
                 " only; leave it out, then search with --query_dir and --val_dir=INDEX"
             )
-        of_evaluations = [n for n in OF_EVALUATIONS if not (n == "copy_threshold" and self.dedup)]
-        self._refuse(
-            of_evaluations, f"applies to an evaluation, and {prepares} makes none; leave it out"
-        )
+        self._refuse_flags_of_evaluations(prepares)
         self._check_index()
         if self.chunked != "dotproduct":
             raise UsageError(
                 f"--similarity_metric={self.similarity_metric!r} does not go with {prepares}; use"
                 " dotproduct"
             )
+
+    def _refuse_flags_of_evaluations(self, prepares: str) -> None:
+        of_evaluations = [n for n in OF_EVALUATIONS if not (n == "copy_threshold" and self.dedup)]
+        self._refuse(
+            of_evaluations, f"applies to an evaluation, and {prepares} makes none; leave it out"
+        )
 
     def _check_index(self) -> None:
         if not self.build_index:
