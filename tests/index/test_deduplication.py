@@ -20,7 +20,13 @@ from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import duplication, scenes
 from utils.data.image_sets import list_images
 from utils.data.tar_shards import list_shards
-from utils.index import deduplication, near_duplicates, search, vector_index
+from utils.index import (
+    deduplication,
+    deduplication_files,
+    near_duplicates,
+    search,
+    vector_index,
+)
 from utils.reports import galleries
 from utils.runtime import parallel
 from utils.runtime.errors import UsageError
@@ -272,14 +278,14 @@ def test_a_shard_is_read_once_however_many_rows_are_written_at_once(tars, tmp_pa
 
     groups = near_duplicates.groups_of(index, near_duplicates.exact_groups(index, threshold=0.95))
     monkeypatch.setattr(vector_index.VectorIndex, "arrow", arrow)
-    monkeypatch.setattr(deduplication, "ROWS_AT_ONCE", 7)
-    keys = deduplication.write_groups(tmp_path / "groups.parquet", index, groups)
-    assert asked == [(len(expected), deduplication.KNOWN, True)]
+    monkeypatch.setattr(deduplication_files, "ROWS_AT_ONCE", 7)
+    keys = deduplication_files.write_groups(tmp_path / "groups.parquet", index, groups)
+    assert asked == [(len(expected), deduplication_files.KNOWN, True)]
     found = pq.read_table(tmp_path / "groups.parquet")
     assert found.to_pylist() == expected
     assert keys == [row["key"] for row in expected]
     assert {row["caption"] for row in expected} == {f"of {k}" for k in keys}
-    assert found.schema.equals(deduplication._schema())
+    assert found.schema.equals(deduplication_files.schema())
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -332,7 +338,7 @@ def test_training_on_shards_draws_a_group_as_often_as_one_image(tars, tmp_path):
 
 
 def test_of_a_large_set_the_weights_name_members_of_groups_alone(index, planted, monkeypatch):
-    monkeypatch.setattr(deduplication, "NAME_ALL", len(index) - 1)
+    monkeypatch.setattr(deduplication_files, "NAME_ALL", len(index) - 1)
     rows, weights, *_ = deduplicated(index)
     assert set(weights) == {row["key"] for row in rows}
     assert len(weights) < len(index)
@@ -354,10 +360,13 @@ def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_non
     assert "no near-duplicates" in lines[0]
     assert lines[1:] == [f"written to {index.root / 'dedup-0.95'}"]  # weights of 1 change nothing
     assert not list((index.root / "dedup-0.95" / "gallery").iterdir())
-    monkeypatch.setattr(deduplication, "NAME_ALL", 4)
+    monkeypatch.setattr(deduplication_files, "NAME_ALL", 4)
     _, weights, _, lines = deduplicated(index)
     assert weights is None  # the one before is gone too
-    assert "no weights.json: no group, and more than 4 images to name" in lines[-1]
+    assert (
+        "no weights.json was written: there are no groups, and more than 4 images to list"
+        in lines[-1]
+    )
 
 
 # The folder ---------------------------------------------------------------------------------------
@@ -378,7 +387,7 @@ def test_an_earlier_one_is_replaced_whole(index, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(deduplication, "write_gallery", full)
+        broken.setattr(deduplication_files, "write_gallery", full)
         with pytest.raises(OSError, match="No space"):
             deduplicated(index)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
@@ -479,7 +488,7 @@ def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_p
         ),
         (
             ("--pt_style", "timm", "--arch", "tf_efficientnet_lite0"),
-            "--dedup takes --copy_threshold",
+            "--dedup needs --copy_threshold",
         ),
     ):
         assert told in refused("diff_retrieval", *asked, *more)
@@ -502,13 +511,13 @@ def test_thresholds():
 
     assert (threshold("pixel"), threshold("sscd"), threshold("timm", 0.6)) == (0.95, 0.75, 0.6)
     with pytest.raises(
-        UsageError, match=r"--dedup takes --copy_threshold for --pt_style clip.*pixel, sscd"
+        UsageError, match=r"--dedup needs --copy_threshold for --pt_style clip.*pixel, sscd"
     ):
         threshold("clip")
     for wrong in (0.0, -0.5, 1.0):
         with pytest.raises(
             UsageError,
-            match=rf"--copy_threshold={wrong:g} does not go with --dedup; takes a number above 0",
+            match=rf"--copy_threshold={wrong:g} does not go with --dedup; use a number above 0",
         ):
             threshold("sscd", wrong)
 
@@ -535,7 +544,7 @@ def test_a_chain_of_a_large_share_is_warned_of(tmp_path):
 def test_an_index_that_is_not_complete_is_said_to_be(tmp_path):
     index = chained(tmp_path / "index", 3, 3, planned=["00000", "00001", "00002"])
     *_, summary, lines = deduplicated(index)
-    assert lines[0] == "the index is still being built: 1 of 3 shards were looked at"
+    assert lines[0] == "the index is still being built: 1 of 3 shards were searched"
     assert summary["counts"]["shards_planned"] == 3
 
 
@@ -597,12 +606,12 @@ def test_the_gallery_shows_the_largest_groups_and_how_many_more_there_are(tmp_pa
 
 
 def test_the_gallery_has_as_many_pages_as_there_are_groups_up_to_some(tmp_path, monkeypatch):
-    monkeypatch.setattr(deduplication, "GALLERY_PAGES", 2)
-    monkeypatch.setattr(deduplication, "GALLERY_ROWS", 1)
+    monkeypatch.setattr(deduplication_files, "GALLERY_PAGES", 2)
+    monkeypatch.setattr(deduplication_files, "GALLERY_ROWS", 1)
     index = coloured(tmp_path, 4, 3)
     deduplicated(index)
     assert [page_of(index, n).getpixel(middle(0, 0)) for n in (1, 2)] == [RED, GREEN]
-    monkeypatch.setattr(deduplication, "GALLERY_PAGES", 1)
+    monkeypatch.setattr(deduplication_files, "GALLERY_PAGES", 1)
     deduplicated(index)
     assert [p.name for p in (index.root / "dedup-0.95" / "gallery").iterdir()] == ["page_01.png"]
 
@@ -636,7 +645,7 @@ def test_pictures_of_one_grey_are_said_to_be_in_no_group(tmp_path):
     assert [r["key"] for r in rows] == ["4.png", "5.png"]
     assert summary["counts"]["flat"] == 4
     assert lines[0].startswith(
-        "4 pictures of one grey all over have no descriptor and are in no group, equal or not"
+        "4 uniformly grey images have a zero descriptor and are in no group, even if they are equal"
     )
 
 
@@ -647,24 +656,16 @@ def test_tars_that_ended_early_are_said():
         "damaged_shards": 2,
         "flat": 0,
     }
-    told = list(
-        deduplication.said(counts, threshold=0.9, method="exact", named=True, folder=Path("/x"))
-    )
+    groups = near_duplicates.Groups(np.arange(2), np.array([0, 2]), np.ones(2, np.float32))
+    result = deduplication_files.Deduplication(groups, threshold=0.9, method="exact", seconds=1.0)
+
+    def lines(**other):
+        written = deduplication_files.Written(counts | other, has_weights=True, unreadable={})
+        return list(deduplication.summary_lines(result, written, Path("/x")))
+
+    told = lines()
     assert (
         told[0]
         == "2 tar files could not be read to the end when the index was built: see index.json"
     )
-    assert (
-        len(
-            list(
-                deduplication.said(
-                    counts | {"damaged_shards": 0},
-                    threshold=0.9,
-                    method="exact",
-                    named=True,
-                    folder=Path("/x"),
-                )
-            )
-        )
-        == len(told) - 1
-    )
+    assert len(lines(damaged_shards=0)) == len(told) - 1

@@ -105,7 +105,7 @@ def exact_groups(
     threshold: float,
     device: torch.device | None = None,
     block_rows: int | None = None,
-    wrap: Wrap = iter,
+    wrap: Callable[[list], Iterable] = iter,
     part: int = 0,
     parts: int = 1,
 ) -> np.ndarray:
@@ -136,10 +136,7 @@ def exact_groups(
         if loaded != i:
             block, loaded = torch.from_numpy(index.take(spans[i])).to(device), i
         other = block if i == j else torch.from_numpy(index.take(spans[j])).to(device)
-        products = scores[: len(block) * len(other)].view(len(block), -1)
-        torch.mm(block, other.T, out=products)
-        if i == j:
-            products.fill_diagonal_(-1)
+        products = _products(block, other, scores)
         _merge_pairs(components, products, spans[i], spans[j], threshold=threshold)
     return components.labels()
 
@@ -149,6 +146,18 @@ def _block_pairs(count, step):
     [(i, j)], i <= j)."""
     spans = [np.arange(first, min(first + step, count)) for first in range(0, count, step)]
     return spans, [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
+
+
+def _products(block, other, buffer):
+    """Scores of every row of a block [r, D] with every row of another [c, D], in the memory of
+    `buffer`; -1 for a row with itself. Returns: [r, c]."""
+    import torch
+
+    out = buffer[: len(block) * len(other)].view(len(block), -1)
+    products = torch.mm(block, other.T, out=out)
+    if other is block:
+        products.fill_diagonal_(-1)
+    return products
 
 
 def _merge_pairs(components, scores, rows, columns, *, threshold):
