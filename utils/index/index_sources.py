@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ class ImageSource(Protocol):
     def names(self) -> list[str]:
         """Names of the shards, in natural order."""
 
-    def change_stamp(self, name: str) -> dict[str, Any]:
+    def change_stamp(self, name: str) -> Mapping[str, Any]:
         """JSON types that differ when the images of a shard have changed. DataError when the tar
         file cannot be read."""
 
@@ -105,7 +105,7 @@ class TarSource:
         self.paths = {p.name.removesuffix(".tar"): p for p in paths}
         self.folder, self.names = paths[0].parent.resolve(), list(self.paths)
 
-    def change_stamp(self, name: str) -> dict[str, Any]:
+    def change_stamp(self, name: str) -> Mapping[str, Any]:
         """Size and modification time of the tar file. DataError when it cannot be read."""
         try:
             return tar_shards.change_stamp(self.paths[name])
@@ -130,24 +130,25 @@ class AddressSource:
 
     def __init__(self, folder: downloads.Address, names: Sequence[str]) -> None:
         self.folder, self.names = folder, list(names)
-        self._stamps: dict[str, dict[str, Any]] = {}  # of the shards that `require_readable` asked
+        self._stamps: dict[str, downloads.Stamp] = {}  # of shards that `require_readable` asked for
 
     def require_readable(self, flag: str) -> None:
         """UsageError unless the server answers for every address. Keeps the change stamps that it
         answers. flag: the source, for the message."""
         answers = downloads.change_stamps(map(self._address, self.names))
         errors = [answer for answer in answers if isinstance(answer, DataError)]
+        stamps = [answer for answer in answers if not isinstance(answer, DataError)]
         if errors:
             raise UsageError(
                 f"{flag}: {len(errors)} of {len(answers)} addresses cannot be read, first"
                 f" {errors[0]}"
             )
-        self._stamps = dict(zip(self.names, answers, strict=True))
+        self._stamps = dict(zip(self.names, stamps, strict=True))
 
     def _address(self, name):
         return self.folder / f"{name}.tar"
 
-    def change_stamp(self, name: str) -> dict[str, Any]:
+    def change_stamp(self, name: str) -> Mapping[str, Any]:
         """Length, ETag and date of the tar file: those that `require_readable` received, else those
         that the server answers now. DataError when it does not."""
         return self._stamps.get(name) or downloads.change_stamp(self._address(name))
@@ -201,7 +202,7 @@ class FolderSource:
         first = FOLDER_SHARD * int(name)
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
-    def change_stamp(self, name: str) -> dict[str, Any]:
+    def change_stamp(self, name: str) -> Mapping[str, Any]:
         """Keys, sizes and modification times of the images of a shard, and the whole captions
         file."""
         stamp = feature_cache.change_stamp(self._part(name))

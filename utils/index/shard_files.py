@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def write_shard(
     rows: Sequence[dict[str, Any]],
     *,
     descriptor: dict[str, Any],
-    change_stamp: dict[str, Any],
+    change_stamp: Mapping[str, Any],
     bad: Iterable[Sequence[str]] = (),
     damage: str | None = None,
 ) -> None:
