@@ -19,7 +19,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # lists of which an element can be deleted: call arguments, elements, conditions, operands
 DELETABLE = {"args", "elts", "ifs", "keywords", "values"}
 SEARCHED = ("*.py", "utils/**/*.py", "benchmarks/**/*.py", "assets/**/*.py")
-SHORT_CODE = 8  # letters; shorter code stands in too many places to be searched elsewhere
+SHORT_CODE = 8  # letters; shorter code occurs in too many places to be a hint
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class MutantError(Exception):
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a syntax tree where code stands: `count` nodes of a list, or one node."""
+    """A position in a syntax tree: one node, or `count` consecutive nodes of a list."""
 
     parent: ast.AST
     field: str  # the field of the parent that holds the node
@@ -64,11 +64,11 @@ class Site:
 
     @property
     def is_statement(self) -> bool:
-        """Whether whole statements stand here."""
+        """Whether this is a position of statements."""
         return isinstance(self.node, ast.stmt)
 
     def replace(self, nodes: list[ast.AST]) -> None:
-        """Put other nodes here."""
+        """Put other nodes at this position."""
         if self.index is None:
             (node,) = nodes
             setattr(self.parent, self.field, node)
@@ -80,8 +80,8 @@ class Site:
 def mutated_source(mutant: Mutant, root: Path) -> str:
     """The source of the mutant's module with the fault in it.
 
-    root: folder of a checkout. Raises MutantError if the place or the code is not there exactly
-    once, or if the result is not Python or does not differ.
+    root: folder of a checkout. Raises MutantError if the place does not exist, if the code does
+    not occur in it exactly once, or if the result is not Python or equals the original.
     """
     tree = _parse_module(mutant, root)
     before = ast.dump(tree)
@@ -101,7 +101,10 @@ def mutated_source(mutant: Mutant, root: Path) -> str:
 
 
 def check(mutants: Iterable[Mutant], root: Path) -> list[str]:
-    """One line per mutant whose place, code or test is not in a checkout; no test is run."""
+    """Look every mutant up in a checkout without running tests.
+
+    Returns: a line per mutant whose place, code or test does not match.
+    """
     problems = []
     for mutant in mutants:
         try:
@@ -156,7 +159,7 @@ def _statements(code: str) -> list[ast.stmt] | None:
 
 
 def _replacement(new: str, site: Site) -> list[ast.AST]:
-    """The new code as nodes of the sort that stands at the site; [] to delete what stands there."""
+    """The new code as nodes of the same sort as the old ones; [] to delete them."""
     if not new.strip():
         if site.is_statement or (site.index is not None and site.field in DELETABLE):
             return []
@@ -199,16 +202,16 @@ def sites(parent: ast.AST, *, shallow: bool) -> Iterator[Site]:
 
 
 def matches(scope: ast.AST, code: str) -> list[Site]:
-    """Where code stands in a module or class (outside its functions) or in a function."""
+    """Every occurrence of code in a function, or in a module or class outside its functions."""
     shallow = isinstance(scope, (ast.Module, ast.ClassDef))
     wanted = patterns(code)
-    found = [
+    matching = [
         replace(site, count=len(nodes))
         for site in sites(scope, shallow=shallow)
         for nodes in wanted
         if _stands_at(site, nodes)
     ]
-    return [_whole_statement(site, scope) for site in found]
+    return [_whole_statement(site, scope) for site in matching]
 
 
 def _stands_at(site: Site, wanted: list[ast.AST]) -> bool:
@@ -230,15 +233,15 @@ def _whole_statement(site: Site, scope: ast.AST) -> Site:
 
 def _find_site(mutant: Mutant, tree: ast.Module, root: Path) -> Site:
     scope = _find_scope(mutant, tree, root)
-    found = matches(scope, mutant.old)
-    if len(found) == 1:
-        return found[0]
-    message = f"{mutant.old!r} stands {len(found)} times there, not once"
-    if found:
-        lines = ", ".join(str(site.node.lineno) for site in found)
+    matching = matches(scope, mutant.old)
+    if len(matching) == 1:
+        return matching[0]
+    message = f"{mutant.old!r} occurs {len(matching)} times, expected once"
+    if matching:
+        lines = ", ".join(str(site.node.lineno) for site in matching)
         raise MutantError(f"{message} (lines {lines}): give more of the code around it")
     hints = _nearest_code(scope, mutant.old)
-    hints += [f"it stands in {place}" for place in _places_of(mutant.old, root)]
+    hints += [f"it occurs in {place}" for place in _places_of(mutant.old, root)]
     raise MutantError("; ".join([message, *hints]))
 
 
@@ -256,12 +259,12 @@ def _find_scope(mutant: Mutant, tree: ast.Module, root: Path) -> ast.AST:
         for name in definitions(other)
         if name.rpartition(".")[2] == last
     ][:3]
-    hints += [f"its code stands in {place}" for place in _places_of(mutant.old, root)]
+    hints += [f"its code occurs in {place}" for place in _places_of(mutant.old, root)]
     message = f"{mutant.module} has no function or class `{mutant.scope}`"
     raise MutantError("; ".join([message, *dict.fromkeys(hints)]))
 
 
-# Hints for rows that lost their place
+# Hints for mutants that no longer match
 
 
 def _nearest_code(scope: ast.AST, code: str) -> list[str]:
@@ -275,18 +278,18 @@ def _nearest_code(scope: ast.AST, code: str) -> list[str]:
         for site in sites(scope, shallow=shallow)
         if isinstance(site.node, sort) and not isinstance(site.node, DEFINITIONS)
     }
-    # of several statements the first one that does not stand there
+    # of several statements, the first one that does not occur
     texts = [ast.unparse(node) for node in nodes]
     wanted = next((text for text in texts if text not in candidates), texts[0])
     if is_expression and wanted in candidates:
-        return ["it is assigned to there: give the whole statement"]
+        return ["it is the target of an assignment: give the whole statement"]
     similar = sorted(c for c in candidates if len(c) < 3 * len(wanted) + 20)
     nearest = difflib.get_close_matches(wanted, similar, 1, cutoff=0.4)
     return [f"nearest: {code!r}" for code in nearest]
 
 
 def _places_of(code: str, root: Path) -> list[str]:
-    """Other places where code stands: the first three; none for short code."""
+    """The first three places in which code occurs; none for short code."""
     if len(code) < SHORT_CODE:
         return []
     places, wanted = [], patterns(code)
@@ -318,7 +321,7 @@ def _parse_module(mutant: Mutant, root: Path) -> ast.Module:
     near = difflib.get_close_matches(mutant.module, names, 1)
     same = [n for n in names if n.rpartition(".")[2] == mutant.module.rpartition(".")[2]]
     hint = f"; nearest: {', '.join(dict.fromkeys([*same, *near]))}" if same or near else ""
-    raise MutantError(f"there is no {mutant.file}{hint}")
+    raise MutantError(f"no file {mutant.file}{hint}")
 
 
 def _require_test(mutant: Mutant, root: Path) -> None:
@@ -329,7 +332,7 @@ def _require_test(mutant: Mutant, root: Path) -> None:
         return
     hints = [f"{other} has it" for other, n in _test_names(root).items() if wanted in n]
     hints = hints or [f"nearest: {n}" for n in difflib.get_close_matches(wanted, names or (), 1)]
-    message = f"there is no {file}" if names is None else f"{file} has no {wanted}"
+    message = f"no file {file}" if names is None else f"{file} has no {wanted}"
     raise MutantError("; ".join([message, *hints]))
 
 

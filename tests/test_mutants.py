@@ -141,38 +141,38 @@ def test_expressions_keywords_and_statements_are_replaced(checkout, scope, old, 
 
 def test_code_that_does_not_stand_there_is_an_error_with_hints(checkout):
     message = refused(checkout, "scale", "r / totals", "r")
-    assert message == "'r / totals' stands 0 times there, not once; nearest: 'r / total'"
+    assert message == "'r / totals' occurs 0 times, expected once; nearest: 'r / total'"
     message = refused(checkout, "scores", "r / total", "r")
-    assert message.startswith("'r / total' stands 0 times there, not once")
-    assert message.endswith("; it stands in toy:scale")
+    assert message.startswith("'r / total' occurs 0 times, expected once")
+    assert message.endswith("; it occurs in toy:scale")
     message = refused(checkout, "Bank.update", "self.loss = loss\nself.counted()", "")
-    assert message.endswith("stands 0 times there, not once; nearest: 'self.count()'")
-    assert "stands 0 times" in refused(checkout, "", "x + 1", "x")  # in a function, not outside
-    assert "stands 0 times" in refused(checkout, "Bank", "self.count()", "")
+    assert message.endswith("occurs 0 times, expected once; nearest: 'self.count()'")
+    assert "occurs 0 times" in refused(checkout, "", "x + 1", "x")  # in a function, not outside
+    assert "occurs 0 times" in refused(checkout, "Bank", "self.count()", "")
 
 
 def test_a_target_of_an_assignment_is_named_as_such(checkout):
     assert refused(checkout, "Bank.update", "self.loss", "self.lost") == (
-        "'self.loss' stands 0 times there, not once; it is assigned to there: give the whole statement"
+        "'self.loss' occurs 0 times, expected once; it is the target of an assignment: give the whole statement"
     )
 
 
 def test_code_that_stands_twice_is_an_error_that_names_the_lines(checkout):
     assert refused(checkout, "scale", "total", "1") == (
-        "'total' stands 2 times there, not once (lines 17, 17): give more of the code around it"
+        "'total' occurs 2 times, expected once (lines 17, 17): give more of the code around it"
     )
 
 
 def test_a_place_that_is_gone_is_an_error_with_hints(checkout):
     assert refused(checkout, "Bank.updated", "self.loss = loss", "pass") == (
         "toy has no function or class `Bank.updated`; nearest: Bank.update; "
-        "its code stands in toy:Bank.update"
+        "its code occurs in toy:Bank.update"
     )
     assert refused(checkout, "Store.count", "a", "b") == (
         "toy has no function or class `Store.count`; toy:Bank.count has that name"
     )
     elsewhere = Mutant("a kind", "utils.toy:scale", "r / total", "r", "tests/test_toy.py::test_b")
-    with pytest.raises(MutantError, match=r"there is no utils/toy.py; nearest: toy$"):
+    with pytest.raises(MutantError, match=r"no file utils/toy.py; nearest: toy$"):
         mutation.mutated_source(elsewhere, checkout)
 
 
@@ -194,12 +194,12 @@ def test_the_check_names_the_row_and_looks_for_its_test_too(checkout):
     moved = replace(good, test="tests/test_moved.py::test_nothing")
     problems = mutation.check([good, lost, untested, moved], checkout)
     assert len(problems) == 3
-    assert problems[0].startswith("[a kind] toy:scale: 'r / 2' stands 0 times")
+    assert problems[0].startswith("[a kind] toy:scale: 'r / 2' occurs 0 times")
     assert problems[1] == (
         "[a kind] toy:scale: tests/test_toy.py has no test_shares_add; nearest: test_shares_add_up"
     )
     assert problems[2] == (
-        "[a kind] toy:scale: there is no tests/test_moved.py; tests/test_toy.py has it"
+        "[a kind] toy:scale: no file tests/test_moved.py; tests/test_toy.py has it"
     )
 
 
