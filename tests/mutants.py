@@ -494,14 +494,14 @@ MUTANTS = [
     ),
     Mutant(
         "an index of other images",
-        "utils.index.index_resume:why_anew",
-        "facts['made_of'] == source.change_stamp(name)",
-        "True",
+        "utils.index.index_resume:rebuild_reason",
+        'facts["made_of"] != source.change_stamp(name)',
+        "False",
         "tests/index/test_index_resume.py::test_a_shard_that_is_damaged_or_of_other_images_is_made_anew",
     ),
     Mutant(
         "data lost while several processes write",
-        "utils.index.index_build:_work",
+        "utils.index.shard_building:_make_if_free",
         "mine and not shard_files.is_finished(build.root, name)",
         "not shard_files.is_finished(build.root, name)",
         "tests/index/test_index_build.py::test_a_shard_in_other_hands_is_left_to_them",
@@ -522,7 +522,7 @@ MUTANTS = [
     ),
     Mutant(
         "near-duplicates weights",
-        "utils.index.near_duplicates:exact_groups",
+        "utils.index.near_duplicates:_block_pairs",
         "range(i, len(spans))",
         "range(i, i + 1)",
         "tests/index/test_near_duplicates.py::test_blocks_give_the_components_of_the_whole_matrix",

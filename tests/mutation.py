@@ -203,15 +203,19 @@ def sites(parent: ast.AST, *, shallow: bool) -> Iterator[Site]:
 
 def matches(scope: ast.AST, code: str) -> list[Site]:
     """Every occurrence of code in a function, or in a module or class outside its functions."""
-    shallow = isinstance(scope, (ast.Module, ast.ClassDef))
     wanted = patterns(code)
     matching = [
         replace(site, count=len(nodes))
-        for site in sites(scope, shallow=shallow)
+        for site in sites(scope, shallow=_is_shallow(scope))
         for nodes in wanted
         if _stands_at(site, nodes)
     ]
     return [_whole_statement(site, scope) for site in matching]
+
+
+def _is_shallow(scope: ast.AST) -> bool:
+    """Whether functions within a place are other places: those of a module or a class are."""
+    return isinstance(scope, (ast.Module, ast.ClassDef))
 
 
 def _stands_at(site: Site, wanted: list[ast.AST]) -> bool:
@@ -240,7 +244,7 @@ def _find_site(mutant: Mutant, tree: ast.Module, root: Path) -> Site:
     if matching:
         lines = ", ".join(str(site.node.lineno) for site in matching)
         raise MutantError(f"{message} (lines {lines}): give more of the code around it")
-    hints = _nearest_code(scope, mutant.old)
+    hints = _nearest_code(scope, mutant.old, shallow=_is_shallow(scope))
     hints += [f"it occurs in {place}" for place in _places_of(mutant.old, root)]
     raise MutantError("; ".join([message, *hints]))
 
@@ -259,7 +263,9 @@ def _find_scope(mutant: Mutant, tree: ast.Module, root: Path) -> ast.AST:
         for name in definitions(other)
         if name.rpartition(".")[2] == last
     ][:3]
-    hints += [f"its code occurs in {place}" for place in _places_of(mutant.old, root)]
+    places = _places_of(mutant.old, root)
+    hints += [f"its code occurs in {place}" for place in places]
+    hints += [] if places else _nearest_code(tree, mutant.old, shallow=False)
     message = f"{mutant.module} has no function or class `{mutant.scope}`"
     raise MutantError("; ".join([message, *dict.fromkeys(hints)]))
 
@@ -267,9 +273,8 @@ def _find_scope(mutant: Mutant, tree: ast.Module, root: Path) -> ast.AST:
 # Hints for mutants that no longer match
 
 
-def _nearest_code(scope: ast.AST, code: str) -> list[str]:
+def _nearest_code(scope: ast.AST, code: str, *, shallow: bool) -> list[str]:
     """A hint at the code of the same sort in the scope that looks most like a pattern, if any."""
-    shallow = isinstance(scope, (ast.Module, ast.ClassDef))
     nodes = patterns(code)[-1]
     is_expression = isinstance(nodes[0], ast.expr)
     sort = (ast.expr, ast.keyword) if is_expression else (ast.keyword, ast.stmt)

@@ -171,6 +171,9 @@ def test_a_place_that_is_gone_is_an_error_with_hints(checkout):
     assert refused(checkout, "Store.count", "a", "b") == (
         "toy has no function or class `Store.count`; toy:Bank.count has that name"
     )
+    assert refused(checkout, "gone", "self.loss = losses", "pass") == (
+        "toy has no function or class `gone`; nearest: 'self.loss = loss'"
+    )
     elsewhere = Mutant("a kind", "utils.toy:scale", "r / total", "r", "tests/test_toy.py::test_b")
     with pytest.raises(MutantError, match=r"no file utils/toy.py; nearest: toy$"):
         mutation.mutated_source(elsewhere, checkout)
