@@ -145,7 +145,9 @@ def make(
     share = _share(missing, processes)
     started = time.perf_counter()
     images = _images(plan, share, pipeline, hooks)
-    saved = folder.save(images, threads=plan.save_threads, waiting=4 * plan.batch_size)
+    saved: Iterable[dict[str, Any]] = folder.save(
+        images, threads=plan.save_threads, waiting=4 * plan.batch_size
+    )
     if processes.main:
         saved = progress(saved, total=len(share), label=_label(processes.count))
     collections.deque(saved, maxlen=0)  # run to the end

@@ -91,9 +91,11 @@ def _styled_captions(
     if run:
         # only the images that it was trained on
         keys, root = tuple(run.captions()), run.located("instance_data_dir")
+        assert root is not None  # every run records it
     else:
+        assert location is not None  # `choose_prompts` refuses a model without a run or captions
         read = whole_files.read_json(require_file("--instance_prompt_loc", location))
-        keys, root = tuple(sorted(read, key=image_sets.natural_key)), Path(str(location)).parent
+        keys, root = tuple(sorted(read, key=image_sets.natural_key)), Path(location).parent
     images = image_sets.ImageSet(root, keys, (0,) * len(keys))
     texts = None
     if location and style in captions.USES_CAPTIONS:
