@@ -135,7 +135,7 @@ def main(argv=None):
         if counts is not None:
             run.write_skips(job.data.images.keys, counts.tolist())
         steps = job.plan.rounds * job.plan.steps
-        speed = round(steps * job.plan.shards * job.per_step / loop.seconds, 2)
+        speed = round(steps * job.plan.splits * job.per_step / loop.seconds, 2)
         run.finish(
             fresh
             | {
@@ -145,7 +145,7 @@ def main(argv=None):
             }
         )
         tracker.finish()
-        copies = f" of each of {job.plan.shards} copies" if job.plan.shards > 1 else ""
+        copies = f" of each of {job.plan.splits} copies" if job.plan.splits > 1 else ""
         say(f"{steps} steps{copies}, {speed} images/s; the model is in {run.checkpoint_path()}")
         if tracker.hint:
             say(tracker.hint)

@@ -85,12 +85,12 @@ def main(argv=None):
             training_data.Draws(
                 captioned.take(part),
                 seed=1,
-                shard=k,
+                split=k,
                 global_batch=16,
                 transform=None,
                 choose_caption=hooks.choose_caption,
             )
-            for k, part in enumerate(training_data.split(args.images, args.shards, 1))
+            for k, part in enumerate(training_data.split_images(args.images, args.shards, 1))
         ]
         marks.append(("duplication, shards, draws", time.perf_counter()))
         whole_files.write_json(folder / "out.json", captioned.prompts)

@@ -118,18 +118,18 @@ def test_without_duplication_the_set_is_only_recorded(make, scenes_dir):
     assert would_be == chosen == [images.keys[i] for i in weighted.duplicated.nonzero()[:, 0]]
 
 
-def test_shards_are_disjoint_cover_all_and_differ_by_one_at_most():
-    parts = training_data.split(103, 4, seed=1)
+def test_splits_are_disjoint_cover_all_and_differ_by_one_at_most():
+    parts = training_data.split_images(103, 4, seed=1)
     assert sorted(len(p) for p in parts) == [25, 26, 26, 26]
     assert sorted(np.concatenate(parts)) == list(range(103))
     assert all((np.diff(p) > 0).all() for p in parts)
     assert not np.array_equal(parts[0], np.arange(26))  # not contiguous blocks of sorted names
     assert all(
         np.array_equal(a, b)
-        for a, b in zip(parts, training_data.split(103, 4, seed=1), strict=True)
+        for a, b in zip(parts, training_data.split_images(103, 4, seed=1), strict=True)
     )
-    assert not np.array_equal(parts[0], training_data.split(103, 4, seed=2)[0])
-    assert np.array_equal(training_data.split(5, 1, seed=9)[0], np.arange(5))
+    assert not np.array_equal(parts[0], training_data.split_images(103, 4, seed=2)[0])
+    assert np.array_equal(training_data.split_images(5, 1, seed=9)[0], np.arange(5))
 
 
 def test_what_belongs_to_an_image_goes_with_it_into_its_shard(make):
@@ -162,12 +162,12 @@ def test_a_draw_without_pixels_says_which_view_the_other_shows(make):
     assert 0 < mirrored < 16
 
 
-def test_shards_draw_streams_of_their_own(make, scenes_dir):
+def test_splits_draw_streams_of_their_own(make, scenes_dir):
     draws = make()
     other = training_data.Draws(
         draws.data,
         seed=5,
-        shard=1,
+        split=1,
         global_batch=4,
         transform=None,
         choose_caption=draws.choose_caption,

@@ -24,7 +24,7 @@ def start(scenes_dir, micro_parts):
         mixup=0.0,
         steps=3,
         rounds=1,
-        shards=1,
+        splits=1,
         schedule="constant",
         warmup=0,
         lr=1e-3,
@@ -53,7 +53,7 @@ def start(scenes_dir, micro_parts):
         transform = functools.partial(
             transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False
         )
-        parts_of = training_data.split(len(images), shards, 0)
+        parts_of = training_data.split_images(len(images), splits, 0)
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
         accelerator = launching.accelerator(mixed_precision="no")
         control = ratio and loss_control.AntiGradientControl(
@@ -87,7 +87,7 @@ def start(scenes_dir, micro_parts):
             k: training_data.Draws(
                 data.take(part),
                 seed=0,
-                shard=k,
+                split=k,
                 global_batch=batch,
                 transform=transform,
                 choose_caption=hooks.choose_caption,

@@ -35,10 +35,10 @@ def test_noise_belongs_to_the_slot_not_to_the_batch():
     for name in ("timesteps", "posterior", "noise", "embedding"):
         assert torch.equal(whole[name][1:2], second[name])
         assert not torch.equal(whole[name][0], whole[name][1])
-    shard = trainer.step_noise(
+    split = trainer.step_noise(
         3, 1, 5, [1], latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000
     )
-    assert not torch.equal(shard["noise"], second["noise"])
+    assert not torch.equal(split["noise"], second["noise"])
     # what is drawn for the embedding comes last: without it the rest is the same
     plain = trainer.step_noise(
         3, 0, 5, [1], latent_shape=(4, 2, 2), embedding_shape=None, num_timesteps=1000
@@ -195,7 +195,7 @@ def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, fi
     plain = by_hand(copies, 0, weigh=lambda losses, _: losses[0])[0]
     load, model.load_copy = (
         model.load_copy,
-        lambda shard, state: load(shard, {"control/bank": model_bank}),
+        lambda split, state: load(split, {"control/bank": model_bank}),
     )
     found, after = finished(copies)
     assert found[0].report.loss.item() == pytest.approx(loss, rel=1e-5)
@@ -348,7 +348,7 @@ def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
     assert min(seen) <= 1
 
 
-def test_the_ratio_of_mixup_is_drawn_for_the_shard_and_step(start):
+def test_the_ratio_of_mixup_is_drawn_for_the_split_and_step(start):
     copies = start(mixup=0.7)
     ratios = [copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[0][4] for s in range(3)]
     assert ratios == [float(seeding.numpy_rng(0, "mixup", 0, s, 1).beta(0.7, 1)) for s in range(3)]

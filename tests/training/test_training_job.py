@@ -1,4 +1,4 @@
-"""What stands before the first step: data, shards, what is encoded ahead. Resuming is tested with
+"""What stands before the first step: data, splits, what is encoded ahead. Resuming is tested with
 the loop."""
 
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ def built(micro_sd, scenes_dir):
     return made
 
 
-def test_a_copy_has_the_steps_of_its_shard_s_epochs(built):
+def test_a_copy_has_the_steps_of_its_split_s_epochs(built):
     job, *_ = built("--clients_num", "5", "--num_train_epochs", "2", "--total_round", "3")
     assert (job.plan.sizes, job.plan.steps, job.plan.total) == (
         (3, 3, 2, 2, 2),
@@ -58,16 +58,16 @@ def test_a_copy_has_the_steps_of_its_shard_s_epochs(built):
     assert job.per_step == 2
 
 
-def test_every_shard_draws_its_own_images_and_all_are_drawn(built):
+def test_every_split_draws_its_own_images_and_all_are_drawn(built):
     job, *_ = built("--clients_num", "3")
     keys = [set(d.data.images.keys) for d in job.copies.draws.values()]
     assert set.union(*keys) == set(job.data.images.keys)
     assert sum(map(len, keys)) == 12
-    for shard, draws in job.copies.draws.items():
-        assert {draws[s, 0]["row"] for s in range(30)} == set(job.shards[shard].tolist())
+    for split, draws in job.copies.draws.items():
+        assert {draws[s, 0]["row"] for s in range(30)} == set(job.splits[split].tolist())
 
 
-def test_duplicated_images_keep_their_weight_in_their_shard(built):
+def test_duplicated_images_keep_their_weight_in_their_split(built):
     job, *_ = built(
         "--clients_num",
         "2",

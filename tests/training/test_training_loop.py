@@ -79,7 +79,7 @@ def killed_at(monkeypatch, owner, name, count):
     monkeypatch.setattr(owner, name, dying)
 
 
-def test_an_ensemble_leaves_checkpoints_by_round_rows_by_shard_and_shards_by_image(
+def test_an_ensemble_leaves_checkpoints_by_round_rows_by_split_and_splits_by_image(
     script, flags, tmp_path
 ):
     printed = script("diff_train", *flags(tmp_path / "r", **ENSEMBLE, save_steps=3, log_steps=1))

@@ -63,13 +63,13 @@ def duplicated_images(count, share, seed):
 
 class DrawOrder:
     """The endless order of draws: epoch after epoch of `count` draws, each a function of (seed,
-    shard, epoch).
+    split, epoch).
 
     weights: None for a uniform shuffle, else [count] weights of draws with replacement.
     """
 
-    def __init__(self, count, *, weights=None, seed, shard=0):
-        self.count, self.seed, self.shard = count, seed, shard
+    def __init__(self, count, *, weights=None, seed, split=0):
+        self.count, self.seed, self.split = count, seed, split
         self.probabilities = (
             None if weights is None else np.asarray(weights, float) / np.sum(weights)
         )
@@ -77,7 +77,7 @@ class DrawOrder:
 
     def epoch(self, number):
         """Indices of one epoch. Returns: int64 [count]."""
-        rng = seeding.numpy_rng(self.seed, "order", self.shard, number)
+        rng = seeding.numpy_rng(self.seed, "order", self.split, number)
         if self.probabilities is None:
             return rng.permutation(self.count)
         return rng.choice(self.count, self.count, p=self.probabilities)

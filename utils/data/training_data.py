@@ -17,7 +17,7 @@ class CaptionedImages:
     (none under nodup).
 
     weights: [N] float64 of draws with replacement, or None for a uniform shuffle; rows: [N] int64,
-    the images' numbers in the run's whole list, of which a shard is a part."""
+    the images' numbers in the run's whole list, of which a split is a part."""
 
     images: object
     prompts: dict
@@ -53,11 +53,11 @@ def captioned_images(images, prompts, *, style, share, weight, seed, weights=Non
     return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys
 
 
-def split(count, shards, seed):
-    """Indices of each shard, ascending: seeded, disjoint, covering all, sizes that differ by at
+def split_images(count, splits, seed):
+    """Indices of each split, ascending: seeded, disjoint, covering all, sizes that differ by at
     most one."""
     permuted = seeding.numpy_rng(seed, "shards").permutation(count)
-    return [np.sort(part) for part in np.array_split(permuted, shards)]
+    return [np.sort(part) for part in np.array_split(permuted, splits)]
 
 
 class Draws(torch.utils.data.Dataset):
@@ -67,7 +67,7 @@ class Draws(torch.utils.data.Dataset):
     transform: (PIL RGB, rng=) -> tensor, or None where pixels are not needed: the item then says
     only whether the draw is mirrored; choose_caption: (captions, duplicated, rng) -> str; partners:
     also return the prompt that mixup mixes with. Which image, crop, flip, caption and edit follow
-    from (seed, shard, step, slot). A batch of P processes is therefore the batch of one process
+    from (seed, split, step, slot). A batch of P processes is therefore the batch of one process
     that is P times as large."""
 
     def __init__(
@@ -75,23 +75,23 @@ class Draws(torch.utils.data.Dataset):
         data,
         *,
         seed,
-        shard=0,
+        split=0,
         global_batch,
         transform,
         choose_caption,
         partners=False,
         random_flip=False,
     ):
-        self.data, self.seed, self.shard, self.global_batch = data, seed, shard, global_batch
+        self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
         self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
         self.random_flip = random_flip
         self.order = duplication.DrawOrder(
-            len(data.images), weights=data.weights, seed=seed, shard=shard
+            len(data.images), weights=data.weights, seed=seed, split=split
         )
 
     def prompt(self, step, slot):
         index = self.order[step * self.global_batch + slot]
-        rng = seeding.numpy_rng(self.seed, "caption", self.shard, step, slot)
+        rng = seeding.numpy_rng(self.seed, "caption", self.split, step, slot)
         return self.choose_caption(
             self.data.prompts[self.data.images.keys[index]], bool(self.data.duplicated[index]), rng
         )
@@ -105,20 +105,20 @@ class Draws(torch.utils.data.Dataset):
             "slot": slot,
             "prompt": self.prompt(step, slot),
         }
-        rng = seeding.numpy_rng(self.seed, "image", self.shard, step, slot)
+        rng = seeding.numpy_rng(self.seed, "image", self.split, step, slot)
         if self.transform is None:
             item["flipped"] = transforms.flip_drawn(rng, self.random_flip)
         else:
             item["pixels"] = self.transform(self.data.images.open(index), rng=rng)
         if self.partners:
-            partner = mixup_partners(self.seed, self.shard, step, self.global_batch)[slot]
+            partner = mixup_partners(self.seed, self.split, step, self.global_batch)[slot]
             item["partner_prompt"] = self.prompt(step, int(partner))
         return item
 
 
-def mixup_partners(seed, shard, step, global_batch):
+def mixup_partners(seed, split, step, global_batch):
     """The permutation of the global batch that mixup mixes with. Returns: int64 [global_batch]."""
-    return seeding.numpy_rng(seed, "mixup", shard, step, 0).permutation(global_batch)
+    return seeding.numpy_rng(seed, "mixup", split, step, 0).permutation(global_batch)
 
 
 def collate(items):

@@ -1,8 +1,8 @@
-"""Iterative ensemble training (Liu et al. 2024, section 3.2): rounds over shards, then the average
+"""Iterative ensemble training (Liu et al. 2024, section 3.2): rounds over splits, then the average
 of the copies.
 
 There is one set of modules on the device. Copies of one process take turns on it; while a copy
-waits, its moments and its loss bank lie in host memory. One shard and one round are ordinary
+waits, its moments and its loss bank lie in host memory. One split and one round are ordinary
 training, by the same loop."""
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from utils.runtime.errors import UsageError
 
 @dataclass(frozen=True)
 class EnsemblePlan:
-    """sizes: images of every shard; rounds; steps: optimizer steps of a copy in a round; teams:
+    """sizes: images of every split; rounds; steps: optimizer steps of a copy in a round; teams:
     that train at once.
 
-    A position counts the optimizer steps of a process, the idle ones of a team without a shard in
+    A position counts the optimizer steps of a process, the idle ones of a team without a split in
     the last turn included."""
 
     sizes: tuple
@@ -28,13 +28,13 @@ class EnsemblePlan:
     teams: int = 1
 
     @property
-    def shards(self):
+    def splits(self):
         return len(self.sizes)
 
     @property
     def turns(self):
         """Copies that a team trains one after the other in a round."""
-        return -(-self.shards // self.teams)
+        return -(-self.splits // self.teams)
 
     @property
     def total(self):
@@ -50,31 +50,31 @@ class EnsemblePlan:
 @dataclass(frozen=True)
 class Progress:
     """After position `position` (from 1): the StepReport of this process's copy, or None when its
-    team has no shard left in this turn. round: from 1; round_over: the weights are the average of
+    team has no split left in this turn. round: from 1; round_over: the weights are the average of
     the copies."""
 
     position: int
     round: int
-    shard: int | None
+    split: int | None
     report: object
     round_over: bool
 
 
 class Ensemble:
-    """The copies of one process. model: training.Training; draws: {shard: Draws} of the shards of
+    """The copies of one process. model: training.Training; draws: {split: Draws} of the splits of
     this process's team."""
 
     def __init__(self, model, plan, draws):
         self.model, self.plan, self.draws = model, plan, draws
-        self.current = None  # the shard whose copy is on the device
-        self.waiting = {}  # shard -> state of a copy that waits, in host memory
+        self.current = None  # the split whose copy is on the device
+        self.waiting = {}  # split -> state of a copy that waits, in host memory
         # of this round, in host memory: weights at its start, weighted sum so far
         self.start = self.total = None
 
-    def shard_of(self, turn):
-        """The shard that this process's team trains in a turn, or None."""
-        shard = self.model.team.number + turn * self.plan.teams
-        return shard if shard < self.plan.shards else None
+    def split_of(self, turn):
+        """The split that this process's team trains in a turn, or None."""
+        split = self.model.team.number + turn * self.plan.teams
+        return split if split < self.plan.splits else None
 
     def host_bytes(self):
         """Host memory in bytes that this process needs at most: moments of its copies, and of
@@ -82,7 +82,7 @@ class Ensemble:
         state is written from."""
         if self.plan.turns == 1:
             return 0
-        own = sum(self.shard_of(t) is not None for t in range(self.plan.turns))
+        own = sum(self.split_of(t) is not None for t in range(self.plan.turns))
         weights = sum(p.numel() * 4 for p in self.model.weights.values())
         averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
         return own * 2 * weights + 3 * averaged
@@ -90,7 +90,7 @@ class Ensemble:
     # Turns ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _begin(self, turn, shard):
+    def _begin(self, turn, split):
         if self.plan.turns > 1:
             tensors = self.model.averaged()
             if turn == 0:
@@ -99,28 +99,28 @@ class Ensemble:
             else:
                 for name, tensor in tensors.items():
                     tensor.copy_(self.start[name])
-        if self.current != shard:
-            self.model.load_copy(shard, self.waiting.pop(shard, {}))
-            self.current = shard
+        if self.current != split:
+            self.model.load_copy(split, self.waiting.pop(split, {}))
+            self.current = split
 
     @torch.no_grad()
-    def _end(self, turn, shard):
-        if self.plan.turns > 1 and shard is not None:
+    def _end(self, turn, split):
+        if self.plan.turns > 1 and split is not None:
             for name, tensor in self.model.averaged().items():
-                self.total[name].add_(devices.to_host(tensor), alpha=self.plan.sizes[shard])
-            self.waiting[shard] = self.model.copy_state()
+                self.total[name].add_(devices.to_host(tensor), alpha=self.plan.sizes[split])
+            self.waiting[split] = self.model.copy_state()
             self.current = None
-        if turn == self.plan.turns - 1 and self.plan.shards > 1:
-            self._average(shard)
+        if turn == self.plan.turns - 1 and self.plan.splits > 1:
+            self._average(split)
 
-    def _average(self, shard):
-        """Load the mean of all copies, weighted by shard size, in float32, into the weights."""
+    def _average(self, split):
+        """Load the mean of all copies, weighted by split size, in float32, into the weights."""
         team, images = self.model.team, sum(self.plan.sizes)
         for name, tensor in self.model.averaged().items():
             own = (
                 self.total[name]
                 if self.plan.turns > 1
-                else devices.to_host(tensor) * self.plan.sizes[shard]
+                else devices.to_host(tensor) * self.plan.sizes[split]
             )
             summed = parallel.sum_over_processes(own / team.size, self.model.device)
             tensor.copy_(summed / images)
@@ -132,10 +132,10 @@ class Ensemble:
         batches, team, accumulation = None, self.model.team, self.model.optimisation.accumulation
         while position < self.plan.total:
             round_, turn, step = self.plan.locate(position)
-            shard, report = self.shard_of(turn), None
-            if shard is not None:
+            split, report = self.split_of(turn), None
+            if split is not None:
                 if step == 0:
-                    self._begin(turn, shard)
+                    self._begin(turn, split)
                 first = round_ * self.plan.steps
                 if step == 0 or batches is None:
                     micro_steps = range(
@@ -143,7 +143,7 @@ class Ensemble:
                     )
                     batches = iter(
                         training_data.loader(
-                            self.draws[shard],
+                            self.draws[split],
                             steps=micro_steps,
                             batch_size=batch_size,
                             process=team.rank,
@@ -153,11 +153,11 @@ class Ensemble:
                 report = self.model.step(batches, first + step)
             over = step == self.plan.steps - 1
             if over:
-                self._end(turn, shard)
+                self._end(turn, split)
                 batches = None
             position += 1
             yield Progress(
-                position, round_ + 1, shard, report, over and turn == self.plan.turns - 1
+                position, round_ + 1, split, report, over and turn == self.plan.turns - 1
             )
 
     # States ---------------------------------------------------------------------------------------
@@ -171,8 +171,8 @@ class Ensemble:
         copies = dict(self.waiting)
         if self.current is not None:
             copies["current"] = self.model.copy_state() | {"shard": torch.tensor(self.current)}
-        for shard, tensors in copies.items():
-            state |= {f"copy_{shard}/{n}": t for n, t in tensors.items()}
+        for split, tensors in copies.items():
+            state |= {f"copy_{split}/{n}": t for n, t in tensors.items()}
         if self.model.counts is not None:
             state["counts"] = devices.to_host(self.model.counts)
         return state

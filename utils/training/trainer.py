@@ -49,7 +49,7 @@ class StepReport:
     skipped: torch.Tensor | None = None
 
 
-def step_noise(seed, shard, step, slots, *, latent_shape, embedding_shape, num_timesteps):
+def step_noise(seed, split, step, slots, *, latent_shape, embedding_shape, num_timesteps):
     """The random numbers of a micro-batch, each slot from a generator of its own, on the CPU.
 
     slots: numbers in the global batch; latent_shape: (C, H, W); embedding_shape: (T, D) or None
@@ -57,7 +57,7 @@ def step_noise(seed, shard, step, slots, *, latent_shape, embedding_shape, num_t
     num_timesteps - 1, posterior and noise [B, C, H, W], embedding [B, T, D] or None."""
     rows = []
     for slot in slots:
-        generator = seeding.torch_generator(seed, "noise", shard, step, slot)
+        generator = seeding.torch_generator(seed, "noise", split, step, slot)
         timestep = torch.randint(num_timesteps, (), generator=generator)
         posterior, noise = (torch.randn(latent_shape, generator=generator) for _ in range(2))
         embedding = (
@@ -161,7 +161,7 @@ class Trainer:
     ):
         self.parts, self.accelerator, self.team, self.dtype = parts, accelerator, team, dtype
         self.optimisation, self.hooks, self.seed, self.control = optimisation, hooks, seed, control
-        self.device, self.shard = accelerator.device, 0
+        self.device, self.split = accelerator.device, 0
         self.noise_scheduler, self.rate = parts.noise_scheduler, rate_at(optimisation)
         self.cached_latents = self.cached_text = None
         # in half precision the frozen parts are copies, so that a checkpoint holds them as they
@@ -239,7 +239,7 @@ class Trainer:
         wanted output, timesteps)."""
         drawn = step_noise(
             self.seed,
-            self.shard,
+            self.split,
             step,
             batch["slot"],
             latent_shape=self.latent_shape,
@@ -253,7 +253,7 @@ class Trainer:
         if self.hooks.mixup:
             partners = self._text(batch["partner_prompt"])
             ratio = float(
-                seeding.numpy_rng(self.seed, "mixup", self.shard, step, 1).beta(self.hooks.mixup, 1)
+                seeding.numpy_rng(self.seed, "mixup", self.split, step, 1).beta(self.hooks.mixup, 1)
             )
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         wanted = lat.target(self.noise_scheduler, latents, noise, timesteps)
@@ -349,10 +349,10 @@ class Trainer:
             )
         return state
 
-    def load_copy(self, shard, state):
-        """Become the copy of a shard; an empty state is that of a copy which has not trained
+    def load_copy(self, split, state):
+        """Become the copy of a split; an empty state is that of a copy which has not trained
         yet."""
-        self.shard = shard
+        self.split = split
         self.optimizer.state.clear()
         for name, parameter in self.weights.items():
             prefix = f"moments/{name}/"

@@ -95,7 +95,7 @@ def checked_data(opts, say):
     )
     if opts.clients_num > kept:
         raise UsageError(
-            f"--clients_num={opts.clients_num} shards of {kept} images: takes at most one an image"
+            f"--clients_num={opts.clients_num} splits of {kept} images: takes at most one an image"
         )
     if opts.class_prompt == "classlevel":
         captions.resolve_prompts("classlevel", images)  # raises where images lie in no folder
@@ -120,13 +120,13 @@ def checked_data(opts, say):
 
 @dataclass(frozen=True)
 class Job:
-    """All of a run. data: CaptionedImages of all shards; shards: indices of each; duplicated: keys;
+    """All of a run. data: CaptionedImages of all splits; splits: indices of each; duplicated: keys;
     per_step: images of a copy's optimizer step."""
 
     model: trainer.Trainer
     copies: ensemble.Ensemble
     data: training_data.CaptionedImages
-    shards: list
+    splits: list
     duplicated: list
     per_step: int
     identity: dict
@@ -137,7 +137,7 @@ class Job:
 
     @property
     def is_ensemble(self):
-        return self.plan.shards > 1 or self.plan.rounds > 1
+        return self.plan.splits > 1 or self.plan.rounds > 1
 
 
 def hooks_and_data(opts, data, tokenizer, seed):
@@ -187,19 +187,19 @@ def build(opts, data, accelerator, seed):
         parts = replace(parts, unet=loading.from_scratch(parts.unet, seed))
     captioned, duplicated, hooks = hooks_and_data(opts, data, parts.tokenizer, seed)
     count = len(captioned.images)
-    shards = training_data.split(count, opts.clients_num, seed)
+    splits = training_data.split_images(count, opts.clients_num, seed)
     micro_batch = opts.train_batch_size * team.size
     per_step = micro_batch * opts.gradient_accumulation_steps
     if captioned.weights is not None and not all(
-        captioned.weights[part].sum() > 0 for part in shards
+        captioned.weights[part].sum() > 0 for part in splits
     ):
         raise UsageError(
-            f"--weights_file={opts.weights_file!r} leaves nothing to draw in a shard or subset;"
+            f"--weights_file={opts.weights_file!r} leaves nothing to draw in a split or subset;"
             " takes more images of a weight above 0, or fewer --clients_num"
         )
-    largest = max(len(s) for s in shards)
+    largest = max(len(s) for s in splits)
     steps = opts.max_train_steps or opts.num_train_epochs * math.ceil(largest / per_step)
-    plan = ensemble.EnsemblePlan(tuple(len(s) for s in shards), opts.total_round, steps, team.count)
+    plan = ensemble.EnsemblePlan(tuple(len(s) for s in splits), opts.total_round, steps, team.count)
     optimisation = trainer.Optimisation(
         learning_rate=opts.learning_rate * (per_step if opts.scale_lr else 1),
         betas=(opts.adam_beta1, opts.adam_beta2),
@@ -246,22 +246,22 @@ def build(opts, data, accelerator, seed):
     )
     draws = {
         k: training_data.Draws(
-            captioned.take(shards[k]),
+            captioned.take(splits[k]),
             seed=seed,
-            shard=k,
+            split=k,
             global_batch=micro_batch,
             transform=read,
             choose_caption=hooks.choose_caption,
             partners=bool(hooks.mixup),
             random_flip=opts.random_flip,
         )
-        for k in range(team.number, plan.shards, team.count)
+        for k in range(team.number, plan.splits, team.count)
     }
     return Job(
         model,
         ensemble.Ensemble(model, plan, draws),
         captioned,
-        shards,
+        splits,
         duplicated,
         per_step,
         identity,
@@ -288,7 +288,7 @@ def require_host_memory(job, say):
     )
     if need > free:
         raise UsageError(
-            f"--clients_num={job.plan.shards}: waiting copies need {gib(need)} of host memory,"
+            f"--clients_num={job.plan.splits}: waiting copies need {gib(need)} of host memory,"
             f" {gib(free)} are free; takes fewer, or more processes"
         )
 
@@ -323,7 +323,7 @@ def encode_ahead(job, opts, folder, processes, say):
     if opts.cache_latents == "off":
         return []
     model, images, plan = job.model, job.data.images, job.plan
-    drawn = plan.rounds * plan.steps * plan.shards * job.per_step
+    drawn = plan.rounds * plan.steps * plan.splits * job.per_step
     share = {"device": model.device, "process": processes.index, "processes": processes.count}
     built, promised = [], 0
     if not opts.center_crop:
@@ -404,8 +404,8 @@ def record_of(opts, job, run, *, shown, seed, processes):
         "duplicated": job.duplicated,
         "counterfactual": opts.duplication == "nodup",
     }
-    if job.plan.shards > 1:
-        record["shards"] = {used.keys[i]: k for k, part in enumerate(job.shards) for i in part}
+    if job.plan.splits > 1:
+        record["shards"] = {used.keys[i]: k for k, part in enumerate(job.splits) for i in part}
     return record
 
 

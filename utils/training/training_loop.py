@@ -78,8 +78,8 @@ class Loop:
             limit=self.opts.checkpoints_total_limit,
         )
 
-    def _summary(self, shard):
-        """Of this process: shard, last step, mean loss, lr, mean skipped share, images/s, first
+    def _summary(self, split):
+        """Of this process: split, last step, mean loss, lr, mean skipped share, images/s, first
         step not finite."""
         nan, reports = math.nan, self.pending
         if not reports:
@@ -92,7 +92,7 @@ class Loop:
         speed = len(reports) * self.job.per_step / max(now - self.logged, 1e-9)
         self.logged = now
         return torch.tensor(
-            [shard, reports[-1].step, loss, reports[-1].lr, skipped, speed, broken],
+            [split, reports[-1].step, loss, reports[-1].lr, skipped, speed, broken],
             dtype=torch.float64,
         )
 
@@ -116,22 +116,22 @@ class Loop:
     def _log(self, at):
         """A row of metrics.jsonl for every copy that trains now: means since the last rows. This
         waits."""
-        table = self.processes.rows(self._summary(at.shard).to(self.job.model.device)).cpu()
+        table = self.processes.rows(self._summary(at.split).to(self.job.model.device)).cpu()
         self.pending = []
         self._require_finite(table)
-        for shard in sorted({int(s) for s in table[:, 0] if not s.isnan()}):
-            of_shard = table[table[:, 0] == shard]
-            step, rate, speed = int(of_shard[0, 1]), of_shard[0, 3].item(), of_shard[0, 5].item()
+        for split in sorted({int(s) for s in table[:, 0] if not s.isnan()}):
+            of_split = table[table[:, 0] == split]
+            step, rate, speed = int(of_split[0, 1]), of_split[0, 3].item(), of_split[0, 5].item()
             samples = step * self.job.per_step
-            row = {"loss": of_shard[:, 2].mean().item(), "lr": rate}
-            row |= {} if of_shard[0, 4].isnan() else {"skipped": of_shard[0, 4].item()}
+            row = {"loss": of_split[:, 2].mean().item(), "lr": rate}
+            row |= {} if of_split[0, 4].isnan() else {"skipped": of_split[0, 4].item()}
             row["images_per_second"] = round(speed, 2)
             self.run.append_metrics(
-                {"step": step, "round": at.round, "shard": shard, "samples": samples} | row
+                {"step": step, "round": at.round, "shard": split, "samples": samples} | row
             )
-            several = self.job.plan.shards > 1
+            several = self.job.plan.splits > 1
             self.tracker.log(
-                row, samples if several else step, group=f"shard_{shard}" if several else None
+                row, samples if several else step, group=f"shard_{split}" if several else None
             )
 
     def show(self, step):
@@ -152,7 +152,7 @@ class Loop:
         """Returns: (log?, show?, checkpoint or None, save a state?) after a position."""
         plan, opts, last = self.job.plan, self.opts, at.position == self.job.plan.total
         turn_over = at.position % plan.steps == 0
-        logs = last or at.position % opts.log_steps == 0 or (turn_over and plan.shards > 1)
+        logs = last or at.position % opts.log_steps == 0 or (turn_over and plan.splits > 1)
         saves = (
             last or at.round_over or at.position % (opts.state_steps or opts.modelsavesteps) == 0
         )
