@@ -128,7 +128,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()
     if kept:
-        training_job.encode_ahead(job, opts, out / "encoded", processes, print)
+        training_job.encode(job, opts, out / "encoded", processes)
     seconds = time.perf_counter() - started
     run.path.mkdir(parents=True, exist_ok=True)
     loop = training_loop.Loop(job, opts, run, processes)

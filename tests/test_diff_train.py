@@ -343,7 +343,7 @@ def test_unreadable_images_and_empty_classes_are_named_and_left_out(train, scene
     record = json.loads((folder / "run.json").read_text())
     assert record["data"]["images"] == 11
     assert [b[0] for b in record["data"]["bad"]] == [victim.relative_to(data / "train").as_posix()]
-    assert f"left out: {victim.relative_to(data / 'train').as_posix()}" in train.printed
+    assert f"skipped: {victim.relative_to(data / 'train').as_posix()}" in train.printed
     assert "no class: the folder 'nothing' holds no image" in train.printed
 
 
@@ -404,7 +404,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         ),
         ({"output_dir": "RUN"}, "already holds a run"),
         ({"trainsubset": "0.01"}, "--trainsubset=0.01 keeps none of 12 images"),
-        ({"clients_num": "13"}, "--clients_num=13 splits of 12 images: takes at most one an image"),
+        (
+            {"clients_num": "13"},
+            "--clients_num=13 splits of 12 images: takes at most one split per image",
+        ),
         ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 splits of 1 images"),
         ({"weights_file": "HALF"}, "takes a number, at least 0"),
         (

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data import captions, image_sets, training_data, transforms
+from tests.training.conftest import MITIGATIONS_OFF
+from utils.data import captions, duplication, image_sets, training_data, transforms
 from utils.training import train_mitigations
 
 
@@ -21,8 +22,15 @@ def make(scenes_dir, micro_parts):
         data, _ = training_data.captioned_images(
             images, texts, style=style, share=0.25, weight=5.0, seed=seed
         )
+        values = MITIGATIONS_OFF | {
+            "trainspecial": special,
+            "trainspecial_prob": 0.5,
+            "mixup_noise_lam": mixup,
+        }
         hooks = train_mitigations.train_hooks(
-            duplication=style, special=special, p=0.5, noise=0, mixup=mixup, tokenizer=tokenizer
+            train_mitigations.chosen(values),
+            choice=duplication.DUPLICATIONS[style],
+            tokenizer=tokenizer,
         )
         transform = functools.partial(
             transforms.training_input, resolution=16, center_crop=False, random_flip=random_flip
@@ -33,7 +41,7 @@ def make(scenes_dir, micro_parts):
             global_batch=global_batch,
             transform=transform,
             choose_caption=hooks.choose_caption,
-            partners=bool(mixup),
+            partners=hooks.partners,
         )
 
     return draws

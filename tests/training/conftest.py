@@ -5,11 +5,21 @@ import functools
 import pytest
 import torch
 
-from utils.data import captions, image_sets, training_data, transforms
+from utils.data import captions, duplication, image_sets, training_data, transforms
 from utils.runtime import launching, parallel
-from utils.training import ensemble, loss_control, train_mitigations, trainer
+from utils.training import ensemble, optimisation, train_mitigations, trainer
 
 SIDE = 16
+# values of the flags of train-time mitigations that turn each off
+MITIGATIONS_OFF = {
+    "trainspecial": None,
+    "trainspecial_prob": 0.1,
+    "mixup_noise_lam": 0.0,
+    "rand_noise_lam": 0.0,
+    "mem_ratio": None,
+    "arr_ema_decay": 0.8,
+    "agc_bias_correction": False,
+}
 
 
 @pytest.fixture
@@ -34,7 +44,7 @@ def start(scenes_dir, micro_parts):
         bias_correction=False,
         text=False,
         weights=None,
-        **optimisation,
+        **optimised,
     ):
         parts = parts or micro_parts()
         images = image_sets.list_images("--d", scenes_dir / "train")
@@ -42,12 +52,15 @@ def start(scenes_dir, micro_parts):
         data, _ = training_data.captioned_images(
             images, texts, style="nodup", share=0, weight=1, seed=0, weights=weights
         )
+        values = MITIGATIONS_OFF | {
+            "rand_noise_lam": noise,
+            "mixup_noise_lam": mixup,
+            "mem_ratio": ratio,
+            "agc_bias_correction": bias_correction,
+        }
         hooks = train_mitigations.train_hooks(
-            duplication="nodup",
-            special=None,
-            p=0,
-            noise=noise,
-            mixup=mixup,
+            train_mitigations.chosen(values),
+            choice=duplication.DUPLICATIONS["nodup"],
             tokenizer=parts.tokenizer,
         )
         transform = functools.partial(
@@ -55,33 +68,26 @@ def start(scenes_dir, micro_parts):
         )
         parts_of = training_data.split_images(len(images), splits, 0)
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
-        accelerator = launching.accelerator(mixed_precision="no")
-        control = ratio and loss_control.AntiGradientControl(
-            ratio=ratio, decay=0.8, num_timesteps=1000, bias_correction=bias_correction
-        )
         model = trainer.Trainer(
             parts,
-            accelerator=accelerator,
-            team=parallel.Team(),
-            dtype=torch.float32,
-            hooks=hooks,
-            seed=0,
-            resolution=SIDE,
-            optimisation=trainer.Optimisation(
-                lr,
-                (0.9, 0.999),
-                1e-2,
-                1e-8,
-                1.0,
-                schedule,
-                warmup,
-                steps * rounds,
-                accumulation=accumulation,
-                **optimisation,
+            trainer.Task(
+                hooks=hooks,
+                seed=0,
+                resolution=SIDE,
+                images=len(images),
+                train_text_encoder=text,
             ),
-            control=control,
-            images=len(images),
-            train_text_encoder=text,
+            optimisation.Optimisation(
+                optimisation.AdamW(learning_rate=lr),
+                optimisation.Schedule(schedule, warmup, steps * rounds),
+                accumulation=accumulation,
+                **optimised,
+            ),
+            trainer.Computation(
+                accelerator=launching.accelerator(mixed_precision="no"),
+                team=parallel.Team(),
+                dtype=torch.float32,
+            ),
         )
         draws = {
             k: training_data.Draws(
@@ -91,7 +97,7 @@ def start(scenes_dir, micro_parts):
                 global_batch=batch,
                 transform=transform,
                 choose_caption=hooks.choose_caption,
-                partners=bool(mixup),
+                partners=hooks.partners,
             )
             for k, part in enumerate(parts_of)
         }

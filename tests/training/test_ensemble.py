@@ -145,7 +145,8 @@ def test_moments_of_eight_bits_come_back_as_they_were(start):
     import dataclasses
 
     model = start().model
-    model.optimisation = dataclasses.replace(model.optimisation, eight_bit=True)
+    adam = dataclasses.replace(model.optimisation.adam, eight_bit=True)
+    model.optimisation = dataclasses.replace(model.optimisation, adam=adam)
     name, parameter = next(iter(model.weights.items()))
     moments = {"step": 7, "state1": torch.arange(3, dtype=torch.uint8), "absmax1": torch.ones(1)}
     model.optimizer.state[parameter] = moments

@@ -1,30 +1,30 @@
 import numpy as np
 import torch
 
+from tests.training.conftest import MITIGATIONS_OFF
+from utils.data import duplication
 from utils.training import train_mitigations
 
 
-def hooks(tokenizer, **changes):
-    settings = {
-        "duplication": "nodup",
-        "special": None,
-        "p": 0.1,
-        "noise": 0.0,
-        "mixup": 0.0,
-        "tokenizer": tokenizer,
-    }
-    return train_mitigations.train_hooks(**(settings | changes))
+def hooks(tokenizer, style="nodup", **changes):
+    return train_mitigations.train_hooks(
+        train_mitigations.chosen(MITIGATIONS_OFF | changes),
+        choice=duplication.DUPLICATIONS[style],
+        tokenizer=tokenizer,
+    )
 
 
 def test_without_mitigation_nothing_is_edited(micro_parts):
     plain = hooks(micro_parts().tokenizer)
     assert plain.choose_caption(["own", "other"], True, np.random.default_rng(0)) == "own"
     e = torch.randn(2, 3, 4)
-    assert plain.edit_embeddings(e, None, ratio=1.0, noise=None) is e
+    assert plain.edit_embeddings(e, None, ()) is e
 
 
 def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(micro_parts):
-    both = hooks(micro_parts().tokenizer, duplication="dup_image", special="wordrepeat", p=1.0)
+    both = hooks(
+        micro_parts().tokenizer, style="dup_image", trainspecial="wordrepeat", trainspecial_prob=1.0
+    )
     drawn = [
         both.choose_caption(["own one", "other two"], True, np.random.default_rng(i))
         for i in range(40)
@@ -41,7 +41,6 @@ def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(mi
 
 def test_embeddings_are_mixed_and_then_noised(micro_parts):
     e, partner, noise = torch.tensor([[[4.0]]]), torch.tensor([[[8.0]]]), torch.tensor([[[10.0]]])
-    found = hooks(micro_parts().tokenizer, noise=0.1, mixup=0.5).edit_embeddings(
-        e, partner, ratio=0.75, noise=noise
-    )
+    both = hooks(micro_parts().tokenizer, rand_noise_lam=0.1, mixup_noise_lam=0.5)
+    found = both.edit_embeddings(e, partner, (0.75, noise))
     torch.testing.assert_close(found, torch.tensor([[[6.0]]]))  # 0.75 * 4 + 0.25 * 8 + 0.1 * 10

@@ -8,7 +8,7 @@ from utils.data import training_data
 from utils.models import loading
 from utils.runtime import seeding
 from utils.runtime.errors import TrainingError, UsageError
-from utils.training import latents, trainer
+from utils.training import latents, optimisation, step_random, train_mitigations
 
 
 def first_batch(copies, steps=range(1)):
@@ -17,50 +17,43 @@ def first_batch(copies, steps=range(1)):
 
 def embedded(model, arguments):
     """The embeddings that the U-Net is given by the Denoiser's arguments."""
-    _noisy, _timesteps, own, partners, ratio, noise = arguments
-    return model.hooks.edit_embeddings(own, partners, ratio=ratio, noise=noise)
+    return model.hooks.edit_embeddings(arguments.own, arguments.partners, arguments.drawn)
+
+
+def drawn_for(seed, split, step, slots, *, latent_shape, embedding_shape=None):
+    """Random numbers of a micro-batch as the Trainer draws them: of the latents, then, with
+    embedding_shape, of the noise on embeddings. Returns: (LatentNoise, [B, T, D] or None)."""
+    random = step_random.StepRandom(seed, split, step, slots)
+    drawn = step_random.latent_noise(random, latent_shape=latent_shape, num_timesteps=1000)
+    if embedding_shape is None:
+        return drawn, None
+    edit = train_mitigations.embedding_noise(rand_noise_lam=1.0).embedding
+    return drawn, edit.draw(random, embedding_shape)
 
 
 def test_noise_belongs_to_the_slot_not_to_the_batch():
-    make = functools.partial(
-        trainer.step_noise,
-        3,
-        0,
-        5,
-        latent_shape=(4, 2, 2),
-        embedding_shape=(3, 2),
-        num_timesteps=1000,
-    )
-    whole, second = make([0, 1, 2]), make([1])
-    for name in ("timesteps", "posterior", "noise", "embedding"):
-        assert torch.equal(whole[name][1:2], second[name])
-        assert not torch.equal(whole[name][0], whole[name][1])
-    split = trainer.step_noise(
-        3, 1, 5, [1], latent_shape=(4, 2, 2), embedding_shape=(3, 2), num_timesteps=1000
-    )
-    assert not torch.equal(split["noise"], second["noise"])
+    make = functools.partial(drawn_for, latent_shape=(4, 2, 2), embedding_shape=(3, 2))
+    (whole, whole_embedding), (second, embedding) = make(3, 0, 5, [0, 1, 2]), make(3, 0, 5, [1])
+    for all_slots, one in zip((*whole, whole_embedding), (*second, embedding), strict=True):
+        assert torch.equal(all_slots[1:2], one)
+        assert not torch.equal(all_slots[0], all_slots[1])
+    other_split, _ = make(3, 1, 5, [1])
+    assert not torch.equal(other_split.noise, second.noise)
     # what is drawn for the embedding comes last: without it the rest is the same
-    plain = trainer.step_noise(
-        3, 0, 5, [1], latent_shape=(4, 2, 2), embedding_shape=None, num_timesteps=1000
-    )
-    assert torch.equal(plain["noise"], second["noise"])
-    assert plain["embedding"] is None
+    plain, nothing = drawn_for(3, 0, 5, [1], latent_shape=(4, 2, 2))
+    assert torch.equal(plain.noise, second.noise)
+    assert nothing is None
 
 
 def test_timesteps_are_uniform_and_noise_is_standard_normal():
-    drawn = [
-        trainer.step_noise(
-            0, 0, s, range(20), latent_shape=(4, 4, 4), embedding_shape=None, num_timesteps=1000
-        )
-        for s in range(50)
-    ]
-    t = torch.cat([d["timesteps"] for d in drawn]).float()
+    drawn = [drawn_for(0, 0, s, range(20), latent_shape=(4, 4, 4))[0] for s in range(50)]
+    t = torch.cat([d.timesteps for d in drawn]).float()
     assert (t.min() < 20, t.max() > 980, abs(t.mean() - 499.5) < 30) == (True, True, True)
-    noise = torch.cat([d["noise"] for d in drawn])
+    noise = torch.cat([d.noise for d in drawn])
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
     # two draws, not one
-    assert abs((noise * torch.cat([d["posterior"] for d in drawn])).mean()) < 0.02
+    assert abs((noise * torch.cat([d.posterior for d in drawn])).mean()) < 0.02
 
 
 def test_the_inputs_agree_with_a_step_written_by_hand(start):
@@ -69,24 +62,20 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
     arguments, wanted, timesteps = model.inputs(batch, 4)
     noisy, embeddings, parts = arguments[0], embedded(model, arguments), model.parts
     for slot in (0, 1):
-        drawn = trainer.step_noise(
-            0, 0, 4, [slot], latent_shape=(4, 8, 8), embedding_shape=(32, 16), num_timesteps=1000
-        )
+        drawn, noise = drawn_for(0, 0, 4, [slot], latent_shape=(4, 8, 8), embedding_shape=(32, 16))
         with torch.no_grad():
             posterior = parts.vae.encode(batch["pixels"][slot : slot + 1]).latent_dist
             e = loading.embed(
                 parts.tokenizer, parts.text_encoder, [batch["prompt"][slot]], device="cpu"
             )
-        z = 0.5 * (posterior.mean + posterior.std * drawn["posterior"])
-        a = parts.scheduler.alphas_cumprod[drawn["timesteps"]]
+        z = 0.5 * (posterior.mean + posterior.std * drawn.posterior)
+        a = parts.scheduler.alphas_cumprod[drawn.timesteps]
         torch.testing.assert_close(
-            noisy[slot], (a.sqrt() * z + (1 - a).sqrt() * drawn["noise"])[0], rtol=1e-4, atol=1e-5
+            noisy[slot], (a.sqrt() * z + (1 - a).sqrt() * drawn.noise)[0], rtol=1e-4, atol=1e-5
         )
-        torch.testing.assert_close(
-            embeddings[slot], (e + 0.3 * drawn["embedding"])[0], rtol=1e-4, atol=1e-5
-        )
-        assert timesteps[slot] == drawn["timesteps"][0]
-        assert torch.equal(wanted[slot], drawn["noise"][0])
+        torch.testing.assert_close(embeddings[slot], (e + 0.3 * noise)[0], rtol=1e-4, atol=1e-5)
+        assert timesteps[slot] == drawn.timesteps[0]
+        assert torch.equal(wanted[slot], drawn.noise[0])
 
 
 def test_mixup_mixes_with_the_partners_by_one_ratio(start):
@@ -203,7 +192,7 @@ def test_dropped_samples_weigh_nothing_and_are_not_counted_in_the_mean(start, fi
     assert_adam_step(before, after, gradient)
     assert model.counts[batch["row"]].tolist() == [[1, 1], [1, 0]]
     assert model.counts.sum(0).tolist() == [2, 1]
-    assert model.control.bank[at[0]].item() == pytest.approx(0.8 * 1e6 + 0.2 * plain, rel=1e-5)
+    assert model.loss_rule.bank[at[0]].item() == pytest.approx(0.8 * 1e6 + 0.2 * plain, rel=1e-5)
 
 
 def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro_parts):
@@ -231,19 +220,19 @@ def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro
     dropped = [loss < usual for loss in losses[2:]]
     found, _ = finished(copies)
     assert found[0].report.skipped.item() == pytest.approx(sum(dropped) / 4)
-    assert model.control.visits[0].item() == model.control.visits.sum().item() == 4
+    assert model.loss_rule.visits[0].item() == model.loss_rule.visits.sum().item() == 4
     bank = 0.0
     for loss in losses:
         bank = 0.8 * bank + 0.2 * loss
-    assert model.control.bank[0].item() == pytest.approx(bank, rel=1e-4)
+    assert model.loss_rule.bank[0].item() == pytest.approx(bank, rel=1e-4)
 
 
 def test_snr_weights_do_not_reach_the_bank(start, finished):
     plain, weighted = (start(steps=1, ratio=1.25, snr_gamma=g) for g in (None, 5.0))
     for copies in (plain, weighted):
         finished(copies)
-    assert torch.equal(plain.model.control.bank, weighted.model.control.bank)
-    assert plain.model.control.bank.count_nonzero() == 2
+    assert torch.equal(plain.model.loss_rule.bank, weighted.model.loss_rule.bank)
+    assert plain.model.loss_rule.bank.count_nonzero() == 2
 
 
 def test_the_rate_counts_optimizer_steps(start, finished):
@@ -258,10 +247,12 @@ def test_the_rate_counts_optimizer_steps(start, finished):
 def test_the_rate_of_a_step_is_that_of_the_librarys_schedule(schedule):
     from diffusers.optimization import get_scheduler
 
-    optimisation = trainer.Optimisation(2e-3, (0.9, 0.99), 0, 1e-8, 1.0, schedule, 3, 12)
+    settings = optimisation.Optimisation(
+        optimisation.AdamW(learning_rate=2e-3), optimisation.Schedule(schedule, 3, 12)
+    )
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-3)
     library = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=12)
-    rate = trainer.rate_at(optimisation)
+    rate = optimisation.rate_at(settings)
     for step in range(12):
         assert rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         library.step()
@@ -307,13 +298,11 @@ def test_eight_bit_adam_says_what_to_install(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    optimisation = trainer.Optimisation(
-        1e-3, (0.9, 0.99), 0, 1e-8, 1.0, "constant", 0, 1, eight_bit=True
-    )
+    adam = optimisation.AdamW(learning_rate=1e-3, eight_bit=True)
     with pytest.raises(
         UsageError, match="--use_8bit_adam needs the package bitsandbytes.*pip install bitsandbytes"
     ):
-        trainer.make_optimizer(optimisation, [torch.nn.Parameter(torch.zeros(1))])
+        optimisation.make_optimizer(adam, [torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_velocity_prediction_trains(start, micro_parts):
@@ -322,11 +311,9 @@ def test_velocity_prediction_trains(start, micro_parts):
     (noisy, *_), wanted, timesteps = model.inputs(batch, 0)
     # noisy = a z + s n and v = a n - s z, so a noisy - s v = z and s noisy + a v = n
     a = model.parts.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    drawn = trainer.step_noise(
-        0, 0, 0, [0, 1], latent_shape=(4, 8, 8), embedding_shape=None, num_timesteps=1000
-    )
+    drawn, _ = drawn_for(0, 0, 0, [0, 1], latent_shape=(4, 8, 8))
     torch.testing.assert_close(
-        (1 - a).sqrt() * noisy + a.sqrt() * wanted, drawn["noise"], rtol=1e-4, atol=1e-4
+        (1 - a).sqrt() * noisy + a.sqrt() * wanted, drawn.noise, rtol=1e-4, atol=1e-4
     )
 
 
@@ -350,5 +337,9 @@ def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
 
 def test_the_ratio_of_mixup_is_drawn_for_the_split_and_step(start):
     copies = start(mixup=0.7)
-    ratios = [copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[0][4] for s in range(3)]
-    assert ratios == [float(seeding.numpy_rng(0, "mixup", 0, s, 1).beta(0.7, 1)) for s in range(3)]
+    ratios = [
+        copies.model.inputs(first_batch(copies, range(s, s + 1)), s)[0].drawn for s in range(3)
+    ]
+    assert ratios == [
+        (float(seeding.numpy_rng(0, "mixup", 0, s, 1).beta(0.7, 1)),) for s in range(3)
+    ]

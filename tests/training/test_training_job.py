@@ -1,5 +1,5 @@
-"""What stands before the first step: data, splits, what is encoded ahead. Resuming is tested with
-the loop."""
+"""The training stage before its first step: data, splits, what is encoded ahead. Resuming is tested
+with the loop."""
 
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def test_a_copy_has_the_steps_of_its_split_s_epochs(built):
         4,
         60,
     )  # 2 * ceil(3 / 2), five turns, three rounds
-    assert job.model.optimisation.steps == 12  # of the schedule: one copy, all rounds
+    assert job.model.optimisation.schedule.steps == 12  # of the schedule: one copy, all rounds
     assert job.per_step == 2
 
 
@@ -99,24 +99,26 @@ def test_weights_of_a_file_follow_a_subset(built, scenes_dir, tmp_path):
     assert len(job.data.images) == 6
 
 
-def test_what_is_encoded_ahead_is_what_the_frozen_networks_say(built, tmp_path):
-    alone = parallel.Processes(
-        SimpleNamespace(
-            num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True
-        )
+ALONE = parallel.Processes(
+    SimpleNamespace(
+        num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True
     )
-    said = []
+)
+
+
+def test_what_is_encoded_ahead_is_what_the_frozen_networks_say(built, tmp_path, capsys):
     flags_ = ("--center_crop", "--random_flip", "--max_train_steps", "20")
     job, opts, _ = built(*flags_)
     batch = next(iter(_loader(job)))
     (noisy, _, own, *_), *_ = job.model.inputs(batch, 0)
-    training_job.encode_ahead(job, opts, tmp_path, alone, said.append)
+    capsys.readouterr()
+    training_job.encode(job, opts, tmp_path, ALONE)
     batch = next(iter(_loader(job)))
     assert "pixels" not in batch
     (kept, _, kept_own, *_), *_ = job.model.inputs(batch, 0)
     torch.testing.assert_close(kept, noisy, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kept_own, own, rtol=1e-4, atol=1e-4)
-    assert said == []
+    assert capsys.readouterr().out == ""
 
 
 def _loader(job):
@@ -136,15 +138,10 @@ def _loader(job):
     ],
 )
 def test_captions_are_kept_where_they_are_fixed(built, tmp_path, extra, rows):
-    alone = parallel.Processes(
-        SimpleNamespace(
-            num_processes=1, process_index=0, device=torch.device("cpu"), is_main_process=True
-        )
-    )
     job, opts, _ = built("--max_train_steps", "40", *extra)
-    training_job.encode_ahead(job, opts, tmp_path, alone, lambda line: None)
-    found = job.model.cached_text
-    assert (found.rows.rows if found else None) == rows
+    training_job.encode(job, opts, tmp_path, ALONE)
+    cached = job.model.cached_text
+    assert (cached.rows.rows if cached else None) == rows
     if rows:
         job.model.inputs(next(iter(_loader(job))), 0)
 
@@ -153,6 +150,8 @@ def test_the_host_memory_that_waiting_copies_need(built):
     job, *_ = built("--clients_num", "4", "--use_ema")
     weights = 4 * sum(p.numel() for p in job.model.weights.values())
     assert job.copies.host_bytes() == 4 * 2 * weights + 3 * 2 * weights
-    said = []
-    training_job.require_host_memory(job, said.append)
-    assert said[0].startswith("4 copies take turns; those that wait need 0.00 GiB of host memory, ")
+    lines = []
+    training_job.require_host_memory(job, lines.append)
+    assert lines[0].startswith(
+        "4 copies take turns; those that wait need 0.00 GiB of host memory, "
+    )

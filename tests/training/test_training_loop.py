@@ -246,6 +246,7 @@ def test_an_image_that_vanishes_ends_the_run_in_a_line(
     assert "No such file" in line
     assert "what was saved before is kept" in line
     assert "Traceback" not in line
+    assert "DataError" not in line
 
 
 def test_a_full_disk_under_a_checkpoint_ends_in_a_line_and_leaves_the_state(
@@ -349,7 +350,7 @@ def stopped(tmp_path_factory, micro_sd, scenes_dir):
     [
         (
             {"learning_rate": 0.5},
-            "--learning_rate=0.5: the run in --output_dir was made with 0.01; takes the same",
+            "--learning_rate=0.5: the run in --output_dir was made with 0.01; use the same",
         ),
         ({"train_batch_size": 3}, "--train_batch_size=3: the run in --output_dir was made with 2"),
         ({"seed": 8}, "--seed=8: the run in --output_dir was made with 7"),
@@ -357,8 +358,8 @@ def stopped(tmp_path_factory, micro_sd, scenes_dir):
         (
             {"max_train_steps": 9},
             (
-                "--max_train_steps=9: the run in --output_dir was made with 2 steps; takes the"
-                " same, or more with"
+                "--max_train_steps=9: the run in --output_dir was made with 2 steps; use the"
+                " same value, or a larger one with"
             ),
         ),
         ({"clients_num": 2}, "--clients_num=2: the run in --output_dir was made with 1"),

@@ -5,6 +5,8 @@ The train-time names are those of Somepalli et al. 2023 (arXiv 2305.20086): `ran
 RT, `rand_word_repeat` CWR, `rand_numb_add` RNA. Words are split on single spaces; an insertion
 position is uniform on 0 ... number of words."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 NUMBER_LIMIT = 100_000
@@ -67,8 +69,24 @@ def replace_caption(caption, rng, tokens):
     return tokens.draw(4, rng)
 
 
-# Train time: (own, captions, rng, tokens, p) -> caption. `own` is what --duplication chose of the
-# image's `captions`.
+# Train time ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainEdit:
+    """A train-time caption edit, a line of TRAIN_EDITS.
+
+    edit: (own, captions, rng, tokens, p) -> caption. `own` is the caption that --duplication chose
+        among the image's `captions`; p is --trainspecial_prob.
+    prompts: (captions) -> the captions that `edit` may return instead of `own`, so that their
+        embeddings can be computed once and kept; None if the edit makes new text.
+    """
+
+    edit: Callable[..., str]
+    prompts: Callable[[list], list] | None = None
+
+    def __call__(self, own, captions, rng, tokens, p):
+        return self.edit(own, captions, rng, tokens, p)
 
 
 def any_caption(own, captions, rng, tokens, p):
@@ -81,12 +99,17 @@ def now_and_then(own, captions, rng, tokens, p, *, edit):
     return edit(own, rng, tokens) if rng.random() < p else own
 
 
+def all_captions(captions):
+    """The image's whole list."""
+    return captions
+
+
 # partials, not closures: workers that are spawned must be able to unpickle them
 TRAIN_EDITS = {
-    "allcaps": any_caption,
-    "randrepl": partial(now_and_then, edit=replace_caption),
-    "randwordadd": partial(now_and_then, edit=partial(add_tokens, times=2)),
-    "wordrepeat": partial(now_and_then, edit=partial(repeat_words, times=2)),
+    "allcaps": TrainEdit(any_caption, prompts=all_captions),
+    "randrepl": TrainEdit(partial(now_and_then, edit=replace_caption)),
+    "randwordadd": TrainEdit(partial(now_and_then, edit=partial(add_tokens, times=2))),
+    "wordrepeat": TrainEdit(partial(now_and_then, edit=partial(repeat_words, times=2))),
 }
 
 # Inference: (prompt, rng, tokens, *, times) -> prompt

@@ -5,6 +5,8 @@ An image of weight w is drawn w times as often as one of weight 1: 5 % of the im
 list of images in natural order."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +14,22 @@ from utils.data.captions import match_keys
 from utils.files.whole_files import read_json
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError, require_file
+
+
+@dataclass(frozen=True)
+class CaptionChoice:
+    """Which of an image's captions a draw takes, a line of DUPLICATIONS.
+
+    choose: (captions, duplicated, rng) -> caption. duplicated: whether the image is drawn more
+        often.
+    prompts: (captions) -> the captions that `choose` may return.
+    """
+
+    choose: Callable[..., str]
+    prompts: Callable[[list], list]
+
+    def __call__(self, captions, duplicated, rng):
+        return self.choose(captions, duplicated, rng)
 
 
 def own_caption(captions, duplicated, rng):
@@ -24,8 +42,22 @@ def varied_caption(captions, duplicated, rng):
     return captions[int(rng.integers(len(captions)))] if duplicated else captions[0]
 
 
-# --duplication -> which of an image's captions a draw takes: (captions, duplicated, rng) -> caption
-DUPLICATIONS = {"nodup": own_caption, "dup_both": own_caption, "dup_image": varied_caption}
+def first_caption_alone(captions):
+    """A list of caption 0."""
+    return captions[:1]
+
+
+def all_captions(captions):
+    """The image's whole list."""
+    return captions
+
+
+# --duplication -> which of an image's captions a draw takes
+DUPLICATIONS = {
+    "nodup": CaptionChoice(own_caption, first_caption_alone),
+    "dup_both": CaptionChoice(own_caption, first_caption_alone),
+    "dup_image": CaptionChoice(varied_caption, all_captions),
+}
 
 
 def share_of(count, share):

@@ -1,31 +1,34 @@
-"""Training data: captioned images, and the draw of every slot of every batch as a pure function of
+"""Training data: captioned images, and what each slot of each batch draws, as a pure function of
 (seed, step, slot)."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from utils.data import duplication, transforms
+from utils.data.image_sets import ImageSet
 from utils.runtime import seeding, signals
 
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """images: ImageSet; prompts: {key: list, own first}; duplicated: [N] bool, drawn more often
-    (none under nodup).
+    """Images with their prompts and their weights in the draw."""
 
-    weights: [N] float64 of draws with replacement, or None for a uniform shuffle; rows: [N] int64,
-    the images' numbers in the run's whole list, of which a split is a part."""
+    images: ImageSet  # N images
+    prompts: Mapping[str, list]  # {image key: its prompts, its own first}
+    duplicated: torch.Tensor  # [N] bool: drawn more often (none under nodup)
+    # [N] float64, weights of draws with replacement; None for a uniform shuffle
+    weights: np.ndarray | None
+    # [N] int64, the numbers of the images in the run's whole list, of which a split is a part
+    rows: np.ndarray
 
-    images: object
-    prompts: dict
-    duplicated: object
-    weights: object
-    rows: object
-
-    def take(self, indices):
+    def take(self, indices: np.ndarray) -> CaptionedImages:
         """The images at `indices`; what belongs to an image (prompts, weight, number) goes with
         it."""
         weights = None if self.weights is None else self.weights[indices]
@@ -38,10 +41,22 @@ class CaptionedImages:
         )
 
 
-def captioned_images(images, prompts, *, style, share, weight, seed, weights=None):
-    """Choose the duplicated images, or take `weights` [N] as given (--weights_file, under nodup
-    alone).
+def captioned_images(
+    images: ImageSet,
+    prompts: Mapping[str, list],
+    *,
+    style: str,
+    share: float,
+    weight: float,
+    seed: int,
+    weights: np.ndarray | None = None,
+) -> tuple[CaptionedImages, list[str]]:
+    """Choose the duplicated images and weigh the draw.
 
+    style: --duplication. Under nodup no image is duplicated.
+    share: of the images that are duplicated, in [0, 1].
+    weight: of a duplicated image in the draw; another image has 1.
+    weights: [N] of --weights_file, used under nodup alone.
     Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated).
     """
     chosen = duplication.duplicated_images(len(images), share, seed)
@@ -53,35 +68,39 @@ def captioned_images(images, prompts, *, style, share, weight, seed, weights=Non
     return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys
 
 
-def split_images(count, splits, seed):
-    """Indices of each split, ascending: seeded, disjoint, covering all, sizes that differ by at
-    most one."""
+def split_images(count: int, splits: int, seed: int) -> list[np.ndarray]:
+    """Indices of the images of each split of an ensemble, ascending. Splits are seeded and disjoint
+    and cover all images; their sizes differ by at most one."""
     permuted = seeding.numpy_rng(seed, "shards").permutation(count)
     return [np.sort(part) for part in np.array_split(permuted, splits)]
 
 
 class Draws(torch.utils.data.Dataset):
-    """Item (step, slot): one image and its prompt, as slot `slot` of the global micro-batch `step`
-    sees it.
+    """The draws of one split: item (step, slot) is one image and its prompt, as slot `slot` of the
+    global micro-batch `step` sees it.
 
-    transform: (PIL RGB, rng=) -> tensor, or None where pixels are not needed: the item then says
-    only whether the draw is mirrored; choose_caption: (captions, duplicated, rng) -> str; partners:
-    also return the prompt that mixup mixes with. Which image, crop, flip, caption and edit follow
-    from (seed, split, step, slot). A batch of P processes is therefore the batch of one process
-    that is P times as large."""
+    Which image, crop, flip, caption and edit follow from (seed, split, step, slot). So the batch of
+    P processes is the batch of one process that is P times as large."""
 
     def __init__(
         self,
-        data,
+        data: CaptionedImages,
         *,
-        seed,
-        split=0,
-        global_batch,
-        transform,
-        choose_caption,
-        partners=False,
-        random_flip=False,
+        seed: int,
+        split: int = 0,
+        global_batch: int,
+        transform: Callable[..., torch.Tensor] | None,
+        choose_caption: Callable[[list, bool, np.random.Generator], str],
+        partners: bool = False,
+        random_flip: bool = False,
     ):
+        """data: of the split.
+        global_batch: images of a micro-batch over all processes of the copy.
+        transform: (PIL RGB, rng=) -> tensor; None where pixels are not needed: an item then says
+            only whether the draw is mirrored.
+        choose_caption: (captions, duplicated, rng) -> caption.
+        partners: whether items also hold the prompt of a partner, for mixup.
+        random_flip: whether half of the draws are mirrored, where transform is None."""
         self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
         self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
         self.random_flip = random_flip
@@ -89,14 +108,15 @@ class Draws(torch.utils.data.Dataset):
             len(data.images), weights=data.weights, seed=seed, split=split
         )
 
-    def prompt(self, step, slot):
+    def prompt(self, step: int, slot: int) -> str:
+        """The prompt of a draw."""
         index = self.order[step * self.global_batch + slot]
         rng = seeding.numpy_rng(self.seed, "caption", self.split, step, slot)
         return self.choose_caption(
             self.data.prompts[self.data.images.keys[index]], bool(self.data.duplicated[index]), rng
         )
 
-    def __getitem__(self, at):
+    def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
         step, slot = at
         index = self.order[step * self.global_batch + slot]
         item = {
@@ -116,41 +136,52 @@ class Draws(torch.utils.data.Dataset):
         return item
 
 
-def mixup_partners(seed, split, step, global_batch):
-    """The permutation of the global batch that mixup mixes with. Returns: int64 [global_batch]."""
+def mixup_partners(seed: int, split: int, step: int, global_batch: int) -> np.ndarray:
+    """The partner of each slot of the global micro-batch, a permutation. Returns: int64
+    [global_batch]."""
     return seeding.numpy_rng(seed, "mixup", split, step, 0).permutation(global_batch)
 
 
-def collate(items):
-    """Items of Draws -> one dict: "pixels" [B, 3, R, R] where there are any, everything else a list
-    of B."""
-    batch = {k: [item[k] for item in items] for k in items[0]}
-    return batch | ({"pixels": torch.stack(batch["pixels"])} if "pixels" in batch else {})
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Join B items of Draws: "pixels" (if items have them) to a tensor [B, 3, R, R], everything
+    else to lists of B."""
+    batch: dict[str, Any] = {k: [item[k] for item in items] for k in items[0]}
+    if "pixels" in batch:
+        batch["pixels"] = torch.stack(batch["pixels"])
+    return batch
 
 
 class SlotBatches:
-    """Keys of the batches of one process: slots process * batch_size ... of the micro-batches
-    `steps` (a range)."""
+    """Keys of the batches of one process: of each micro-batch, the slots process * batch_size ...
+    (process + 1) * batch_size - 1."""
 
-    def __init__(self, steps, batch_size, process):
+    def __init__(self, steps: range, batch_size: int, process: int):
+        """steps: the micro-batches."""
         self.steps, self.slots = steps, range(process * batch_size, (process + 1) * batch_size)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return ([(step, slot) for slot in self.slots] for step in self.steps)
 
 
-def usable_workers(asked):
+def usable_workers(asked: int) -> int:
     """As many loader processes as asked, but no more than this process has cores: more would wait
     for one another."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(asked, cores)
 
 
-def loader(draws, *, steps, batch_size, process=0, num_workers=0):
-    """Batches of one process, in the order of `steps`."""
+def loader(
+    draws: Draws, *, steps: range, batch_size: int, process: int = 0, num_workers: int = 0
+) -> torch.utils.data.DataLoader:
+    """The batches of one process, in the order of `steps`, as `collate` joins them.
+
+    steps: micro-batches; batch_size: images of a micro-batch of this process; process: number of
+    this process in the team of its copy."""
     batches = SlotBatches(steps, batch_size, process)
     return torch.utils.data.DataLoader(
         draws,

@@ -1,11 +1,15 @@
-"""Iterative ensemble training (Liu et al. 2024, section 3.2): rounds over splits, then the average
-of the copies.
+"""Iterative ensemble training (Liu et al. 2024, section 3.2): in each round every copy of the model
+trains on its split of the images, and then the copies are averaged.
 
-There is one set of modules on the device. Copies of one process take turns on it; while a copy
-waits, its moments and its loss bank lie in host memory. One split and one round are ordinary
-training, by the same loop."""
+There is one set of modules on the device. The copies of one process take turns on it; while a copy
+waits, its moments and the state of its loss rule lie in host memory. One split and one round are
+ordinary training, by the same loop."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,73 +17,80 @@ from utils.data import training_data
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    from utils.data.training_data import Draws
+    from utils.training.step_reports import StepReport
+    from utils.training.trainer import Trainer
+
 
 @dataclass(frozen=True)
 class EnsemblePlan:
-    """sizes: images of every split; rounds; steps: optimizer steps of a copy in a round; teams:
-    that train at once.
+    """How long each copy trains, and when.
 
-    A position counts the optimizer steps of a process, the idle ones of a team without a split in
-    the last turn included."""
+    A position counts the optimizer steps of a process, including the idle steps of a team that has
+    no split left in the last turn of a round."""
 
-    sizes: tuple
+    sizes: tuple[int, ...]  # images of every split
     rounds: int
-    steps: int
-    teams: int = 1
+    steps: int  # optimizer steps of a copy in a round
+    teams: int = 1  # teams of processes that train at the same time
 
     @property
-    def splits(self):
+    def splits(self) -> int:
+        """Number of splits, and of copies."""
         return len(self.sizes)
 
     @property
-    def turns(self):
+    def turns(self) -> int:
         """Copies that a team trains one after the other in a round."""
         return -(-self.splits // self.teams)
 
     @property
-    def total(self):
+    def total(self) -> int:
+        """The last position."""
         return self.rounds * self.turns * self.steps
 
-    def locate(self, position):
+    def locate(self, position: int) -> tuple[int, int, int]:
         """(round, turn, step in the round), each from 0, of the step that follows `position`
         steps."""
         round_, rest = divmod(position, self.turns * self.steps)
-        return round_, *divmod(rest, self.steps)
+        turn, step = divmod(rest, self.steps)
+        return round_, turn, step
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After position `position` (from 1): the StepReport of this process's copy, or None when its
-    team has no split left in this turn. round: from 1; round_over: the weights are the average of
-    the copies."""
+    """What is known after each position."""
 
-    position: int
-    round: int
-    split: int | None
-    report: object
-    round_over: bool
+    position: int  # from 1
+    round: int  # from 1
+    split: int | None  # of this process's copy; None when its team has no split left in this turn
+    report: StepReport | None  # of this process's copy; None without a split
+    round_over: bool  # whether the weights are now the average of the copies
 
 
 class Ensemble:
-    """The copies of one process. model: training.Training; draws: {split: Draws} of the splits of
-    this process's team."""
+    """The copies of one process."""
 
-    def __init__(self, model, plan, draws):
+    def __init__(self, model: Trainer, plan: EnsemblePlan, draws: Mapping[int, Draws]):
+        """draws: {split: its Draws}, of the splits of this process's team."""
         self.model, self.plan, self.draws = model, plan, draws
-        self.current = None  # the split whose copy is on the device
-        self.waiting = {}  # split -> state of a copy that waits, in host memory
+        self.current: int | None = None  # the split whose copy is on the device
+        # split -> state of a copy that waits, in host memory
+        self.waiting: dict[int, dict[str, torch.Tensor]] = {}
         # of this round, in host memory: weights at its start, weighted sum so far
-        self.start = self.total = None
+        self.start: dict[str, torch.Tensor] | None = None
+        self.total: dict[str, torch.Tensor] | None = None
 
-    def split_of(self, turn):
+    def split_of(self, turn: int) -> int | None:
         """The split that this process's team trains in a turn, or None."""
         split = self.model.team.number + turn * self.plan.teams
         return split if split < self.plan.splits else None
 
-    def host_bytes(self):
-        """Host memory in bytes that this process needs at most: moments of its copies, and of
-        weights (and averages) the start of a round, the sum so far, and the copy of them that a
-        state is written from."""
+    def host_bytes(self) -> int:
+        """The most bytes of host memory that this process needs: the moments of its copies and,
+        for the weights (and their averages), the start of a round, the sum so far, and the copy
+        that a state is written from."""
         if self.plan.turns == 1:
             return 0
         own = sum(self.split_of(t) is not None for t in range(self.plan.turns))
@@ -126,61 +137,74 @@ class Ensemble:
             tensor.copy_(summed / images)
         self.start = self.total = None
 
-    def run(self, position=0, *, batch_size, num_workers=0):
-        """Train from `position` to the end. Yields: Progress after each position; nothing waits for
-        the device."""
-        batches, team, accumulation = None, self.model.team, self.model.optimisation.accumulation
+    def _batches(self, split, first, last, *, batch_size, num_workers):
+        """The micro-batches of this process for optimizer steps first ... last - 1 of a copy."""
+        accumulation = self.model.optimisation.accumulation
+        batches = training_data.loader(
+            self.draws[split],
+            steps=range(first * accumulation, last * accumulation),
+            batch_size=batch_size,
+            process=self.model.team.rank,
+            num_workers=num_workers,
+        )
+        return iter(batches)
+
+    def run(
+        self, position: int = 0, *, batch_size: int, num_workers: int = 0
+    ) -> Iterator[Progress]:
+        """Train from `position` to the end. batch_size: images of a micro-batch of this process.
+        Yields: Progress after each position; nothing waits for the device."""
+        batches: Iterator[Mapping[str, Any]] | None = None
         while position < self.plan.total:
             round_, turn, step = self.plan.locate(position)
             split, report = self.split_of(turn), None
             if split is not None:
+                first = round_ * self.plan.steps  # of the copy's steps, in this round
                 if step == 0:
                     self._begin(turn, split)
-                first = round_ * self.plan.steps
                 if step == 0 or batches is None:
-                    micro_steps = range(
-                        (first + step) * accumulation, (first + self.plan.steps) * accumulation
-                    )
-                    batches = iter(
-                        training_data.loader(
-                            self.draws[split],
-                            steps=micro_steps,
-                            batch_size=batch_size,
-                            process=team.rank,
-                            num_workers=num_workers,
-                        )
+                    batches = self._batches(
+                        split,
+                        first + step,
+                        first + self.plan.steps,
+                        batch_size=batch_size,
+                        num_workers=num_workers,
                     )
                 report = self.model.step(batches, first + step)
-            over = step == self.plan.steps - 1
-            if over:
+            turn_over = step == self.plan.steps - 1
+            if turn_over:
                 self._end(turn, split)
                 batches = None
             position += 1
             yield Progress(
-                position, round_ + 1, split, report, over and turn == self.plan.turns - 1
+                position,
+                round_ + 1,
+                split,
+                report,
+                round_over=turn_over and turn == self.plan.turns - 1,
             )
 
     # States ---------------------------------------------------------------------------------------
 
-    def state(self):
-        """Everything that this process's copies continue from, in host memory. Returns: {name:
-        tensor}."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """{name: tensor in host memory} from which this process's copies continue."""
         state = {n: devices.to_host(t) for n, t in self.model.averaged().items()}
         for name, tensors in (("start", self.start), ("total", self.total)):
             state |= {f"{name}/{n}": t for n, t in (tensors or {}).items()}
-        copies = dict(self.waiting)
-        if self.current is not None:
-            copies["current"] = self.model.copy_state() | {"shard": torch.tensor(self.current)}
-        for split, tensors in copies.items():
+        for split, tensors in self.waiting.items():
             state |= {f"copy_{split}/{n}": t for n, t in tensors.items()}
+        if self.current is not None:
+            # files of every version call the split "shard"
+            current = self.model.copy_state() | {"shard": torch.tensor(self.current)}
+            state |= {f"copy_current/{n}": t for n, t in current.items()}
         if self.model.counts is not None:
             state["counts"] = devices.to_host(self.model.counts)
         return state
 
     @torch.no_grad()
-    def load(self, state):
-        """Continue from `state`; UsageError when it is another model's, before anything is
-        changed."""
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue from `state`; UsageError, before anything is changed, when it belongs to another
+        model."""
         own = self.model.averaged()
         for name, tensor in own.items():
             if name not in state or state[name].shape != tensor.shape:

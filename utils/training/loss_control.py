@@ -1,10 +1,37 @@
-"""Anti-gradient control (Liu et al. 2024, section 3.3): drop samples whose loss is far below their
-timestep's usual one.
+"""Loss rules: which samples of a batch are trained on, decided from their losses.
 
-A copy of the model holds a bank b[t] of losses, an exponential moving average for every timestep. A
-sample that the model has memorised has a small loss; training on it is skipped."""
+One rule ships: anti-gradient control (Liu et al. 2024, section 3.3), which drops samples whose loss
+is far below the usual loss of their timestep. A copy of the model holds a bank b[t] of losses, an
+exponential moving average for every timestep. A sample that the model has memorised has a small
+loss; training on it is skipped."""
+
+from __future__ import annotations
+
+from typing import Protocol
 
 import torch
+
+
+class LossRule(Protocol):
+    """Decides for every sample of the global batch whether it is trained on. A copy of the model
+    has a rule of its own. Nothing in a rule may wait for the device."""
+
+    def keep(self, losses: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Which samples are trained on. losses: [B] float32, before any weighting; timesteps: [B]
+        int64. Returns: [B] bool."""
+        ...
+
+    def update(self, losses: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Learn from every loss of the batch, after `keep`."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that a resumed copy needs; they are written into when it resumes."""
+        ...
+
+    def reset(self) -> None:
+        """Return to the state of a copy that has not trained yet."""
+        ...
 
 
 class AntiGradientControl:
@@ -16,26 +43,35 @@ class AntiGradientControl:
     its first visit. bias_correction divides b[t] by 1 - d**n after n visits, as Adam does. Nothing
     here waits for the device."""
 
-    def __init__(self, *, ratio, decay, num_timesteps, bias_correction=False, device="cpu"):
+    def __init__(
+        self,
+        *,
+        ratio: float,
+        decay: float,
+        num_timesteps: int,
+        bias_correction: bool = False,
+        device: torch.device | str = "cpu",
+    ):
         self.ratio, self.decay, self.bias_correction = ratio, decay, bias_correction
         self.bank = torch.zeros(num_timesteps, device=device)
         self.visits = torch.zeros(num_timesteps, device=device)
 
-    def reset(self):
-        """The bank of a copy that has seen nothing."""
+    def reset(self) -> None:
+        """Empty the bank, as for a copy that has not trained yet."""
         self.bank.zero_()
         self.visits.zero_()
 
-    def keep(self, losses, timesteps):
-        """losses: [B] float32, before any weighting; timesteps: [B] int64. Returns: [B] bool."""
+    def keep(self, losses: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Which samples are trained on. losses: [B] float32, before any weighting; timesteps: [B]
+        int64. Returns: [B] bool."""
         usual = self.bank[timesteps]
         if self.bias_correction:
             seen = self.visits[timesteps]
             usual = torch.where(seen > 0, usual / (1 - self.decay**seen).clamp_min(1e-12), usual)
         return self.ratio * losses >= usual
 
-    def update(self, losses, timesteps):
-        """Take every loss of a batch into the bank, as if one after the other.
+    def update(self, losses: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Add every loss of a batch to the bank, as if one after the other.
 
         A timestep with losses l_1 ... l_n in this batch gets d**n * b + (1 - d) * sum_j d**(n - j)
         * l_j."""
@@ -44,10 +80,10 @@ class AntiGradientControl:
         share = (1 - self.decay) * self.decay ** later.float() * losses
         count = same.sum(1).float()
         updated = self.decay**count * self.bank[timesteps] + (same * share).sum(1)
-        # samples of one timestep write the same value, so the order of writes is of no account
+        # samples of one timestep write the same value, so the order of writes does not matter
         self.bank.scatter_(0, timesteps, updated)
         self.visits.scatter_add_(0, timesteps, torch.ones_like(losses))
 
-    def state(self):
-        """Tensors that a resumed copy needs."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that a resumed copy needs: "bank" and "visits", [num_timesteps] each."""
         return {"bank": self.bank, "visits": self.visits}

@@ -1,49 +1,236 @@
-"""Train-time mitigations: flags' values in, hooks out. The training loop calls hooks, never
-names."""
+"""The registry of train-time mitigations: values of flags go in, hooks for the training loop come
+out. The loop calls hooks and knows no mitigation by name."""
+
+from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from utils.data.caption_edits import TRAIN_EDITS, RandomTokens
-from utils.data.duplication import DUPLICATIONS
+import numpy as np
+import torch
+
+from utils.data import caption_edits, duplication
 from utils.models import embedding_edits
+from utils.runtime.errors import UsageError
+from utils.training.loss_control import AntiGradientControl, LossRule
+from utils.training.step_random import StepRandom
+
+# What a mitigation edits --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EmbeddingEdit:
+    """An edit of the token embeddings of a micro-batch.
+
+    apply: (embeddings [B, T, D], partners, drawn) -> [B, T, D], on the device; gradients flow
+        through it to a text encoder that is trained. partners: embeddings [B, T, D] of other
+        prompts of the batch, or None; drawn: the random value of this micro-batch, or None.
+    stream: the stream of utils/runtime/seeding.STREAMS that the random value is drawn from.
+    draw_sample: (torch generator of a sample, shape (T, D)) -> tensor. The random value is the
+        stack of all samples, [B, ...].
+    draw_step: (numpy generator of the step) -> number, one for the global batch.
+    partners: whether it needs the partners; they are a permutation of the global batch.
+    """
+
+    apply: Callable[..., torch.Tensor]
+    stream: str = "noise"
+    draw_sample: Callable[[torch.Generator, tuple[int, int]], torch.Tensor] | None = None
+    draw_step: Callable[[np.random.Generator], float] | None = None
+    partners: bool = False
+
+    def draw(self, random: StepRandom, shape: tuple[int, int]) -> torch.Tensor | float | None:
+        """The random value of a micro-batch, on the CPU. shape: (T, D) of an embedding."""
+        if self.draw_sample is not None:
+            generators = random.of_samples(self.stream)
+            return torch.stack([self.draw_sample(each, shape) for each in generators])
+        if self.draw_step is not None:
+            return float(self.draw_step(random.of_step(self.stream)))
+        return None
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """One train-time mitigation; what it does not edit stays None.
+
+    flag: the flag that turned it on, for errors.
+    edit_caption: (own, captions, rng, RandomTokens) -> caption of a draw. It must be picklable: it
+        runs in the processes that read images.
+    prompts: (captions) -> the captions that edit_caption may return instead of `own`, so that their
+        embeddings can be computed once and kept; None if it makes new text.
+    embedding: the edit of token embeddings.
+    loss_rule: (num_timesteps=, device=) -> LossRule, which decides what samples are trained on.
+    """
+
+    flag: str
+    edit_caption: Callable[..., str] | None = None
+    prompts: Callable[[list], list] | None = None
+    embedding: EmbeddingEdit | None = None
+    loss_rule: Callable[..., LossRule] | None = None
+
+
+# The mitigations ----------------------------------------------------------------------------------
+
+
+def caption_edit(*, trainspecial: str | None, trainspecial_prob: float) -> Mitigation | None:
+    """MC, RC, CWR and random word addition: another caption (Somepalli et al. 2023)."""
+    if trainspecial is None:
+        return None
+    edit = caption_edits.TRAIN_EDITS[trainspecial]
+    return Mitigation(
+        "--trainspecial",
+        edit_caption=functools.partial(edit.edit, p=trainspecial_prob),
+        prompts=edit.prompts,
+    )
+
+
+def mixup(*, mixup_noise_lam: float) -> Mitigation | None:
+    """Mixup: embeddings are mixed with those of a partner, by one ratio ~ Beta(a, 1) a step."""
+    if not mixup_noise_lam:
+        return None
+    edit = EmbeddingEdit(
+        embedding_edits.mix,
+        stream="mixup",
+        draw_step=lambda rng: rng.beta(mixup_noise_lam, 1),
+        partners=True,
+    )
+    return Mitigation("--mixup_noise_lam", embedding=edit)
+
+
+def _drawn_normal(generator, shape):
+    return torch.randn(shape, generator=generator)
+
+
+def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
+    """GN: Gaussian noise of standard deviation lambda on the embeddings."""
+    if not rand_noise_lam:
+        return None
+
+    def noisy(own, partners, noise):
+        return embedding_edits.add_noise(own, noise, rand_noise_lam)
+
+    return Mitigation(
+        "--rand_noise_lam",
+        embedding=EmbeddingEdit(noisy, stream="noise", draw_sample=_drawn_normal),
+    )
+
+
+def anti_gradient_control(
+    *, mem_ratio: float | None, arr_ema_decay: float, agc_bias_correction: bool
+) -> Mitigation | None:
+    """AGC: samples whose loss is far below their timestep's usual one are dropped (Liu et al.
+    2024)."""
+    if not mem_ratio:
+        return None
+    rule = functools.partial(
+        AntiGradientControl,
+        ratio=mem_ratio,
+        decay=arr_ema_decay,
+        bias_correction=agc_bias_correction,
+    )
+    return Mitigation("--mem_ratio", loss_rule=rule)
+
+
+# The parameters of each function are the flags that it reads; it returns None when they turn it
+# off. A new mitigation is a function like these, a line here and a test, and its flags in
+# utils/cli/train_options.py (a new caption edit of --trainspecial: a line in
+# utils/data/caption_edits.py alone). Edits are applied, and draw their random numbers, in this
+# order.
+MITIGATIONS = (caption_edit, mixup, embedding_noise, anti_gradient_control)
+
+
+def flag_names() -> list[str]:
+    """Names of the flags that the mitigations read."""
+    return [name for build in MITIGATIONS for name in inspect.signature(build).parameters]
+
+
+def chosen(values: Mapping[str, Any]) -> tuple[Mitigation, ...]:
+    """The mitigations that flags turn on; UsageError when two of them decide on losses.
+
+    values: flag (without dashes) -> value, of all of `flag_names()`.
+    """
+    built = (
+        build(**{name: values[name] for name in inspect.signature(build).parameters})
+        for build in MITIGATIONS
+    )
+    mitigations = tuple(each for each in built if each is not None)
+    rules = [each.flag for each in mitigations if each.loss_rule is not None]
+    if len(rules) > 1:
+        raise UsageError(
+            f"{' and '.join(rules)} both decide which samples are dropped; use one of them"
+        )
+    return mitigations
+
+
+# Hooks --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TrainHooks:
-    """choose_caption: (an image's captions, is it duplicated, rng) -> caption. noise, mixup:
-    strengths, 0 is off.
+    """What a training loop calls.
 
-    prompts: (an image's captions) -> those that choose_caption may return, or None when it makes
-    new ones."""
+    choose_caption: (an image's captions, whether it is duplicated, rng) -> caption of a draw.
+    prompts: (an image's captions) -> every caption that choose_caption can return, so that their
+        embeddings can be computed once and kept; None if it makes new text.
+    embedding_edits: applied one after the other.
+    loss_rule: (num_timesteps=, device=) -> LossRule; None trains on every sample.
+    """
 
-    choose_caption: Callable
-    noise: float = 0.0
-    mixup: float = 0.0
-    prompts: Callable | None = None
+    choose_caption: Callable[[list, bool, np.random.Generator], str]
+    prompts: Callable[[list], list] | None
+    embedding_edits: tuple[EmbeddingEdit, ...] = ()
+    loss_rule: Callable[..., LossRule] | None = None
 
-    def edit_embeddings(self, own, partners, *, ratio, noise):
-        """[B, T, D] x 2 -> [B, T, D]: mixup with the partners, then Gaussian noise."""
-        mixed = embedding_edits.mix(own, partners, ratio) if self.mixup else own
-        return embedding_edits.add_noise(mixed, noise, self.noise) if self.noise else mixed
+    @property
+    def partners(self) -> bool:
+        """Whether an edit needs the prompts of partners."""
+        return any(edit.partners for edit in self.embedding_edits)
+
+    def draw(self, random: StepRandom, shape: tuple[int, int]) -> tuple:
+        """The random value of each embedding edit for a micro-batch, on the CPU."""
+        return tuple(edit.draw(random, shape) for edit in self.embedding_edits)
+
+    def edit_embeddings(
+        self, own: torch.Tensor, partners: torch.Tensor | None, drawn: Sequence
+    ) -> torch.Tensor:
+        """Apply every embedding edit. own, partners: [B, T, D]; drawn: as `draw` gives them."""
+        for edit, value in zip(self.embedding_edits, drawn, strict=True):
+            own = edit.apply(own, partners, value)
+        return own
 
 
-def _edited_caption(captions, duplicated, rng, *, own_caption, edit, tokens, p):
-    own = own_caption(captions, duplicated, rng)
-    return own if edit is None else edit(own, captions, rng, tokens, p)
+def _edited_caption(captions, duplicated, rng, *, choose, edits, tokens):
+    caption = choose(captions, duplicated, rng)
+    for edit in edits:
+        caption = edit(caption, captions, rng, tokens)
+    return caption
 
 
-def train_hooks(*, duplication, special, p, noise, mixup, tokenizer):
-    """Hooks of --duplication, --trainspecial (a name or None) with probability p, --rand_noise_lam,
-    --mixup_noise_lam."""
+def _possible_prompts(captions, *, listings):
+    return [prompt for listing in listings for prompt in listing(captions)]
+
+
+def train_hooks(
+    mitigations: Iterable[Mitigation], *, choice: duplication.CaptionChoice, tokenizer: Any
+) -> TrainHooks:
+    """Hooks of several mitigations. choice: of --duplication, which caption they start from."""
+    mitigations = tuple(mitigations)
+    captions = [each for each in mitigations if each.edit_caption is not None]
     choose = functools.partial(
         _edited_caption,
-        own_caption=DUPLICATIONS[duplication],
-        edit=TRAIN_EDITS[special] if special else None,
-        tokens=RandomTokens(tokenizer),
-        p=p,
+        choose=choice.choose,
+        edits=[each.edit_caption for each in captions],
+        tokens=caption_edits.RandomTokens(tokenizer),
     )
-    whole_lists = special == "allcaps" or duplication == "dup_image"
-    prompts = (lambda captions: captions) if whole_lists else (lambda captions: captions[:1])
-    return TrainHooks(choose, noise, mixup, prompts if special in (None, "allcaps") else None)
+    listings = [choice.prompts, *(each.prompts for each in captions)]
+    prompts = None
+    if None not in listings:
+        prompts = functools.partial(_possible_prompts, listings=listings)
+    return TrainHooks(
+        choose,
+        prompts,
+        tuple(each.embedding for each in mitigations if each.embedding is not None),
+        next((each.loss_rule for each in mitigations if each.loss_rule is not None), None),
+    )

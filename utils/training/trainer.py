@@ -1,207 +1,163 @@
-"""One optimizer step of one copy of the model, and what stays with a copy. Files, previews and
-trackers are the caller's."""
+"""Trainer: an optimizer step of one copy of the model, and the state that belongs to a copy. Files,
+previews and trackers are the caller's."""
+
+from __future__ import annotations
 
 import contextlib
 import copy
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from utils.models import loading
-from utils.runtime import devices, seeding
-from utils.runtime.errors import TrainingError, UsageError
-from utils.training import ema
+from utils.runtime import devices
+from utils.runtime.errors import TrainingError
+from utils.training import ema, step_random
 from utils.training import latents as lat
+from utils.training.optimisation import Optimisation, make_optimizer, rate_at
+from utils.training.step_reports import StepReport
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from utils.models.loading import DiffusionParts
+    from utils.runtime.parallel import Team
+    from utils.training.frozen_outputs import Embeddings, Latents
+    from utils.training.loss_control import LossRule
+    from utils.training.train_mitigations import TrainHooks
 
 ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, usually helps"
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """AdamW and its schedule. steps: optimizer steps of one copy over all rounds, never multiplied
-    by processes."""
+class Task:
+    """What a copy learns: all that follows from the run's options and data."""
 
-    learning_rate: float
-    betas: tuple
-    weight_decay: float
-    epsilon: float
-    max_grad_norm: float
-    schedule: str
-    warmup_steps: int
-    steps: int
-    accumulation: int = 1
-    snr_gamma: float | None = None
-    use_ema: bool = False
-    eight_bit: bool = False
+    hooks: TrainHooks  # the mitigations
+    seed: int  # of every random number of the run
+    resolution: int  # side of training images in pixels
+    images: int = 0  # images of the run, of all splits
+    train_text_encoder: bool = False
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """After optimizer step `step` (from 1) of a copy. loss: [] on the device, this process's; lr:
-    applied; finite: [] bool, whether everything so far was; skipped: [] share of samples that loss
-    control dropped, None without it."""
+class Computation:
+    """How and where steps are computed. It changes speed, memory and rounding, not the method."""
 
-    step: int
-    loss: torch.Tensor
-    lr: float
-    finite: torch.Tensor
-    skipped: torch.Tensor | None = None
+    accelerator: Accelerator
+    team: Team  # the processes that train this copy
+    dtype: torch.dtype  # of the frozen networks
+    gradient_checkpointing: bool = False
+    compiled: bool = False
 
 
-def step_noise(seed, split, step, slots, *, latent_shape, embedding_shape, num_timesteps):
-    """The random numbers of a micro-batch, each slot from a generator of its own, on the CPU.
+class DenoiserInputs(NamedTuple):
+    """Arguments of `Denoiser` for a micro-batch of B samples, on the device."""
 
-    slots: numbers in the global batch; latent_shape: (C, H, W); embedding_shape: (T, D) or None
-    when no noise goes onto embeddings. Returns: dict of timesteps [B] int64 uniform on 0 ...
-    num_timesteps - 1, posterior and noise [B, C, H, W], embedding [B, T, D] or None."""
-    rows = []
-    for slot in slots:
-        generator = seeding.torch_generator(seed, "noise", split, step, slot)
-        timestep = torch.randint(num_timesteps, (), generator=generator)
-        posterior, noise = (torch.randn(latent_shape, generator=generator) for _ in range(2))
-        embedding = (
-            None if embedding_shape is None else torch.randn(embedding_shape, generator=generator)
-        )
-        rows.append((timestep, posterior, noise, embedding))
-    timesteps, posterior, noise, embedding = zip(*rows, strict=True)
-    return {
-        "timesteps": torch.stack(timesteps),
-        "posterior": torch.stack(posterior),
-        "noise": torch.stack(noise),
-        "embedding": None if embedding_shape is None else torch.stack(embedding),
-    }
-
-
-def rate_at(optimisation):
-    """The learning rate as a function of the optimizer steps of a copy, from 0: nothing to step,
-    nothing to save."""
-    from diffusers.optimization import get_scheduler
-
-    # only its function is used: the object would count calls, and accelerate would make one per
-    # process
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=optimisation.learning_rate)
-    schedule = get_scheduler(
-        optimisation.schedule,
-        optimizer,
-        num_warmup_steps=optimisation.warmup_steps,
-        num_training_steps=optimisation.steps,
-    )
-    factor = schedule.lr_lambdas[0]
-    return lambda step: optimisation.learning_rate * factor(step)
-
-
-def make_optimizer(optimisation, parameters):
-    """Fused AdamW, or AdamW with 8-bit moments; UsageError says what to install for the latter."""
-    arguments = {
-        "lr": optimisation.learning_rate,
-        "betas": optimisation.betas,
-        "eps": optimisation.epsilon,
-        "weight_decay": optimisation.weight_decay,
-    }
-    if not optimisation.eight_bit:
-        return torch.optim.AdamW(parameters, fused=True, **arguments)
-    require_8bit()
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(parameters, **arguments)
-
-
-def require_8bit():
-    """UsageError unless bitsandbytes can be imported."""
-    import importlib.util
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(
-            "--use_8bit_adam needs the package bitsandbytes, which is not installed: pip install"
-            " bitsandbytes"
-        )
+    noisy: torch.Tensor  # [B, C, h, w] noisy latents
+    timesteps: torch.Tensor  # [B] int64
+    # embeddings [B, T, D] of the prompts, or token ids [B, T] when the text encoder is trained
+    own: torch.Tensor
+    partners: torch.Tensor | None  # the same of the partners' prompts, where an edit needs them
+    drawn: tuple  # the random value of each embedding edit
 
 
 class Denoiser(torch.nn.Module):
-    """What a step runs forward and backward through: the U-Net and, when it is trained, the text
-    encoder."""
+    """The networks that a step runs forward and backward: the U-Net and, when it is trained, the
+    text encoder."""
 
-    def __init__(self, unet, text_encoder, edit):
+    def __init__(
+        self, unet: torch.nn.Module, text_encoder: torch.nn.Module | None, hooks: TrainHooks
+    ):
         super().__init__()
-        self.unet, self.text_encoder, self.edit = unet, text_encoder, edit
+        self.unet, self.text_encoder, self.hooks = unet, text_encoder, hooks
 
-    def forward(self, noisy, timesteps, own, partners, ratio, noise):
-        """own, partners: embeddings [B, T, D], or token ids [B, T] when the text encoder is
-        trained. Returns: like noisy."""
+    def forward(self, noisy, timesteps, own, partners, drawn):
+        """The prediction for a micro-batch; arguments as in DenoiserInputs. Returns: like noisy."""
         if self.text_encoder is not None:
-            own, partners = (
-                None if ids is None else self.text_encoder(ids)[0] for ids in (own, partners)
-            )
-        embeddings = self.edit(own, partners, ratio=ratio, noise=noise)
+            own = self.text_encoder(own)[0]
+            partners = None if partners is None else self.text_encoder(partners)[0]
+        embeddings = self.hooks.edit_embeddings(own, partners, drawn)
         return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
 
 
 class Trainer:
-    """A copy of the model in training. What it computes from: weights, moments, loss bank; all else
-    follows from the seed and the step. `cached_latents` and `cached_text`
-    (utils/training/frozen_outputs.py) stand for the frozen networks."""
+    """Trainer of one copy of the model. Its state is the weights, the moments of AdamW and the loss
+    rule's; everything else is derived from the seed and the step.
+
+    `cached_latents` and `cached_text` (utils/training/frozen_outputs.py) replace the frozen
+    networks when they are set."""
 
     def __init__(
         self,
-        parts,
-        *,
-        accelerator,
-        team,
-        dtype,
-        optimisation,
-        hooks,
-        seed,
-        resolution,
-        train_text_encoder=False,
-        gradient_checkpointing=False,
-        compiled=False,
-        control=None,
-        images=0,
+        parts: DiffusionParts,
+        task: Task,
+        optimisation: Optimisation,
+        computation: Computation,
     ):
-        self.parts, self.accelerator, self.team, self.dtype = parts, accelerator, team, dtype
-        self.optimisation, self.hooks, self.seed, self.control = optimisation, hooks, seed, control
-        self.device, self.split = accelerator.device, 0
-        self.noise_scheduler, self.rate = parts.noise_scheduler, rate_at(optimisation)
-        self.cached_latents = self.cached_text = None
-        # in half precision the frozen parts are copies, so that a checkpoint holds them as they
-        # came
-        self.vae = self._frozen(parts.vae)
-        self.text_encoder = None if train_text_encoder else self._frozen(parts.text_encoder)
-        self.modules = {"unet": parts.unet} | (
-            {"text_encoder": parts.text_encoder} if train_text_encoder else {}
+        self.parts, self.hooks, self.seed = parts, task.hooks, task.seed
+        self.optimisation, self.computation = optimisation, computation
+        self.team, self.dtype = computation.team, computation.dtype
+        self.device = computation.accelerator.device
+        self.split = 0  # the split that the copy trains on
+        self.cached_latents: Latents | None = None
+        self.cached_text: Embeddings | None = None
+        self.noise_scheduler = parts.noise_scheduler
+        self._set_up_networks(task)
+        self._set_up_optimizer()
+        self._set_up_loss_rule(task)
+        side = task.resolution // parts.vae_factor
+        self.latent_shape = (parts.vae.config.latent_channels, side, side)  # (C, h, w)
+        # (T, D): tokens of a prompt, width of an embedding
+        self.embedding_shape = (
+            parts.tokenizer.model_max_length,
+            parts.text_encoder.config.hidden_size,
         )
+
+    def _set_up_networks(self, task):
+        parts, learns_text = self.parts, task.train_text_encoder
+        # in half precision the frozen networks are copies, so that a checkpoint holds the originals
+        self.vae = self._frozen(parts.vae)
+        self.text_encoder = None if learns_text else self._frozen(parts.text_encoder)
+        self.modules = {"unet": parts.unet}
+        if learns_text:
+            self.modules["text_encoder"] = parts.text_encoder
         for module in self.modules.values():
             module.requires_grad_(True).train().to(self.device)
-        if gradient_checkpointing:
+        if self.computation.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
-            if train_text_encoder:
+            if learns_text:
                 parts.text_encoder.gradient_checkpointing_enable()
+        denoiser = Denoiser(parts.unet, self.modules.get("text_encoder"), self.hooks)
+        if self.computation.compiled:
+            denoiser.compile()
+        self.denoiser = self.team.wrap(denoiser, self.device)
+
+    def _set_up_optimizer(self):
         self.weights = {
             f"{m}.{n}": p
             for m, module in self.modules.items()
             for n, p in module.named_parameters()
         }
-        self.optimizer = make_optimizer(optimisation, list(self.weights.values()))
-        denoiser = Denoiser(parts.unet, self.modules.get("text_encoder"), hooks.edit_embeddings)
-        if compiled:
-            denoiser.compile()
-        self.denoiser = team.wrap(denoiser, self.device)
-        half = accelerator.mixed_precision == "fp16"
+        self.rate = rate_at(self.optimisation)
+        self.optimizer = make_optimizer(self.optimisation.adam, list(self.weights.values()))
+        half = self.computation.accelerator.mixed_precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.first_scale = self.scaler.get_scale()  # loading a state makes it forget this
-        self.ema = ema.WeightAverage(self.weights) if optimisation.use_ema else None
+        self.ema = ema.WeightAverage(self.weights) if self.optimisation.use_ema else None
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-        # of each image of the run, how often loss control saw and dropped it
-        self.counts = (
-            torch.zeros(images, 2, dtype=torch.int32, device=self.device) if control else None
-        )
-        side = resolution // parts.vae_factor
-        self.latent_shape = (parts.vae.config.latent_channels, side, side)
-        config = parts.text_encoder.config
-        self.embedding_shape = (
-            (parts.tokenizer.model_max_length, config.hidden_size) if hooks.noise else None
-        )
+
+    def _set_up_loss_rule(self, task):
+        self.loss_rule: LossRule | None = None
+        # [N, 2]: how often the loss rule saw and dropped each image of the run
+        self.counts: torch.Tensor | None = None
+        if task.hooks.loss_rule is not None:
+            self.loss_rule = task.hooks.loss_rule(
+                num_timesteps=self.noise_scheduler.config.num_train_timesteps, device=self.device
+            )
+            self.counts = torch.zeros(task.images, 2, dtype=torch.int32, device=self.device)
 
     def _frozen(self, part):
         part.requires_grad_(False).eval()
@@ -209,7 +165,7 @@ class Trainer:
             return part.to(self.device)
         return copy.deepcopy(part).to(self.device, self.dtype)
 
-    # What a step sees -----------------------------------------------------------------------------
+    # Inputs of a step -----------------------------------------------------------------------------
 
     def _text(self, prompts):
         """Embeddings of prompts [B, T, D], or their token ids [B, T] when the text encoder is
@@ -233,51 +189,55 @@ class Trainer:
             mean.float(), std.float(), noise, scaling_factor=self.vae.config.scaling_factor
         )
 
-    @torch.no_grad()
-    def inputs(self, batch, step):
-        """A batch of Draws as micro-batch `step` sees it. Returns: (arguments of the Denoiser,
-        wanted output, timesteps)."""
-        drawn = step_noise(
-            self.seed,
-            self.split,
-            step,
-            batch["slot"],
+    def _draw(self, slots, step):
+        """The random numbers of micro-batch `step`, on the device. Returns: (LatentNoise, the
+        random value of each embedding edit)."""
+        random = step_random.StepRandom(self.seed, self.split, step, slots)
+        noises = step_random.latent_noise(
+            random,
             latent_shape=self.latent_shape,
-            embedding_shape=self.embedding_shape,
             num_timesteps=self.noise_scheduler.config.num_train_timesteps,
         )
-        drawn = {k: v if v is None else devices.to_device(v, self.device) for k, v in drawn.items()}
-        noise, timesteps = drawn["noise"], drawn["timesteps"]
-        latents = self._latents(batch, drawn["posterior"])
-        own, partners, ratio = self._text(batch["prompt"]), None, 1.0
-        if self.hooks.mixup:
+        drawn = self.hooks.draw(random, self.embedding_shape)
+        return step_random.LatentNoise(*map(self._moved, noises)), tuple(map(self._moved, drawn))
+
+    def _moved(self, value):
+        return devices.to_device(value, self.device) if isinstance(value, torch.Tensor) else value
+
+    @torch.no_grad()
+    def inputs(
+        self, batch: Mapping[str, Any], step: int
+    ) -> tuple[DenoiserInputs, torch.Tensor, torch.Tensor]:
+        """The inputs of micro-batch `step` of this copy. batch: as training_data.loader gives it.
+        Returns: (arguments of the Denoiser, target [B, C, h, w], timesteps [B])."""
+        (timesteps, posterior, noise), drawn = self._draw(batch["slot"], step)
+        latents = self._latents(batch, posterior)
+        own, partners = self._text(batch["prompt"]), None
+        if self.hooks.partners:
             partners = self._text(batch["partner_prompt"])
-            ratio = float(
-                seeding.numpy_rng(self.seed, "mixup", self.split, step, 1).beta(self.hooks.mixup, 1)
-            )
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         wanted = lat.target(self.noise_scheduler, latents, noise, timesteps)
-        return (noisy, timesteps, own, partners, ratio, drawn["embedding"]), wanted, timesteps
+        return DenoiserInputs(noisy, timesteps, own, partners, drawn), wanted, timesteps
 
     # A step ---------------------------------------------------------------------------------------
 
     def _loss(self, losses, timesteps, rows):
-        """Losses per sample [B] to the loss of the micro-batch, and the share that loss control
-        dropped (or None).
+        """The loss of a micro-batch from the losses of its samples [B], and the share of samples
+        that the loss rule dropped (None without a rule).
 
-        With control: sum of kept losses over the number kept in the *global* batch; gradients are
-        averaged over the team's processes, hence the factor. Min-SNR weights come after the rule
-        and the bank, which see plain losses."""
+        With a rule: the sum of the kept losses over the number kept in the *global* batch.
+        Gradients are averaged over the team's processes, hence the factor. Min-SNR weights come
+        after the rule, which sees plain losses."""
         weighted = losses
         if self.optimisation.snr_gamma:
             weighted = losses * lat.snr_weights(
                 self.noise_scheduler, timesteps, self.optimisation.snr_gamma
             )
-        if self.control is None:
+        if self.loss_rule is None:
             return weighted.mean(), None
         every, at = self.team.gather(losses.detach()), self.team.gather(timesteps)
-        kept = self.control.keep(every, at)
-        self.control.update(every, at)
+        kept = self.loss_rule.keep(every, at)
+        self.loss_rule.update(every, at)
         seen = self.team.gather(devices.to_device(torch.tensor(rows), self.device))
         self.counts.index_add_(0, seen, torch.stack([torch.ones_like(kept), ~kept], 1).int())
         own = kept[self.team.rank * len(losses) : (self.team.rank + 1) * len(losses)]
@@ -285,33 +245,49 @@ class Trainer:
         return loss, 1 - kept.float().mean()
 
     def _micro_step(self, batch, number, *, last):
+        """Gradients of micro-batch `number`. last: of its optimizer step, when the team's processes
+        average them. Returns: as _loss."""
         arguments, wanted, timesteps = self.inputs(batch, number)
         waits = contextlib.nullcontext() if last or self.team.size == 1 else self.denoiser.no_sync()
         with waits:
-            with self.accelerator.autocast():
+            with self.computation.accelerator.autocast():
                 pred = self.denoiser(*arguments)
             loss, skipped = self._loss(lat.squared_error(pred, wanted), timesteps, batch["row"])
             self.scaler.scale(loss / self.optimisation.accumulation).backward()
         return loss.detach(), skipped
 
-    def step(self, batches, number):
-        """Optimizer step `number` (of this copy, from 0) on the next micro-batches. Returns:
-        StepReport. Nothing waits."""
-        losses, skips, accumulation = [], [], self.optimisation.accumulation
+    def step(self, batches: Iterator[Mapping[str, Any]], number: int) -> StepReport:
+        """Take optimizer step `number` (of this copy, from 0) on the next micro-batches. Nothing
+        here waits for the device."""
+        accumulation = self.optimisation.accumulation
+        losses, skips = [], []
         for micro in range(accumulation):
             loss, skipped = self._micro_step(
                 next(batches), number * accumulation + micro, last=micro == accumulation - 1
             )
             losses.append(loss)
-            skips += [] if skipped is None else [skipped]
-        rate = self.rate(number)
+            if skipped is not None:
+                skips.append(skipped)
+        rate, loss = self.rate(number), torch.stack(losses).mean()
+        self._update_weights(loss, rate)
+        if self.ema:
+            self.ema.update(number)
+        return StepReport(
+            step=number + 1,
+            loss=loss,
+            lr=rate,
+            finite=self.finite,
+            skipped=torch.stack(skips).mean() if skips else None,
+        )
+
+    def _update_weights(self, loss, rate):
+        """Clip the gradients and let the optimizer step at a learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
-            self.weights.values(), self.optimisation.max_grad_norm
+            self.weights.values(), self.optimisation.adam.max_grad_norm
         )
-        loss = torch.stack(losses).mean()
         self.finite = self.finite & loss.isfinite()
         # a scaler skips the step of an infinite gradient, which is no failure
         if not self.scaler.is_enabled():
@@ -319,40 +295,48 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update(number)
-        return StepReport(
-            number + 1, loss, rate, self.finite, torch.stack(skips).mean() if skips else None
-        )
 
-    # What stays with a copy -----------------------------------------------------------------------
+    # The state of a copy --------------------------------------------------------------------------
 
-    def averaged(self):
-        """{name: tensor} that an ensemble averages at a round's end: weights and, with EMA, their
-        averages."""
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """{name: tensor} that an ensemble averages at the end of a round: weights and, with EMA,
+        their averages."""
         averages = {} if self.ema is None else {f"ema/{n}": t for n, t in self.ema.averages.items()}
         return {f"weights/{n}": p.detach() for n, p in self.weights.items()} | averages
 
-    def copy_state(self):
-        """Moments, loss bank and loss scale, in host memory: what is never averaged. Returns:
-        {name: tensor}."""
+    def copy_state(self) -> dict[str, torch.Tensor]:
+        """{name: tensor in host memory} that belongs to this copy and is never averaged: moments,
+        state of the loss rule, loss scale."""
         state = {}
         for name, parameter in self.weights.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"moments/{name}/{key}"] = devices.to_host(torch.as_tensor(value))
-        if self.control:
-            state |= {f"control/{k}": devices.to_host(v) for k, v in self.control.state().items()}
+        if self.loss_rule is not None:
+            tensors = self.loss_rule.state()
+            state |= {f"control/{k}": devices.to_host(v) for k, v in tensors.items()}
         if self.scaler.is_enabled():
-            held = self.scaler.state_dict()
+            scaler = self.scaler.state_dict()
             state["scaler"] = torch.tensor(
-                [held["scale"], held["_growth_tracker"]], dtype=torch.float64
+                [scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64
             )
         return state
 
-    def load_copy(self, split, state):
-        """Become the copy of a split; an empty state is that of a copy which has not trained
-        yet."""
+    def load_copy(self, split: int, state: Mapping[str, torch.Tensor]) -> None:
+        """Become the copy of a split. state: as `copy_state` gives it; empty for a copy that has
+        not trained yet."""
         self.split = split
+        self._load_moments(state)
+        if self.loss_rule is not None:
+            self.loss_rule.reset()
+            for key, tensor in self.loss_rule.state().items():
+                if f"control/{key}" in state:
+                    tensor.copy_(state[f"control/{key}"])
+        if self.scaler.is_enabled():
+            scale, growth = state["scaler"].tolist() if "scaler" in state else (self.first_scale, 0)
+            scaler = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
+            self.scaler.load_state_dict(scaler)
+
+    def _load_moments(self, state):
         self.optimizer.state.clear()
         for name, parameter in self.weights.items():
             prefix = f"moments/{name}/"
@@ -361,23 +345,15 @@ class Trainer:
                 self.optimizer.state[parameter] = {
                     k: self._moment(k, v) for k, v in moments.items()
                 }
-        if self.control:
-            self.control.reset()
-            for key, tensor in self.control.state().items():
-                if f"control/{key}" in state:
-                    tensor.copy_(state[f"control/{key}"])
-        if self.scaler.is_enabled():
-            scale, growth = state["scaler"].tolist() if "scaler" in state else (self.first_scale, 0)
-            held = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
-            self.scaler.load_state_dict(held)
 
     def _moment(self, key, value):
-        if self.optimisation.eight_bit and key == "step":
+        if self.optimisation.adam.eight_bit and key == "step":
             return int(value)  # bitsandbytes counts in Python
         return value.to(self.device, copy=True)
 
-    def require_finite(self, step):
-        """TrainingError before broken weights are saved; this waits, so call it only then."""
+    def require_finite(self, step: int) -> None:
+        """TrainingError when the weights are not finite. Call it before they are saved and only
+        then: this waits for the device."""
         if not torch.stack([p.detach().isfinite().all() for p in self.weights.values()]).all():
             raise TrainingError(
                 f"the weights are not finite after step {step}; what was saved before is kept."
@@ -385,8 +361,8 @@ class Trainer:
             )
 
     @contextlib.contextmanager
-    def pipeline(self):
-        """The model as a float32 pipeline for previews and checkpoints: with the averaged weights
+    def pipeline(self) -> Iterator[Any]:
+        """The model as a float32 pipeline for previews and checkpoints, with the averaged weights
         under EMA. Weights are shared, not copied; modules are in eval mode inside."""
         if self.ema:
             self.ema.swap()
@@ -399,11 +375,3 @@ class Trainer:
                 module.train()
             if self.ema:
                 self.ema.swap()
-
-
-def first_not_finite(reports):
-    """The first step of StepReports (oldest first) after which something was not finite, or NaN
-    when all is. This waits."""
-    if not reports or reports[-1].finite:
-        return math.nan
-    return next(r.step for r in reports if not r.finite)

@@ -1,6 +1,11 @@
-"""The loop around a run of training: rows, previews, checkpoints, states; and how it stops."""
+"""The training loop of a run: rows of metrics.jsonl, previews, checkpoints and states around the
+steps, and how the loop stops."""
 
-import math
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -10,64 +15,91 @@ from utils.reports.tracking import NoTracker
 from utils.runtime import parallel
 from utils.runtime.errors import DataError, Stopped, TrainingError
 from utils.runtime.signals import StopSignal
-from utils.training import trainer
+from utils.training import step_reports, trainer
 from utils.training.previews import preview
+
+if TYPE_CHECKING:
+    from utils.files.resume_states import State
+    from utils.files.run_folder import NewRun
+    from utils.runtime.parallel import Processes
+    from utils.training.ensemble import Progress
+    from utils.training.step_reports import StepReport, Summary
+    from utils.training.training_job import Job
+
+
+@dataclass(frozen=True)
+class Due:
+    """What has to be done after a position."""
+
+    log: bool  # append rows to metrics.jsonl
+    show: bool  # write a preview grid
+    checkpoint: int | None  # number of the checkpoint to write: a step, or a round of an ensemble
+    final: bool  # write the final checkpoint
+    state: bool  # save a state to resume from
+
+    @property
+    def writes(self) -> bool:
+        """Whether something of the model is written."""
+        return self.show or self.state or self.checkpoint is not None
 
 
 class Loop:
-    """Runs a Job from a position to its end. What is pending: StepReports since the last row of
-    metrics.jsonl."""
+    """Runs a Job from a position to its end."""
 
-    def __init__(self, job, opts, run, processes, *, tracker=None, seconds=0.0):
+    def __init__(
+        self,
+        job: Job,
+        opts: Any,
+        run: NewRun,
+        processes: Processes,
+        *,
+        tracker: NoTracker | None = None,
+        seconds: float = 0.0,
+    ):
+        """opts: TrainOptions; seconds: of training in earlier sittings of a resumed run."""
         self.job, self.opts, self.run, self.processes = job, opts, run, processes
         self.tracker = tracker or NoTracker()
-        self.before, self.pauses, self.pending = seconds, Pauses(), []
-        self.logged = 0.0
+        self.earlier_seconds, self.pauses = seconds, Pauses()
+        # reports of this process's steps since the last row of metrics.jsonl, oldest first
+        self.pending: list[StepReport] = []
+        self.logged = 0.0  # seconds of this sitting up to the last row
 
     @property
-    def seconds(self):
-        """Of training so far, earlier sittings included, without previews and checkpoints."""
-        return self.before + self.pauses.outside
+    def seconds(self) -> float:
+        """Seconds of training so far, with earlier sittings, without previews and checkpoints."""
+        return self.earlier_seconds + self.pauses.outside
 
-    def restore(self, state):
-        """Continue from a states.State."""
+    # States ---------------------------------------------------------------------------------------
+
+    def restore(self, state: State) -> None:
+        """Continue from a state on disk; nothing is written."""
         tensors = state.tensors(self._keeper())
         pending = tensors.pop("pending", None)
         self.job.copies.load(tensors)
-        device = self.job.model.device
-        for step, loss, rate, skipped in [] if pending is None else pending.tolist():
-            dropped = None if math.isnan(skipped) else torch.tensor(skipped, device=device)
-            report = trainer.StepReport(
-                int(step),
-                torch.tensor(loss, device=device),
-                rate,
-                torch.tensor(True, device=device),
-                dropped,
-            )
-            self.pending.append(report)
+        if pending is not None:
+            self.pending = step_reports.from_table(pending, self.job.model.device)
 
     def _keeper(self):
-        """The process that writes and reads the state of this process's team: its first."""
+        """The process that writes and reads the state of this process's team: the team's first."""
         team = self.job.model.team
         return self.processes.index - team.rank
 
-    def _pending_rows(self):
-        """What is pending as a table, losses as the team's mean: the process that reads it may be
-        another of the team."""
-        losses = torch.stack(
-            [self.job.model.team.gather(r.loss[None]).mean() for r in self.pending]
-        ).tolist()
-        skips = [math.nan if r.skipped is None else r.skipped.item() for r in self.pending]
-        rows = [
-            [r.step, loss, r.lr, skip]
-            for r, loss, skip in zip(self.pending, losses, skips, strict=True)
-        ]
-        return torch.tensor(rows, dtype=torch.float64)
+    def _pending_table(self):
+        """The pending reports as a table, or None. Losses are means over the team: another process
+        of the team may read the table."""
+        if not self.pending:
+            return None
+        team = self.job.model.team
+        losses = torch.stack([team.gather(r.loss[None]).mean() for r in self.pending])
+        return step_reports.to_table(self.pending, losses.tolist())
 
     def _save_state(self, position):
-        tensors, pending = None, self._pending_rows() if self.pending else None
+        pending = self._pending_table()  # by all processes: they exchange losses
+        tensors = None
         if self.job.model.team.rank == 0:
-            tensors = self.job.copies.state() | ({} if pending is None else {"pending": pending})
+            tensors = self.job.copies.state()
+            if pending is not None:
+                tensors["pending"] = pending
         info = {"metrics_bytes": self.run.metrics_bytes, "seconds": round(self.seconds, 2)}
         resume_states.save_state(
             self.run.path,
@@ -78,26 +110,12 @@ class Loop:
             limit=self.opts.checkpoints_total_limit,
         )
 
-    def _summary(self, split):
-        """Of this process: split, last step, mean loss, lr, mean skipped share, images/s, first
-        step not finite."""
-        nan, reports = math.nan, self.pending
-        if not reports:
-            return torch.full((7,), nan, dtype=torch.float64)
-        loss = torch.stack([r.loss for r in reports]).mean().item()
-        broken = trainer.first_not_finite(reports)
-        skips = [r.skipped for r in reports if r.skipped is not None]
-        skipped = torch.stack(skips).mean().item() if skips else nan
-        now = self.pauses.outside
-        speed = len(reports) * self.job.per_step / max(now - self.logged, 1e-9)
-        self.logged = now
-        return torch.tensor(
-            [split, reports[-1].step, loss, reports[-1].lr, skipped, speed, broken],
-            dtype=torch.float64,
-        )
+    # Rows -----------------------------------------------------------------------------------------
 
-    def _require_finite(self, table):
-        broken = table[:, -1][~table[:, -1].isnan()]
+    def _require_finite(self, steps):
+        """TrainingError when one of `steps` is a number: each is the first step of a process after
+        which something was not finite, or NaN."""
+        broken = steps[~steps.isnan()]
         if len(broken):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {int(broken.min())}; what was saved"
@@ -105,37 +123,56 @@ class Loop:
             )
 
     def _check(self):
-        """TrainingError, in every process, when something pending is not finite."""
-        broken = trainer.first_not_finite(self.pending)
-        self._require_finite(
-            self.processes.rows(
-                torch.tensor([broken], dtype=torch.float64, device=self.job.model.device)
-            )
+        """TrainingError, in every process, when a pending report is not finite."""
+        broken = torch.tensor(
+            [step_reports.first_not_finite(self.pending)],
+            dtype=torch.float64,
+            device=self.job.model.device,
         )
+        self._require_finite(self.processes.rows(broken)[:, 0])
+
+    def _summary(self, split) -> Summary:
+        """Summary of the pending reports of this process; it empties them."""
+        if not self.pending:
+            return step_reports.EMPTY
+        now = self.pauses.outside
+        summary = step_reports.summarise(
+            self.pending, split=split, images=self.job.per_step, seconds=now - self.logged
+        )
+        self.pending, self.logged = [], now
+        return summary
 
     def _log(self, at):
-        """A row of metrics.jsonl for every copy that trains now: means since the last rows. This
-        waits."""
-        table = self.processes.rows(self._summary(at.split).to(self.job.model.device)).cpu()
-        self.pending = []
-        self._require_finite(table)
-        for split in sorted({int(s) for s in table[:, 0] if not s.isnan()}):
-            of_split = table[table[:, 0] == split]
-            step, rate, speed = int(of_split[0, 1]), of_split[0, 3].item(), of_split[0, 5].item()
-            samples = step * self.job.per_step
-            row = {"loss": of_split[:, 2].mean().item(), "lr": rate}
-            row |= {} if of_split[0, 4].isnan() else {"skipped": of_split[0, 4].item()}
-            row["images_per_second"] = round(speed, 2)
-            self.run.append_metrics(
-                {"step": step, "round": at.round, "shard": split, "samples": samples} | row
-            )
-            several = self.job.plan.splits > 1
-            self.tracker.log(
-                row, samples if several else step, group=f"shard_{split}" if several else None
-            )
+        """Append a row to metrics.jsonl for every copy that trains now: means since its last row.
+        This waits for the device."""
+        summary = torch.tensor(self._summary(at.split), dtype=torch.float64)
+        table = self.processes.rows(summary.to(self.job.model.device)).cpu()
+        self._require_finite(table[:, step_reports.Summary._fields.index("not_finite")])
+        for split, summaries in step_reports.by_split(table).items():
+            self._append_row(at.round, split, summaries)
 
-    def show(self, step):
-        """A preview grid, by the main process."""
+    def _append_row(self, round_, split, summaries):
+        """summaries: of the processes of the split's copy."""
+        first = summaries[0]
+        step = int(first.step)
+        samples = step * self.job.per_step
+        losses = torch.tensor([s.loss for s in summaries], dtype=torch.float64)
+        row = {"loss": losses.mean().item(), "lr": first.lr}
+        if not first.without_rule:
+            row["skipped"] = first.skipped
+        row["images_per_second"] = round(first.images_per_second, 2)
+        # files and trackers of every version call the split "shard"
+        place = {"step": step, "round": round_, "shard": split, "samples": samples}
+        self.run.append_metrics(place | row)
+        if self.job.plan.splits > 1:
+            self.tracker.log(row, samples, group=f"shard_{split}")
+        else:
+            self.tracker.log(row, step, group=None)
+
+    # After a position -----------------------------------------------------------------------------
+
+    def show(self, step: int) -> None:
+        """Write a preview grid, by the main process."""
         if self.processes.main:
             path = self.run.preview_path(step)
             preview(
@@ -148,55 +185,62 @@ class Loop:
             )
             self.tracker.image("generations", path, step)
 
-    def _due(self, at):
-        """Returns: (log?, show?, checkpoint or None, save a state?) after a position."""
-        plan, opts, last = self.job.plan, self.opts, at.position == self.job.plan.total
+    def _due(self, at: Progress) -> Due:
+        plan, opts = self.job.plan, self.opts
+        last = at.position == plan.total
         turn_over = at.position % plan.steps == 0
-        logs = last or at.position % opts.log_steps == 0 or (turn_over and plan.splits > 1)
-        saves = (
-            last or at.round_over or at.position % (opts.state_steps or opts.modelsavesteps) == 0
-        )
-        if not self.job.is_ensemble:
-            shows = last or at.position % opts.save_steps == 0
-            return (
-                logs,
-                shows,
-                at.position if at.position % opts.modelsavesteps == 0 else None,
-                saves,
-            )
-        step = at.round * plan.steps
-        shows = at.round_over and (
-            last or step // opts.save_steps > (step - plan.steps) // opts.save_steps
-        )
-        checkpoint = at.round if at.round_over and at.round % opts.modelsaverounds == 0 else None
-        return logs, shows, checkpoint, saves
+        log = last or at.position % opts.log_steps == 0 or (turn_over and plan.splits > 1)
+        state_steps = opts.state_steps or opts.modelsavesteps
+        state = last or at.round_over or at.position % state_steps == 0
+        if self.job.is_ensemble:
+            return Due(log, self._shows_round(at, last), self._checkpoint_of_round(at), last, state)
+        show = last or at.position % opts.save_steps == 0
+        checkpoint = at.position if at.position % opts.modelsavesteps == 0 else None
+        return Due(log, show, checkpoint, last, state)
+
+    def _shows_round(self, at, last):
+        """Whether a multiple of --save_steps was passed in the round that is over."""
+        if not at.round_over:
+            return False
+        steps, every = self.job.plan.steps, self.opts.save_steps
+        step = at.round * steps
+        return last or step // every > (step - steps) // every
+
+    def _checkpoint_of_round(self, at):
+        saves = at.round_over and at.round % self.opts.modelsaverounds == 0
+        return at.round if saves else None
 
     def _after(self, at):
-        logs, shows, checkpoint, saves = self._due(at)
-        last = at.position == self.job.plan.total
-        if logs:
+        due = self._due(at)
+        if due.log:
             self._log(at)
-        elif shows or saves or checkpoint is not None:
+        elif due.writes:
             self._check()  # before anything is saved of a broken model
         with self.pauses:
-            if shows:
+            if due.show:
                 self.show(at.round * self.job.plan.steps if self.job.is_ensemble else at.position)
-            if checkpoint is not None or saves:
+            if due.state or due.checkpoint is not None:
                 self.job.model.require_finite(at.position)
-            if checkpoint is not None or last:
-                with self.job.model.pipeline() as pipeline:
-                    if checkpoint is not None:
-                        self.run.save_checkpoint(pipeline, checkpoint)
-                    if last:
-                        self.run.save_checkpoint(pipeline)
-            if saves:
+            self._save_checkpoints(due)
+            if due.state:
                 self._save_state(at.position)
-            if shows or saves or checkpoint is not None:
+            if due.writes:
                 self.processes.wait()
 
-    def positions(self, position=0):
-        """Train from a position to the end, doing all that is due. Yields: ensemble.Progress after
-        each position.
+    def _save_checkpoints(self, due):
+        if due.checkpoint is None and not due.final:
+            return
+        with self.job.model.pipeline() as pipeline:
+            if due.checkpoint is not None:
+                self.run.save_checkpoint(pipeline, due.checkpoint)
+            if due.final:
+                self.run.save_checkpoint(pipeline)
+
+    # The loop -------------------------------------------------------------------------------------
+
+    def positions(self, position: int = 0) -> Iterator[Progress]:
+        """Train from a position to the end and do all that is due. Yields: Progress after each
+        position.
 
         SIGTERM and SIGINT save a state and end with exit status 143 or 130.
         """
@@ -207,7 +251,7 @@ class Loop:
         )
         self.pauses, self.logged = Pauses(), 0.0
         with StopSignal() as stop:
-            for at in self._unbroken(looped):
+            for at in self._steps(looped):
                 if at.report is not None:
                     self.pending.append(at.report)
                 self._after(at)
@@ -218,31 +262,31 @@ class Loop:
                     self._stop(at, stop.number)
                 yield at
 
-    def _unbroken(self, looped):
+    def _steps(self, looped):
         """The steps; TrainingError in one line when an image can no longer be read."""
         try:
             yield from looped
         except DataError as error:
-            said = (
-                str(error).strip().splitlines()[-1].removeprefix("utils.errors.DataError: ")
-            )  # a worker adds its traceback
+            # a worker puts its traceback before the message
+            reason = str(error).strip().splitlines()[-1]
+            kind = type(error)
+            reason = reason.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
             raise TrainingError(
-                f"{said}; what was saved before is kept, continue with --resume_from_checkpoint"
+                f"{reason}; what was saved before is kept, continue with --resume_from_checkpoint"
             ) from None
 
-    def train(self, position=0):
-        """`positions` to the end, under a progress bar."""
-        total, main = self.job.plan.total, self.processes.main
+    def train(self, position: int = 0) -> None:
+        """Run `positions` to the end, under a progress bar."""
         for _ in progress(
             self.positions(position),
-            total=total,
+            total=self.job.plan.total,
             initial=position,
             label="training",
-            main_process=main,
+            main_process=self.processes.main,
         ):
             pass
 
-    def _stop(self, at, number):
+    def _stop(self, at, number) -> NoReturn:
         self._check()
         self._save_state(at.position)
         self.tracker.finish()
@@ -253,9 +297,9 @@ class Loop:
         )
 
 
-def skip_counts(job, processes):
-    """How often loss control saw and dropped every image, over all copies. Returns: int [N, 2] on
-    the CPU, or None."""
+def skip_counts(job: Job, processes: Processes) -> torch.Tensor | None:
+    """How often the loss rule saw and dropped every image, over all copies. Returns: int [N, 2] on
+    the CPU, or None without a rule."""
     model = job.model
     if model.counts is None:
         return None

@@ -1,0 +1,141 @@
+"""Encode images and captions ahead of training: outputs of the frozen networks are computed once
+and kept beside the run (--cache_latents auto)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.reports.progress import progress
+from utils.training import frozen_outputs
+
+if TYPE_CHECKING:
+    from utils.runtime.parallel import Processes
+    from utils.training.frozen_outputs import Embeddings, Latents
+    from utils.training.training_job import Job
+
+
+@dataclass(frozen=True)
+class Views:
+    """How images are shown in training."""
+
+    resolution: int  # side in pixels
+    center_crop: bool  # else a random window at every draw
+    random_flip: bool  # mirror half of the draws
+
+
+def gib(size: int) -> str:
+    """Bytes as text in GiB."""
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _worth_it(cached, *, entries, draws, promised, what, processes):
+    """Whether a cache pays and fits on the disk; all processes get the same answer, and a line says
+    why not.
+
+    entries: what the cache would hold; draws: what the run would compute without it; promised:
+    bytes that another cache will take."""
+    fits, free = cached.rows.fits(promised)
+    if draws < entries:
+        processes.say(
+            f"{what} are computed at every step: the run draws {draws} and a cache would hold"
+            f" {entries}"
+        )
+        return False
+    if processes.any(not fits):
+        processes.say(
+            f"{what} are not cached: {gib(cached.rows.bytes)} are needed in"
+            f" {cached.rows.folder.parent}, {gib(free - promised)} are free"
+        )
+        return False
+    return True
+
+
+def _latents(job, folder, processes, *, views, draws):
+    """The cache of latents, or None where it does not pay."""
+    if not views.center_crop:
+        processes.say(
+            "latents are not cached: without --center_crop every draw sees another window"
+        )
+        return None
+    latents = frozen_outputs.Latents(
+        folder,
+        job.data.images,
+        job.model.parts,
+        resolution=views.resolution,
+        flips=views.random_flip,
+        dtype=job.model.dtype,
+    )
+    worth_it = _worth_it(
+        latents,
+        entries=len(job.data.images) * (1 + views.random_flip),
+        draws=draws,
+        promised=0,
+        what="latents",
+        processes=processes,
+    )
+    return latents if worth_it else None
+
+
+def _embeddings(job, folder, processes, *, draws, promised):
+    """The cache of embeddings of captions, or None where captions are not fixed or it does not
+    pay."""
+    possible = job.model.hooks.prompts
+    if job.model.text_encoder is None or possible is None:
+        return None
+    prompts = sorted({p for k in job.data.images.keys for p in possible(job.data.prompts[k])})
+    embeddings = frozen_outputs.Embeddings(folder, prompts, job.model.parts, dtype=job.model.dtype)
+    worth_it = _worth_it(
+        embeddings,
+        entries=len(prompts),
+        draws=draws,
+        promised=promised,
+        what="embeddings of captions",
+        processes=processes,
+    )
+    return embeddings if worth_it else None
+
+
+def _fill(cached: Latents | Embeddings, rows: Iterator[int], label: str, processes: Processes):
+    """Compute the missing rows of a cache, by all processes, and open it."""
+    missing = cached.rows.count_missing(processes.index, processes.count)
+    for _ in progress(
+        rows,
+        total=missing,
+        label=f"encoding {label}",
+        main_process=processes.main and missing > 0,
+    ):
+        pass
+    processes.wait()  # each process writes its own parts and reads all
+    cached.rows.open()
+
+
+def encode_ahead(
+    job: Job, folder: Path, processes: Processes, *, views: Views, workers: int
+) -> list[str]:
+    """Compute latents and embeddings of captions where that pays, and set them in the model.
+
+    folder: of the caches; workers: processes that read images. Returns: what is kept, of "latents"
+    and "captions".
+    """
+    model, plan = job.model, job.plan
+    draws = plan.rounds * plan.steps * plan.splits * job.per_step  # images that the run draws
+    share = {"device": model.device, "process": processes.index, "processes": processes.count}
+    latents = _latents(job, folder, processes, views=views, draws=draws)
+    embeddings = _embeddings(
+        job, folder, processes, draws=draws, promised=latents.rows.bytes if latents else 0
+    )
+    kept = []
+    if latents is not None:
+        _fill(latents, latents.build(model.vae, num_workers=workers, **share), "latents", processes)
+        model.cached_latents = latents
+        for split_draws in job.copies.draws.values():
+            split_draws.transform = None  # pixels are no longer needed
+        kept.append("latents")
+    if embeddings is not None:
+        _fill(embeddings, embeddings.build(model.text_encoder, **share), "captions", processes)
+        model.cached_text = embeddings
+        kept.append("captions")
+    return kept

@@ -1,0 +1,120 @@
+"""The record of a run (run.json) before its first step, and the checks that a resumed run matches
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.data import captions
+from utils.files import owned_folders, run_folder
+from utils.models import fingerprints
+from utils.runtime import devices, environment
+from utils.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from utils.files.run_folder import NewRun
+    from utils.training.training_job import Job
+
+EARLIER = "the run in --output_dir was made with"
+# schedules that do not look at the number of steps
+EXTENDABLE = ("constant", "constant_with_warmup")
+
+
+def record_of(
+    job: Job, run: NewRun, *, options: Mapping[str, Any], seed: int, processes: int
+) -> dict[str, Any]:
+    """run.json before the first step. options: {flag: value} as they are recorded; processes: how
+    many take part."""
+    used = job.data.images
+    record = {
+        "options": options,
+        "environment": environment.environment(),
+        "seed": seed,
+        "threads": devices.threads(),
+        "processes": processes,
+        "steps": job.plan.steps,
+        "places": owned_folders.relative_to(
+            run.path,
+            instance_data_dir=str(used.root),
+            instance_prompt_loc=options["instance_prompt_loc"],
+        ),
+        "id": run_folder.new_id(),
+        "data": {"images": len(used), "fingerprint": used.fingerprint, "bad": list(used.bad)},
+        "model": job.identity,
+        "captions": fingerprints.key_of(prompts=job.data.prompts),
+        "weights": fingerprints.key_of(
+            weights=None if job.data.weights is None else job.data.weights.tolist()
+        ),
+        "classes": captions.class_names(used),
+        "duplicated": job.duplicated,
+        "counterfactual": options["duplication"] == "nodup",
+    }
+    if job.plan.splits > 1:
+        # records of every version call a split "shard"
+        record["shards"] = {used.keys[i]: k for k, part in enumerate(job.splits) for i in part}
+    return record
+
+
+def require_same_options(
+    record: Mapping[str, Any], options: Mapping[str, Any], changed: list[str]
+) -> None:
+    """UsageError naming an option that differs from the run on disk and would change its result;
+    called before a model loads.
+
+    record: run.json on disk; options: {flag: value} as they would be recorded now; changed: names
+    of options that differ and may not.
+    """
+    needed = ("model", "captions", "weights", "processes", "steps", "seed")
+    absent = [key for key in needed if key not in record]
+    if absent:
+        raise UsageError(
+            f"--output_dir={options['output_dir']!r}: run.json has no {absent[0]!r}; an older"
+            " version of the toolkit wrote it, and its runs cannot be resumed; use a new folder"
+        )
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"--{name}={options[name]!r}: {EARLIER} {record['options'][name]!r}; use the same"
+            " value or a new --output_dir"
+        )
+    if options["seed"] is not None and options["seed"] != record["seed"]:
+        raise UsageError(
+            f"--seed={options['seed']}: {EARLIER} {record['seed']}; use the same value"
+        )
+
+
+def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """UsageError naming anything else that differs between a run on disk and the one that is asked
+    for, if it would change the result. record: run.json on disk; fresh: what it would be now."""
+    options = fresh["options"]
+    if record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
+        raise UsageError(
+            f"--instance_data_dir={options['instance_data_dir']!r}: {EARLIER} other images; use the"
+            " same images"
+        )
+    for key, flag, what in (
+        ("model", "pretrained_model_name_or_path", "another model"),
+        ("captions", "instance_prompt_loc", "other captions"),
+        ("weights", "weights_file", "other weights"),
+    ):
+        if record[key] != fresh[key]:
+            raise UsageError(
+                f"--{flag}={options[flag]!r}: {EARLIER} {what}; use the same or a new --output_dir"
+            )
+    if record["processes"] != fresh["processes"]:
+        raise UsageError(
+            f"{fresh['processes']} processes: {EARLIER} {record['processes']}; start as many"
+        )
+    _require_same_steps(record["steps"], fresh["steps"], options)
+
+
+def _require_same_steps(before, now, options):
+    one_round = options["clients_num"] == 1 and options["total_round"] == 1
+    longer = now > before and options["lr_scheduler"] in EXTENDABLE and one_round
+    if now != before and not longer:
+        raise UsageError(
+            f"--max_train_steps={options['max_train_steps']}: {EARLIER} {before} steps; use the"
+            f" same value, or a larger one with --lr_scheduler {' or '.join(EXTENDABLE)} and one"
+            " round"
+        )

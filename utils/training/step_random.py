@@ -1,0 +1,69 @@
+"""Random numbers of one micro-batch, each a function of (seed, stream, split, step, slot)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from utils.runtime import seeding
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class StepRandom:
+    """Generators of one micro-batch by the names of their streams (utils/runtime/seeding.STREAMS).
+
+    Every sample has a generator of its own, so that its numbers do not depend on the batch. Numbers
+    that are drawn from one generator follow one another: who draws first must always draw first.
+    """
+
+    def __init__(self, seed: int, split: int, step: int, slots: Sequence[int]):
+        """split: of the ensemble; step: micro-batch of the copy, from 0; slots: numbers of the
+        samples in the global batch."""
+        self.seed, self.split, self.step, self.slots = seed, split, step, slots
+        self._of_samples: dict[str, list[torch.Generator]] = {}
+        self._of_steps: dict[str, np.random.Generator] = {}
+
+    def of_samples(self, stream: str) -> list[torch.Generator]:
+        """A generator for each sample, on the CPU."""
+        if stream not in self._of_samples:
+            self._of_samples[stream] = [
+                seeding.torch_generator(self.seed, stream, self.split, self.step, slot)
+                for slot in self.slots
+            ]
+        return self._of_samples[stream]
+
+    def of_step(self, stream: str) -> np.random.Generator:
+        """One generator for the global batch: the same in every process."""
+        if stream not in self._of_steps:
+            # the last index is 1: under 0 the stream "mixup" draws the partners
+            self._of_steps[stream] = seeding.numpy_rng(self.seed, stream, self.split, self.step, 1)
+        return self._of_steps[stream]
+
+
+class LatentNoise(NamedTuple):
+    """Random numbers of the latents of a micro-batch, on the CPU."""
+
+    timesteps: torch.Tensor  # [B] int64, uniform on 0 ... num_timesteps - 1
+    posterior: torch.Tensor  # [B, C, h, w] standard normal, for the sample of the posterior
+    noise: torch.Tensor  # [B, C, h, w] standard normal, what the network has to predict
+
+
+def latent_noise(
+    random: StepRandom, *, latent_shape: tuple[int, ...], num_timesteps: int
+) -> LatentNoise:
+    """Draw timestep, posterior sample and noise of each sample, from the stream "noise".
+
+    latent_shape: (C, h, w). Call it before anything else draws from that stream.
+    """
+    rows = []
+    for generator in random.of_samples("noise"):
+        timestep = torch.randint(num_timesteps, (), generator=generator)
+        posterior = torch.randn(latent_shape, generator=generator)
+        noise = torch.randn(latent_shape, generator=generator)
+        rows.append((timestep, posterior, noise))
+    timesteps, posteriors, noises = zip(*rows, strict=True)
+    return LatentNoise(torch.stack(timesteps), torch.stack(posteriors), torch.stack(noises))

@@ -1,0 +1,128 @@
+"""Reports of optimizer steps, and the tables of numbers in which they are saved and exchanged.
+
+A table is float64, since processes and state files exchange tensors; NaN stands for a number that
+does not exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What is known after an optimizer step of a copy."""
+
+    step: int  # optimizer steps of the copy so far, from 1
+    loss: torch.Tensor  # [] on the device, of this process's samples
+    lr: float  # the learning rate that was applied
+    finite: torch.Tensor  # [] bool on the device: whether everything so far was finite
+    # [] on the device: the share of samples that the loss rule dropped; None without a rule
+    skipped: torch.Tensor | None = None
+
+
+def first_not_finite(reports: Sequence[StepReport]) -> float:
+    """The first step of reports (oldest first) after which something was not finite, or NaN when
+    all is finite. This waits for the device."""
+    if not reports or reports[-1].finite:
+        return math.nan
+    return next(r.step for r in reports if not r.finite)
+
+
+# Reports in a state file --------------------------------------------------------------------------
+
+
+class SavedReport(NamedTuple):
+    """A row of the table of reports in a state file: a StepReport whose values are all finite."""
+
+    step: float
+    loss: float  # mean over the processes of the copy
+    lr: float
+    skipped: float  # NaN without a loss rule
+
+
+def to_table(reports: Sequence[StepReport], losses: Sequence[float]) -> torch.Tensor:
+    """Reports as a table. losses: of each report, the mean over the processes of the copy. Returns:
+    float64 [n, 4] on the CPU, columns as in SavedReport."""
+    rows = [
+        SavedReport(
+            report.step,
+            loss,
+            report.lr,
+            math.nan if report.skipped is None else report.skipped.item(),
+        )
+        for report, loss in zip(reports, losses, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def from_table(table: torch.Tensor, device: torch.device) -> list[StepReport]:
+    """The reports of a table that `to_table` made."""
+    saved = [SavedReport(*row) for row in table.tolist()]
+    return [
+        StepReport(
+            int(row.step),
+            torch.tensor(row.loss, device=device),
+            row.lr,
+            torch.tensor(True, device=device),
+            None if math.isnan(row.skipped) else torch.tensor(row.skipped, device=device),
+        )
+        for row in saved
+    ]
+
+
+# Summaries that processes exchange ----------------------------------------------------------------
+
+
+class Summary(NamedTuple):
+    """The steps of one process since its last row of metrics.jsonl; all NaN when it had none."""
+
+    split: float  # of the ensemble, from 0
+    step: float  # the last one
+    loss: float  # mean over the steps
+    lr: float  # of the last step
+    skipped: float  # mean share of samples that the loss rule dropped; NaN without a rule
+    images_per_second: float
+    not_finite: float  # first step after which something was not finite; NaN when all is finite
+
+    @property
+    def empty(self) -> bool:
+        """Whether the process had no step."""
+        return math.isnan(self.split)
+
+    @property
+    def without_rule(self) -> bool:
+        """Whether no loss rule decided on samples."""
+        return math.isnan(self.skipped)
+
+
+EMPTY = Summary(*[math.nan] * len(Summary._fields))
+
+
+def summarise(reports: Sequence[StepReport], *, split: int, images: int, seconds: float) -> Summary:
+    """Summary of the reports (at least one) of a split. images: of one optimizer step; seconds:
+    that the steps took. This waits for the device."""
+    dropped = [r.skipped for r in reports if r.skipped is not None]
+    return Summary(
+        split=split,
+        step=reports[-1].step,
+        loss=torch.stack([r.loss for r in reports]).mean().item(),
+        lr=reports[-1].lr,
+        skipped=torch.stack(dropped).mean().item() if dropped else math.nan,
+        images_per_second=len(reports) * images / max(seconds, 1e-9),
+        not_finite=first_not_finite(reports),
+    )
+
+
+def by_split(table: torch.Tensor) -> dict[int, list[Summary]]:
+    """Summaries of all processes by split, in ascending order. table: [P, 7], a Summary a row."""
+    summaries = [Summary(*row) for row in table.tolist()]
+    grouped: dict[int, list[Summary]] = {}
+    for summary in summaries:
+        if not summary.empty:
+            grouped.setdefault(int(summary.split), []).append(summary)
+    return dict(sorted(grouped.items()))

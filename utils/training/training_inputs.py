@@ -1,0 +1,135 @@
+"""The inputs of a training run: images, captions and weights, read and checked before any model
+loads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.data import captions, duplication, image_sets, tar_shards
+from utils.data.image_sets import ImageSet
+from utils.reports.progress import progress
+from utils.runtime import launching
+from utils.runtime.errors import UsageError
+
+MANY = 5000  # images that take long enough to read for a bar
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Files and folders of a run, and how they are read."""
+
+    images: str  # --instance_data_dir: a folder or tar shards
+    captions: str | None  # --instance_prompt_loc; None looks beside the images
+    weights: str | None  # --weights_file
+    prompt_style: str  # --class_prompt
+    max_bad: float  # share or number of images that may be unreadable
+    workers: int  # processes that read images
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains on."""
+
+    images: ImageSet  # N images that can be read
+    texts: Mapping[str, list] | None  # {image key: its captions}; None where prompts need none
+    weights: np.ndarray | None  # [N] float64 of --weights_file
+
+
+def _listed(source):
+    """List the images. Returns: (ImageSet, {image key: captions beside it}, or None for a
+    folder)."""
+    if not tar_shards.is_shards(source):
+        return image_sets.list_images("--instance_data_dir", source), None
+    if Path(source).is_dir() and image_sets.holds_images(source):
+        raise UsageError(
+            f"--instance_data_dir={source!r} holds tar files and images; takes a folder of one"
+            " kind, or 'FOLDER/*.tar'"
+        )
+    return tar_shards.list_shards("--instance_data_dir", source)
+
+
+def _readable(images, files, say):
+    """The images that can be read; a line for each that cannot, and for each empty class."""
+    bar = functools.partial(
+        progress,
+        total=None,
+        label="reading images, 256 at once",
+        main_process=launching.first_process(),
+    )
+    images = image_sets.readable(
+        "--instance_data_dir",
+        images,
+        max_bad=files.max_bad,
+        workers=files.workers,
+        show=bar if len(images) > MANY else lambda spans: spans,
+    )
+    for key, reason in images.bad:
+        say(f"skipped: {key} ({reason})")
+    for folder in captions.empty_classes(images):
+        say(f"no class: the folder {folder!r} holds no image")
+    return images
+
+
+def _texts(files, images, beside, say):
+    """Captions of the images, from a file or from beside them; None where the style takes none."""
+    path = files.captions
+    if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
+        path = images.root / "metadata.jsonl"
+    if files.prompt_style not in captions.USES_CAPTIONS or (
+        path is None and files.prompt_style == "instancelevel_random"
+    ):
+        return None
+    if path is None:
+        missing = [k for k in images.keys if k not in beside]
+        if missing:
+            raise UsageError(
+                f"--instance_data_dir={files.images!r}: {len(missing)} of {len(images)}"
+                f" images have no .txt or .json member with a caption, first {missing[0]!r}; takes"
+                " shards with captions, or --instance_prompt_loc"
+            )
+        return {k: beside[k] for k in images.keys}
+    texts, foreign = captions.read_captions(path, images)
+    if foreign:
+        say(f"{foreign} captions have paths of another machine; matched by the end of the path")
+    return texts
+
+
+def _weights(path, images, say):
+    """Weights of --weights_file, [N], or None."""
+    if not path:
+        return None
+    weights, unnamed = duplication.read_weights("--weights_file", path, images)
+    if unnamed:
+        say(f"--weights_file does not name {unnamed} of {len(images)} images; their weight is 1")
+    return weights
+
+
+def checked_inputs(
+    files: InputFiles, *, subset: float | None, copies: int, say: Callable[[str], None]
+) -> Inputs:
+    """Read and check images, captions and weights; UsageError names a flag that does not fit them.
+
+    subset: --trainsubset, the share of the images that the run uses; copies: of the model, each of
+    which needs an image; say: prints a line on the terminal.
+    """
+    images, beside = _listed(files.images)
+    images = _readable(images, files, say)
+    kept = duplication.require_subset(len(images), subset) if subset else len(images)
+    if copies > kept:
+        raise UsageError(
+            f"--clients_num={copies} splits of {kept} images: takes at most one split per image"
+        )
+    if files.prompt_style == "classlevel":
+        captions.resolve_prompts("classlevel", images)  # raises when images lie in no folder
+    weights = _weights(files.weights, images, say)
+    texts = _texts(files, images, beside, say)
+    if files.prompt_style == "instancelevel_random":
+        for caption in (c for listed in (texts or {}).values() for c in listed):
+            # raises on text; the tokenizer, with the model, knows which ids exist
+            captions.written_ids(caption)
+    return Inputs(images, texts, weights)
