@@ -3,6 +3,7 @@ tests/training/test_trainer.py."""
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 
@@ -247,6 +248,7 @@ def test_an_image_that_vanishes_ends_the_run_in_a_line(
     assert "what was saved before is kept" in line
     assert "Traceback" not in line
     assert "DataError" not in line
+    assert not multiprocessing.active_children()  # the process would wait for them at its exit
 
 
 def test_a_full_disk_under_a_checkpoint_ends_in_a_line_and_leaves_the_state(

@@ -3,6 +3,7 @@ steps, and how the loop stops."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -267,6 +268,8 @@ class Loop:
         try:
             yield from looped
         except DataError as error:
+            # the frames of the error hold the workers, for which this process waits when it exits
+            traceback.clear_frames(error.__traceback__)
             # a worker puts its traceback before the message
             reason = str(error).strip().splitlines()[-1]
             kind = type(error)
