@@ -1,10 +1,19 @@
-"""Pixels to latents, noise onto latents, targets and losses: the arithmetic of a training step, as
-pure functions."""
+"""The arithmetic of a training step as pure functions: pixels to latents, targets, losses and their
+weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDPMScheduler
 
-def posterior_sample(mean, std, noise, *, scaling_factor):
+
+def posterior_sample(
+    mean: torch.Tensor, std: torch.Tensor, noise: torch.Tensor, *, scaling_factor: float
+) -> torch.Tensor:
     """A sample of the autoencoder's posterior, scaled as the U-Net expects it.
 
     mean, std, noise: [B, C, H, W], one dtype. Returns: (mean + std * noise) * scaling_factor.
@@ -12,7 +21,7 @@ def posterior_sample(mean, std, noise, *, scaling_factor):
     return (mean + std * noise) * scaling_factor
 
 
-def encode(vae, pixels, noise):
+def encode(vae: AutoencoderKL, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Images to latents: a sample of the posterior times `vae.config.scaling_factor`.
 
     pixels: [B, 3, H, W] in [-1, 1]; noise: [B, C, H/f, W/f] standard normal. Returns: latents like
@@ -24,19 +33,23 @@ def encode(vae, pixels, noise):
 
 
 @torch.no_grad()
-def moments(vae, pixels):
+def moments(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation of the posterior of images [B, 3, H, W] in [-1, 1]. Returns: [B,
     2, C, H/f, W/f]."""
     posterior = vae.encode(pixels).latent_dist
     return torch.stack([posterior.mean, posterior.std], 1)
 
 
-def target(scheduler, latents, noise, timesteps):
-    """What the U-Net is asked for: the noise, or the velocity v = a_t * noise - s_t * latents
-    (Salimans & Ho 2022).
+def target(
+    scheduler: DDPMScheduler,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """The target of the U-Net: the noise, or the velocity v = a_t * noise - s_t * latents (Salimans
+    & Ho 2022).
 
-    scheduler: a DDPMScheduler; latents, noise: [B, C, H, W]; timesteps: [B]. ValueError on any
-    other prediction type."""
+    latents, noise: [B, C, H, W]; timesteps: [B]. ValueError on any other prediction type."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise
@@ -48,7 +61,7 @@ def target(scheduler, latents, noise, timesteps):
     )
 
 
-def squared_error(pred, wanted):
+def squared_error(pred: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Squared error per sample, unreduced over the batch so that loss control can weigh samples.
 
     pred, wanted: [B, C, H, W], any float dtype. Returns: [B], float32, mean over channel and space.
@@ -56,11 +69,11 @@ def squared_error(pred, wanted):
     return (pred.float() - wanted.float()).square().flatten(1).mean(1)
 
 
-def snr_weights(scheduler, timesteps, gamma):
+def snr_weights(scheduler: DDPMScheduler, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
     """Min-SNR weights (Hang et al. 2023): min(SNR, gamma) / SNR for noise, / (SNR + 1) for
     velocity.
 
-    scheduler: a DDPMScheduler; timesteps: [B]; gamma > 0. Returns: [B], float32.
+    timesteps: [B]; gamma > 0. Returns: [B], float32.
     """
     alphas = scheduler.alphas_cumprod.to(timesteps.device, torch.float32)[timesteps]
     snr = alphas / (1 - alphas)

@@ -1,4 +1,10 @@
-"""Previews of a model in training: a grid of the same prompts and seeds at every call."""
+"""Previews of a model in training: a grid of images of the same prompts and seeds at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.files import whole_files
 from utils.generation import mitigations, sampling
@@ -6,32 +12,37 @@ from utils.generation.sampling import Prompt
 from utils.reports import galleries
 from utils.runtime import seeding
 
+if TYPE_CHECKING:
+    from utils.training.trainer import Trainer
 
-def preview(model, prompts, path, *, count, seed, side):
+
+def preview(
+    model: Trainer, prompts: Mapping[str, list], path: Path, *, count: int, seed: int, side: int
+) -> None:
     """Write a grid of `count` images as PNG at `path`, and their prompts beside it as JSON.
 
-    model: trainer.Trainer; prompts: {image key: list}; seed: of the choice of prompts and of the
-    images."""
+    prompts: {image key: its prompts}; seed: of the choice of prompts and of the images; side: of an
+    image in pixels."""
     keys, device = list(prompts), model.device
-    chosen = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
+    drawn = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigations.SampleHooks()
-    chosen = [Prompt(prompts[k][0], k) for k in chosen]
+    chosen = [Prompt(prompts[key][0], key) for key in drawn]
     jobs = list(sampling.image_jobs(chosen, hooks, images_per_prompt=1, seed=seed))
-    # schedulers with an offset leave a short schedule when asked for all of its steps
+    # schedulers with an offset give a short schedule when asked for all of their steps
     steps = min(50, max(1, model.noise_scheduler.config.num_train_timesteps // 2))
-    settings = sampling.SampleSettings(side=side, steps=steps)
     with model.pipeline() as pipeline:
-        shown = sampling.generate(
+        generated = sampling.generate(
             pipeline.to(device),
             jobs,
-            settings=settings,
+            settings=sampling.SampleSettings(side=side, steps=steps),
             hooks=hooks,
             batch_size=count,
             device=device,
         )
-        sheet = galleries.contact_sheet([made.image for made in shown], columns=min(4, count))
+        images = [each.image for each in generated]
+        grid = galleries.contact_sheet(images, columns=min(4, count))
     with whole_files.whole_file(path) as part:
-        sheet.save(part, format="PNG")
+        grid.save(part, format="PNG")
     whole_files.write_json(
         path.with_suffix(".json"),
         [{"prompt": j.prompt, "image": j.source_image, "seed": j.seed} for j in jobs],
