@@ -61,7 +61,7 @@ def test_a_part_that_is_not_whole_is_computed_again_and_never_read(tmp_path):
     path = tmp_path / "c" / "rows_000001.npy"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(
-        DataError, match="part 1 of the cache is not there or not whole.*--cache_latents off"
+        DataError, match="part 1 of the cache does not exist or is not whole.*--cache_latents off"
     ):
         rows_of(tmp_path).open()
     assert fill(rows_of(tmp_path)) == list(range(8, 16))

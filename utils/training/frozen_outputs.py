@@ -1,8 +1,12 @@
-"""What frozen networks say of images and captions, computed once and kept beside the run
+"""Outputs of the frozen networks for images and captions, computed once and kept beside the run
 (utils/training/row_cache.py)."""
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,21 +17,42 @@ from utils.runtime import signals
 from utils.training import latents as lat
 from utils.training import row_cache
 
-# pixels through the autoencoder at once; by the resolution alone, so that bits do not hang on it
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    from utils.data.image_sets import ImageSet
+    from utils.models.loading import DiffusionParts
+
+# pixels that pass through the autoencoder at once; it depends on the resolution alone, because the
+# last bits depend on the batch
 AT_ONCE = 32 * 256**2
 
 
-class Latents:
-    """Posteriors of the run's images under a fixed crop: row i holds mean and std of image i, as it
-    is and mirrored."""
+def _kept_as(dtype):
+    """numpy's name of the dtype in which the output of a network is kept."""
+    return "float32" if dtype == torch.float32 else "float16"
 
-    def __init__(self, folder, images, parts, *, resolution, flips, dtype):
-        """images: ImageSet; flips: keep both orientations; dtype: of the autoencoder that computes
-        them."""
+
+class Latents:
+    """Posteriors of the run's images under a fixed crop: row i holds mean and standard deviation of
+    image i and, with flips, of its mirror image."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        images: ImageSet,
+        parts: DiffusionParts,
+        *,
+        resolution: int,
+        flips: bool,
+        dtype: torch.dtype,
+    ):
+        """folder: of the caches; resolution: side in pixels; flips: keep both orientations; dtype:
+        of the autoencoder that computes them."""
         self.images, self.resolution, self.flips = images, resolution, flips
         side = resolution // parts.vae_factor
         shape = (1 + flips, 2, parts.vae.config.latent_channels, side, side)
-        kept = "float32" if dtype == torch.float32 else "float16"
         key = fingerprints.key_of(
             images=images.fingerprint,
             resolution=resolution,
@@ -38,51 +63,65 @@ class Latents:
         )
         stamps = np.array([images.stamp(i) for i in range(len(images))], np.int64)
         self.rows = row_cache.RowCache(
-            Path(folder) / f"latents_{key}", len(images), shape, kept, stamps
+            Path(folder) / f"latents_{key}", len(images), shape, _kept_as(dtype), stamps
         )
 
     def _pixels(self, index):
+        """An image in every orientation that is kept, [1 or 2, 3, R, R] in [-1, 1]."""
         image = self.images.open(index)
         views = [
-            transforms.training_pixels(image, resolution=self.resolution, flipped=f)
-            for f in range(1 + self.flips)
+            transforms.training_pixels(image, resolution=self.resolution, flipped=bool(flipped))
+            for flipped in range(1 + self.flips)
         ]
         return torch.stack(views)
 
-    def build(self, vae, *, device, process=0, processes=1, num_workers=0):
-        """Compute what is missing. Yields: the number of every image of this process, after its
+    def _loader(self, order, num_workers):
+        """Pixels of images, in the given order of their numbers."""
+        return torch.utils.data.DataLoader(
+            _Reader(self._pixels),
+            batch_size=None,
+            sampler=order,
+            num_workers=num_workers,
+            worker_init_fn=signals.worker_init(),
+        )
+
+    def _encoded(self, vae, pixels, device):
+        """Mean and standard deviation of images [B, V, 3, R, R]. Returns: [B, V, 2, C, h, w], on
+        the CPU."""
+        dtype = next(vae.parameters()).dtype
+        batches = pixels.flatten(0, 1).split(max(1, AT_ONCE // self.resolution**2))
+        encoded = [lat.moments(vae, batch.to(device, dtype)).cpu() for batch in batches]
+        return torch.cat(encoded).unflatten(0, pixels.shape[:2])
+
+    def build(
+        self,
+        vae: AutoencoderKL,
+        *,
+        device: torch.device,
+        process: int = 0,
+        processes: int = 1,
+        num_workers: int = 0,
+    ) -> Iterator[int]:
+        """Compute the missing rows of this process. Yields: the number of every image, after its
         group."""
         workers = training_data.usable_workers(num_workers)
         for part, groups in self.rows.missing(process, processes):
-            order = [i for group in groups for i in group]
-            reader = _Reader(self._pixels)
-            loader = torch.utils.data.DataLoader(
-                reader,
-                batch_size=None,
-                sampler=order,
-                num_workers=workers,
-                worker_init_fn=signals.worker_init(),
-            )
-            pixels, computed = iter(loader), []
+            pixels = iter(self._loader([i for group in groups for i in group], workers))
+            computed = []
             for group in groups:
                 batch = torch.stack([next(pixels) for _ in group])
-                views = batch.flatten(0, 1).split(max(1, AT_ONCE // self.resolution**2))
-                dtype = next(vae.parameters()).dtype
-                found = torch.cat(
-                    [lat.moments(vae, part.to(device, dtype)).cpu() for part in views]
-                )
-                computed.append((group, found.unflatten(0, batch.shape[:2])))
+                computed.append((group, self._encoded(vae, batch, device)))
                 yield from group
             self.rows.write(part, computed)
 
-    def moments(self, rows, flipped):
-        """Mean and std of images as drawn. rows, flipped: [B]. Returns: [B, 2, C, h, w], on the
-        CPU."""
+    def moments(self, rows: Sequence[int], flipped: Sequence[bool]) -> torch.Tensor:
+        """Mean and standard deviation of images as they are drawn. rows, flipped: [B]. Returns: [B,
+        2, C, h, w], on the CPU."""
         return self.rows.read(rows, [int(f) for f in flipped])
 
 
 class _Reader(torch.utils.data.Dataset):
-    def __init__(self, read):
+    def __init__(self, read: Callable[[int], torch.Tensor]):
         self.read = read
 
     def __getitem__(self, index):
@@ -90,10 +129,18 @@ class _Reader(torch.utils.data.Dataset):
 
 
 class Embeddings:
-    """Token embeddings of a fixed list of prompts, by prompt."""
+    """Token embeddings of a fixed list of prompts."""
 
-    def __init__(self, folder, prompts, parts, *, dtype):
-        """prompts: distinct texts; dtype: of the text encoder that computes them."""
+    def __init__(
+        self,
+        folder: str | Path,
+        prompts: Sequence[str],
+        parts: DiffusionParts,
+        *,
+        dtype: torch.dtype,
+    ):
+        """folder: of the caches; prompts: distinct texts; dtype: of the text encoder that computes
+        them."""
         self.prompts, self.number = prompts, {p: i for i, p in enumerate(prompts)}
         self.tokenizer = parts.tokenizer
         shape = (parts.tokenizer.model_max_length, parts.text_encoder.config.hidden_size)
@@ -108,29 +155,34 @@ class Embeddings:
             length=shape[0],
             dtype=str(dtype),
         )
-        kept = "float32" if dtype == torch.float32 else "float16"
         self.rows = row_cache.RowCache(
             Path(folder) / f"embeddings_{key}",
             len(prompts),
             shape,
-            kept,
-            np.zeros(len(prompts), np.int64),
+            _kept_as(dtype),
+            np.zeros(len(prompts), np.int64),  # the folder's name changes with the prompts
         )
 
     @torch.no_grad()
-    def build(self, text_encoder, *, device, process=0, processes=1):
-        """Compute what is missing. Yields: the number of every prompt of this process, after its
+    def build(
+        self,
+        text_encoder: CLIPTextModel,
+        *,
+        device: torch.device | str,
+        process: int = 0,
+        processes: int = 1,
+    ) -> Iterator[int]:
+        """Compute the missing rows of this process. Yields: the number of every prompt, after its
         group."""
         for part, groups in self.rows.missing(process, processes):
             computed = []
             for group in groups:
-                found = loading.embed(
-                    self.tokenizer, text_encoder, [self.prompts[i] for i in group], device=device
-                )
-                computed.append((group, found.cpu()))
+                prompts = [self.prompts[i] for i in group]
+                embedded = loading.embed(self.tokenizer, text_encoder, prompts, device=device)
+                computed.append((group, embedded.cpu()))
                 yield from group
             self.rows.write(part, computed)
 
-    def embeddings(self, prompts):
-        """[B] prompts of the list -> [B, T, D], on the CPU."""
+    def embeddings(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Embeddings of B prompts of the list. Returns: [B, T, D], on the CPU."""
         return self.rows.read([self.number[p] for p in prompts])

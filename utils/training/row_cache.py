@@ -1,12 +1,16 @@
-"""Rows of tensors computed once and kept on disk, memory-mapped: posteriors of images, embeddings
-of captions.
+"""Cache on disk of rows of tensors that are computed once: posteriors of images, embeddings of
+captions.
 
-A cache is a folder of parts of PART_ROWS rows, each an .npy file and beside it the rows' stamps. A
-row whose stamp has changed is computed again. A part is written whole by one process, so that
-several machines may share the folder. Rows are computed in the same groups whatever is missing: on
-a CPU a row's last bits may hang on what it was computed with."""
+A cache is a folder of parts of PART_ROWS rows, each an .npy file that is memory-mapped and, beside
+it, the stamps of its rows. A row whose stamp has changed is computed again. A part is written whole
+by one process, so several machines may share the folder. Rows are always computed in the same
+groups, whichever are missing: on a CPU, the last bits of a row depend on which rows share its
+batch."""
+
+from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,50 +27,48 @@ GROUP_ROWS = 16
 
 @dataclass
 class RowCache:
-    """rows: how many; shape and dtype (numpy): of a row; stamps: [rows] int64, what a row was
-    computed from.
+    """A cache of `rows` rows.
 
-    Use: `missing(process, processes)` names the groups to compute, `write` takes a part's rows,
-    `open` maps all parts."""
+    Use: `missing(process, processes)` names the groups to compute, `write` stores the rows of a
+    part, `open` maps all parts, `read` returns rows."""
 
     folder: Path
-    rows: int
-    shape: tuple
-    dtype: str
-    stamps: np.ndarray
-    parts: list = field(default_factory=list)
+    rows: int  # number of rows
+    shape: tuple[int, ...]  # of a row
+    dtype: str  # numpy's name, of a row
+    stamps: np.ndarray  # [rows] int64, which change when what a row is computed from changes
+    parts: list[np.ndarray] = field(default_factory=list)  # the mapped parts, after `open`
 
     @property
-    def bytes(self):
-        """Size on disk when it is whole."""
+    def bytes(self) -> int:
+        """Size on disk when no row is missing."""
         return self.rows * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def fits(self, before=0):
-        """Whether the disk has room for it, twice the part being rewritten included, and `before`
-        bytes of others.
-
-        Returns: (bool, free bytes).
-        """
-        have = (
-            sum(p.stat().st_size for p in self.folder.glob("*.npy")) if self.folder.is_dir() else 0
-        )
+    def fits(self, before: int = 0) -> tuple[bool, int]:
+        """Whether the disk has room for the cache, counting twice the part that is being rewritten.
+        before: bytes that others will take first. Returns: (whether it fits, free bytes)."""
+        on_disk = 0
+        if self.folder.is_dir():
+            on_disk = sum(p.stat().st_size for p in self.folder.glob("*.npy"))
         part = self.bytes // max(1, self.rows) * min(PART_ROWS, self.rows)
         free = shutil.disk_usage(existing_parent(self.folder)).free
-        return self.bytes - have + 2 * part + before < free, free
+        return self.bytes - on_disk + 2 * part + before < free, free
 
     def _paths(self, part):
+        """Files of a part: its rows, and their stamps."""
         return self.folder / f"rows_{part:06d}.npy", self.folder / f"stamps_{part:06d}.npy"
 
     def _span(self, part):
+        """First row of a part, and the row after its last."""
         return part * PART_ROWS, min((part + 1) * PART_ROWS, self.rows)
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Number of parts."""
         return -(-self.rows // PART_ROWS)
 
     def _valid(self, part):
-        """Which rows of a part are there and up to date. Returns: [rows of the part] bool."""
+        """Which rows of a part are on disk and up to date. Returns: [rows of the part] bool."""
         first, last = self._span(part)
         rows_path, stamps_path = self._paths(part)
         none = np.zeros(last - first, bool)
@@ -81,9 +83,9 @@ class RowCache:
             return none
         return stamps == self.stamps[first:last]
 
-    def missing(self, process=0, processes=1):
-        """Yield (part, groups) of this process: the parts it has to write and the row numbers of
-        each group to compute."""
+    def missing(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, list[range]]]:
+        """The parts that this process has to write. Yields: (part, groups of row numbers to
+        compute)."""
         for part in range(process, self.count, processes):
             first, last = self._span(part)
             valid = self._valid(part)
@@ -92,45 +94,44 @@ class RowCache:
             if groups:
                 yield part, groups
 
-    def count_missing(self, process=0, processes=1):
-        """Rows that this process has to compute."""
+    def count_missing(self, process: int = 0, processes: int = 1) -> int:
+        """Number of rows that this process has to compute."""
         return sum(
             len(group) for _part, groups in self.missing(process, processes) for group in groups
         )
 
-    def write(self, part, computed):
-        """Write a part: what stands there, with `computed` [(group, tensor [len(group), *shape])]
-        laid over it."""
+    def write(self, part: int, computed: Iterable[tuple[range, torch.Tensor]]) -> None:
+        """Write a part: its rows on disk, overwritten by `computed`, (group of row numbers, tensor
+        [len(group), *shape])."""
         first, last = self._span(part)
         rows_path, stamps_path = self._paths(part)
-        rows = (
-            np.load(rows_path)
-            if self._valid(part).any()
-            else np.zeros((last - first, *self.shape), self.dtype)
-        )
+        if self._valid(part).any():
+            rows = np.load(rows_path)
+        else:
+            rows = np.zeros((last - first, *self.shape), self.dtype)
         for group, values in computed:
             rows[group.start - first : group.stop - first] = values.cpu().to(torch.float32).numpy()
-        # rows first: a stamp must never promise a row that is not there
+        # rows first: a stamp must never promise a row that is not on disk
         for path, array in ((rows_path, rows), (stamps_path, self.stamps[first:last])):
             with whole_file(path) as unfinished, open(unfinished, "wb") as handle:
                 np.save(handle, array)
 
-    def open(self):
+    def open(self) -> RowCache:
         """Map all parts; DataError if one is not whole, as when processes do not share the
         folder."""
         for part in range(self.count):
             if not self._valid(part).all():
                 raise DataError(
-                    f"{self.folder}: part {part} of the cache is not there or not whole; every"
+                    f"{self.folder}: part {part} of the cache does not exist or is not whole; every"
                     " process must see the folder of --output_dir, or use --cache_latents off"
                 )
         self.parts = [np.load(self._paths(part)[0], mmap_mode="r") for part in range(self.count)]
         return self
 
-    def read(self, rows, variants=None):
+    def read(self, rows: Sequence[int], variants: Sequence[int] | None = None) -> torch.Tensor:
         """Rows by number; with `variants`, only entry variants[i] of row i. Returns: tensor
         [len(rows), ...], on the CPU."""
-        found = [self.parts[r // PART_ROWS][r % PART_ROWS] for r in rows]
+        values = [self.parts[r // PART_ROWS][r % PART_ROWS] for r in rows]
         if variants is not None:
-            found = [row[v] for row, v in zip(found, variants, strict=True)]
-        return torch.from_numpy(np.stack(found))
+            values = [row[v] for row, v in zip(values, variants, strict=True)]
+        return torch.from_numpy(np.stack(values))

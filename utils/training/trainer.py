@@ -116,7 +116,7 @@ class Trainer:
             parts.text_encoder.config.hidden_size,
         )
 
-    def _set_up_networks(self, task):
+    def _set_up_networks(self, task: Task) -> None:
         parts, learns_text = self.parts, task.train_text_encoder
         # in half precision the frozen networks are copies, so that a checkpoint holds the originals
         self.vae = self._frozen(parts.vae)
@@ -135,7 +135,7 @@ class Trainer:
             denoiser.compile()
         self.denoiser = self.team.wrap(denoiser, self.device)
 
-    def _set_up_optimizer(self):
+    def _set_up_optimizer(self) -> None:
         self.weights = {
             f"{m}.{n}": p
             for m, module in self.modules.items()
@@ -149,7 +149,7 @@ class Trainer:
         self.ema = ema.WeightAverage(self.weights) if self.optimisation.use_ema else None
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
 
-    def _set_up_loss_rule(self, task):
+    def _set_up_loss_rule(self, task: Task) -> None:
         self.loss_rule: LossRule | None = None
         # [N, 2]: how often the loss rule saw and dropped each image of the run
         self.counts: torch.Tensor | None = None
