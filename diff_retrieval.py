@@ -1,23 +1,63 @@
 """Measure how much generated images copy training images: similarity, its background, matches,
 distances, alignment."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.cli import exits, flags, retrieval_options
+from utils.cli.retrieval_options import RetrievalOptions
 from utils.runtime.errors import UsageError, first_line
 
+if TYPE_CHECKING:
+    from utils.index.vector_index import VectorIndex
+    from utils.retrieval.evaluation_stage import TrainingSide, Written
+    from utils.runtime.parallel import Processes
 
-def report(opts, folder, row, table, settings):
-    """Say where the results are, and send them to the tracker. table: rows of the matches and their
-    pictures."""
+# --query_dir: an evaluation -----------------------------------------------------------------------
+
+
+def evaluate(opts: RetrievalOptions, processes: Processes) -> None:
+    """Compare generated with training images and write the evaluation. Processes share the reading;
+    the main one does the rest."""
+    from utils.retrieval import evaluation_stage
+
+    plan = evaluation_stage.plan(opts, processes, training_side(opts))
+    if opts.dry_run:
+        summary = {"options": flags.as_dict(opts), **plan.summary(opts.matrix_path)}
+        processes.say(json.dumps(summary, indent=1))
+        return
+    written = evaluation_stage.run(opts, processes, plan)
+    if written is not None:
+        report(opts, written)
+
+
+def training_side(opts: RetrievalOptions) -> TrainingSide:
+    """The kind of --val_dir: images, or an index. UsageError for --ann without an index."""
+    from utils.index import index_evaluation, vector_index
+    from utils.retrieval import evaluation_stage
+
+    if vector_index.is_index(opts.val_dir):
+        return index_evaluation.IndexTraining(opts)
+    if opts.ann:
+        raise UsageError(
+            f"--ann searches an index, which --val_dir={opts.val_dir!r} is not; make one of it with"
+            " --build_index"
+        )
+    return evaluation_stage.ImageTraining()
+
+
+def report(opts: RetrievalOptions, written: Written) -> None:
+    """Print where the results are, and send them to the tracker."""
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
-    print("  ".join(f"{k} {row[k]:.4f}" for k in keys if k in row))
-    print(f"report: {folder.path / 'report.html'}")
+    print("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))
+    print(f"report: {written.folder / 'report.html'}")
     try:
-        hint = track(opts, folder, row, table, settings)
-    except Exception as error:  # noqa: BLE001 - a library's or a network's; the evaluation is written, whatever it is
+        hint = track(opts, written)
+    except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the evaluation is written
         hint = (
             f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is whole"
         )
@@ -25,30 +65,33 @@ def report(opts, folder, row, table, settings):
         print(hint)
 
 
-def track(opts, folder, row, table, settings):
+def track(opts: RetrievalOptions, written: Written) -> str | None:
     """Send numbers, plots, the first gallery pages and the matches to the tracker. Returns: its
     hint, or None."""
     from utils.reports import tracking
 
     tracker = tracking.open_tracker(
         "none" if opts.noeval else opts.report_to,
-        folder=folder.path.parent,
+        folder=written.folder.parent,
         project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"),
         name=opts.run_name,
-        config=settings,
+        config=written.settings,
     )
-    tracker.log(row, 0)
-    for path in sorted((folder.path / "plots").glob("*.png")):
-        tracker.image(f"plots/{path.stem}", path, 0)  # apart from the number of the same name
-    for page in sorted((folder.path / "gallery").glob("*.png"))[:3]:
+    tracker.log(written.row, 0)
+    for path in sorted((written.folder / "plots").glob("*.png")):
+        tracker.image(f"plots/{path.stem}", path, 0)  # a number may have the plot's name
+    for page in sorted((written.folder / "gallery").glob("*.png"))[:3]:
         tracker.image(f"gallery/{page.stem}", page, 0)
-    tracker.table("matches", *table, 0)
+    tracker.table("matches", *written.table, 0)
     tracker.finish()
     return tracker.hint
 
 
-def compare_runs(opts):
-    """--compare_runs: one table and one figure of several evaluations."""
+# --compare_runs -----------------------------------------------------------------------------------
+
+
+def compare_runs(opts: RetrievalOptions) -> None:
+    """Compare several evaluations in one table and one figure."""
     from utils.retrieval import compare_evaluations, compare_files
 
     folder = compare_files.require_ours(
@@ -62,142 +105,71 @@ def compare_runs(opts):
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))
 
 
-def prepare(opts, processes):
-    """--build_index and --dedup: what is done with training images alone."""
-    from utils.index import deduplication, index_build, index_evaluation, search, vector_index
+# --build_index and --dedup ------------------------------------------------------------------------
 
-    say = print if processes.main else (lambda line: None)
-    if not vector_index.is_index(opts.val_dir):
-        if not opts.build_index:
-            raise UsageError(
-                f"--dedup works on an index; --val_dir={opts.val_dir!r} is none, --build_index"
-                " makes one of it"
-            )
-        with processes.together():
-            then = search.files(Path(opts.build_index)) if opts.ann else []
-            then += deduplication.require_possible(opts) if opts.dedup else []
-        index_build.build(opts, processes, say, then=then)
-    elif opts.build_index:
-        raise UsageError(
-            f"--build_index={opts.build_index!r}: --val_dir={opts.val_dir!r} is an index already;"
-            " takes images"
-        )
-    if (opts.build_index and opts.dry_run) or not (opts.ann or opts.dedup):
-        return
+
+def prepare(opts: RetrievalOptions, processes: Processes) -> None:
+    """Work on the training images alone: make an index, its lists, groups of near-duplicates."""
+    from utils.index import deduplication
+
+    if opts.build_index:
+        build_index(opts, processes)
+        if opts.dry_run or not (opts.ann or opts.dedup):
+            return
+    index = open_index(opts, processes)
+    searcher = None
     with processes.together():
-        index = processes.main and vector_index.open_index(
-            "--val_dir", opts.build_index or opts.val_dir
-        )
-    index = processes.share(index)
-    with processes.together():
-        ann = processes.main and opts.ann and not opts.dry_run
-        searcher = (
-            search.approximate(
-                index, say=say, wrap=index_evaluation.block_bar(index, "filling lists")
-            )
-            if ann
-            else None
-        )
+        if processes.main and opts.ann and not opts.dry_run:
+            searcher = make_lists(index, processes)
     if opts.dedup:
         deduplication.deduplicate(opts, index, processes, searcher=searcher)
 
 
-def evaluate(opts, processes):
-    """Read both folders, measure, write the evaluation. Processes share the reading; the main one
-    does the rest."""
-    from utils.index import index_evaluation, search, vector_index
-    from utils.reports.progress import progress
-    from utils.retrieval import (
-        evaluation_files,
-        evaluation_inputs,
-        evaluation_record,
-        feature_cache,
-        measurement,
-    )
-    from utils.retrieval.features import ReaderSettings
-    from utils.runtime import devices
+def build_index(opts: RetrievalOptions, processes: Processes) -> None:
+    """Make an index of --val_dir, or go on with one. UsageError if --val_dir is an index."""
+    from utils.index import deduplication, index_build, search, vector_index
 
-    say = print if processes.main else (lambda line: None)
-    indexed = vector_index.is_index(opts.val_dir)
-    if opts.ann and not indexed:
+    if vector_index.is_index(opts.val_dir):
         raise UsageError(
-            f"--ann searches an index; --val_dir={opts.val_dir!r} is none, --build_index makes one"
-            " of it"
+            f"--build_index={opts.build_index!r}: --val_dir={opts.val_dir!r} is an index already;"
+            " give images"
         )
+    later = []  # what is written afterwards, for --dry_run
     with processes.together():
-        # of a set that grows every process sees what the main one does
-        sets = processes.main and (index_evaluation if indexed else evaluation_inputs).read_sets(
-            opts, say=say
-        )
-    sets = processes.share(sets)
-    with processes.together():
-        measurement.require_enough(opts, sets)
-        folder = evaluation_files.folder_for(opts, sets)
-    if opts.dry_run:
-        more = (
-            [opts.matrix_path]
-            if opts.matrix_path
-            else search.planned(sets.index)
-            if opts.ann
-            else []
-        )
-        say(
-            json.dumps(
-                {
-                    "options": flags.as_dict(opts),
-                    "generated": len(sets.generated),
-                    "training": len(sets.training),
-                    "writes": folder.planned() + [str(p) for p in more],
-                },
-                indent=1,
-            )
-        )
-        return
-    # of what was listed, as the folder's name: what turns out unreadable does not change it
-    fingerprints = {
-        "val_fingerprint": sets.training.fingerprint,
-        "query_fingerprint": sets.generated.fingerprint,
-    }
-    dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
-    with processes.together():
-        networks = measurement.build_networks(opts, sets, device=processes.device, dtype=dtype)
-    reading = ReaderSettings(
-        opts.batch_size,
-        opts.num_workers,
-        processes,
-        feature_cache.FeatureCache(feature_cache.folder_of(opts.cache_dir), say),
-        lambda batches: progress(
-            batches, total=len(batches), label="reading", main_process=processes.main
-        ),
-    )
-    measured, sets = (index_evaluation if indexed else measurement).measure(
-        opts, sets, networks, reading, say
-    )
-    if not processes.main:
-        return
-    row, left_out = measurement.compute(opts, measured)
-    settings = evaluation_record.settings_of(
-        opts, sets, fingerprints, networks, measured, processes, dtype
-    )
-    for line in evaluation_record.said(opts, sets, left_out, measured, settings, folder.path):
-        print(line)
-    with folder.writing() as part:
-        table = evaluation_files.write(
-            part,
-            measured=measured,
-            sets=sets,
-            row=row,
-            left_out=left_out,
-            settings=settings,
-            opts=opts,
-            say=print,
-        )
-    if opts.matrix_path:
-        measured.write_matrix(opts.matrix_path)
-    report(opts, folder, row, table, settings)
+        if opts.ann:
+            later += search.files(Path(opts.build_index))
+        if opts.dedup:
+            later += deduplication.require_possible(opts)
+    index_build.build(opts, processes, processes.say, then=later)
 
 
-def main(argv=None):
+def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
+    """The index to work on, as the main process opens it: it may grow between two looks.
+    UsageError if --val_dir is none and none was made of it."""
+    from utils.index import vector_index
+
+    if not (opts.build_index or vector_index.is_index(opts.val_dir)):
+        raise UsageError(
+            f"--dedup works on an index, which --val_dir={opts.val_dir!r} is not; make one of it"
+            " with --build_index"
+        )
+    index = None
+    with processes.together():
+        if processes.main:
+            index = vector_index.open_index("--val_dir", opts.build_index or opts.val_dir)
+    return processes.share(index)
+
+
+def make_lists(index: VectorIndex, processes: Processes):
+    """Make the lists of an approximate search, or read those that are kept. Returns: the
+    searcher."""
+    from utils.index import index_evaluation, search
+
+    wrap = index_evaluation.block_bar(index, "filling lists")
+    return search.approximate(index, say=processes.say, wrap=wrap)
+
+
+def main(argv: list[str] | None = None) -> None:
     with exits.exit_on_user_error("diff_retrieval.py"):
         opts = flags.parse(retrieval_options.RetrievalOptions, argv, description=__doc__)
         if opts.compare_runs:
@@ -219,7 +191,10 @@ def main(argv=None):
             backend=opts.dist_backend,
             gpu=opts.gpu,
         ) as processes:
-            (prepare if opts.prepares else evaluate)(opts, processes)
+            if opts.prepares:
+                prepare(opts, processes)
+            else:
+                evaluate(opts, processes)
 
 
 if __name__ == "__main__":

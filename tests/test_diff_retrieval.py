@@ -254,15 +254,14 @@ def test_unreadable_generations_are_counted_and_named(measure, copies):
     folder, found = measure(copies, *NO_FD)
     assert found["counts"]["generated"] == 4
     assert found["unreadable"][0][0] == "4.png"
-    assert "left out: 4.png" in measure.printed
+    assert "skipped: 4.png" in measure.printed
 
 
 def test_what_cannot_be_measured_is_said(measure, copies):
     _, found = measure(copies)
     assert "duplication" in found["left_out"]
     assert (
-        "left out: duplication: which training images are duplicated is not known"
-        in measure.printed
+        "skipped: duplication: which training images are duplicated is not known" in measure.printed
     )
 
 
@@ -343,21 +342,21 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (
             ["--metrics", "mq"],
             (
-                "--metrics='mq' cannot be computed: takes 1 generated and 50 training images; there"
+                "--metrics='mq' cannot be computed: needs 1 generated and 50 training images; there"
                 " are 4 and 12"
             ),
         ),
         (
             ["--metrics", "fd", "--query_dir", "LONE"],
             (
-                "--metrics='fd' cannot be computed: takes 2 generated and 2 training images; there"
+                "--metrics='fd' cannot be computed: needs 2 generated and 2 training images; there"
                 " are 1 and 12"
             ),
         ),
         (
             ["--metrics", "background", "--val_dir", "LONE"],
             (
-                "--metrics='background' cannot be computed: takes 1 generated and 2 training"
+                "--metrics='background' cannot be computed: needs 1 generated and 2 training"
                 " images; there are 4 and 1"
             ),
         ),
@@ -372,7 +371,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         ),
         (
             ["--compare_runs", "EMPTY"],
-            "--compare_runs compares evaluations; takes 2 folders or more, got 1",
+            "--compare_runs compares evaluations; give 2 folders or more, not 1",
         ),
         (
             ["--pt_style", "sscd", "--weights", "/no/w.pt"],
@@ -394,7 +393,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (["--mixed_precision", "bf16"], "too coarse for similarities"),
         (
             ["--run", "EMPTY"],
-            "--run='EMPTY' holds no run.json; takes a folder that diff_train.py wrote",
+            "--run='EMPTY' holds no run.json; give a folder that diff_train.py wrote",
         ),
         (["--output_dir", "FOREIGN"], "holds 'mine.txt', which no evaluation wrote"),
         (["--query_dir", "NEWER"], "version 2; this toolkit reads versions 1 to 1"),
@@ -511,7 +510,7 @@ def test_identical_training_images_are_matched_in_order_and_said(
         p.relative_to(train).as_posix() for p in (first, first.with_name("zz.png"))
     ]
     assert re.search(
-        "generations? (has|have) best matches of equal score: the first in order is named",
+        "generations? (has|have) best matches of equal score; the first in order is named",
         measure.printed,
     )
     assert found["counts"]["with_equal_best_matches"] >= 1
@@ -531,7 +530,7 @@ def test_one_query_has_a_gallery_and_a_page(measure, copies):
     folder, found = measure(copies)
     assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
     assert len(list((folder / "gallery").iterdir())) == 1
-    assert "takes 2 images a side" in found["left_out"]["fd"]
+    assert "needs 2 images a side" in found["left_out"]["fd"]
 
 
 def test_scripts_in_captions_are_shown_as_text(measure, copies):

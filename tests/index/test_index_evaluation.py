@@ -297,7 +297,7 @@ def test_duplicated_images_of_a_run_are_known_by_key(
     assert [r["duplicated"] for r in matches(folder)]
     shard_files.paths_of(index.root, "1")[0].unlink()
     _, found = measure(out, index.root, "--run", micro_run)
-    assert "are not in the index; duplication is left out" in measure.printed
+    assert "are not in the index; duplication is skipped" in measure.printed
     assert "duplication" in found["left_out"]
 
 
@@ -310,7 +310,7 @@ def test_duplicated_images_of_a_run_are_known_by_key(
         ),
         (
             ("--similarity_metric", "splitloss", "--num_loss_chunks", 2),
-            "does not go with an index; takes dotproduct",
+            "does not go with an index; use dotproduct",
         ),
         (("--sim_save_path", "OUT"), "--sim_save_path=.* does not go with an index"),
         (("--val_captions", "c.json"), "--val_captions='c.json' does not go with an index"),
@@ -347,7 +347,9 @@ def test_a_preset_that_differs_is_told_before_weights_are_looked_for(refused, ge
         "diff_retrieval", "--query_dir", generated, "--val_dir", index.root, "--report_to", "none"
     )
     assert "--preset='dcr': the index" in line
-    assert "was made with preset 'dcr-search', not 'dcr'; takes the same, or another index" in line
+    assert (
+        "was made with preset 'dcr-search', not 'dcr'; use the same value, or another index" in line
+    )
 
 
 def test_ann_and_dedup_take_an_index(refused, generated, scenes_dir, tmp_path):
@@ -360,9 +362,9 @@ def test_ann_and_dedup_take_an_index(refused, generated, scenes_dir, tmp_path):
         "--ann",
         *FLAGS,
     )
-    assert "--ann searches an index; --val_dir=" in line
+    assert "--ann searches an index, which --val_dir=" in line
     line = refused("diff_retrieval", "--val_dir", scenes_dir / "train", "--dedup", *FLAGS)
-    assert "--dedup works on an index; --val_dir=" in line
+    assert "--dedup works on an index, which --val_dir=" in line
 
 
 def test_a_dry_run_counts_and_writes_nothing(script, generated, index):
@@ -450,9 +452,9 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
     alone = search.approximate(index, say=lambda line: None)
     scores, rows = alone.search(query, 4)
     for one in found:
-        assert np.array_equal(one[1], rows)
-        assert np.array_equal(one[0], scores)
-        assert one[2] == alone.settings
+        assert np.array_equal(one.rows, rows)
+        assert np.array_equal(one.scores, scores)
+        assert one.settings == alone.settings
     assert rows[:, 0].tolist() == list(range(0, 3000, 600))
 
 

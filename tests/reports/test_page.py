@@ -50,6 +50,7 @@ def write(tmp_path):
     def write(**changed):
         given = {
             "metrics": METRICS,
+            "words": {},
             "settings": SETTINGS,
             "counts": {"generated": 128},
             "left_out": {},
@@ -230,27 +231,3 @@ def test_no_copies_are_no_alarm(write):
     assert page.tiles(METRICS | {"copy_share": 0.0})[0][2] is False
     assert 'class="tile accent"' in write()
     assert 'class="tile accent"' not in write(metrics=METRICS | {"copy_share": 0.0})
-
-
-@pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("sim_dup", "confounded by selection"),
-        ("copy_share_dup_lo", "low end of the 95 % interval of copy_share_dup"),
-        ("copy_share_n", "number of images behind copy_share"),
-        ("fid_dcr", "published scale"),
-        ("clipscore_bg_dcr", "clipscore_bg with the published crop"),
-        ("fd_tf_efficientnet_lite0", "this network's features"),
-        ("mq_015", "number of generations"),
-        ("mq_rate_09", "below 0.9"),
-        ("mq_rate_025", "below 0.25"),
-        ("pval_mixed", "p value of cc_mixed"),
-        ("kid_std", "standard deviation"),
-    ],
-)
-def test_every_key_is_explained(key, words):
-    assert words in page.words_of(key)
-
-
-def test_a_key_that_is_not_known_has_no_words():
-    assert [page.words_of(k) for k in ("weights", "other_n", "other_thing_lo")] == [""] * 3

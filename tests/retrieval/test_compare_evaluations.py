@@ -118,18 +118,18 @@ def test_a_generation_folder_stands_for_its_only_evaluation(pair, tmp_path):
         read([tmp_path / "empty", pair[0]])
     assert (
         str(error.value)
-        == f"--compare_runs='{tmp_path / 'empty'}' holds no evaluation; takes a folder that"
+        == f"--compare_runs='{tmp_path / 'empty'}' holds no evaluation; give a folder that"
         " diff_retrieval.py wrote"
     )
 
 
 def test_two_different_folders_are_needed(pair, tmp_path):
     with pytest.raises(
-        UsageError, match="^--compare_runs compares evaluations; takes 2 folders or more, got 1$"
+        UsageError, match="^--compare_runs compares evaluations; give 2 folders or more, not 1$"
     ):
         read(pair[:1])
     with pytest.raises(
-        UsageError, match="'.*none/evaluations/pixel-1' are the same evaluation; takes each once$"
+        UsageError, match="'.*none/evaluations/pixel-1' are the same evaluation; give each once$"
     ):
         read([*pair, pair[0].parent.parent])
     with pytest.raises(
@@ -220,7 +220,7 @@ def test_numbers_that_were_not_measured_alike_are_refused_and_with_force_marked(
         read([one, two])
     assert (
         str(error.value)
-        == f"--compare_runs: {line}; takes evaluations that measured alike, or --force to compare"
+        == f"--compare_runs: {line}; give evaluations that measured alike, or --force to compare"
         " them all the same"
     )
     found = read([one, two], force=True)

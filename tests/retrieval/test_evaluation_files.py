@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.retrieval import measured_by_hand
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import image_sets
-from utils.retrieval import compare_evaluations, evaluation_files
-from utils.retrieval.evaluation_inputs import Query, Sets
+from utils.retrieval import compare_evaluations, evaluation_files, evaluation_stage
+from utils.retrieval.evaluation_inputs import (
+    GenerationFacts,
+    IndexFacts,
+    Query,
+    Sets,
+    TrainingFacts,
+)
 from utils.retrieval.formulas.complexity import Complexity
-from utils.retrieval.metrics import Measured
 from utils.runtime.errors import DataError, UsageError
 
 COMPLEX = {"cc_ent": 0.5, "pval_ent": 0.01}
@@ -34,7 +40,8 @@ def sets(tmp_path):
         Query(k, f"edited {i}", f"p{i}", f"train/{i}.png", 70 + i, i)
         for i, k in enumerate(generated.keys)
     ]
-    return Sets(generated, queries, training, ["b.png"], None, {}, {"b.png": "a caption"})
+    known = TrainingFacts(["b.png"], captions={"b.png": "a caption"})
+    return Sets(generated, queries, training, known)
 
 
 def measured(**changes):
@@ -49,13 +56,12 @@ def measured(**changes):
         "source_scores": np.array([0.125, np.nan, 0.4]),
         "duplicated": np.array([False, True, False, False]),
         "threshold": 0.95,
-        "seed": 0,
         "alignment": {"clipscore": np.array([0.3, np.nan, 0.2])},
         "find_complexity": lambda: Complexity(
             np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]), np.array([7.0, 8.0, 9.0])
         ),
     }
-    return Measured(**(fields | changes))
+    return measured_by_hand.measured(**(fields | changes))
 
 
 def rows_of(sets, row, **changes):
@@ -286,7 +292,7 @@ def test_the_page_shows_the_beginning_of_what_is_long(sets):
     queries = [dataclasses.replace(q, source_prompt=long[: 500 + q.index]) for q in sets.queries]
     rows, _ = evaluation_files.page_rows(
         measured(),
-        dataclasses.replace(sets, queries=queries, captions={"b.png": long}),
+        dataclasses.replace(sets, queries=queries, known=TrainingFacts(captions={"b.png": long})),
         workers=1,
         unshown={},
     )
@@ -384,11 +390,17 @@ def test_what_is_drawn_is_what_was_measured(sets, tmp_path, monkeypatch):
 # Counts and place ---------------------------------------------------------------------------------
 
 
+def folder_for(opts, sets):
+    return evaluation_files.folder_for(
+        evaluation_stage.request_of(opts), evaluation_stage.output_of(opts), sets
+    )
+
+
 def test_counts_of_images_of_each_kind(sets):
     unread = dataclasses.replace(
         sets,
         training=dataclasses.replace(sets.training, bad=(("e.png", "is no image"),)),
-        images_per_prompt=3,
+        made=GenerationFacts(images_per_prompt=3),
     )
     assert evaluation_files.counts_of(measured(), unread) == {
         "generated": 3,
@@ -431,7 +443,7 @@ def test_the_folders_name_says_what_was_measured(sets, given, name):
     opts = RetrievalOptions(
         query_dir=str(sets.generated.root), val_dir=str(sets.training.root), **given
     )
-    folder = evaluation_files.folder_for(opts, sets).path
+    folder = folder_for(opts, sets).path
     assert folder == sets.generated.root / "evaluations" / f"{name}{sets.training.fingerprint[:8]}"
     assert not folder.exists()
 
@@ -441,7 +453,7 @@ def test_an_approximate_search_does_not_replace_an_exact_one(sets):
         opts = RetrievalOptions(
             query_dir=str(sets.generated.root), val_dir="index", pt_style="pixel", **given
         )
-        return evaluation_files.folder_for(opts, sets).path.name
+        return folder_for(opts, sets).path.name
 
     assert name(ann=True) == f"pixel-dotproduct-ann-{sets.training.fingerprint[:8]}"
     assert name() == f"pixel-dotproduct-{sets.training.fingerprint[:8]}"
@@ -453,7 +465,7 @@ def test_a_dry_run_lists_what_is_written(sets, given, tmp_path, monkeypatch):
 
     def names(sets=sets, **more):
         opts = RetrievalOptions(query_dir="g", val_dir="x", pt_style="pixel", **given, **more)
-        folder = evaluation_files.folder_for(opts, sets)
+        folder = folder_for(opts, sets)
         return [path.removeprefix(f"{folder.path}/") for path in folder.planned()]
 
     assert names() == [
@@ -471,7 +483,7 @@ def test_a_dry_run_lists_what_is_written(sets, given, tmp_path, monkeypatch):
         "gallery",
         "report.html",
     ]
-    of_index = dataclasses.replace(sets, index=object())
+    of_index = dataclasses.replace(sets, indexed=IndexFacts(index=None))
     assert names(of_index)[1:3] == ["matches.csv", "matches.parquet"]
     monkeypatch.setattr(evaluation_files, "LONG_TABLE", 11)
     assert names(num_matches=3)[1] == "matches.csv"
@@ -483,8 +495,8 @@ def test_a_dry_run_lists_what_is_written(sets, given, tmp_path, monkeypatch):
 
 def test_another_place_is_taken_when_it_holds_nothing_else(sets, tmp_path):
     opts = RetrievalOptions(query_dir="g", val_dir="x", output_dir=str(tmp_path / "mine"))
-    assert evaluation_files.folder_for(opts, sets).path == tmp_path / "mine"
+    assert folder_for(opts, sets).path == tmp_path / "mine"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     with pytest.raises(UsageError, match="holds 'notes.txt', which no evaluation wrote"):
-        evaluation_files.folder_for(opts, sets)
+        folder_for(opts, sets)

@@ -11,6 +11,7 @@ from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import image_sets
 from utils.files import whole_files
 from utils.retrieval import evaluation_inputs as retrieval
+from utils.retrieval import evaluation_stage, measurement
 from utils.retrieval.evaluation_inputs import Query
 from utils.runtime.errors import DataError, UsageError
 
@@ -50,7 +51,7 @@ def test_a_published_folder_pairs_k_images_with_a_line(folder, capsys):
     (folder / "prompts.txt").write_text("a\nb\nc\nd\ne\n")
     _, queries, _ = retrieval.read_queries(folder, say=print)
     assert {q.source_prompt for q in queries} == {None}
-    assert "5 lines for 12 images; prompt metrics are left out" in capsys.readouterr().out
+    assert "5 lines for 12 images; prompt metrics are skipped" in capsys.readouterr().out
 
 
 def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
@@ -64,7 +65,7 @@ def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
         for k in ("train/cat/2.png", "cat/1.png", "elsewhere/cat/1.png", None)
     ]
     sources = retrieval.source_keys(tmp_path, queries, training)
-    sets = retrieval.Sets(None, queries, training, None, None, sources)
+    sets = retrieval.Sets(None, queries, training, retrieval.TrainingFacts(sources=sources))
     assert np.array_equal(retrieval.source_indices(sets), [1, 0, -1, -1])
 
 
@@ -78,7 +79,9 @@ def read(folder, scenes_dir):
         opts = RetrievalOptions(
             **({"query_dir": str(folder), "val_dir": str(val_dir), "pt_style": "pixel"} | given)
         )
-        return retrieval.read_sets(opts, say=lines.append), lines
+        sets = retrieval.read_sets(evaluation_stage.request_of(opts).inputs, say=lines.append)
+        measurement.require_possible(opts.metrics, sets)
+        return sets, lines
 
     return read
 
@@ -89,9 +92,11 @@ def test_captions_of_training_images_are_from_the_file_that_is_named(read, scene
         json.dumps({str(scenes_dir / k): [f"{c[0]} anew", "second"] for k, c in given.items()})
     )
     sets, lines = read(val_captions=str(tmp_path / "captions.json"))
-    assert sets.captions == {k.removeprefix("train/"): f"{c[0]} anew" for k, c in given.items()}
+    assert sets.known.captions == {
+        k.removeprefix("train/"): f"{c[0]} anew" for k, c in given.items()
+    }
     assert lines == []
-    assert read()[0].captions == {}
+    assert read()[0].known.captions == {}
     (tmp_path / "captions.json").write_text(
         json.dumps({str(scenes_dir / k): c for k, c in list(given.items())[1:]})
     )
@@ -119,7 +124,7 @@ def test_tar_shards_are_read_in_place_with_their_captions(read, shards, tmp_path
     for source in (shards, shards / "{00000..00001}.tar", shards / "*.tar"):
         sets, _ = read(source)
         assert sets.training.keys == ("00000.tar/000.png", "00000.tar/001.png", "00001.tar/000.png")
-        assert sets.captions == {"00000.tar/000.png": "a cat", "00001.tar/000.png": "a dog"}
+        assert sets.known.captions == {"00000.tar/000.png": "a cat", "00001.tar/000.png": "a dog"}
         assert sets.training.bad == (("00000.tar/../002.png", "its name has .. as a part"),)
         assert [np.asarray(sets.training.open(i))[0, 0, 0] for i in range(3)] == [9, 8, 6]
     assert len(read(shards / "00001.tar")[0].training) == 1
@@ -127,7 +132,9 @@ def test_tar_shards_are_read_in_place_with_their_captions(read, shards, tmp_path
     (tmp_path / "c.json").write_text(
         json.dumps({str(shards / k): "mine" for k in sets.training.keys})
     )
-    assert set(read(shards, val_captions=str(tmp_path / "c.json"))[0].captions.values()) == {"mine"}
+    assert set(read(shards, val_captions=str(tmp_path / "c.json"))[0].known.captions.values()) == {
+        "mine"
+    }
     with pytest.raises(UsageError, match=r"--val_dir='.*' matches no file; takes tar files"):
         read(shards / "1*.tar")
 
@@ -163,12 +170,14 @@ def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(
     (tmp_path / "elsewhere" / plain).unlink()
     Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "train" / "added.png")
     sets, lines = read(tmp_path / "elsewhere" / "train", run=str(micro_run))
-    assert sets.captions == {k.removeprefix("train/"): c[0] for k, c in given.items() if k != plain}
-    assert len(sets.captions) == 11
-    assert sorted(sets.duplicated) == sorted(
+    assert sets.known.captions == {
+        k.removeprefix("train/"): c[0] for k, c in given.items() if k != plain
+    }
+    assert len(sets.known.captions) == 11
+    assert sorted(sets.known.duplicated) == sorted(
         k for k in sets.training.keys if any(d.endswith(k) for d in duplicated)
     )
-    assert len(sets.duplicated) == len(duplicated) == 3
+    assert len(sets.known.duplicated) == len(duplicated) == 3
     assert lines == []
     # --val_captions goes before those of the run
     (tmp_path / "c.json").write_text(
@@ -177,7 +186,7 @@ def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(
     sets, _ = read(
         tmp_path / "elsewhere" / "train", run=str(micro_run), val_captions=str(tmp_path / "c.json")
     )
-    assert set(sets.captions.values()) == {"mine"}
+    assert set(sets.known.captions.values()) == {"mine"}
 
 
 def test_duplicates_that_are_not_all_there_are_not_known(read, micro_run, scenes_dir, tmp_path):
@@ -188,10 +197,10 @@ def test_duplicates_that_are_not_all_there_are_not_known(read, micro_run, scenes
     )
     first.unlink()
     sets, lines = read(tmp_path / "train", run=str(micro_run))
-    assert sets.duplicated is None
+    assert sets.known.duplicated is None
     assert lines == [
         f"1 duplicated images of {micro_run / 'run.json'} are not in --val_dir; duplication is"
-        " left out"
+        " skipped"
     ]
     with pytest.raises(UsageError, match="--metrics='duplication' cannot be computed"):
         read(tmp_path / "train", run=str(micro_run), metrics=("duplication",))
@@ -225,7 +234,7 @@ def test_generated_images_below_the_training_images_are_said_with_their_number(
 def test_images_per_prompt_of_a_published_folder(read, folder, lines, found):
     if lines is not None:
         (folder / "prompts.txt").write_text(lines)
-    assert read()[0].images_per_prompt == found
+    assert read()[0].made.images_per_prompt == found
 
 
 def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
@@ -236,7 +245,7 @@ def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
     ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
     sets, _ = read()
-    assert sets.images_per_prompt is None
+    assert sets.made.images_per_prompt is None
     assert {q.source_prompt for q in sets.queries} == {"s"}
 
 
@@ -251,7 +260,7 @@ def test_names_that_fit_several_training_images_or_none_are_said(tmp_path):
         retrieval._sources(opts, [Query("0.png", source_image="1.png")], training, told.append)
         == {}
     )
-    assert told[0].startswith("training images of prompts are left out: ")
+    assert told[0].startswith("training images of prompts are skipped: ")
     assert (
         retrieval._sources(opts, [Query("0.png", source_image="9.png")], training, told.append)
         == {}

@@ -6,8 +6,9 @@ import numpy as np
 
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data.image_sets import ImageSet
-from utils.retrieval import evaluation_record
-from utils.retrieval.evaluation_inputs import Sets
+from utils.retrieval import evaluation_record, evaluation_stage
+from utils.retrieval.evaluation_inputs import IndexFacts, Sets
+from utils.retrieval.measured import Matches
 
 
 def lines(
@@ -22,18 +23,15 @@ def lines(
     **flags,
 ):
     images = ImageSet(tmp_path, ("a.png",), (1,), bad=tuple(bad))
-    sets = Sets(images, [], ImageSet(tmp_path, ("b.png",), (1,)), None, None, {}, index=index)
-    opts = RetrievalOptions(query_dir="q", val_dir="v", **flags)
-    measured = types.SimpleNamespace(threshold=threshold, scores=np.array(scores))
+    indexed = None if index is None else IndexFacts(index)
+    sets = Sets(images, [], ImageSet(tmp_path, ("b.png",), (1,)), indexed=indexed)
+    request = evaluation_stage.request_of(RetrievalOptions(query_dir="q", val_dir="v", **flags))
+    matches = Matches(np.zeros(np.shape(scores), int), np.array(scores), threshold, chunks)
+    measured = types.SimpleNamespace(matches=matches)
+    folder = tmp_path / "evaluation"
+    replaces = folder if folder.exists() else None
     return list(
-        evaluation_record.said(
-            opts,
-            sets,
-            left_out or {},
-            measured,
-            {"num_loss_chunks": chunks},
-            tmp_path / "evaluation",
-        )
+        evaluation_record.notes_of(request, sets, measured, left_out or {}, replaces=replaces)
     )
 
 
@@ -50,11 +48,11 @@ def test_each_line_has_its_reason(tmp_path):
     )
     one = types.SimpleNamespace(damaged=[], bad=[("y", "broken")], root="/i")
     told = {
-        "bad": (lines(tmp_path, bad=[("x.png", "is truncated")]), "left out: x.png: is truncated"),
-        "metric": (lines(tmp_path, left_out={"fid": "no weights"}), "left out: fid: no weights"),
+        "bad": (lines(tmp_path, bad=[("x.png", "is truncated")]), "skipped: x.png: is truncated"),
+        "metric": (lines(tmp_path, left_out={"fid": "no weights"}), "skipped: fid: no weights"),
         "metrics": (
             lines(tmp_path, left_out={"fid": "an index", "mq": "an index"}),
-            "left out: fid, mq: an index",
+            "skipped: fid, mq: an index",
         ),
         "index": (
             lines(tmp_path, index=index),
@@ -74,27 +72,27 @@ def test_each_line_has_its_reason(tmp_path):
             lines(tmp_path, index=damaged),
             (
                 "2 tar files could not be read to the end when the index was built, first "
-                "'00001.tar': what comes after is in no number"
+                "'00001.tar'; the images after that point are in no number"
             ),
         ),
         "chunks": (
             lines(tmp_path, similarity_metric="splitloss"),
-            "splitloss of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors",
+            "splitloss with 1 chunk equals dotproduct; --num_loss_chunks sets the number of chunks",
         ),
         "threshold": (
             lines(tmp_path, threshold=None, pt_style="dino"),
             (
-                "left out: copy_share: the field has no threshold for dino; give one with"
+                "skipped: copy_share: the field has no threshold for dino; give one with"
                 " --copy_threshold"
             ),
         ),
         "equal": (
             lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.1)]),
-            "1 generation has best matches of equal score: the first in order is named",
+            "1 generation has best matches of equal score; the first in order is named",
         ),
         "two equal": (
             lines(tmp_path, scores=[(0.9, 0.9), (0.8, 0.8)]),
-            "2 generations have best matches of equal score: the first in order is named",
+            "2 generations have best matches of equal score; the first in order is named",
         ),
     }
     for name, (found, expected) in told.items():

@@ -54,7 +54,7 @@ def test_a_damaged_file_is_said_and_counts_as_none(images, tmp_path, capsys):
     cache.write(path, torch.zeros(3, 2), [0, 1, 2], [])
     path.write_bytes(path.read_bytes()[:40])
     assert cache.read(path) is None
-    assert "is made anew" in capsys.readouterr().out
+    assert "is rebuilt" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(images, tmp_path, capsys):

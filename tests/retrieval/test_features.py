@@ -130,7 +130,7 @@ def test_features_that_are_not_finite_are_an_error_that_names_an_image(images, t
     with pytest.raises(
         DataError,
         match=(
-            r"not finite for 2 images, first '1\.png'; in half precision they overflow, give"
+            r"not finite for 2 images, first '1\.png'; half precision may overflow: try"
             r" --mixed"
         ),
     ):

@@ -7,11 +7,12 @@ from PIL import Image
 
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import image_sets
-from utils.retrieval import measurement, metrics
+from utils.retrieval import evaluation_stage, measurement, metrics
 from utils.retrieval.descriptors import clip, inception, timm_models
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.descriptors.weights import WeightsMissingError
-from utils.retrieval.evaluation_inputs import Query, Sets
+from utils.retrieval.evaluation_inputs import Query, Sets, TrainingFacts, source_indices
+from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.feature_cache import FeatureCache
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.formulas import complexity, memorized
@@ -22,10 +23,10 @@ CPU = torch.device("cpu")
 READING = ReaderSettings(2, 0, parallel.Processes(parallel.Alone(CPU)), FeatureCache(None, print))
 
 
-def options(**given):
-    return RetrievalOptions(
-        **({"query_dir": "g", "val_dir": "x", "pt_style": "pixel", "num_workers": 0} | given)
-    )
+def request(**given):
+    """What is asked for with these flags."""
+    flags = {"query_dir": "g", "val_dir": "x", "pt_style": "pixel", "num_workers": 0} | given
+    return evaluation_stage.request_of(RetrievalOptions(**flags))
 
 
 @pytest.fixture
@@ -44,15 +45,8 @@ def sets(tmp_path):
         Query(k, f"p{i}", f"p{i}", s, seed=i)
         for i, (k, s) in enumerate(zip(generated.keys, sources, strict=True))
     ]
-    return Sets(
-        generated,
-        queries,
-        training,
-        ["1.png"],
-        None,
-        {"a.png": "3.png", "b.png": "1.png"},
-        {"0.png": "caption"},
-    )
+    known = TrainingFacts(["1.png"], {"a.png": "3.png", "b.png": "1.png"}, {"0.png": "caption"})
+    return Sets(generated, queries, training, known)
 
 
 # Networks -----------------------------------------------------------------------------------------
@@ -89,8 +83,8 @@ def built(monkeypatch):
     return made
 
 
-def networks_of(opts, sets):
-    return measurement.build_networks(opts, sets, device=CPU, dtype=torch.float32)
+def networks_of(asked, sets):
+    return evaluation_stage.build(asked, sets, device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -113,28 +107,28 @@ def networks_of(opts, sets):
     ],
 )
 def test_a_metric_builds_the_networks_that_it_reads_and_no_other(built, sets, asked, flags, wanted):
-    networks = networks_of(options(metrics=asked, **flags), sets)
+    networks = networks_of(request(metrics=asked, **flags), sets)
     assert built == wanted
     assert set(networks.extractors) == {"descriptor", *wanted}
     assert networks.missing == {}
-    assert (networks.clip is not None) == ("clip" in wanted)
+    assert ("clip" in networks.extractors) == ("clip" in wanted)
     assert networks.record("fd") == ({"made": "here"} if "fd" in wanted else None)
 
 
 def test_the_published_crop_is_a_network_beside_clips_own(built, sets):
-    networks = networks_of(options(metrics=("clip",), clip_protocol="dcr"), sets)
+    networks = networks_of(request(metrics=("clip",), clip_protocol="dcr"), sets)
     assert set(networks.extractors) == {"descriptor", "clip", "clip_dcr"}
 
 
 def test_training_images_are_cut_for_the_frechet_distance_alone(built, sets):
-    networks = networks_of(options(metrics=("fd",)), sets)
+    networks = networks_of(request(metrics=("fd",)), sets)
     assert networks.extractors["fd"].as_generated
     assert not networks.extractors["descriptor"].as_generated
 
 
 def test_weights_that_cannot_be_had_leave_a_metric_out_with_its_reason(built, sets):
     built.absent = ("fid", "clip")
-    networks = networks_of(options(), sets)
+    networks = networks_of(request(), sets)
     assert networks.missing == {"fid": "no weights of fid", "clip": "no weights of clip"}
     # kid and prdc then read those of fd
     assert set(networks.extractors) == {"descriptor", "fd", "mq"}
@@ -146,53 +140,58 @@ def test_a_metric_that_was_named_needs_its_weights(built, sets, name):
     with pytest.raises(
         UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of {name}$"
     ):
-        networks_of(options(metrics=("similarity", name)), sets)
+        networks_of(request(metrics=("similarity", name)), sets)
 
 
 @pytest.mark.parametrize("name", ["kid", "prdc"])
 def test_kernel_distance_and_coverage_fall_back_to_the_other_network(built, sets, name):
     built.absent = ("fid",)
-    networks = networks_of(options(metrics=(name,)), sets)
+    networks = networks_of(request(metrics=(name,)), sets)
     assert built == ["fid", "fd"]
     assert set(networks.extractors) == {"descriptor", "fd"}
     assert name not in networks.missing
     built.absent = ("fid", "fd")
-    assert {networks_of(options(), sets).missing[n] for n in ("fd", "kid", "prdc")} == {
+    assert {networks_of(request(), sets).missing[n] for n in ("fd", "kid", "prdc")} == {
         "no weights of fd"
     }
     with pytest.raises(
         UsageError, match=f"^--metrics='{name}' cannot be computed: no weights of fd$"
     ):
-        networks_of(options(metrics=(name,)), sets)
+        networks_of(request(metrics=(name,)), sets)
 
 
 def test_clip_takes_a_prompt_or_a_caption_somewhere(built, sets):
     silent = dataclasses.replace(sets, queries=[Query(q.key) for q in sets.queries])
-    assert "clip" in networks_of(options(), silent).extractors  # training images have captions
+    assert "clip" in networks_of(request(), silent).extractors  # training images have captions
     built.clear()
-    silent = dataclasses.replace(silent, captions={})
-    assert networks_of(options(), silent).missing == {"clip": metrics.NO_PROMPTS}
+    silent = dataclasses.replace(silent, known=TrainingFacts())
+    assert networks_of(request(), silent).missing == {"clip": metrics.NO_PROMPTS}
     assert "clip" not in built
     with pytest.raises(
         UsageError, match="^--metrics='clip' cannot be computed: no image has a prompt"
     ):
-        networks_of(options(metrics=("clip",)), silent)
+        networks_of(request(metrics=("clip",)), silent)
 
 
 def test_many_pairs_are_compared_pixel_by_pixel_only_when_asked(built, sets, monkeypatch):
-    monkeypatch.setattr(memorized, "MOST_PAIRS", 20)
-    assert "mq" in networks_of(options(), sets).extractors  # 4 x 5
-    monkeypatch.setattr(memorized, "MOST_PAIRS", 19)
-    left = networks_of(options(), sets)
+    def limited(most):
+        limit = metrics.PairLimit(most, lambda q, m: q * m)
+        changed = dataclasses.replace(metrics.METRICS["mq"], limit=limit)
+        monkeypatch.setitem(metrics.METRICS, "mq", changed)
+
+    limited(20)
+    assert "mq" in networks_of(request(), sets).extractors  # 4 x 5
+    limited(19)
+    left = networks_of(request(), sets)
     assert "mq" not in left.extractors
     assert left.missing["mq"] == "20 pairs of images take a while; ask for it with --metrics mq"
-    assert "mq" in networks_of(options(metrics=("mq",)), sets).extractors
+    assert "mq" in networks_of(request(metrics=("mq",)), sets).extractors
     monkeypatch.setattr(memorized, "NEIGHBOURS", 6)
     with pytest.raises(
         UsageError,
-        match="^--metrics='mq' cannot be computed: takes 6 training images; there are 5$",
+        match="^--metrics='mq' cannot be computed: needs 6 training images; there are 5$",
     ):
-        networks_of(options(metrics=("mq",)), sets)
+        networks_of(request(metrics=("mq",)), sets)
 
 
 # Features -----------------------------------------------------------------------------------------
@@ -204,23 +203,25 @@ def size_of(image):
 
 def sizes(*, as_generated=False):
     """Networks whose one descriptor is the size of what they are shown."""
-    networks = measurement.Networks()
-    networks.extractors["descriptor"] = Extractor(size_of, lambda x: x, as_generated=as_generated)
-    return networks
+    return Networks({"descriptor": Extractor(size_of, lambda x: x, as_generated=as_generated)})
+
+
+def read_features(sets, networks, reading=READING, *, max_bad=0.01):
+    return measurement.read_features(sets, networks, reading, max_bad=max_bad)
 
 
 def test_training_images_are_cut_to_the_side_of_the_first_readable_generation(sets):
     sets.generated.path(0).write_bytes(b"")
     Image.new("RGB", (9, 6)).save(sets.generated.path(1))
     Image.new("RGB", (20, 12)).save(sets.training.path(2))
-    found, read = measurement.read_features(options(), sets, sizes(as_generated=True), READING)
+    found, read = read_features(sets, sizes(as_generated=True))
     generated, training = found["descriptor"]
     assert generated.tolist() == [[9, 6], [16, 16], [16, 16]]
     assert training.tolist() == [[6, 6]] * 5
     assert [q.key for q in read.queries] == list(read.generated.keys) == ["1.png", "2.png", "3.png"]
     assert read.generated.bad[0][0] == "0.png"
     assert (read.training.bad, len(read.training)) == ((), 5)
-    _, training = measurement.read_features(options(), sets, sizes(), READING)[0]["descriptor"]
+    _, training = read_features(sets, sizes())[0]["descriptor"]
     # others see them as they are
     assert training.tolist() == [[16, 16], [16, 16], [20, 12], [16, 16], [16, 16]]
 
@@ -231,11 +232,8 @@ def test_what_was_kept_for_generations_of_another_side_is_not_taken(sets, tmp_pa
         for i in range(4):
             Image.new("RGB", (side, side)).save(sets.generated.path(i))
         generated = image_sets.list_images("--d", sets.generated.root)
-        found, _ = measurement.read_features(
-            options(),
-            dataclasses.replace(sets, generated=generated),
-            sizes(as_generated=True),
-            keeping,
+        found, _ = read_features(
+            dataclasses.replace(sets, generated=generated), sizes(as_generated=True), keeping
         )
         assert found["descriptor"][1].tolist() == [[side, side]] * 5
 
@@ -243,7 +241,7 @@ def test_what_was_kept_for_generations_of_another_side_is_not_taken(sets, tmp_pa
 def test_prompts_and_sources_stay_with_their_images_when_some_cannot_be_read(sets):
     sets.generated.path(2).write_bytes(b"")
     sets.training.path(1).write_bytes(b"")
-    _, read = measurement.read_features(options(), sets, sizes(), READING)
+    _, read = read_features(sets, sizes())
     assert [(q.key, q.seed, q.source_image) for q in read.queries] == [
         ("0.png", 0, "a.png"),
         ("1.png", 1, "a.png"),
@@ -251,7 +249,7 @@ def test_prompts_and_sources_stay_with_their_images_when_some_cannot_be_read(set
     ]
     assert read.training.keys == ("0.png", "2.png", "3.png", "4.png")
     # the source of 3.png could not be read
-    assert measurement.source_indices(read).tolist() == [2, 2, -1]
+    assert source_indices(read).tolist() == [2, 2, -1]
 
 
 @pytest.mark.parametrize(
@@ -265,8 +263,8 @@ def test_too_many_images_that_cannot_be_read_are_an_error(sets, flag, side):
         UsageError,
         match=f"^{flag}=.* has 2 of {len(images)} images that cannot be read, first '0.png'",
     ):
-        measurement.read_features(options(), sets, sizes(), READING)
-    _, read = measurement.read_features(options(max_bad_images=0.5), sets, sizes(), READING)
+        read_features(sets, sizes())
+    _, read = read_features(sets, sizes(), max_bad=0.5)
     assert len(getattr(read, side).bad) == 2
 
 
@@ -283,7 +281,7 @@ def random_features(sets, dim=12, seed=0):
 def measured_of(sets, features, *, networks=None, **flags):
     networks = networks or sizes()
     found = features if isinstance(features, dict) else {"descriptor": features}
-    return measurement.of_features(options(**flags), sets, networks, found, device=CPU)
+    return measurement.of_features(request(**flags), sets, networks, found, device=CPU, workers=0)
 
 
 def unit_rows(features):
@@ -310,15 +308,17 @@ def test_scores_of_matches_sources_and_background_agree_with_the_whole_matrix(se
     matrix, among = product(g, x), product(x, x)
     found = measured_of(sets, (generated, training), num_matches=2, einsum_chunks=2, **flags)
     order = np.argsort(-matrix, axis=1)[:, :2]
-    assert np.array_equal(found.matches, order)
-    np.testing.assert_allclose(found.scores, np.take_along_axis(matrix, order, 1), atol=1e-6)
-    assert found.sources.tolist() == [3, 3, -1, 1]
+    assert np.array_equal(found.matches.indices, order)
     np.testing.assert_allclose(
-        found.source_scores, [matrix[0, 3], matrix[1, 3], np.nan, matrix[3, 1]], atol=1e-6
+        found.matches.scores, np.take_along_axis(matrix, order, 1), atol=1e-6
+    )
+    assert found.origins.sources.tolist() == [3, 3, -1, 1]
+    np.testing.assert_allclose(
+        found.origins.source_scores, [matrix[0, 3], matrix[1, 3], np.nan, matrix[3, 1]], atol=1e-6
     )
     np.fill_diagonal(among, -np.inf)
     np.testing.assert_allclose(found.background, among.max(1), atol=1e-6)
-    assert found.duplicated.tolist() == [False, True, False, False, False]
+    assert found.origins.duplicated.tolist() == [False, True, False, False, False]
 
 
 def test_a_descriptor_of_parts_is_compared_part_by_part_unless_told_how(sets):
@@ -330,34 +330,38 @@ def test_a_descriptor_of_parts_is_compared_part_by_part_unless_told_how(sets):
     split = measured_of(sets, features, networks=networks, similarity_metric="splitloss")
     three = measured_of(sets, features, similarity_metric="splitloss", num_loss_chunks=3)
     one = measured_of(sets, features, similarity_metric="splitloss")
-    assert np.array_equal(split.scores, three.scores)
-    assert (split.best < one.best).all()
+    assert np.array_equal(split.matches.scores, three.matches.scores)
+    assert (split.matches.best < one.matches.best).all()
 
 
 def test_one_training_image_has_no_background(sets):
-    alone = dataclasses.replace(sets, training=sets.training.take([0]), duplicated=None)
+    alone = dataclasses.replace(sets, training=sets.training.take([0]), known=TrainingFacts())
     found = measured_of(alone, random_features(alone))
     with pytest.raises(metrics.CannotMeasureError, match="there is only 1"):
         metrics.background(found)
-    assert found.duplicated is None
+    assert found.origins.duplicated is None
 
 
 def test_a_threshold_that_is_given_beats_the_descriptors(sets):
     networks = sizes()
     features = random_features(sets)
-    assert measured_of(sets, features, networks=networks).threshold is None
-    assert measured_of(sets, features, networks=networks, copy_threshold=0.2).threshold == 0.2
+    assert measured_of(sets, features, networks=networks).matches.threshold is None
+    assert (
+        measured_of(sets, features, networks=networks, copy_threshold=0.2).matches.threshold == 0.2
+    )
     networks.extractors["descriptor"] = dataclasses.replace(
         networks.extractors["descriptor"], copy_threshold=0.95
     )
-    assert measured_of(sets, features, networks=networks).threshold == 0.95
-    assert measured_of(sets, features, networks=networks, copy_threshold=0.0).threshold == 0.0
+    assert measured_of(sets, features, networks=networks).matches.threshold == 0.95
+    assert (
+        measured_of(sets, features, networks=networks, copy_threshold=0.0).matches.threshold == 0.0
+    )
 
 
 def test_images_without_a_prompt_stand_for_themselves_in_the_bootstrap(sets):
     sets.queries[1] = Query("1.png")
     sets.queries[3] = dataclasses.replace(sets.queries[3], prompt="edited", source_prompt="")
-    assert measured_of(sets, random_features(sets)).prompts == ["p0", "1.png", "p2", ""]
+    assert measured_of(sets, random_features(sets)).origins.prompts == ["p0", "1.png", "p2", ""]
 
 
 WORDS = {
@@ -371,13 +375,11 @@ WORDS = {
 
 
 @pytest.fixture
-def towers(monkeypatch):
+def towers():
     """Networks with a CLIP whose texts are vectors by hand."""
     networks = sizes()
-    networks.clip = clip.Clip(None, None, None, {}, None)
-    monkeypatch.setattr(
-        clip.Clip, "texts", lambda self, prompts: torch.tensor([WORDS[p] for p in prompts])
-    )
+    texts = Extractor(None, None, texts=lambda prompts: torch.tensor([WORDS[p] for p in prompts]))
+    networks.extractors |= {"clip": texts, "clip_dcr": texts}
     return networks
 
 
@@ -391,7 +393,7 @@ def test_images_are_aligned_with_their_own_prompts_and_training_images_with_capt
         "clip": images,
         "clip_dcr": tuple(-f for f in images),
     }
-    rows = measured_of(sets, found, networks=towers).alignment
+    rows = measured_of(sets, found, networks=towers).networks.cosines
     assert set(rows) == {
         f"{k}{end}"
         for k in ("clipscore", "clipscore_edited", "clipscore_bg")
@@ -408,7 +410,7 @@ def test_edited_prompts_are_scored_when_one_was_edited(sets, towers):
     images = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]]), torch.ones(5, 2)
     rows = measured_of(
         sets, {"descriptor": random_features(sets), "clip": images}, networks=towers
-    ).alignment
+    ).networks.cosines
     # of the source, whatever the model was given
     assert rows["clipscore"] == pytest.approx([1, 1, 0.6, 0.6])
     assert rows["clipscore_edited"] == pytest.approx([1, -1, 0.6, 0.6])
@@ -417,7 +419,9 @@ def test_edited_prompts_are_scored_when_one_was_edited(sets, towers):
 
 def test_complexity_is_that_of_each_generations_best_match(sets):
     found = measured_of(sets, random_features(sets), num_matches=3)
-    expected = [complexity.of_image(sets.training.open(int(m))) for m in found.matches[:, 0]]
+    expected = [
+        complexity.of_image(sets.training.open(int(m))) for m in found.matches.indices[:, 0]
+    ]
     assert len({e[0] for e in expected}) > 1
     assert found.complexity.entropy == pytest.approx([e[0] for e in expected])
     assert found.complexity.total_variation == pytest.approx([e[2] for e in expected])
@@ -425,7 +429,7 @@ def test_complexity_is_that_of_each_generations_best_match(sets):
 
 def test_the_whole_matrix_is_kept_where_asked(sets, tmp_path):
     generated, training = random_features(sets)
-    measured_of(sets, (generated, training)).write_matrix(tmp_path / "m.npy")
+    measured_of(sets, (generated, training)).on_demand.write_matrix(tmp_path / "m.npy")
     np.testing.assert_allclose(
         np.load(tmp_path / "m.npy"), unit_rows(generated) @ unit_rows(training).T, atol=1e-3
     )
@@ -438,9 +442,11 @@ def test_what_cannot_be_measured_is_left_out_or_an_error_when_named(sets):
     networks = sizes()
     networks.missing["fid"] = "no Inception"
     found = measured_of(
-        dataclasses.replace(sets, duplicated=None), random_features(sets), networks=networks
+        dataclasses.replace(sets, known=TrainingFacts(captions=sets.known.captions)),
+        random_features(sets),
+        networks=networks,
     )
-    row, left_out = measurement.compute(options(), found)
+    row, left_out = measurement.compute(metrics.asked(None), found, named=False)
     assert {"sim_mean", "bg_mean", "cc_ent"} <= set(row)
     assert left_out == {
         "duplication": metrics.NO_RUN,
@@ -448,10 +454,10 @@ def test_what_cannot_be_measured_is_left_out_or_an_error_when_named(sets):
         "clip": metrics.NO_PROMPTS,
         **dict.fromkeys(("fd", "kid", "prdc", "mq"), "its features were not computed"),
     }
-    row, left_out = measurement.compute(options(metrics=("similarity",)), found)
+    row, left_out = measurement.compute(metrics.asked(("similarity",)), found, named=True)
     assert (set(row), left_out) == (set(metrics.similarity(found)), {})
     with pytest.raises(
         UsageError,
         match="^--metrics='duplication' cannot be computed: which training images are dup",
     ):
-        measurement.compute(options(metrics=("similarity", "duplication")), found)
+        measurement.compute(metrics.asked(("similarity", "duplication")), found, named=True)

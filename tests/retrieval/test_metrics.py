@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.retrieval import metrics
+from tests.retrieval import measured_by_hand
+from utils.retrieval import metric_record, metrics
 from utils.retrieval.formulas.complexity import Complexity
 
 
@@ -17,9 +18,8 @@ def measured(**changes):
         "source_scores": np.array([0.99, 0.1, 0.4, 0.5]),
         "duplicated": np.array([True, False, False]),
         "threshold": 0.95,
-        "seed": 0,
     }
-    return metrics.Measured(**(fields | changes))
+    return measured_by_hand.measured(**(fields | changes))
 
 
 def test_similarity_by_hand():
@@ -65,7 +65,7 @@ def test_background_is_found_once_and_summed_up():
 
 
 def test_complexity_correlates_that_of_the_match_with_the_similarity():
-    best = measured().best
+    best = measured().matches.best
     found = measured(find_complexity=lambda: Complexity(1 - best, 2 * best, np.ones(4)))
     row = metrics.complexity(found)
     assert (row["cc_ent"], row["cc_comp"]) == pytest.approx((-1, 1))
@@ -83,7 +83,7 @@ def test_correlations_that_are_not_defined_are_left_out():
 
 def test_frechet_distances_are_named_by_their_network():
     same = torch.randn(6, 3)
-    row = metrics.fd(measured(features={"fd": (same, same + 2)}, fd_key="fd_net"))
+    row = metrics.fd(measured(features={"fd": (same, same + 2)}, fd_extractor="net"))
     assert row == {"fd_net": pytest.approx(12.0, rel=1e-5), "fd_net_n": 6}
     row = metrics.fid(measured(features={"fid": (same[:4], same + 1), "fid_dcr": (same, same + 2)}))
     assert row["fid_dcr"] == pytest.approx(12.0, rel=1e-5)
@@ -161,3 +161,30 @@ def test_mirrored_images_count_when_asked():
 def test_what_cannot_be_measured_says_why(metric, changes, why):
     with pytest.raises(metrics.CannotMeasureError, match=why):
         metric(measured(**changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("sim_dup", "confounded by selection"),
+        ("copy_share_dup_lo", "low end of the 95 % interval of copy_share_dup"),
+        ("copy_share_n", "number of images behind copy_share"),
+        ("fid_dcr", "published scale"),
+        ("clipscore_bg_dcr", "clipscore_bg with the published crop"),
+        ("fd_tf_efficientnet_lite0", "this network's features"),
+        ("mq_015", "number of generations"),
+        ("mq_rate_09", "below 0.9"),
+        ("mq_rate_025", "below 0.25"),
+        ("pval_mixed", "p value of cc_mixed"),
+        ("kid_std", "standard deviation"),
+    ],
+)
+def test_every_key_is_explained(key, words):
+    assert words in metric_record.words_of(key, metrics.all_words())
+
+
+def test_a_key_that_is_not_known_has_no_words():
+    assert [
+        metric_record.words_of(k, metrics.all_words())
+        for k in ("weights", "other_n", "other_thing_lo")
+    ] == [""] * 3

@@ -21,7 +21,7 @@ from utils.index import (
 )
 from utils.index.deduplication_files import FILES, KIND, OUR_FILES, Deduplication, Written
 from utils.reports.progress import progress
-from utils.retrieval import evaluation_files
+from utils.retrieval import evaluation_files, evaluation_stage
 from utils.retrieval.descriptors.extractors import EXTRACTORS
 from utils.runtime.errors import UsageError
 
@@ -63,7 +63,9 @@ def deduplicate(
     descriptor than the index's."""
     with processes.together():
         if _names_a_descriptor(opts):  # else it is taken from the index
-            index_descriptor.require_descriptor(opts, index.root, index.descriptor)
+            index_descriptor.require_descriptor(
+                evaluation_stage.descriptor_choice(opts), index.root, index.descriptor
+            )
         threshold = threshold_of(opts, index.descriptor)
         folder = folder_of(opts, index.root, threshold)
     approximately = opts.ann or len(index) > near_duplicates.EXACT_ROWS

@@ -26,7 +26,7 @@ from utils.index import (
 from utils.index.index_resume import RECORD_CLAIM, ExistingIndex
 from utils.index.index_sources import ImageSource
 from utils.index.shard_building import Build
-from utils.retrieval import features, measurement
+from utils.retrieval import evaluation_stage, features, measurement
 from utils.runtime import devices, environment
 from utils.runtime.errors import Stopped, UsageError
 
@@ -104,7 +104,9 @@ def _existing_index(opts, source: ImageSource) -> ExistingIndex | None:
     what the flags say, before any network loads."""
     existing = index_resume.existing_index(opts.build_index, opts.val_dir, source)
     if existing is not None:
-        index_descriptor.require_descriptor(opts, opts.build_index, existing.descriptor)
+        index_descriptor.require_descriptor(
+            evaluation_stage.descriptor_choice(opts), opts.build_index, existing.descriptor
+        )
     return existing
 
 
@@ -142,8 +144,9 @@ def _open_build(
 ) -> Build:
     """Load the network of the descriptor and choose how processes share the shards."""
     with processes.together():
-        extractor = measurement.build_descriptor(opts, device=processes.device, dtype=dtype)
-        descriptor = index_descriptor.descriptor_record(opts, extractor)
+        choice = evaluation_stage.descriptor_choice(opts)
+        extractor = measurement.build_descriptor(choice, device=processes.device, dtype=dtype)
+        descriptor = index_descriptor.descriptor_record(choice, extractor)
     reader = features.ReaderSettings(
         batch_size=opts.batch_size, num_workers=opts.num_workers, processes=processes, cache=None
     )
@@ -193,7 +196,12 @@ def _prepare(opts, build: Build, say: Say) -> None:
             existing = ExistingIndex(build.descriptor, planned=())
         if existing.recovered is not None:
             say(f"{vector_index.FILE} was lost: it is rebuilt from {existing.recovered} shards")
-        index_descriptor.require_descriptor(opts, build.root, existing.descriptor, build.descriptor)
+        index_descriptor.require_descriptor(
+            evaluation_stage.descriptor_choice(opts),
+            build.root,
+            existing.descriptor,
+            build.descriptor,
+        )
         index_preparation.prepare(build, existing, say)
 
 

@@ -1,8 +1,12 @@
-"""diff_retrieval.py against an index: the evaluation of a folder, with descriptors of training
-images that lie on disk."""
+"""Evaluate against an index: search its vectors for the best matches of the generated images."""
+
+from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,15 +14,112 @@ from utils.cli import flags
 from utils.data import image_sets
 from utils.index import index_descriptor, search, vector_index
 from utils.reports.progress import progress
-from utils.retrieval import evaluation_inputs, features, measurement, metrics
+from utils.retrieval import evaluation_inputs, features, measurement
+from utils.retrieval.evaluation_inputs import IndexFacts, Sets, TrainingFacts
+from utils.retrieval.evaluation_networks import Networks
+from utils.retrieval.evaluation_request import EvaluationRequest
 from utils.retrieval.formulas import similarity as sim
+from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, OnDemand
 from utils.runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    from utils.runtime.parallel import Processes
 
-def read_sets(opts, *, say):
-    """The generations, and an index as the training images. say: takes a line for the user.
-    Returns: Sets, whose `training` is the index until `measure` knows which of its images
-    matter."""
+Say = Callable[[str], None]  # takes a line for the user
+
+
+@dataclass(frozen=True)
+class IndexTraining:
+    """Training images that are an index (a TrainingSide of evaluation_stage)."""
+
+    opts: Any  # RetrievalOptions
+
+    def read_sets(self, request: EvaluationRequest, *, say: Say) -> Sets:
+        """List the generated images, and open the index as the training images, before any network
+        loads. `training` is the index until `measure` knows which of its images matter."""
+        require_flags(self.opts)
+        inputs = request.inputs
+        index = vector_index.open_index("--val_dir", inputs.val_dir)
+        index_descriptor.require_descriptor(request.descriptor, inputs.val_dir, index.descriptor)
+        if not index.complete:
+            say(
+                f"the index {inputs.val_dir} is not complete: {len(index.shards)} of"
+                f" {len(index.planned)} shards are there, {len(index)} images; these are searched"
+            )
+        generated, queries, manifest = evaluation_inputs.read_queries(inputs.query_dir, say=say)
+        run = evaluation_inputs.training_run(inputs, manifest, say)
+        duplicated = list(run.record["duplicated"]) if run else None
+        named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
+        rows = index.find([*named, *(duplicated or ())])
+        absent = [key for key in duplicated or () if key not in rows]
+        if run is not None and absent:
+            say(
+                f"{len(absent)} duplicated images of {run.path / 'run.json'} are not in the index;"
+                " duplication is skipped"
+            )
+            duplicated = None
+        if named and not any(key in rows for key in named):
+            say(
+                f"none of the {len(named)} training images that the manifest names is in the index:"
+                " was it built from the folder that was trained on?"
+            )
+        return Sets(
+            generated,
+            queries,
+            index,
+            TrainingFacts(duplicated, sources={key: key for key in named if key in rows}),
+            evaluation_inputs.generation_facts(inputs.query_dir, queries, manifest),
+            IndexFacts(index, rows),
+        )
+
+    def measure(
+        self,
+        request: EvaluationRequest,
+        sets: Sets,
+        networks: Networks,
+        reading: features.ReaderSettings,
+        say: Say,
+    ) -> tuple[Measured | None, Sets]:
+        """Search the index for every generated image. Every process searches a part of the index
+        or, approximately, for a part of the generated images."""
+        processes, index = reading.processes, sets.training
+        with processes.together():
+            record = index_descriptor.descriptor_record(
+                request.descriptor, networks.extractors["descriptor"]
+            )
+            index_descriptor.require_descriptor(
+                request.descriptor, request.inputs.val_dir, index.descriptor, record
+            )
+        generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
+        image_sets.require_readable(
+            "--query_dir", sets.generated, bad, max_bad=request.inputs.max_bad_images
+        )
+        query = processes.share(
+            sim.normalised(generated["descriptor"]).numpy() if processes.main else None
+        )
+        search_for = _approximately if request.comparison.ann else _exactly
+        result = search_for(index, query, request.comparison.num_matches, processes, say)
+        if not processes.main:
+            return None, sets
+        readable = replace(
+            sets,
+            queries=[sets.queries[i] for i in kept],
+            generated=replace(sets.generated.take(kept), bad=tuple(bad)),
+        )
+        searched, matched = _with_matched_images(readable, index, result)
+        others = {name: (rows, None) for name, rows in generated.items() if name != "descriptor"}
+        return (
+            _measured(request, searched, networks, others, query, matched, reading.num_workers),
+            searched,
+        )
+
+    def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
+        """Lists of an approximate search, where there are none yet."""
+        return search.planned(sets.training) if request.comparison.ann else []
+
+
+def require_flags(opts: Any) -> None:
+    """UsageError for flags that do not go with an index as --val_dir."""
     for name in ("sim_save_path", "val_captions", "einsum_chunks"):
         if getattr(opts, name) != flags.default_of(opts, name):
             raise UsageError(
@@ -27,135 +128,129 @@ def read_sets(opts, *, say):
             )
     if opts.chunked != "dotproduct":
         raise UsageError(
-            f"--similarity_metric={opts.similarity_metric!r} does not go with an index; takes"
+            f"--similarity_metric={opts.similarity_metric!r} does not go with an index; use"
             " dotproduct"
         )
-    index = vector_index.open_index("--val_dir", opts.val_dir)
-    index_descriptor.require_descriptor(opts, opts.val_dir, index.descriptor)
-    if not index.complete:
-        say(
-            f"the index {opts.val_dir} is not complete: {len(index.shards)} of {len(index.planned)}"
-            f" shards are there, {len(index)} images; these are searched"
-        )
-    generated, queries, data = evaluation_inputs.read_queries(opts.query_dir, say=say)
-    run = evaluation_inputs.training_run(opts, data, say)
-    duplicated = list(run.record["duplicated"]) if run else None
-    named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
-    known = index.find([*named, *(duplicated or ())])
-    if duplicated and not all(key in known for key in duplicated):
-        absent = sum(key not in known for key in duplicated)
-        say(
-            f"{absent} duplicated images of {run.path / 'run.json'} are not in the index;"
-            " duplication is left out"
-        )
-        duplicated = None
-    evaluation_inputs.require_duplicated(opts, duplicated)
-    if named and not any(key in known for key in named):
-        say(
-            f"none of the {len(named)} training images that the manifest names is in the index: was"
-            " it made of the folder that was trained on?"
-        )
-    return evaluation_inputs.Sets(
-        generated,
-        queries,
-        index,
-        duplicated,
-        data,
-        {key: key for key in named if key in known},
-        images_per_prompt=evaluation_inputs.images_per_prompt(opts.query_dir, queries, data),
-        index=index,
-        index_rows=known,
-    )
 
 
-def measure(opts, sets, networks, reading, say):
-    """Search the index for every generation. Every process searches a part of it or, approximately,
-    for a part of the generations. reading: as of features.extract. Returns: (Measured, Sets of what
-    was found); (None, sets) on others than the main process."""
-    processes = reading.processes
-    with processes.together():
-        record = index_descriptor.descriptor_record(opts, networks.extractors["descriptor"])
-        index_descriptor.require_descriptor(opts, opts.val_dir, sets.index.descriptor, record)
-    generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
-    image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=opts.max_bad_images)
-    query = processes.share(
-        sim.normalised(generated["descriptor"]).numpy() if processes.main else None
-    )
-    find = _approximately if opts.ann else _exactly
-    scores, rows, how = find(sets.index, query, opts.num_matches, processes, say)
-    if not processes.main:
-        return None, sets
-    queries = [sets.queries[i] for i in kept]
-    own = [
-        sets.index_rows[key] for key in {sets.sources.get(q.source_image) for q in queries} - {None}
-    ]
-    unique, places = np.unique(
-        np.concatenate([rows.ravel(), np.array(own, np.int64)]), return_inverse=True
-    )
-    known = {r["key"]: r for r in sets.index.table(unique)}
-    captions = {key: r["caption"] for key, r in known.items() if r["caption"]}
-    found = replace(
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search gave. Q queries, k matches each, the best first."""
+
+    scores: np.ndarray  # [Q, k] float32
+    rows: np.ndarray  # [Q, k] int64, of the index
+    settings: dict[str, Any]  # how it was searched, for the settings of metrics.json
+
+
+@dataclass(frozen=True)
+class MatchedImages:
+    """The images of the index that matter: those that are matched or are a prompt's own."""
+
+    scores: np.ndarray  # [Q, k] float32
+    places: np.ndarray  # [Q, k] int64, of the matches among these images
+    vectors: Callable[[np.ndarray], np.ndarray]  # places [n] -> their vectors [n, D]
+
+
+def _with_matched_images(
+    sets: Sets, index: vector_index.VectorIndex, result: SearchResult
+) -> tuple[Sets, MatchedImages]:
+    """Replace the index, as the training images, by those of its images that matter. sets: without
+    the generated images that could not be read."""
+    facts = sets.indexed or IndexFacts(index)
+    named = {sets.known.sources.get(q.source_image or "") for q in sets.queries} - {None}
+    own = np.array([facts.rows[key] for key in named if key is not None], np.int64)
+    unique, places = np.unique(np.concatenate([result.rows.ravel(), own]), return_inverse=True)
+    images = {row["key"]: row for row in index.table(unique)}
+    captions = {key: row["caption"] for key, row in images.items() if row["caption"]}
+    searched = replace(
         sets,
-        queries=queries,
-        generated=replace(sets.generated.take(kept), bad=tuple(bad)),
-        training=sets.index.images(unique),
-        captions=captions,
-        known=known,
-        search=how,
+        training=index.images(unique),
+        known=replace(sets.known, captions=captions),
+        indexed=replace(facts, images=images, search=result.settings),
     )
+    matched = MatchedImages(
+        result.scores,
+        places[: result.rows.size].reshape(result.rows.shape),
+        lambda chosen: index.take(unique[chosen]),
+    )
+    return searched, matched
 
-    def source_scores(known, sources):
-        vectors = sets.index.take(unique[sources])
-        return np.einsum("nd,nd->n", query[known], vectors, dtype=np.float64, casting="same_kind")
 
-    def no_background():
-        raise metrics.CannotMeasureError(networks.missing["background"])
+def _measured(
+    request: EvaluationRequest,
+    sets: Sets,
+    networks: Networks,
+    others: measurement.Features,
+    query: np.ndarray,
+    matched: MatchedImages,
+    workers: int,
+) -> Measured:
+    """What the metrics read. others: features of the generated images by the further networks;
+    query: their normalised descriptors, [Q, D]."""
 
-    others = {name: (rows, None) for name, rows in generated.items() if name != "descriptor"}
-    return (
-        measurement.assemble(
-            opts,
-            found,
-            networks,
-            others,
-            scores=scores,
-            matches=places[: rows.size].reshape(rows.shape),
-            source_scores=source_scores,
-            find_background=no_background,
+    def source_scores(queries: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        vectors = matched.vectors(sources)
+        return np.einsum("nd,nd->n", query[queries], vectors, dtype=np.float64, casting="same_kind")
+
+    def no_background() -> np.ndarray:
+        raise CannotMeasureError(NO_IMAGES)
+
+    how = request.comparison
+    return Measured(
+        matches=measurement.matches_of(how, networks, matched.places, matched.scores),
+        origins=measurement.origins_of(sets, source_scores),
+        networks=measurement.network_features(sets, networks, others),
+        on_demand=OnDemand(
+            no_background, measurement.complexity_of_matches(sets, matched.places, workers)
         ),
-        found,
+        flags=request.flags,
     )
 
 
-def block_bar(index, label, *, parts=1, main_process=True):
-    """What wraps the blocks of one of `parts` parts of an index, for a bar where there are
-    several."""
+# Search -------------------------------------------------------------------------------------------
+
+
+def block_bar(
+    index: vector_index.VectorIndex, label: str, *, parts: int = 1, main_process: bool = True
+) -> Callable[[Iterable], Iterable]:
+    """A function that wraps the blocks of one of `parts` parts of an index with a bar, if there are
+    several blocks."""
     total = math.ceil(len(index) / parts / index.block_rows())
     return lambda blocks: progress(
         blocks, total=total, label=label, main_process=main_process and total > 1
     )
 
 
-def _exactly(index, query, k, processes, say):
+def _exactly(
+    index: vector_index.VectorIndex, query: np.ndarray, k: int, processes: Processes, say: Say
+) -> SearchResult:
+    """Search all vectors; every process searches a part of the index."""
     wrap = block_bar(index, "searching", parts=processes.count, main_process=processes.main)
     searcher = search.Exact(index, processes.device, processes.index, processes.count, wrap)
-    with processes.together():  # a disk may fail one of them
-        found = searcher.search(query, k)
-    return *search.merged(processes.gather(found), k), searcher.settings
+    with processes.together():  # the disk of one process may fail
+        part = searcher.search(query, k)
+    scores, rows = search.merged(processes.gather(part), k)
+    return SearchResult(scores, rows, searcher.settings)
 
 
-def _approximately(index, query, k, processes, say):
-    wrap = block_bar(index, "filling lists")
+def _approximately(
+    index: vector_index.VectorIndex, query: np.ndarray, k: int, processes: Processes, say: Say
+) -> SearchResult:
+    """Search the lists of an index; every process searches for a part of the queries, if the lists
+    are kept on disk, else the main process alone."""
+    searcher, kept, part = None, False, None
     with processes.together():
-        # the main process trains, where that is still to be done; the others then read what it
-        # kept, if it could
-        searcher = search.approximate(index, say=say, wrap=wrap) if processes.main else None
-    parts = processes.count if processes.share(searcher and searcher.kept) else 1
+        if processes.main:  # it makes the lists, where there are none; the others read them
+            wrap = block_bar(index, "filling lists")
+            searcher = search.approximate(index, say=say, wrap=wrap)
+            kept = searcher.kept
+    parts = processes.count if processes.share(kept) else 1
     first, last = (len(query) * min(processes.index + n, parts) // parts for n in (0, 1))
     with processes.together():
-        if first < last and searcher is None:
-            searcher = search.approximate(index, say=say)
-        found = searcher.search(query[first:last], k) if first < last else None
-    found = [part for part in processes.gather(found) if part is not None]
-    settings = processes.share(searcher and searcher.settings)
-    return *(np.concatenate(side) for side in zip(*found, strict=True)), settings
+        if first < last:
+            searcher = searcher or search.approximate(index, say=say)
+            part = searcher.search(query[first:last], k)
+    found = [p for p in processes.gather(part) if p is not None]
+    settings = processes.share(None if searcher is None else searcher.settings)
+    scores, rows = (np.concatenate(side) for side in zip(*found, strict=True))
+    return SearchResult(scores, rows, settings)

@@ -27,68 +27,8 @@ Nested = dict[str, Any]  # name: JSON value, or such a dict
 Row = dict[str, Any]  # of the table of matches, see `write_report`
 Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
-EXPLAINED = {
-    "sim_mean": "similarity of a generation to its nearest training image, mean",
-    "sim_std": "the same, standard deviation",
-    "sim_75pc": "the same, 75th percentile",
-    "sim_90pc": "the same, 90th percentile",
-    "sim_95pc": "the same, 95th percentile",
-    "sim_gt_05pc": "share of generations whose similarity is above 0.5, whatever the descriptor",
-    "copy_share": (
-        "share of generations that count as copies: their similarity is above the threshold"
-    ),
-    "copy_share_dup": (
-        "share of copies among generations whose prompt's own training image was duplicated"
-    ),
-    "copy_share_nodup": (
-        "share of copies among generations whose prompt's own training image was not duplicated"
-    ),
-    "sim_dup": (
-        "mean similarity where the matched image was duplicated; confounded by selection: the match"
-        " is chosen by it"
-    ),
-    "sim_nodup": (
-        "mean similarity where the matched image was not duplicated; confounded by selection as"
-        " well"
-    ),
-    "source_matched": "share of generations whose nearest training image is that of their prompt",
-    "source_score_mean": "similarity to the prompt's own training image, mean",
-    "bg_mean": "similarity of a training image to the nearest other one, mean",
-    "bg_std": "the same, standard deviation",
-    "bg_75pc": "the same, 75th percentile",
-    "bg_90pc": "the same, 90th percentile",
-    "bg_95pc": "the same, 95th percentile",
-    "fid": (
-        "Frechet distance to the training images on InceptionV3 features; lower is closer, and few"
-        " images raise it"
-    ),
-    "fid_dcr": (
-        "Frechet distance on the published scale, whose inputs are scaled twice; not comparable"
-        " with fid"
-    ),
-    "kid_mean": "kernel distance (cubic kernel) to the training images over random subsets, mean",
-    "kid_std": "the same, standard deviation over the subsets",
-    "precision": "share of generations within the training images' neighbourhoods (k = 3)",
-    "recall": "share of training images within the generations' neighbourhoods (k = 3)",
-    "density": (
-        "how many neighbourhoods of training images a generation lies in, over k (k = 5); may"
-        " exceed 1"
-    ),
-    "coverage": "share of training images with a generation in their neighbourhood (k = 5)",
-    "clipscore": "cosine of image and source prompt in CLIP, mean",
-    "clipscore_edited": "cosine of image and edited prompt in CLIP, mean",
-    "clipscore_bg": "cosine of training image and its caption in CLIP, mean",
-    "cc_ent": "correlation of similarity with the matched image's entropy (Pearson's r)",
-    "cc_comp": "correlation of similarity with the matched image's size as JPEG",
-    "cc_tvl": "correlation of similarity with the matched image's total variation",
-    "cc_mixed": "correlation of similarity with entropy times the root of the size as JPEG",
-}
-ENDS = {
-    "_lo": "low end of the 95 % interval of {}",
-    "_hi": "high end of the 95 % interval of {}",
-    "_n": "number of images behind {}",
-    "_dcr": "{} with the published crop, that of the descriptor",
-}
+# endings of keys that are no metrics of their own
+ENDS = ("_lo", "_hi", "_n", "_dcr")
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
 
 
@@ -97,29 +37,6 @@ def number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def words_of(key: str) -> str:
-    """What a key of metrics.json means; "" for an unknown key."""
-    if key in EXPLAINED:
-        return EXPLAINED[key]
-    for end, words in ENDS.items():
-        if key.endswith(end) and words_of(key.removesuffix(end)):
-            return words.format(key.removesuffix(end))
-    family, _, rest = key.rpartition("_")
-    if family in ("mq", "mq_rate"):
-        what = "share" if family == "mq_rate" else "number"
-        return (
-            f"{what} of generations much nearer to one training image than to the 50 nearest: ratio"
-            f" below 0.{rest[1:]}"
-        )
-    if family == "pval":
-        return f"p value of cc_{rest}"
-    return (
-        "Frechet distance to the training images on this network's features"
-        if key.startswith("fd_")
-        else ""
-    )
 
 
 def headline(metrics: Numbers, settings: Nested) -> str:
@@ -181,7 +98,7 @@ def tiles(metrics: Numbers) -> list[Tile]:
     distances = [
         k
         for k in metrics
-        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(tuple(ENDS)))
+        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ENDS))
     ]
     if distances:
         shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
@@ -286,6 +203,7 @@ def write_report(
     path: str | Path,
     *,
     metrics: Numbers,
+    words: dict[str, str],
     settings: Nested,
     counts: Numbers,
     left_out: dict[str, str],
@@ -298,6 +216,7 @@ def write_report(
     """Write the whole page.
 
     metrics, counts: numbers by name;
+    words: {name in metrics: what it means};
     settings: of the evaluation, possibly nested;
     left_out: {metric: why it was not computed};
     plots: (PNG path, words for readers who cannot see it); the first is the histogram of
@@ -314,7 +233,9 @@ def write_report(
         "Matches": _matches(len(rows), total, threshold) if rows else "",
         "Gallery": _gallery(pages) if pages else "",
         "Plots": "".join(_plot(*plot) for plot in plots[1:]),
-        "Numbers": _list([(k, words_of(k), number(v)) for k, v in metrics.items()], kind="number"),
+        "Numbers": _list(
+            [(k, words.get(k, ""), number(v)) for k, v in metrics.items()], kind="number"
+        ),
         "Left out": _list([(k, "", why) for k, why in left_out.items()]),
         "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
         "Settings": _list([(k, "", v) for k, v in flat(settings)]),

@@ -1,21 +1,26 @@
-"""Evaluations side by side: read, checked to have measured alike, with intervals, as a table."""
+"""Compare evaluations: read them, check that they measured alike, add intervals, make a table."""
+
+from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.files import whole_files
 from utils.reports import tables
+from utils.retrieval import metrics
 from utils.retrieval.formulas import bootstrap
+from utils.retrieval.metric_record import fits
 from utils.runtime.errors import DataError, UsageError, first_line, require_dir
 
 FLAG = "--compare_runs"
-# what the table and the figure show, as far as some run has it; a name that ends in _ stands for
-# all that begin so
-SHOWN = (
+# keys that lead the table and the figure; those that further metrics show follow
+FIRST_SHOWN = (
     "copy_share",
     "copy_share_dup",
     "copy_share_nodup",
@@ -23,104 +28,77 @@ SHOWN = (
     "sim_95pc",
     "bg_95pc",
     "clipscore",
-    "fid",
-    "fid_dcr",
-    "fd_",
-    "kid_mean",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "mq_rate_05",
 )
-# metric -> the column of matches.csv and the statistic of it, where an interval can be had from
-# single images
+# key -> (column of matches.csv, statistic of it), where single images give an interval
 INTERVALS = {
     "sim_mean": ("score", bootstrap.mean),
     "sim_95pc": ("score", bootstrap.percentile(95)),
     "clipscore": ("clipscore", bootstrap.mean),
 }
-# a setting, or a metric's record in the settings -> beginnings of the metrics whose numbers it
-# makes
-_SIMILARITY = ("copy_share", "sim_", "bg_", "source_", "cc_", "pval_")
-_ON_FEATURES = ("kid_", "precision", "recall", "density", "coverage")
-MAKES = {
-    **dict.fromkeys(
-        (
-            "pt_style",
-            "arch",
-            "preset",
-            "similarity_metric",
-            "weights_sha256",
-            "state_sha256",
-            "imsize",
-            "multiscale",
-            "layer",
-            "patch_tokens",
-            "num_loss_chunks",
-        ),
-        _SIMILARITY,
-    ),
-    "dtype": (*_SIMILARITY, *_ON_FEATURES, "fid", "fd_", "clipscore"),
-    "copy_threshold": ("copy_share",),
-}
-RECORDS = {
-    "fd": ("fd_",),
-    "fid": ("fid",),
-    "fid_dcr": ("fid_dcr",),
-    "kid": _ON_FEATURES,
-    "clip": ("clipscore",),
-    "clip_dcr": ("clipscore",),
-    "mq": ("mq_",),
-}
+# settings that determine all numbers that are computed from descriptors
+DESCRIPTOR_SETTINGS = (
+    "pt_style",
+    "arch",
+    "preset",
+    "similarity_metric",
+    "weights_sha256",
+    "state_sha256",
+    "imsize",
+    "multiscale",
+    "layer",
+    "patch_tokens",
+    "num_loss_chunks",
+)
+COLUMNS = ("query", "rank", "score", "prompt")  # that matches.csv must have
+
+Differences = list[tuple[str, dict[str, list[str]]]]  # (setting, {value as text: labels})
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """An evaluation on disk. metrics: flat numbers, intervals as _lo and _hi; scores: [Q] of the
-    best matches."""
+    """An evaluation on disk."""
 
-    label: str
+    label: str  # that tells it from the others
     folder: Path
-    metrics: dict
-    settings: dict
-    counts: dict
-    scores: np.ndarray
+    metrics: dict[str, float]  # numbers of metrics.json, intervals as _lo and _hi
+    settings: dict[str, Any]
+    counts: dict[str, Any]
+    scores: np.ndarray  # [Q], similarity of the best matches
 
 
-def _is_metric(key):
+def _is_metric(key: str) -> bool:
     """Whether a key of metrics.json is a metric, not the end of an interval or a count."""
     return not key.endswith(("_lo", "_hi", "_n"))
 
 
+def shown() -> list[str]:
+    """Keys that the table shows, in order; one that ends in * stands for all that begin so."""
+    of_metrics = [key for metric in metrics.METRICS.values() for key in metric.shown]
+    return list(dict.fromkeys((*FIRST_SHOWN, *of_metrics)))
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """runs: [MeasuredRun]; marked: metrics that were not measured alike; notes: lines for the
-    user."""
+    """Evaluations side by side."""
 
-    runs: list
-    marked: frozenset
-    notes: list
-    seed: int
+    runs: list[MeasuredRun]
+    marked: frozenset[str]  # metrics that were not measured alike
+    notes: list[str]  # lines for the user
+    seed: int  # of the resampling
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[str]:
         """Names of the metrics to show, in order."""
-        there = dict.fromkeys(key for run in self.runs for key in run.metrics if _is_metric(key))
-        return [
-            key
-            for name in SHOWN
-            for key in there
-            if key == name or name.endswith("_") and key.startswith(name)
-        ]
+        keys = dict.fromkeys(key for run in self.runs for key in run.metrics if _is_metric(key))
+        return [key for pattern in shown() for key in keys if fits(pattern, key)]
 
-    def title(self, metric):
+    def title(self, metric: str) -> str:
         """The metric's name, with a * where the runs measured it differently."""
         return f"{metric}*" if metric in self.marked else metric
 
-    def table(self):
-        """A row a run, a column a metric, with 95 % intervals where there are any. Returns:
-        Markdown."""
+    def table(self) -> str:
+        """The table as Markdown: a row for each run, a column for each metric, with 95 % intervals
+        where they are known."""
         rows = [
             [run.label, images_of(run), *(_cell(run.metrics, metric) for metric in self.metrics)]
             for run in self.runs
@@ -131,39 +109,41 @@ class Comparison:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def evaluation_folder(path):
-    """The evaluation that a folder is, or the only one below its `evaluations`; UsageError if there
-    is none or a choice."""
-    path = require_dir(FLAG, path)
-    if (path / "metrics.json").is_file():
-        return path
-    found = sorted(
+def evaluation_folder(path: str | Path) -> Path:
+    """The evaluation in a folder: the folder itself, or the only one below its `evaluations`.
+    UsageError if it holds none, or several."""
+    folder: Path = require_dir(FLAG, path)
+    if (folder / "metrics.json").is_file():
+        return folder
+    folders = sorted(
         p.parent
-        for p in path.glob("evaluations/*/metrics.json")
+        for p in folder.glob("evaluations/*/metrics.json")
         if not p.parent.name.startswith(".")
     )
-    if not found:
+    if not folders:
         raise UsageError(
-            f"{FLAG}={str(path)!r} holds no evaluation; takes a folder that diff_retrieval.py wrote"
+            f"{FLAG}={str(path)!r} holds no evaluation; give a folder that diff_retrieval.py wrote"
         )
-    if len(found) > 1:
-        names = ", ".join(p.name for p in found)
+    if len(folders) > 1:
+        names = ", ".join(p.name for p in folders)
         raise UsageError(
-            f"{FLAG}={str(path)!r} holds {len(found)} evaluations; give one of them:"
+            f"{FLAG}={str(path)!r} holds {len(folders)} evaluations; give one of them:"
             f" evaluations/{{{names}}}"
         )
-    return found[0]
+    return folders[0]
 
 
-def labels(folders):
-    """The parts of the paths that tell the evaluations apart: of the measured folders if they do,
-    else of all of them."""
-    paths = [p.parent.parent if p.parent.name == "evaluations" else p for p in folders]
-    paths = [list(p.parts) for p in (paths if len(set(paths)) == len(paths) else folders)]
+def labels(folders: Sequence[Path]) -> list[str]:
+    """A label for each evaluation: the parts in which the paths of the measured folders differ, or
+    those of the evaluations where several measured one folder."""
+    measured = [p.parent.parent if p.parent.name == "evaluations" else p for p in folders]
+    if len(set(measured)) < len(measured):
+        measured = list(folders)
+    paths = [list(p.parts) for p in measured]
     for end in (-1, 0):
         while all(len(p) > 1 and p[end] == paths[0][end] for p in paths):
             paths = [p[:-1] if end else p[1:] for p in paths]
-    # then parts stand opposite each other, and what all share can go
+    # paths of one length: parts that all share are dropped
     if len({len(p) for p in paths}) == 1:
         differ = [i for i, parts in enumerate(zip(*paths, strict=True)) if len(set(parts)) > 1]
         paths = [[p[i] for i in differ] for p in paths]
@@ -172,7 +152,7 @@ def labels(folders):
     ]
 
 
-def _numbers(data):
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of metrics.json: its finite numbers."""
     numeric = (
         (k, v)
@@ -182,48 +162,47 @@ def _numbers(data):
     return {k: v for k, v in numeric if math.isfinite(v)}
 
 
-def best_matches(path):
-    """Rows of matches.csv of rank 1, one an image, or of the Parquet that stands for a long one;
-    DataError if there is neither, or not one."""
+def best_matches(path: Path) -> list[dict[str, Any]]:
+    """Rows of rank 1 of matches.csv, or of the Parquet file in its place: one for each image.
+    DataError if neither can be read."""
     if not path.exists() and path.with_suffix(".parquet").is_file():
-        return _of_parquet(path.with_suffix(".parquet"))
+        path = path.with_suffix(".parquet")
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+    if not rows:
+        raise DataError(f"{path}: holds no match of rank 1")
+    return rows
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
             reader = csv.DictReader(handle)
-            absent = [
-                c
-                for c in ("query", "rank", "score", "prompt")
-                if c not in (reader.fieldnames or ())
-            ]
+            absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
             if absent:
                 raise DataError(f"{path}: has no column {absent[0]!r}")
-            rows = [row for row in reader if row["rank"] == "1"]
+            return [row for row in reader if row["rank"] == "1"]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except csv.Error as error:
         raise DataError(f"{path}: is not CSV ({error})") from None
-    if not rows:
-        raise DataError(f"{path}: holds no match of rank 1")
-    return rows
 
 
-def _of_parquet(path):
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = ["query", "rank", "score", "prompt", "clipscore"]
+    columns = [*COLUMNS, "clipscore"]
     try:
-        rows = pq.read_table(path, columns=columns, filters=[("rank", "==", 1)]).to_pylist()
+        return pq.read_table(path, columns=columns, filters=[("rank", "==", 1)]).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
-    if not rows:
-        raise DataError(f"{path}: holds no match of rank 1")
-    return rows
 
 
-def _column(path, rows, name):
-    """Numbers of a column and the prompts they belong to, rows without one left out. Returns: ([N]
-    float64, [N] text)."""
+def _column(
+    path: Path, rows: Iterable[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, list[str]]:
+    """Numbers of a column and the prompts that they belong to; rows without a number are skipped.
+    Returns: [N] float64, [N]."""
     kept = [row for row in rows if row.get(name) not in (None, "")]
     try:
         values = np.array([float(row[name]) for row in kept])
@@ -235,147 +214,200 @@ def _column(path, rows, name):
     return values, [row["prompt"] or row["query"] for row in kept]
 
 
-def _intervals(path, rows, metrics, seed):
-    """95 % intervals of metrics that have none yet, resampling prompts. Returns: {metric_lo: ...,
-    metric_hi: ...}."""
-    found = {}
+def _intervals(
+    path: Path, rows: list[dict[str, Any]], numbers: Mapping[str, float], seed: int
+) -> dict[str, float]:
+    """95 % intervals of metrics that have none yet, by resampling prompts. Returns: {metric_lo:
+    ..., metric_hi: ...}."""
+    ends: dict[str, float] = {}
     for metric, (column, statistic) in INTERVALS.items():
-        if metric in metrics and f"{metric}_lo" not in metrics:
+        if metric in numbers and f"{metric}_lo" not in numbers:
             values, prompts = _column(path, rows, column)
-            if len(set(prompts)) > 1:  # one prompt says nothing of how prompts differ
+            if len(set(prompts)) > 1:  # one prompt does not show how prompts differ
                 low, high = bootstrap.bootstrap_statistic(values, prompts, statistic, seed=seed)
-                found |= {f"{metric}_lo": low, f"{metric}_hi": high}
-    return found
+                ends |= {f"{metric}_lo": low, f"{metric}_hi": high}
+    return ends
 
 
-def _read_run(folder, label, seed):
+def _read_run(folder: Path, label: str, seed: int) -> MeasuredRun:
     data = whole_files.read_manifest(folder / "metrics.json", "evaluation")
     for key in ("settings", "counts"):
         if not isinstance(data.get(key), dict):
             raise DataError(f"{folder / 'metrics.json'}: has no {key!r}")
     path = folder / "matches.csv"
-    rows, metrics = best_matches(path), _numbers(data)
-    metrics |= _intervals(path, rows, metrics, seed)
+    rows, numbers = best_matches(path), _numbers(data)
+    numbers |= _intervals(path, rows, numbers, seed)
     scores, _ = _column(path, rows, "score")
     if not len(scores):
         raise DataError(f"{path}: column 'score' is empty")
-    return MeasuredRun(label, folder, metrics, data["settings"], data["counts"], scores)
+    return MeasuredRun(label, folder, numbers, data["settings"], data["counts"], scores)
 
 
-def read(dirs, *, force, seed):
-    """Evaluations to compare, in the order given. dirs: paths; force: go on where they did not
-    measure alike.
+def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
+    """Read the evaluations to compare, in the given order.
 
-    seed: of the resampling. UsageError for folders that cannot be compared, DataError for files
-    that cannot be read."""
+    dirs: folders of evaluations, or of generated images with one evaluation
+    force: go on where the evaluations did not measure alike
+    seed: of the resampling
+
+    UsageError for folders that cannot be compared, DataError for files that cannot be read."""
+    runs = _read_runs(dirs, seed)
+    differing = differences(runs)
+    if differing and not force:
+        setting, labels_by_value = differing[0]
+        (value, with_value), (other, with_other) = list(labels_by_value.items())[:2]
+        raise UsageError(
+            f"{FLAG}: {setting} is {value} in {with_value[0]!r} and {other} in {with_other[0]!r};"
+            " give evaluations that measured alike, or --force to compare them all the same"
+        )
+    notes = [*_warnings(differing), *_remarks(runs)]
+    return Comparison(runs, _concerned(runs, differing), notes, seed)
+
+
+def _read_runs(dirs: Sequence[str | Path], seed: int) -> list[MeasuredRun]:
     if len(dirs) < 2:
-        raise UsageError(f"{FLAG} compares evaluations; takes 2 folders or more, got {len(dirs)}")
-    folders = {}
+        raise UsageError(f"{FLAG} compares evaluations; give 2 folders or more, not {len(dirs)}")
+    folders: dict[Path, str] = {}
     for given in dirs:
         folder = evaluation_folder(given).resolve()
         if folder in folders:
             raise UsageError(
-                f"{FLAG}: {str(given)!r} and {folders[folder]!r} are the same evaluation; takes"
-                " each once"
+                f"{FLAG}: {str(given)!r} and {folders[folder]!r} are the same evaluation; give each"
+                " once"
             )
         folders[folder] = str(given)
-    measured = [
-        _read_run(f, label, seed) for f, label in zip(folders, labels(list(folders)), strict=True)
+    return [
+        _read_run(folder, label, seed)
+        for folder, label in zip(folders, labels(list(folders)), strict=True)
     ]
-    found = differences(measured)
-    if found and not force:
-        setting, values = found[0]
-        (first, of_first), (other, of_other) = list(values.items())[:2]
-        raise UsageError(
-            f"{FLAG}: {setting} is {first} in {of_first[0]!r} and {other} in {of_other[0]!r}; takes"
-            " evaluations that measured alike, or --force to compare them all the same"
-        )
-    return Comparison(
-        measured, _concerned(measured, found), [*_warnings(found), *_remarks(measured)], seed
-    )
 
 
 # Whether they measured alike ----------------------------------------------------------------------
 
 
-def _grouped(pairs):
-    """{value as text: labels of the runs that have it}, values in the order in which they come."""
-    groups = {}
+@dataclass(frozen=True)
+class NetworkRecord:
+    """Where the settings of an evaluation say which network made the numbers of some metrics."""
+
+    name: str  # for the user
+    places: tuple[str, ...]  # settings that may hold the record; the first that does counts
+    beginnings: tuple[str, ...]  # of the keys whose numbers it makes
+    flags: tuple[str, ...] = ()  # settings that change the numbers too
+
+    def of(self, run: MeasuredRun) -> dict[str, Any] | None:
+        """The record, or None if the run has none.
+
+        Several places: the metric read the features of one network or of another, on scales that
+        differ; then a run counts only if it has such a metric."""
+        if len(self.places) > 1 and not any(key.startswith(self.beginnings) for key in run.metrics):
+            return None
+        record = next((r for place in self.places if (r := run.settings.get(place))), None)
+        if not isinstance(record, dict):
+            return None
+        return record | {flag: run.settings.get(flag) for flag in self.flags}
+
+
+def network_records() -> list[NetworkRecord]:
+    """The records of all networks. Metrics that read one network, or the same alternatives, share
+    one."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, metric in metrics.METRICS.items():
+        if metric.networks:
+            groups.setdefault(tuple(n.name for n in metric.networks), []).append(name)
+    records = []
+    for places, names in groups.items():
+        members = [metrics.METRICS[name] for name in names]
+        beginnings = tuple(b for metric in members for b in metric.beginnings)
+        flags = tuple(flag for metric in members for flag in metric.settings)
+        if len(places) > 1:
+            records.append(NetworkRecord(names[0], places, beginnings, flags))
+            continue
+        for name in members[0].networks[0].names:
+            records.append(NetworkRecord(name, (name,), beginnings, flags))
+    return records
+
+
+def makers() -> dict[str, tuple[str, ...]]:
+    """The settings, and names of network records, that make numbers. Returns: {name: beginnings of
+    the keys of those numbers}."""
+    all_metrics = metrics.METRICS.values()
+    of_descriptor = tuple(b for m in all_metrics if not m.networks for b in m.beginnings)
+    in_dtype = tuple(
+        b
+        for m in all_metrics
+        if not m.networks or not all(n.own_precision for n in m.networks)
+        for b in m.beginnings
+    )
+    return {
+        **dict.fromkeys(DESCRIPTOR_SETTINGS, of_descriptor),
+        "dtype": in_dtype,
+        "copy_threshold": ("copy_share",),
+        **{record.name: record.beginnings for record in network_records()},
+    }
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Labels by value. pairs: (label, value as text). Returns: {value: labels}, values in the order
+    in which they come."""
+    groups: dict[str, list[str]] = {}
     for label, value in pairs:
         groups.setdefault(value, []).append(label)
     return groups
 
 
-def _shown(setting, value):
-    """A setting's value for a line: 12 digits of a hash are enough to tell it."""
-    return (
-        value[:12]
-        if setting.endswith(("sha256", "fingerprint")) and isinstance(value, str)
-        else repr(value)
-    )
+def _shown(setting: str, value: Any) -> str:
+    """A setting's value for a line; 12 digits of a hash are enough to recognise it."""
+    if setting.endswith(("sha256", "fingerprint")) and isinstance(value, str):
+        return value[:12]
+    return repr(value)
 
 
-def _record(run, name):
-    """What made a metric, or None if the run lacks it. Kernel distance and coverage are of the
-    features of `fid`, or of `fd` where Inception's weights were missing: the same key, on scales
-    that do not agree."""
-    settings = run.settings
-    if name == "kid":
-        has = any(key.startswith(_ON_FEATURES) for key in run.metrics)
-        return (settings.get("fid") or settings.get("fd")) if has else None
-    if name == "mq" and settings.get("mq"):
-        return settings["mq"] | {"mq_flip": settings.get("mq_flip")}
-    return settings.get(name)
-
-
-def differences(measured):
-    """Settings that make the numbers and are not the same everywhere; a part of a metric's record
-    is named record.part.
-
-    Returns: [(setting, {value as text: labels})], in the order of MAKES and RECORDS.
-    """
-    found = {s: _grouped((r.label, _shown(s, r.settings.get(s))) for r in measured) for s in MAKES}
-    for name in RECORDS:
-        records = [(r.label, _record(r, name)) for r in measured]
-        having = [(label, record) for label, record in records if isinstance(record, dict)]
-        for part in dict.fromkeys(key for _, record in having for key in record):
-            found[f"{name}.{part}"] = _grouped(
-                (label, _shown(part, record.get(part))) for label, record in having
+def differences(runs: Sequence[MeasuredRun]) -> Differences:
+    """Settings that make the numbers and are not the same in all runs; a part of a network's record
+    is named record.part."""
+    values = {
+        setting: _grouped((run.label, _shown(setting, run.settings.get(setting))) for run in runs)
+        for setting in (*DESCRIPTOR_SETTINGS, "dtype", "copy_threshold")
+    }
+    for network in network_records():
+        records = [(run.label, r) for run in runs if (r := network.of(run)) is not None]
+        for part in dict.fromkeys(key for _, record in records for key in record):
+            values[f"{network.name}.{part}"] = _grouped(
+                (label, _shown(part, record.get(part))) for label, record in records
             )
-    return [(setting, values) for setting, values in found.items() if len(values) > 1]
+    return [(setting, groups) for setting, groups in values.items() if len(groups) > 1]
 
 
-def _concerned(measured, found):
-    """Metrics that a difference touches: those that differ in what made them."""
-    made = MAKES | RECORDS
-    starts = tuple(start for setting, _ in found for start in made[setting.partition(".")[0]])
+def _concerned(runs: Sequence[MeasuredRun], differing: Differences) -> frozenset[str]:
+    """Metrics whose numbers a differing setting makes."""
+    made = makers()
+    starts = tuple(start for setting, _ in differing for start in made[setting.partition(".")[0]])
     return frozenset(
-        key for run in measured for key in run.metrics if _is_metric(key) and key.startswith(starts)
+        key for run in runs for key in run.metrics if _is_metric(key) and key.startswith(starts)
     )
 
 
-def _listed(values):
-    return ", ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items())
+def _listed(groups: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{value} ({', '.join(labels)})" for value, labels in groups.items())
 
 
-def _warnings(found):
+def _warnings(differing: Differences) -> list[str]:
     return [
-        f"not measured alike: {setting}: {_listed(values)}; its metrics are marked with *"
-        for setting, values in found
+        f"not measured alike: {setting}: {_listed(groups)}; its metrics are marked with *"
+        for setting, groups in differing
     ]
 
 
-def _remarks(measured):
-    """What differs and may: the training images, and how many images were measured where that moves
-    a number."""
+def _remarks(runs: Sequence[MeasuredRun]) -> list[str]:
+    """Lines on differences that are allowed: other training images, and other numbers of images
+    where that changes a metric."""
     trained = _grouped(
-        (r.label, _shown("val_fingerprint", r.settings.get("val_fingerprint"))) for r in measured
+        (run.label, _shown("val_fingerprint", run.settings.get("val_fingerprint"))) for run in runs
     )
     lines = [f"training images differ: {_listed(trained)}"] if len(trained) > 1 else []
-    images = _grouped((r.label, images_of(r)) for r in measured)
-    if len(images) > 1 and any(
-        key.startswith(("fid", "fd_")) for run in measured for key in run.metrics
-    ):
+    images = _grouped((run.label, images_of(run)) for run in runs)
+    has_distance = any(key.startswith(("fid", "fd_")) for run in runs for key in run.metrics)
+    if len(images) > 1 and has_distance:
         lines.append(
             f"numbers of images differ: {_listed(images)}; a Frechet distance of fewer images comes"
             " out larger"
@@ -386,14 +418,14 @@ def _remarks(measured):
 # The table ----------------------------------------------------------------------------------------
 
 
-def images_of(run):
-    """How many images were measured, as text."""
+def images_of(run: MeasuredRun) -> str:
+    """How many images were measured."""
     return str(run.counts.get("generated", len(run.scores)))
 
 
-def _cell(metrics, metric):
-    if metric not in metrics:
+def _cell(numbers: Mapping[str, float], metric: str) -> str:
+    if metric not in numbers:
         return "–"
-    interval = [metrics.get(f"{metric}{end}") for end in ("_lo", "_hi")]
-    shown = f"{metrics[metric]:.4g}"
-    return shown if None in interval else f"{shown} [{interval[0]:.3g}, {interval[1]:.3g}]"
+    value = f"{numbers[metric]:.4g}"
+    low, high = (numbers.get(f"{metric}{end}") for end in ("_lo", "_hi"))
+    return value if low is None or high is None else f"{value} [{low:.3g}, {high:.3g}]"

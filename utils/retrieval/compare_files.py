@@ -1,29 +1,31 @@
-"""What a comparison of evaluations leaves on disk: its table, its numbers and a figure."""
+"""The files of a comparison of evaluations: its table, its numbers and a figure."""
+
+from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.files import owned_folders, whole_files
 from utils.reports import plots, tables
-from utils.retrieval.compare_evaluations import images_of
+from utils.retrieval.compare_evaluations import Comparison, MeasuredRun, images_of
 
 FILES = ("comparison.csv", "comparison.md", "comparison.json", "comparison.png")
 OUR_FILES = re.compile(r"comparison\.(?:csv|md|json|png)")
 
 
-def default_folder(dirs):
-    """Where a comparison goes that was given no place: below the working folder, under 8 digits of
-    what is compared."""
+def default_folder(dirs: Sequence[str | Path]) -> Path:
+    """The folder of a comparison without --output_dir: below the working folder, named by 8 digits
+    that depend on the compared folders."""
     text = "\n".join(os.path.abspath(path) for path in dirs)
-    return (
-        Path("comparisons")
-        / hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    )
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return Path("comparisons") / digest[:8]
 
 
-def require_ours(folder):
+def require_ours(folder: str | Path) -> Path:
     """Path of the folder to write, absolute; UsageError unless it is new, empty, or a comparison
     and nothing else."""
     folder = Path(folder).resolve()
@@ -38,95 +40,102 @@ def require_ours(folder):
     return folder
 
 
-def _place(run, path):
-    """The evaluation's folder as seen from the folder of the file `path`, so that both can move
+def _relative(run: MeasuredRun, path: Path) -> str:
+    """The evaluation's folder relative to that of the file `path`, so that both can move
     together."""
     return os.path.relpath(run.folder, path.parent)
 
 
-def _write_csv(path, comparison):
-    """Every number of every run under its key, ends of intervals among them."""
-    keys = dict.fromkeys(
+def _write_csv(path: Path, comparison: Comparison) -> None:
+    """Write every number of every run under its key, ends of intervals included."""
+    leading = dict.fromkeys(
         key for metric in comparison.metrics for key in (metric, f"{metric}_lo", f"{metric}_hi")
     )
-    there = dict.fromkeys(key for run in comparison.runs for key in run.metrics)
-    columns = [*(key for key in keys if key in there), *(key for key in there if key not in keys)]
+    keys = dict.fromkeys(key for run in comparison.runs for key in run.metrics)
+    columns = [*(k for k in leading if k in keys), *(k for k in keys if k not in leading)]
     rows = (
-        {"run": run.label, "folder": _place(run, path), "images": images_of(run), **run.metrics}
+        {"run": run.label, "folder": _relative(run, path), "images": images_of(run), **run.metrics}
         for run in comparison.runs
     )
     tables.write_csv(path, ["run", "folder", "images", *columns], rows)
 
 
-def _write_markdown(path, comparison):
+def _write_markdown(path: Path, comparison: Comparison) -> None:
+    """Write the table, its notes and the compared folders."""
     lines = [comparison.table(), "", "In brackets: 95 % interval, resampling prompts."]
-    lines += ["", *(f"- {note}" for note in comparison.notes)] if comparison.notes else []
-    lines += ["", *(f"- {run.label}: `{_place(run, path)}`" for run in comparison.runs)]
+    if comparison.notes:
+        lines += ["", *(f"- {note}" for note in comparison.notes)]
+    lines += ["", *(f"- {run.label}: `{_relative(run, path)}`" for run in comparison.runs)]
     whole_files.write_text(path, "\n".join(lines) + "\n")
 
 
-def _write_json(path, comparison):
-    measured = [
+def _write_json(path: Path, comparison: Comparison) -> None:
+    """Write all that was read and what differs."""
+    runs = [
         {
-            "label": r.label,
-            "folder": _place(r, path),
-            "metrics": r.metrics,
-            "counts": r.counts,
-            "settings": r.settings,
+            "label": run.label,
+            "folder": _relative(run, path),
+            "metrics": run.metrics,
+            "counts": run.counts,
+            "settings": run.settings,
         }
-        for r in comparison.runs
+        for run in comparison.runs
     ]
     whole_files.write_manifest(
         path,
         "comparison",
-        runs=measured,
+        runs=runs,
         not_measured_alike=sorted(comparison.marked),
         notes=comparison.notes,
         seed=comparison.seed,
     )
 
 
-def _panels(comparison):
-    """Bars of every metric for plots.metric_bars; shares of copies in per cent."""
+Bar = tuple[str, float | None, float | None, float | None]  # label, value, ends of its interval
+
+
+def _panels(comparison: Comparison) -> Iterator[tuple[str, list[Bar]]]:
+    """Bars of every metric for plots.metric_bars; shares of copies in per cent. Yields: title,
+    bars."""
     for metric in comparison.metrics:
         percent = metric.startswith("copy_share")
-        ends = [
-            [run.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi")]
-            for run in comparison.runs
-        ]
-        values = [[v if v is None or not percent else 100 * v for v in row] for row in ends]
-        title = comparison.title(metric) + (", %" if percent else "")
-        yield title, [(run.label, *row) for run, row in zip(comparison.runs, values, strict=True)]
+        scale = 100 if percent else 1
+        bars = []
+        for run in comparison.runs:
+            ends = (run.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi"))
+            value, low, high = (None if end is None else scale * end for end in ends)
+            bars.append((run.label, value, low, high))
+        yield comparison.title(metric) + (", %" if percent else ""), bars
 
 
-def _common(comparison, setting):
-    """What all runs have for a setting, or None if they differ."""
+def _common(comparison: Comparison, setting: str) -> Any:
+    """The value of a setting that all runs share, or None if they differ."""
     values = [run.settings.get(setting) for run in comparison.runs]
     return values[0] if all(v == values[0] for v in values) else None
 
 
-def _draw(path, comparison):
-    named = {run.label: run.scores for run in comparison.runs}
-    descriptor = _common(comparison, "pt_style") or "descriptors differ*"
-    threshold = _common(comparison, "copy_threshold")
+def _draw(path: Path, comparison: Comparison) -> None:
+    """Draw the distributions of similarity and the bars of every metric."""
     plots.comparison(
-        path, named, list(_panels(comparison)), threshold=threshold, descriptor=descriptor
+        path,
+        {run.label: run.scores for run in comparison.runs},
+        list(_panels(comparison)),
+        threshold=_common(comparison, "copy_threshold"),
+        descriptor=_common(comparison, "pt_style") or "descriptors differ*",
     )
 
 
-def write(comparison, folder):
-    """comparison.csv, .md, .json and .png in `folder`, put in place whole; a comparison of ours
-    there is replaced.
+def write(comparison: Comparison, folder: str | Path) -> Path:
+    """Write comparison.csv, .md, .json and .png, whole, over an earlier comparison if there is one.
 
-    UsageError if the folder holds anything else. Returns: its path.
+    UsageError if the folder holds anything else. Returns: the folder.
     """
     folder = require_ours(folder)
 
-    def write_all(part):
+    def write_all(part: Path) -> None:
         part.mkdir(parents=True)
-        for name, write_one in zip(
-            FILES, (_write_csv, _write_markdown, _write_json, _draw), strict=True
-        ):
+        writers = (_write_csv, _write_markdown, _write_json, _draw)
+        for name, write_one in zip(FILES, writers, strict=True):
             write_one(part / name, comparison)
 
     owned_folders.save_folder(write_all, folder)

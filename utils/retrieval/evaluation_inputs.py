@@ -1,25 +1,33 @@
-"""The two sets of images that diff_retrieval.py compares, and what is known of each image: prompts,
-sources, duplicates."""
+"""The two sets of images that an evaluation compares, and what is known of each image: prompts,
+sources, captions, duplicates."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from utils.data import captions, image_sets, tar_shards
 from utils.files import generation_folder, run_folder, whole_files
-from utils.retrieval import metrics
+from utils.retrieval.evaluation_request import Inputs
 from utils.runtime.errors import DataError, UsageError, require_file
+
+Say = Callable[[str], None]  # takes a line for the user
+
+# Records ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Query:
-    """A generated image to measure. Fields that its folder does not tell are None."""
+    """A generated image to measure. A field that its folder does not hold is None."""
 
-    key: str
-    prompt: str | None = None
-    source_prompt: str | None = None
-    source_image: str | None = None
+    key: str  # path below the folder, with /
+    prompt: str | None = None  # that the model was given
+    source_prompt: str | None = None  # before any edit
+    source_image: str | None = None  # the prompt's own training image, as the manifest names it
     seed: int | None = None
     index: int | None = None
     # {detector: score} of --detect, empty without it
@@ -27,64 +35,118 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Sets:
-    """What is compared. queries: [Query] as `generated` lists them; duplicated: keys of training
-    images, or None.
+class GenerationFacts:
+    """What the folder of generated images says of itself."""
 
-    sources: source_image as the manifest names it -> key of a training image; captions: key of a
-    training image -> its first caption, where known; images_per_prompt: of a published folder, else
-    None. Where --val_dir is an index: index; index_rows: key -> row of images that the manifest or
-    the run names; known: key -> what the index says of those in `training`; search: how they were
-    found, for the record."""
+    run: str | None = None  # path of the training run, as the manifest names it
+    images_per_prompt: int | None = None  # of a published folder, which has no manifest
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What is known of the training images."""
+
+    duplicated: list[str] | None = None  # keys of those drawn more often in training; None: unknown
+    # source_image as the manifest names it -> key of the training image
+    sources: dict[str, str] = field(default_factory=dict)
+    # key -> first caption, of images that have one
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+class Index(Protocol):
+    """What an evaluation reads of an index (index/vector_index.py)."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def shards(self) -> Sequence[Any]: ...  # that are finished
+
+    @property
+    def planned(self) -> Sequence[str]: ...  # names of all shards
+
+    @property
+    def bad(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def damaged(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """The index that stands for the training images, and what a search of it told."""
+
+    index: Index
+    # key -> row in the index, of the images that the manifest or the run names
+    rows: dict[str, int] = field(default_factory=dict)
+    # key -> metadata, of the images in Sets.training
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # how it was searched, for the settings of metrics.json
+    search: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The generated and the training images that are compared."""
 
     generated: image_sets.ImageSet
-    queries: list
-    training: image_sets.ImageSet
-    duplicated: list | None
-    manifest: dict | None
-    sources: dict
-    captions: dict = field(default_factory=dict)
-    images_per_prompt: int | None = None
-    index: object = None
-    index_rows: dict = field(default_factory=dict)
-    known: dict = field(default_factory=dict)
-    search: dict = field(default_factory=dict)
+    queries: list[Query]  # one for each generated image, in the same order
+    # all training images; of an index all until it is searched, then those that matter
+    training: Any
+    known: TrainingFacts = TrainingFacts()
+    made: GenerationFacts = GenerationFacts()
+    indexed: IndexFacts | None = None  # where --val_dir is an index
+
+    @property
+    def searched(self) -> image_sets.ImageSet | Index:
+        """All training images that were compared with."""
+        return self.training if self.indexed is None else self.indexed.index
 
 
-def _prompt_lines(folder):
-    """Lines of a folder's prompts.txt, or None."""
+# Generated images ---------------------------------------------------------------------------------
+
+
+def _prompt_lines(folder: str | Path) -> list[str] | None:
+    """Lines of a folder's prompts.txt, or None if it has none."""
     path = Path(folder) / "prompts.txt"
     if not path.is_file() or not path.stat().st_size:
         return None
     return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
 
 
-def _published_prompts(folder, count, say):
-    """Prompts of a folder as the published script wrote it: a line of prompts.txt a *prompt*, k
-    images of each."""
+def _published_prompts(folder: str | Path, count: int, say: Say) -> list[str] | None:
+    """Prompts of a folder that the published script wrote: prompts.txt has a line for each prompt,
+    which has several images. count: images in the folder."""
     lines = _prompt_lines(folder)
     if lines is None:
         return None
     if count % len(lines):
-        say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are left out")
+        say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are skipped")
         return None
     return [lines[i // (count // len(lines))] for i in range(count)]
 
 
-def read_queries(folder, *, say):
-    """The images to measure and what is known of them. Returns: (ImageSet, [Query], manifest or
-    None)."""
+def read_queries(
+    folder: str | Path, *, say: Say
+) -> tuple[image_sets.ImageSet, list[Query], dict[str, Any] | None]:
+    """List the generated images with what is known of each. Returns: images, queries in the same
+    order, the manifest or None. DataError if the manifest lists images that are absent."""
     images = image_sets.list_images("--query_dir", folder, measured=True)
     data = generation_folder.read_queries_manifest(folder)
     if data is None:
-        prompts = _published_prompts(folder, len(images), say) or [None] * len(images)
-        queries = [
-            Query(key, prompt, prompt) for key, prompt in zip(images.keys, prompts, strict=True)
-        ]
-        return images, queries, None
+        prompts = _published_prompts(folder, len(images), say)
+        if prompts is None:
+            return images, [Query(key) for key in images.keys], None
+        pairs = zip(images.keys, prompts, strict=True)
+        return images, [Query(key, prompt, prompt) for key, prompt in pairs], None
     rows = {row["file"]: row for row in data["images"]}
-    there = frozenset(images.keys)
-    absent = [f for f in rows if f not in there]
+    present = frozenset(images.keys)
+    absent = [file for file in rows if file not in present]
     if absent:
         raise DataError(
             f"--query_dir={str(folder)!r}: its manifest lists {len(absent)} images that are absent,"
@@ -106,150 +168,169 @@ def read_queries(folder, *, say):
     return listed, queries, data
 
 
-def training_run(opts, data, say):
-    """The run of --run, or the one that the manifest names and that made the images; None if
-    neither is."""
-    if opts.run:
-        run = run_folder.open_run("--run", opts.run)
+def generation_facts(
+    folder: str | Path, queries: list[Query], manifest: Mapping[str, Any] | None
+) -> GenerationFacts:
+    """What a folder of generated images says of itself. queries, manifest: as `read_queries`
+    returns them."""
+    if manifest is not None:
+        return GenerationFacts(run=manifest.get("run"))
+    if queries[0].prompt is None:
+        return GenerationFacts()
+    lines = _prompt_lines(folder) or [""]
+    return GenerationFacts(images_per_prompt=len(queries) // len(lines))
+
+
+# Training images ----------------------------------------------------------------------------------
+
+
+def training_run(
+    inputs: Inputs, manifest: Mapping[str, Any] | None, say: Say
+) -> run_folder.Run | None:
+    """The training run of --run, else the one that the manifest names, if it made the images; else
+    None. UsageError if --run is no run."""
+    if inputs.run:
+        run = run_folder.open_run("--run", inputs.run)
         if run is None:
             raise UsageError(
-                f"--run={opts.run!r} holds no run.json; takes a folder that diff_train.py wrote"
+                f"--run={inputs.run!r} holds no run.json; give a folder that diff_train.py wrote"
             )
         return run
-    run = None
-    if data and data.get("run"):
-        folder = Path(opts.query_dir) / data["run"]
-        run = run_folder.open_run("--query_dir", folder) if folder.is_dir() else None
-        if run is not None and data["settings"].get("modelpath") != run.record.get("id"):
-            say(f"{folder} is not the run that the images were made with; name that one with --run")
-            run = None
+    if not manifest or not manifest.get("run"):
+        return None
+    folder = Path(inputs.query_dir) / manifest["run"]
+    run = run_folder.open_run("--query_dir", folder) if folder.is_dir() else None
+    if run is not None and manifest["settings"].get("modelpath") != run.record.get("id"):
+        say(f"{folder} is not the run that made the images; name that run with --run")
+        return None
     return run
 
 
-def _duplicated_keys(run, training, say):
-    """Keys of the training images that a run drew more often; None without a run, or when they are
-    not in --val_dir."""
+def _duplicated_keys(
+    run: run_folder.Run | None, training: image_sets.ImageSet, say: Say
+) -> list[str] | None:
+    """Keys of the training images that a run drew more often; None without a run, or if some of
+    them are not in --val_dir."""
     if run is None:
         return None
-    record = run.path / "run.json"
-    found, _ = captions.match_keys(
-        record, run.record["duplicated"], training.root, training.keys, anywhere=True
-    )
-    if len(found) < len(run.record["duplicated"]):
-        absent = len(run.record["duplicated"]) - len(found)
-        say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is left out")
+    record, names = run.path / "run.json", run.record["duplicated"]
+    matched, _ = captions.match_keys(record, names, training.root, training.keys, anywhere=True)
+    if len(matched) < len(names):
+        absent = len(names) - len(matched)
+        say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is skipped")
         return None
-    return list(found)
+    return list(matched)
 
 
-def list_training(source):
-    """The training images of --val_dir: of a folder, or of tar shards, read in place.
+def list_training(source: str) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
+    """List the training images of --val_dir: of a folder, or of tar shards, read in place.
 
-    Returns: (ImageSet, {key: [caption]} of captions that lie beside the images).
+    Returns: images, {key: captions} of those that have captions beside them.
     """
     if tar_shards.is_shards(source):
         return tar_shards.list_shards("--val_dir", source)
     return image_sets.list_images("--val_dir", source, measured=True), {}
 
 
-def _captions(opts, run, training, beside):
-    """First caption of every training image: of --val_captions, else as it lies beside the image in
-    its shard, else of the run, whose captions may be of another folder that holds these images too.
-    Returns: {key: str}."""
-    if opts.val_captions:
-        found, _ = captions.read_captions(
-            require_file("--val_captions", opts.val_captions), training
-        )
-        return {key: texts[0] for key, texts in found.items()}
+def _captions(
+    inputs: Inputs,
+    run: run_folder.Run | None,
+    training: image_sets.ImageSet,
+    beside: Mapping[str, list[str]],
+) -> dict[str, str]:
+    """First caption of every training image: from --val_captions, else from beside the image in its
+    shard, else from the run, which may have been trained on another folder with the same images.
+
+    beside: {key: captions} in the shards
+
+    Returns: {key: caption}."""
+    if inputs.val_captions:
+        path = require_file("--val_captions", inputs.val_captions)
+        given, _ = captions.read_captions(path, training)
+        return {key: texts[0] for key, texts in given.items()}
     if beside:
         return {key: texts[0] for key, texts in beside.items()}
-    path = run.path / "captions.json" if run else None
+    path = None if run is None else run.path / "captions.json"
     if path is None or not path.is_file():
         return {}
     data = whole_files.read_json(path)
-    found, _ = captions.match_keys(path, data, training.root, training.keys, anywhere=True)
-    return {key: data[given][0] for key, given in found.items()}
+    matched, _ = captions.match_keys(path, data, training.root, training.keys, anywhere=True)
+    return {key: data[name][0] for key, name in matched.items()}
 
 
-def _warn_of_overlap(opts, generated, training, say):
-    """Say it when generated images are among the training images: each is then its own best
+def _warn_of_overlap(
+    val_dir: str, generated: image_sets.ImageSet, training: image_sets.ImageSet, say: Say
+) -> None:
+    """Print a line if generated images are among the training images: each is then its own best
     match."""
-    own = {generated.root.resolve() / k for k in generated.keys}
-    shared = sum((training.root.resolve() / k) in own for k in training.keys)
+    shared = len(_resolved_paths(generated) & _resolved_paths(training))
     if shared:
         say(
-            f"--val_dir={opts.val_dir!r} contains {shared} images of --query_dir, each of which"
-            " will match itself"
+            f"--val_dir={val_dir!r} contains {shared} images of --query_dir, each of which will"
+            " match itself"
         )
 
 
-def read_sets(opts, *, say):
-    """Both folders, checked before any network loads. say: takes a line for the user."""
-    generated, queries, data = read_queries(opts.query_dir, say=say)
-    training, beside = list_training(opts.val_dir)
-    _warn_of_overlap(opts, generated, training, say)
-    run = training_run(opts, data, say)
+def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
+    """Paths of the images with all links of their folder followed; none behind an address."""
+    if not isinstance(images.root, Path):
+        return set()
+    root = images.root.resolve()
+    return {root / key for key in images.keys}
+
+
+def read_sets(inputs: Inputs, *, say: Say) -> Sets:
+    """List both sets of images with what is known of them, before any network loads."""
+    generated, queries, manifest = read_queries(inputs.query_dir, say=say)
+    training, beside = list_training(inputs.val_dir)
+    _warn_of_overlap(inputs.val_dir, generated, training, say)
+    run = training_run(inputs, manifest, say)
     duplicated = _duplicated_keys(run, training, say)
-    require_duplicated(opts, duplicated)
-    sources = _sources(opts, queries, training, say)
+    sources = _sources(inputs, queries, training, say)
     return Sets(
         generated,
         queries,
         training,
-        duplicated,
-        data,
-        sources,
-        _captions(opts, run, training, beside),
-        images_per_prompt(opts.query_dir, queries, data),
+        TrainingFacts(duplicated, sources, _captions(inputs, run, training, beside)),
+        generation_facts(inputs.query_dir, queries, manifest),
     )
 
 
-def require_duplicated(opts, duplicated):
-    """UsageError when metrics of duplication were asked for and the duplicated images are not
-    known."""
-    if duplicated is None and "duplication" in (opts.metrics or ()):
-        raise UsageError(f"--metrics='duplication' cannot be computed: {metrics.NO_RUN}")
-
-
-def images_per_prompt(folder, queries, data):
-    """Images of a prompt of a published folder, which has no manifest `data`; None for others."""
-    return (
-        len(queries) // len(_prompt_lines(folder))
-        if data is None and queries[0].prompt is not None
-        else None
-    )
-
-
-def _sources(opts, queries, training, say):
-    """`source_keys`, none of them if names fit several training images; said, as it is when none is
-    found."""
+def _sources(
+    inputs: Inputs, queries: Iterable[Query], training: image_sets.ImageSet, say: Say
+) -> dict[str, str]:
+    """`source_keys`; empty, with a line, if a name fits several training images. A line also tells
+    that no name fits."""
     try:
-        found = source_keys(opts.query_dir, queries, training)
+        matched = source_keys(inputs.query_dir, queries, training)
     except DataError as error:
-        say(f"training images of prompts are left out: {error}")
+        say(f"training images of prompts are skipped: {error}")
         return {}
     named = {q.source_image for q in queries if q.source_image}
-    if named and not found:
+    if named and not matched:
         say(
             f"none of the {len(named)} training images that the manifest names is in"
-            f" --val_dir={opts.val_dir!r}: is that the folder that was trained on?"
+            f" --val_dir={inputs.val_dir!r}: is that the folder that was trained on?"
         )
-    return found
+    return matched
 
 
-def source_keys(folder, queries, training):
-    """Training images that the prompts belong to. Returns: {source_image as named in the manifest:
-    training key}."""
+def source_keys(
+    folder: str | Path, queries: Iterable[Query], training: image_sets.ImageSet
+) -> dict[str, str]:
+    """The training images that the prompts belong to. Returns: {source_image as the manifest names
+    it: key of the training image}."""
     named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
-    found, _ = captions.match_keys(
+    matched, _ = captions.match_keys(
         Path(folder) / "manifest.json", named, training.root, training.keys, anywhere=True
     )
-    return {given: key for key, given in found.items()}
+    return {name: key for key, name in matched.items()}
 
 
-def source_indices(sets):
-    """Index of every generation's own training image; -1 where it has none. Returns: [Q] int64."""
+def source_indices(sets: Sets) -> np.ndarray:
+    """Index of every generated image's own training image; -1 where it has none. [Q] int64."""
     index = {key: i for i, key in enumerate(sets.training.keys)}
+    sources = sets.known.sources
     return np.array(
-        [index.get(sets.sources.get(q.source_image), -1) for q in sets.queries], np.int64
+        [index.get(sources.get(q.source_image or "", ""), -1) for q in sets.queries], np.int64
     )

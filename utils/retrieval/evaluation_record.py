@@ -1,80 +1,138 @@
-"""What is recorded of how an evaluation was made, and what a reader of its numbers is told."""
+"""What metrics.json records of how an evaluation was made, and the lines that a reader of its
+numbers needs."""
 
-from utils.retrieval import evaluation_files
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.retrieval import evaluation_files, metrics
+from utils.retrieval.evaluation_inputs import IndexFacts, Sets
+from utils.retrieval.evaluation_networks import Networks
+from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.measured import Measured
 from utils.runtime import environment
 
 
-def settings_of(opts, sets, fingerprints, networks, measured, processes, dtype):
-    """What made the numbers; stored beside them, because scales of descriptors do not agree."""
-    records = {
-        name: networks.record(name) for name in ("fd", "fid", "fid_dcr", "clip", "clip_dcr", "mq")
-    }
-    index = sets.index
-    shards = {} if index is None else {"index_shards": [len(index.shards), len(index.planned)]}
+@dataclass(frozen=True)
+class Machine:
+    """Where an evaluation was computed."""
+
+    device: str  # type of the device, such as cuda
+    processes: int
+    dtype: str  # of the networks, as torch writes it
+
+
+def fingerprints_of(sets: Sets) -> dict[str, str]:
+    """Fingerprints of both sets as they were listed: an image that turns out to be unreadable does
+    not change them."""
     return {
-        "query_dir": opts.query_dir,
-        "val_dir": opts.val_dir,
-        **shards,
-        **sets.search,
-        "metrics": opts.metrics,
-        "num_matches": opts.num_matches,
-        "pt_style": opts.pt_style,
-        "similarity_metric": opts.chunked,
-        "num_loss_chunks": measured.chunks,
-        "copy_threshold": measured.threshold,
-        **networks.record("descriptor"),
-        **records,
+        "val_fingerprint": sets.training.fingerprint,
+        "query_fingerprint": sets.generated.fingerprint,
+    }
+
+
+def settings_of(
+    request: EvaluationRequest,
+    sets: Sets,
+    networks: Networks,
+    measured: Measured,
+    *,
+    fingerprints: Mapping[str, str],
+    machine: Machine,
+) -> dict[str, Any]:
+    """What determines the numbers; it is stored beside them, because the scales of descriptors
+    differ."""
+    names = [name for network in metrics.all_networks() for name in network.names]
+    flags = [flag for metric in metrics.METRICS.values() for flag in metric.settings]
+    return {
+        "query_dir": request.inputs.query_dir,
+        "val_dir": request.inputs.val_dir,
+        **_search_settings(sets.indexed),
+        "metrics": request.metrics,
+        "num_matches": request.comparison.num_matches,
+        "pt_style": request.descriptor.pt_style,
+        "similarity_metric": request.comparison.similarity,
+        "num_loss_chunks": measured.matches.chunks,
+        "copy_threshold": measured.matches.threshold,
+        **(networks.record("descriptor") or {}),
+        **{name: networks.record(name) for name in names},
         "kid_prdc_network": measured.distance_network,
-        "mq_flip": opts.mq_flip,
+        **{flag: getattr(request.flags, flag) for flag in flags},
         **fingerprints,
-        "seed": opts.seed,
-        "device": processes.device.type,
-        "processes": processes.count,
-        "dtype": str(dtype),
-        "run": opts.run or (sets.manifest or {}).get("run"),
+        "seed": request.flags.seed,
+        "device": machine.device,
+        "processes": machine.processes,
+        "dtype": machine.dtype,
+        "run": request.inputs.run or sets.made.run,
         "environment": environment.environment(),
     }
 
 
-def counted(number, noun):
-    """A number with its noun, which takes an s unless there is one."""
+def _search_settings(indexed: IndexFacts | None) -> dict[str, Any]:
+    """How many shards of an index were searched, and how; nothing for other training images."""
+    if indexed is None:
+        return {}
+    shards = [len(indexed.index.shards), len(indexed.index.planned)]
+    return {"index_shards": shards, **indexed.search}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def said(opts, sets, left_out, measured, settings, path):
-    """Lines on what a reader of the numbers should know. path: of the evaluation."""
-    for flag in ("keephead", "keeppredictor"):
-        if getattr(opts, flag):
-            yield f"--{flag} is accepted as published, where it never had an effect"
-    for why in dict.fromkeys(left_out.values()):  # of an index six metrics lack the same
+def notes_of(
+    request: EvaluationRequest,
+    sets: Sets,
+    measured: Measured,
+    skipped: Mapping[str, str],
+    *,
+    replaces: Path | None,
+) -> Iterator[str]:
+    """Lines on what a reader of the numbers should know.
+
+    skipped: {metric: why it was skipped}
+    replaces: the folder of an evaluation that this one replaces, or None"""
+    for why in dict.fromkeys(skipped.values()):  # several metrics may lack the same
+        yield f"skipped: {', '.join(n for n, other in skipped.items() if other == why)}: {why}"
+    for key, why in (*sets.generated.bad, *sets.training.bad):
+        yield f"skipped: {key}: {why}"
+    if sets.indexed is not None:
+        yield from _index_notes(sets.indexed)
+    if request.comparison.similarity != "dotproduct" and measured.matches.chunks == 1:
         yield (
-            f"left out: {', '.join(name for name, other in left_out.items() if other == why)}:"
-            f" {why}"
+            f"{request.comparison.similarity} with 1 chunk equals dotproduct; --num_loss_chunks"
+            " sets the number of chunks"
         )
-    yield from (f"left out: {key}: {why}" for key, why in (*sets.generated.bad, *sets.training.bad))
-    if sets.index is not None and (bad := sets.index.bad):
-        key, why = bad[0]
+    if replaces is not None:
+        yield f"the evaluation in {replaces} is replaced; --output_dir would keep both"
+    if measured.matches.threshold is None:
         yield (
-            f"{counted(len(bad), 'image')} could not be read when the index was built, first"
-            f" {key!r} ({why}); the metadata of {sets.index.root}/shards/*.parquet list all"
-        )
-    if sets.index is not None and (damaged := sets.index.damaged):
-        yield (
-            f"{counted(len(damaged), 'tar file')} could not be read to the end when the index was"
-            f" built, first {damaged[0][0]!r}: what comes after is in no number"
-        )
-    if opts.chunked != "dotproduct" and settings["num_loss_chunks"] == 1:
-        yield f"{opts.chunked} of 1 chunk is dotproduct; --num_loss_chunks cuts descriptors"
-    if (path / "metrics.json").exists():
-        yield f"the evaluation in {path} is replaced; --output_dir would keep both"
-    if measured.threshold is None:
-        yield (
-            f"left out: copy_share: the field has no threshold for {opts.pt_style}; give one with"
-            " --copy_threshold"
+            f"skipped: copy_share: the field has no threshold for {request.descriptor.pt_style};"
+            " give one with --copy_threshold"
         )
     if equal := evaluation_files.equal_best(measured):
         have = "has" if equal == 1 else "have"
         yield (
-            f"{counted(equal, 'generation')} {have} best matches of equal score: the first in order"
+            f"{counted(equal, 'generation')} {have} best matches of equal score; the first in order"
             " is named"
+        )
+
+
+def _index_notes(indexed: IndexFacts) -> Iterator[str]:
+    """Lines on images and tar files that are missing from an index."""
+    index = indexed.index
+    if bad := index.bad:
+        key, why = bad[0]
+        yield (
+            f"{counted(len(bad), 'image')} could not be read when the index was built, first"
+            f" {key!r} ({why}); the metadata of {index.root}/shards/*.parquet list all"
+        )
+    if damaged := index.damaged:
+        yield (
+            f"{counted(len(damaged), 'tar file')} could not be read to the end when the index was"
+            f" built, first {damaged[0][0]!r}; the images after that point are in no number"
         )

@@ -1,37 +1,49 @@
-"""Features kept on disk by what determines them: the images (paths, sizes, times of change) and the
-extractor's record.
+"""Features on disk, under a name that depends on all that determines them: the images (paths,
+sizes, times of change) and the extractor's record.
 
-A file each, safetensors, whole or absent; everything here can be deleted at any time. Bad images
-are kept with it, so that a run that finds everything here opens no image at all."""
+Each is a safetensors file, whole or absent; every file may be deleted at any time. The unreadable
+images are kept with the features, so that a run that needs nothing else opens no image."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import __version__ as PILLOW
 
+from utils.data.image_sets import ImageSet
 from utils.files.whole_files import whole_file
+from utils.retrieval.descriptors.network import Extractor
 
-# of what the extractors compute; a change in transforms that no record shows must raise it
+if TYPE_CHECKING:
+    import torch
+
+Bad = tuple[str, str]  # key of an image that cannot be read, and why
+
+# of what extractors compute; raise it after a change in transforms that no record shows
 VERSION = 1
 
 
-def default_folder():
-    """Where features are kept unless --cache_dir says otherwise: the user's cache folder, never
-    beside the images."""
+def default_folder() -> Path:
+    """Where features are kept without --cache_dir: the user's cache folder, never beside the
+    images."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffrep" / "features"
 
 
-def folder_of(given):
-    """The folder of --cache_dir: as given, the user's when nothing is, None for `none`."""
-    return None if given == "none" else Path(given) if given else default_folder()
+def folder_of(given: str | None) -> Path | None:
+    """The folder that --cache_dir names; the user's without it; None for `none`."""
+    if given == "none":
+        return None
+    return Path(given) if given else default_folder()
 
 
-def change_stamp(images):
-    """What tells an ImageSet's files from the same ones changed: paths, sizes and times of change.
-    Returns: dict."""
+def change_stamp(images: ImageSet) -> dict[str, str]:
+    """Paths, sizes and times of change of the images' files, to detect a change; as two hashes."""
     stamps = hashlib.sha256()
     for i in range(len(images)):
         stamps.update(f"{_stamp(images, i)}\n".encode())
@@ -40,26 +52,33 @@ def change_stamp(images):
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """folder: or None, which keeps nothing. say: takes a line for the user."""
+    """A folder of kept features."""
 
-    folder: Path | None
-    say: object
+    folder: Path | None  # None: nothing is kept
+    say: Callable[[str], None]  # takes a line for the user
 
-    def path(self, state, extractor, facts):
-        """The file of the features of images in a `change_stamp`. facts: what else they depend on, of
-        JSON types."""
-        what = {
+    def path(
+        self, stamp: Mapping[str, str], extractor: Extractor, facts: Mapping[str, Any]
+    ) -> Path:
+        """The file of the features of some images. The cache must have a folder.
+
+        stamp: `change_stamp` of the images
+        facts: what else the features depend on, of JSON types"""
+        if self.folder is None:
+            raise ValueError("a cache without a folder has no files")
+        determined_by = {
             "version": VERSION,
-            "images": state,
+            "images": stamp,
             "pillow": PILLOW,
             "extractor": extractor.record,
-        } | facts
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+            **facts,
+        }
+        digest = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.safetensors"
 
-    def read(self, path):
-        """(features [N, D], indices of the N images, bad) of an earlier run, or None. A damaged
-        file counts as none."""
+    def read(self, path: Path) -> tuple[torch.Tensor, list[int], list[Bad]] | None:
+        """The features [N, D] of an earlier run, indices of the N images, and the unreadable ones.
+        None if there is no such file, or it is damaged."""
         from safetensors import SafetensorError, safe_open
 
         if self.folder is None or not path.is_file():
@@ -69,17 +88,23 @@ class FeatureCache:
                 bad = [tuple(b) for b in json.loads(file.metadata()["bad"])]
                 return file.get_tensor("features"), file.get_tensor("indices").tolist(), bad
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            self.say(f"{path} cannot be read and is made anew ({error})")
+            self.say(f"{path} cannot be read and is rebuilt ({error})")
             return None
 
-    def write(self, path, features, indices, bad):
-        """Keep features. A disk that is full or not ours costs the next run time, not this one its
-        numbers: it is said."""
+    def write(
+        self,
+        path: Path | None,
+        features: torch.Tensor,
+        indices: Sequence[int],
+        bad: Sequence[Bad],
+    ) -> None:
+        """Keep features. If the disk is full, or the folder is not writable, a line says so: the
+        next run computes them again."""
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        if self.folder is None:
+        if self.folder is None or path is None:
             return
         try:
             with whole_file(path) as part:
@@ -95,8 +120,9 @@ class FeatureCache:
             )
 
 
-def _stamp(images, index):
+def _stamp(images: ImageSet, index: int) -> int | None:
+    """When the file of an image was changed, in ns; None for a dangling link."""
     try:
         return images.stamp(index)
-    except OSError:  # a dangling link
+    except OSError:
         return None

@@ -1,62 +1,82 @@
-"""Image sets to features: every image is read and decoded once, for all extractors together, by all
-processes."""
+"""Extract features: every image is read and decoded once, for all extractors together, and all
+processes share the images."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import default_collate
 
 from utils.data import transforms
 from utils.data.image_files import STORED_SIZE
+from utils.data.image_sets import ImageSet
 from utils.data.training_data import usable_workers
-from utils.retrieval.feature_cache import change_stamp
+from utils.retrieval.descriptors.network import Extractor
+from utils.retrieval.feature_cache import Bad, FeatureCache, change_stamp
 from utils.runtime import signals
 from utils.runtime.errors import DataError, UnreadError
+from utils.runtime.parallel import Processes
+
+Extractors = Mapping[str, Extractor]
+Size = tuple[int, int]  # width, height in pixels, as stored
+# tensors of one shape of a batch: (their places in the batch, [n, ...])
+Stack = tuple[list[int], torch.Tensor]
+# a batch: indices and sizes of its readable images, (index, reason) of the others,
+# {extractor: stacks of the readable ones}
+Batch = tuple[list[int], list[Size], list[tuple[int, str]], dict[str, list[Stack]]]
 
 
 class _Unread(str):
-    """Why the disk or a server did not give an image: no fault of the image's."""
+    """Why a disk or a server did not give an image; the image may be good."""
 
 
 class _Inputs(torch.utils.data.Dataset):
     """Item i: (index, {extractor: tensor}, (width, height) as stored), or (index, why the image
-    cannot be read, None)."""
+    cannot be read, None).
 
-    def __init__(self, images, indices, steps, side):
+    steps: {extractor: (its transform, whether the image is first cut to `side`)}"""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: Sequence[int],
+        steps: Mapping[str, tuple[Callable, bool]],
+        side: int | None,
+    ) -> None:
         self.images, self.indices, self.steps, self.side = images, indices, steps, side
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int) -> tuple[int, dict[str, torch.Tensor] | str, Size | None]:
         index = self.indices[item]
         try:
             image = self.images.open(index)
-        # raised here it would reach the user as the worker's traceback
+        # an error that is raised here reaches the user as a worker's traceback
         except UnreadError as error:
             return index, _Unread(error), None
         except DataError as error:
             return index, str(error), None
         cut = transforms.as_generated(image, self.side) if self.side else None
-        found = {
+        tensors = {
             name: step(cut if as_generated else image)
             for name, (step, as_generated) in self.steps.items()
         }
-        return index, found, image.info[STORED_SIZE]
+        return index, tensors, image.info[STORED_SIZE]
 
 
-def _batch(items):
-    """Items of a batch, stacked in the worker by shape: a tensor sent costs what a file descriptor
-    does.
-
-    Returns: (indices of readable images, [(width, height)] of them, [(index, reason)], {extractor:
-    [(their places in the batch, tensor)]})."""
+def _batch(items: Sequence[tuple[int, Any, Any]]) -> Batch:
+    """Stack the items of a batch by shape, in the worker: every tensor that is sent costs a file
+    descriptor."""
     good = [item for item in items if not isinstance(item[1], str)]
     stacks = {}
     for key in good[0][1] if good else ():
-        shapes = {}
-        for place, (_, found, _) in enumerate(good):
-            shapes.setdefault(found[key].shape, []).append(place)
+        shapes: dict[torch.Size, list[int]] = {}
+        for place, (_, tensors, _) in enumerate(good):
+            shapes.setdefault(tensors[key].shape, []).append(place)
         # torch's own stacking writes into memory that the main process shares
         stacks[key] = [
             (places, default_collate([good[p][1][key] for p in places]))
@@ -66,27 +86,36 @@ def _batch(items):
     return [i for i, *_ in good], [size for *_, size in good], bad, stacks
 
 
+def _as_they_come(batches: Iterable[Batch]) -> Iterable[Batch]:
+    return batches
+
+
 @dataclass(frozen=True)
 class ReaderSettings:
-    """How images are read. processes: devices.Processes; cache: FeatureCache; wrap: takes the
-    batches, for a bar."""
+    """How images are read."""
 
     batch_size: int
     num_workers: int
-    processes: object
-    cache: object
-    wrap: object = iter
+    processes: Processes  # that share the images
+    cache: FeatureCache | None  # None: for `read_pass` alone
+    wrap: Callable[[Any], Iterable[Batch]] = _as_they_come  # of the batches, for a bar
 
 
-def _rows(stacks, network):
-    """A network over stacks of images of one shape each. Returns: [B, D] on the CPU, in the order
-    of the batch."""
+def _rows(stacks: Sequence[Stack], network: Callable) -> torch.Tensor:
+    """Apply a network to stacks of images of one shape each. Returns: [B, D] on the CPU, in the
+    order of the batch."""
     places = torch.tensor([p for group, _ in stacks for p in group])
     return torch.cat([network(stack).cpu() for _, stack in stacks])[places.argsort()]
 
 
-def batches(images, indices, extractors, reading, side=None):
-    """A loader of `indices`, whose workers read, decode and transform. Yields: as `_batch`."""
+def batches(
+    images: ImageSet,
+    indices: Sequence[int],
+    extractors: Extractors,
+    reading: ReaderSettings,
+    side: int | None = None,
+) -> Iterable[Batch]:
+    """A loader of some images, whose workers read, decode and transform. side: as `extract`."""
     steps = {k: (e.transform, bool(side and e.as_generated)) for k, e in extractors.items()}
     cut = side if any(as_generated for _, as_generated in steps.values()) else None
     return torch.utils.data.DataLoader(
@@ -101,65 +130,66 @@ def batches(images, indices, extractors, reading, side=None):
 
 
 @dataclass(frozen=True)
-class Found:
-    """features: {extractor: [n, D] float32 on the CPU}, [0, 0] of no image; indices: of the n
-    readable images, in the order asked for; sizes: [(width, height)] of them as stored; bad: [(key,
-    reason)] of the others."""
+class ReadPass:
+    """What a pass over some images gave; n of them are readable."""
 
-    features: dict
-    indices: list
-    sizes: list
-    bad: list
+    features: dict[str, torch.Tensor]  # extractor -> [n, D] float32 on the CPU; [0, 0] if n is 0
+    indices: list[int]  # [n], in the order asked for
+    sizes: list[Size]  # [n]
+    bad: list[Bad]  # (key, reason) of the others
 
 
 @torch.no_grad()
-def read_pass(images, indices, extractors, reading, *, side=None):
-    """Features of the readable ones of `indices`, by this process alone; nothing is kept for a
-    later run. UnreadError when the disk fails: what it does not give now is no bad image. Returns:
-    Found."""
-    kept, sizes, bad, parts = [], [], [], {k: [] for k in extractors}
-    for good, shapes, unreadable, stacks in reading.wrap(
-        batches(images, indices, extractors, reading, side)
-    ):
-        if unread := next(
-            (reason for _, reason in unreadable if isinstance(reason, _Unread)), None
-        ):
-            raise UnreadError(unread)
+def read_pass(
+    images: ImageSet,
+    indices: Sequence[int],
+    extractors: Extractors,
+    reading: ReaderSettings,
+    *,
+    side: int | None = None,
+) -> ReadPass:
+    """Extract features of some images, by this process alone; nothing is kept for a later run.
+
+    UnreadError when the disk or the server fails: an image that it does not give now is no bad
+    image."""
+    kept: list[int] = []
+    sizes: list[Size] = []
+    bad: list[Bad] = []
+    parts: dict[str, list[torch.Tensor]] = {k: [] for k in extractors}
+    loader = batches(images, indices, extractors, reading, side)
+    for good, shapes, unreadable, stacks in reading.wrap(loader):
+        for _, reason in unreadable:
+            if isinstance(reason, _Unread):
+                raise UnreadError(reason)
         kept += good
         sizes += shapes
         bad += [(images.keys[i], reason) for i, reason in unreadable]
         for key, stack in stacks.items():
             parts[key].append(_rows(stack, extractors[key].network))
-    return Found(
-        {k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}, kept, sizes, bad
-    )
+    features = {k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}
+    return ReadPass(features, kept, sizes, bad)
 
 
-def extract(images, extractors, reading, *, side=None):
-    """Features of every readable image by every extractor; what an earlier run kept is not computed
-    again.
+def extract(
+    images: ImageSet, extractors: Extractors, reading: ReaderSettings, *, side: int | None = None
+) -> tuple[dict[str, torch.Tensor], list[int], list[Bad]]:
+    """Extract features of every readable image by every extractor; features that an earlier run
+    kept are not computed again. Every process reads a consecutive share of the images.
 
-    images: ImageSet; extractors: {key: Extractor}; side: of the generations, to which training
-    images are cut for the extractors that want it. Every process reads a consecutive share.
-    Returns: ({key: [N, D] float32 on the CPU, in the order of the images}, indices of the N
-    readable images, [(key, reason)] of the others); on other processes than the main one ({},
-    indices, bad)."""
-    processes, cache = reading.processes, reading.cache
-    paths, found = {}, {}
-    if cache.folder is not None and processes.main:
-        state = change_stamp(images)  # once for all: it asks the disk for every file
-        for key, extractor in extractors.items():
-            paths[key] = cache.path(
-                state, extractor, {"side": side if extractor.as_generated else None}
-            )
-            found[key] = cache.read(paths[key])
-    # the main process says what is missing: another may see the folder later than it does, or not
-    # at all
-    kept_before = processes.share({k: (f[1], f[2]) for k, f in found.items() if f is not None})
-    missing = [k for k in extractors if k not in kept_before]
-    features = {k: f[0] for k, f in found.items() if f is not None}
-    readable = [tuple(indices) for indices, _ in kept_before.values()]
-    indices, bad = next(iter(kept_before.values()), (None, None))
+    side: of the generations in pixels, to which training images are cut for the extractors that
+        ask for it; None: no image is cut
+
+    Returns: {extractor: [N, D] float32 on the CPU, in the order of the images}, empty on processes
+    other than the main one; indices of the N readable images; (key, reason) of the others."""
+    processes = reading.processes
+    paths, records = _kept_features(images, extractors, reading, side)
+    # the main process decides what is missing: another may see the folder of the cache later, or
+    # not at all
+    kept = processes.share({k: (r[1], r[2]) for k, r in records.items() if r is not None})
+    missing = [k for k in extractors if k not in kept]
+    features = {k: r[0] for k, r in records.items() if r is not None}
+    readable = [tuple(indices) for indices, _ in kept.values()]
+    indices, bad = next(iter(kept.values()), ([], []))
     if missing:
         fresh, indices, bad = _shared_pass(
             images, {k: extractors[k] for k in missing}, reading, side
@@ -167,17 +197,34 @@ def extract(images, extractors, reading, *, side=None):
         features |= fresh
         readable.append(tuple(indices))
     if len(set(readable)) > 1:
-        # an image could be read once and not another time: rows of one pass alone belong together
+        # an image was readable in one pass and not in another: only rows of one pass go together
         missing = list(extractors)
         features, indices, bad = _shared_pass(images, extractors, reading, side)
-    if processes.main:
+    if processes.main and reading.cache is not None:
         for key in missing:
-            cache.write(paths.get(key), features[key], indices, bad)
+            reading.cache.write(paths.get(key), features[key], indices, bad)
     return features, indices, bad
 
 
-def _shared_pass(images, extractors, reading, side):
-    """A pass over all images, a share each process. Returns: as `extract`."""
+def _kept_features(
+    images: ImageSet, extractors: Extractors, reading: ReaderSettings, side: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The features that an earlier run kept, on the main process. Returns: {extractor: file},
+    {extractor: what FeatureCache.read gives}; both empty on others, and without a cache."""
+    cache, paths, records = reading.cache, {}, {}
+    if cache is not None and cache.folder is not None and reading.processes.main:
+        stamp = change_stamp(images)  # once for all extractors: it asks the disk for every file
+        for key, extractor in extractors.items():
+            facts = {"side": side if extractor.as_generated else None}
+            paths[key] = cache.path(stamp, extractor, facts)
+            records[key] = cache.read(paths[key])
+    return paths, records
+
+
+def _shared_pass(
+    images: ImageSet, extractors: Extractors, reading: ReaderSettings, side: int | None
+) -> tuple[dict[str, torch.Tensor], list[int], list[Bad]]:
+    """Read all images, a share in each process. Returns: as `extract`."""
     processes = reading.processes
     first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
     with processes.together():
@@ -192,9 +239,9 @@ def _shared_pass(images, extractors, reading, side):
     return features, indices, bad
 
 
-def require_finite(images, indices, rows):
-    """DataError naming the first image whose features are not finite: a nearest neighbour of such
-    has no meaning.
+def require_finite(images: ImageSet, indices: Sequence[int], rows: torch.Tensor) -> None:
+    """DataError, naming the first image, if features are not finite: no nearest neighbour is then
+    defined.
 
     rows: [n, D], of the images at `indices`.
     """
@@ -202,6 +249,6 @@ def require_finite(images, indices, rows):
     if wrong:
         raise DataError(
             f"{images.root}: the network gives numbers that are not finite for {len(wrong)} images,"
-            f" first {images.keys[indices[wrong[0]]]!r}; in half precision they overflow, give"
+            f" first {images.keys[indices[wrong[0]]]!r}; half precision may overflow: try"
             " --mixed_precision no"
         )

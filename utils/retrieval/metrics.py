@@ -1,252 +1,312 @@
-"""The metrics by name. Each maps what was measured to rows of metrics.json, or says why it
-cannot."""
+"""The metrics by name: how each is computed, what it needs, and the words for its numbers.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+A new metric is a function here, a line in METRICS and a test; one with a network of its own also
+has a builder in evaluation_networks.py. docs/metrics.md shows both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
+from utils.retrieval.evaluation_networks import CLIP, INCEPTION, PIXELS, TIMM, Network
 from utils.retrieval.formulas import bootstrap, memorized
 from utils.retrieval.formulas import complexity as complexities
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.formulas.coverage import MIN_IMAGES, prdc
 from utils.retrieval.formulas.frechet import frechet_distance
 from utils.retrieval.formulas.kernel import kernel_distance
+from utils.retrieval.measured import NO_PROMPTS, NO_RUN, CannotMeasureError, Measured
+from utils.retrieval.metric_record import Metric, Numbers, PairLimit
 
-NO_RUN = "which training images are duplicated is not known; name the training run with --run"
-NO_PROMPTS = (
-    "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
-)
-
-
-class CannotMeasureError(Exception):
-    """A metric lacks what it needs; the message says what. Skipped with one line, an error when
-    asked for by name."""
+# Computing ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the metrics read. Q generations, M training images, k matches a generation.
+def copy_share(measured: Measured, chosen: np.ndarray, name: str) -> Numbers:
+    """Share of copies among some generated images, with its interval and their number.
 
-    scores, matches: [Q, k]; find_background: () -> [M], best match of every training image other
-    than itself; prompts: [Q], what tells prompts apart for the bootstrap; sources: [Q] index of the
-    prompt's own training image, -1 where there is none; source_scores: [Q], nan where there is
-    none; duplicated: [M] bool or None when not known; threshold: of a copy, or None; features:
-    {name: ([Q, D], [M, D])} of the further networks; alignment: {key: [Q] or [M] cosines, nan
-    without a prompt}; find_complexity: () -> Complexity of every best match; fd_key: name of the
-    Frechet distance that is not FID."""
+    chosen: [Q] bool
+    name: of the share; the other keys add _lo, _hi and _n to it
 
-    scores: np.ndarray
-    matches: np.ndarray
-    find_background: Callable
-    prompts: list
-    sources: np.ndarray
-    source_scores: np.ndarray
-    duplicated: np.ndarray | None
-    threshold: float | None
-    seed: int
-    features: dict = field(default_factory=dict)
-    alignment: dict = field(default_factory=dict)
-    find_complexity: Callable | None = None
-    fd_key: str = "fd"
-    mq_flip: bool = False
-    chunks: int = 1  # of a descriptor, as they were compared
-    write_matrix: Callable | None = None  # path -> the whole matrix of scores, in that file
-    missing: dict = field(default_factory=dict)  # metric -> why its input could not be had
-    _cache: dict = field(default_factory=dict)
-
-    @property
-    def best(self):
-        """[Q], the similarity of every generation to its best match."""
-        return self.scores[:, 0]
-
-    @property
-    def background(self):
-        """[M], the similarity of every training image to its best match other than itself."""
-        return self._once("background", self.find_background)
-
-    @property
-    def has_complexity(self):
-        """Whether the complexity of matches was looked at."""
-        return "complexity" in self._cache
-
-    @property
-    def complexity(self):
-        """Complexity of every generation's best match, [Q] each."""
-        return self._once("complexity", self.find_complexity)
-
-    def _once(self, name, compute):
-        if name not in self._cache:
-            self._cache[name] = compute()
-        return self._cache[name]
-
-    def pair(self, name, metric, at_least):
-        """Features of both sets; CannotMeasureError when they are not there or there are fewer
-        images than `at_least`."""
-        if name not in self.features:
-            raise CannotMeasureError(self.missing.get(metric, "its features were not computed"))
-        generated, reference = self.features[name]
-        if min(len(generated), len(reference)) < at_least:
-            raise CannotMeasureError(
-                f"takes {at_least} images a side; there are {len(generated)} and {len(reference)}"
-            )
-        return generated, reference
-
-    @property
-    def distance_network(self):
-        """Whose features KID, precision and coverage use: Inception's as published, else those of
-        --fd_extractor, else None."""
-        return next((name for name in ("fid", "fd") if name in self.features), None)
-
-
-def copy_share(measured, chosen, name):
-    """Share of the chosen generations above the threshold with its interval and count; {} without a
-    threshold."""
-    if measured.threshold is None:
+    Returns: no share where no image is chosen; nothing where no threshold is known."""
+    threshold = measured.matches.threshold
+    if threshold is None:
         return {}
-    hits = measured.best[chosen] > measured.threshold
+    hits = measured.matches.best[chosen] > threshold
     if not len(hits):
         return {f"{name}_n": 0}
-    prompts = [p for p, c in zip(measured.prompts, chosen, strict=True) if c]
-    low, high = bootstrap.share(hits, prompts, seed=measured.seed)
+    prompts = [p for p, c in zip(measured.origins.prompts, chosen, strict=True) if c]
+    low, high = bootstrap.share(hits, prompts, seed=measured.flags.seed)
     return {name: float(hits.mean()), f"{name}_lo": low, f"{name}_hi": high, f"{name}_n": len(hits)}
 
 
-def similarity(measured):
-    """sim_*: best-match similarity of generations, and how many of them are copies; source_*: of
-    the prompt's own image, where prompts have one."""
-    row = sim.summary(measured.best, "sim") | {"sim_gt_05pc": float((measured.best > 0.5).mean())}
-    row |= copy_share(measured, np.ones(len(measured.best), bool), "copy_share")
-    known = measured.sources >= 0
+def similarity(measured: Measured) -> Numbers:
+    """Similarity of the generated images to their best matches, and the share of copies; where
+    prompts have training images of their own, how often those are matched."""
+    best, origins = measured.matches.best, measured.origins
+    row = sim.summary(best, "sim") | {"sim_gt_05pc": float((best > 0.5).mean())}
+    row |= copy_share(measured, np.ones(len(best), bool), "copy_share")
+    known = origins.sources >= 0
     if known.any():
-        row["source_matched"] = float(
-            (measured.matches[known, 0] == measured.sources[known]).mean()
-        )
-        row["source_score_mean"] = float(measured.source_scores[known].mean())
+        hits = measured.matches.indices[known, 0] == origins.sources[known]
+        row["source_matched"] = float(hits.mean())
+        row["source_score_mean"] = float(origins.source_scores[known].mean())
     return row
 
 
-def background(measured):
-    """bg_*: the same of every training image against its best match other than itself."""
+def background(measured: Measured) -> Numbers:
+    """Similarity of the training images to their best matches other than themselves."""
     return sim.summary(measured.background, "bg")
 
 
-def duplication(measured):
-    """sim_dup, sim_nodup: by the matched image, as published, which selection confounds;
-    copy_share_dup and _nodup: by the source image of the prompt, which it does not."""
-    if measured.duplicated is None:
+def duplication(measured: Measured) -> Numbers:
+    """Copying of duplicated and of other training images.
+
+    sim_dup, sim_nodup: grouped by the matched image, as published; biased, since the match is
+    chosen by the similarity. copy_share_dup, copy_share_nodup: grouped by the prompt's own image;
+    not biased."""
+    duplicated, sources = measured.origins.duplicated, measured.origins.sources
+    if duplicated is None:
         raise CannotMeasureError(NO_RUN)
-    matched = measured.duplicated[measured.matches[:, 0]]
-    row = {
-        k: float(measured.best[c].mean())
+    matched = duplicated[measured.matches.indices[:, 0]]
+    row: Numbers = {
+        k: float(measured.matches.best[c].mean())
         for k, c in (("sim_dup", matched), ("sim_nodup", ~matched))
         if c.any()
     }
-    known = measured.sources >= 0
+    known = sources >= 0
     if known.any():
-        from_duplicated = known & measured.duplicated[np.maximum(measured.sources, 0)]
+        from_duplicated = known & duplicated[np.maximum(sources, 0)]
         row |= copy_share(measured, from_duplicated, "copy_share_dup")
         row |= copy_share(measured, known & ~from_duplicated, "copy_share_nodup")
     return row
 
 
+# ending of cc_* and pval_* -> attribute of Complexity
 CORRELATED = {"ent": "entropy", "comp": "jpeg_kib", "tvl": "total_variation", "mixed": "mixed"}
 
 
-def complexity(measured):
-    """cc_*, pval_*: Pearson's r and p of the best match's complexity with the similarity to it;
-    none that is not defined, of fewer than 3 generations or of constant values."""
-    row = {}
+def complexity(measured: Measured) -> Numbers:
+    """Correlation of the similarity with the complexity of the best match: Pearson's r and its p.
+
+    A correlation that is not defined (fewer than 3 images, or constant values) has no key."""
+    row: Numbers = {}
     for name, attribute in CORRELATED.items():
-        found = complexities.correlation(getattr(measured.complexity, attribute), measured.best)
-        if found is not None:
-            row |= {f"cc_{name}": found[0], f"pval_{name}": found[1]}
+        values = getattr(measured.complexity, attribute)
+        correlation = complexities.correlation(values, measured.matches.best)
+        if correlation is not None:
+            row |= {f"cc_{name}": correlation[0], f"pval_{name}": correlation[1]}
     return row
 
 
-def fid(measured):
-    """fid: Frechet distance on Inception's features; fid_dcr: on the published scale, when that was
-    asked for."""
-    row = {}
+def fid(measured: Measured) -> Numbers:
+    """Frechet distance on Inception's features; fid_dcr on the published scale, where the request
+    asks for it."""
+    row: Numbers = {}
     for name in ("fid", "fid_dcr"):
-        if name == "fid" or name in measured.features:
+        if name == "fid" or name in measured.networks.pairs:
             generated, reference = measured.pair(name, "fid", 2)
             row |= {name: frechet_distance(generated, reference), f"{name}_n": len(generated)}
     return row | {"fid_reference_n": len(reference)}
 
 
-def fd(measured):
-    """fd_<extractor>: Frechet distance between generations and training images on another network's
-    features."""
+def fd(measured: Measured) -> Numbers:
+    """Frechet distance on the features of --fd_extractor, as fd_<its name>."""
     generated, reference = measured.pair("fd", "fd", 2)
-    return {
-        measured.fd_key: frechet_distance(generated, reference),
-        f"{measured.fd_key}_n": len(generated),
-    }
+    key = f"fd_{measured.flags.fd_extractor}"
+    return {key: frechet_distance(generated, reference), f"{key}_n": len(generated)}
 
 
-def kid(measured):
-    """kid_mean, kid_std over subsets."""
-    mean, std = kernel_distance(
-        *measured.pair(measured.distance_network, "kid", 2), seed=measured.seed
-    )
+def kid(measured: Measured) -> Numbers:
+    """Kernel distance: mean and standard deviation over subsets."""
+    generated, reference = measured.pair(measured.distance_network, "kid", 2)
+    mean, std = kernel_distance(generated, reference, seed=measured.flags.seed)
     return {"kid_mean": mean, "kid_std": std}
 
 
-def coverage(measured):
-    """precision, recall, density, coverage."""
-    if "prdc" in measured.missing:
-        raise CannotMeasureError(measured.missing["prdc"])
+def coverage(measured: Measured) -> Numbers:
+    """Precision, recall, density and coverage."""
     return prdc(*measured.pair(measured.distance_network, "prdc", MIN_IMAGES))
 
 
-def clip(measured):
-    """clipscore of the source prompt, clipscore_edited of the edited one, clipscore_bg of training
-    images; *_dcr beside."""
-    if not measured.alignment:
-        raise CannotMeasureError(measured.missing.get("clip", NO_PROMPTS))
-    row = {}
-    for key, cosines in measured.alignment.items():
+def clip(measured: Measured) -> Numbers:
+    """Cosine of images with the source prompt, the edited prompt, and of training images with their
+    captions, in CLIP; each mean with its number of images."""
+    if not measured.networks.cosines:
+        raise CannotMeasureError(measured.networks.missing.get("clip", NO_PROMPTS))
+    row: Numbers = {}
+    for key, cosines in measured.networks.cosines.items():
         known = ~np.isnan(cosines)
-        row |= (
-            {key: float(cosines[known].mean()), f"{key}_n": int(known.sum())} if known.any() else {}
-        )
+        if known.any():
+            row |= {key: float(cosines[known].mean()), f"{key}_n": int(known.sum())}
     return row
 
 
-def mq(measured):
-    """mq_*: how many generations are memorized by the ratio of pixel distances, at nine
-    thresholds."""
+def mq(measured: Measured) -> Numbers:
+    """Memorized quantity: how many generated images are much nearer, in pixels, to one training
+    image than to its neighbours, at nine thresholds of the ratio."""
     generated, training = measured.pair("mq", "mq", 1)
     if len(training) < memorized.NEIGHBOURS:
         raise CannotMeasureError(
-            f"takes {memorized.NEIGHBOURS} training images; there are {len(training)}"
+            f"needs {memorized.NEIGHBOURS} training images; there are {len(training)}"
         )
-    return memorized.quantities(memorized.ratios(generated, training, flip=measured.mq_flip))
+    return memorized.quantities(memorized.ratios(generated, training, flip=measured.flags.mq_flip))
 
 
-# beyond that many pairs of images precision and coverage are computed only when asked for: some
-# minutes on a CPU
-MOST_PRDC_PAIRS = 10**9
-# images that a metric takes: (generated, training); 1 and 1 where nothing stands
-LEAST = {
-    "background": (1, 2),
-    "fid": (2, 2),
-    "fd": (2, 2),
-    "kid": (2, 2),
-    "prdc": (MIN_IMAGES, MIN_IMAGES),
-    "mq": (1, memorized.NEIGHBOURS),
+# Registry -----------------------------------------------------------------------------------------
+
+
+SIMILARITY_WORDS = {
+    "sim_mean": "similarity of a generation to its nearest training image, mean",
+    "sim_std": "the same, standard deviation",
+    "sim_75pc": "the same, 75th percentile",
+    "sim_90pc": "the same, 90th percentile",
+    "sim_95pc": "the same, 95th percentile",
+    "sim_gt_05pc": "share of generations whose similarity is above 0.5, whatever the descriptor",
+    "copy_share": (
+        "share of generations that count as copies: their similarity is above the threshold"
+    ),
+    "source_matched": "share of generations whose nearest training image is that of their prompt",
+    "source_score_mean": "similarity to the prompt's own training image, mean",
 }
-# --metrics; a new one is a function, a line here and a test
+BACKGROUND_WORDS = {
+    "bg_mean": "similarity of a training image to the nearest other one, mean",
+    "bg_std": "the same, standard deviation",
+    "bg_75pc": "the same, 75th percentile",
+    "bg_90pc": "the same, 90th percentile",
+    "bg_95pc": "the same, 95th percentile",
+}
+DUPLICATION_WORDS = {
+    "copy_share_dup": (
+        "share of copies among generations whose prompt's own training image was duplicated"
+    ),
+    "copy_share_nodup": (
+        "share of copies among generations whose prompt's own training image was not duplicated"
+    ),
+    "sim_dup": (
+        "mean similarity where the matched image was duplicated; confounded by selection: the match"
+        " is chosen by it"
+    ),
+    "sim_nodup": (
+        "mean similarity where the matched image was not duplicated; confounded by selection as"
+        " well"
+    ),
+}
+COMPLEXITY_WORDS = {
+    "cc_ent": "correlation of similarity with the matched image's entropy (Pearson's r)",
+    "cc_comp": "correlation of similarity with the matched image's size as JPEG",
+    "cc_tvl": "correlation of similarity with the matched image's total variation",
+    "cc_mixed": "correlation of similarity with entropy times the root of the size as JPEG",
+    "pval_*": "p value of cc_{}",
+}
+FID_WORDS = {
+    "fid": (
+        "Frechet distance to the training images on InceptionV3 features; lower is closer, and few"
+        " images raise it"
+    ),
+    "fid_dcr": (
+        "Frechet distance on the published scale, whose inputs are scaled twice; not comparable"
+        " with fid"
+    ),
+}
+KID_WORDS = {
+    "kid_mean": "kernel distance (cubic kernel) to the training images over random subsets, mean",
+    "kid_std": "the same, standard deviation over the subsets",
+}
+PRDC_WORDS = {
+    "precision": "share of generations within the training images' neighbourhoods (k = 3)",
+    "recall": "share of training images within the generations' neighbourhoods (k = 3)",
+    "density": (
+        "how many neighbourhoods of training images a generation lies in, over k (k = 5); may"
+        " exceed 1"
+    ),
+    "coverage": "share of training images with a generation in their neighbourhood (k = 5)",
+}
+CLIP_WORDS = {
+    "clipscore": "cosine of image and source prompt in CLIP, mean",
+    "clipscore_edited": "cosine of image and edited prompt in CLIP, mean",
+    "clipscore_bg": "cosine of training image and its caption in CLIP, mean",
+}
+_MUCH_NEARER = (
+    "of generations much nearer to one training image than to the 50 nearest: ratio below 0.{}"
+)
+MQ_WORDS = {"mq_0*": f"number {_MUCH_NEARER}", "mq_rate_0*": f"share {_MUCH_NEARER}"}
+
+MOST_PRDC_PAIRS = 10**9  # some minutes on a CPU
+
+# --metrics -> Metric; an evaluation computes and writes them in this order
 METRICS = {
-    "similarity": similarity,
-    "background": background,
-    "duplication": duplication,
-    "complexity": complexity,
-    "fid": fid,
-    "fd": fd,
-    "kid": kid,
-    "prdc": coverage,
-    "clip": clip,
-    "mq": mq,
+    "similarity": Metric(
+        similarity, SIMILARITY_WORDS, shown=("copy_share", "sim_mean", "sim_95pc")
+    ),
+    "background": Metric(
+        background, BACKGROUND_WORDS, least=(1, 2), needs_images=True, shown=("bg_95pc",)
+    ),
+    "duplication": Metric(
+        duplication, DUPLICATION_WORDS, shown=("copy_share_dup", "copy_share_nodup")
+    ),
+    "complexity": Metric(complexity, COMPLEXITY_WORDS),
+    "fid": Metric(
+        fid,
+        FID_WORDS,
+        networks=(INCEPTION,),
+        least=(2, 2),
+        needs_images=True,
+        shown=("fid", "fid_dcr"),
+    ),
+    "fd": Metric(
+        fd,
+        {"fd_*": "Frechet distance to the training images on this network's features"},
+        networks=(TIMM,),
+        least=(2, 2),
+        needs_images=True,
+        shown=("fd_*",),
+    ),
+    # published on Inception's features; where its weights are missing, on those of fd
+    "kid": Metric(
+        kid,
+        KID_WORDS,
+        networks=(INCEPTION, TIMM),
+        least=(2, 2),
+        needs_images=True,
+        shown=("kid_mean",),
+    ),
+    "prdc": Metric(
+        coverage,
+        PRDC_WORDS,
+        networks=(INCEPTION, TIMM),
+        least=(MIN_IMAGES, MIN_IMAGES),
+        needs_images=True,
+        limit=PairLimit(MOST_PRDC_PAIRS, lambda q, m: m * max(q, m)),
+        shown=("precision", "recall", "density", "coverage"),
+    ),
+    "clip": Metric(clip, CLIP_WORDS, networks=(CLIP,), shown=("clipscore",)),
+    "mq": Metric(
+        mq,
+        MQ_WORDS,
+        networks=(PIXELS,),
+        least=(1, memorized.NEIGHBOURS),
+        needs_images=True,
+        limit=PairLimit(memorized.MOST_PAIRS, lambda q, m: q * m),
+        shown=("mq_rate_05",),
+        settings=("mq_flip",),
+    ),
 }
+
+
+# What follows from the records --------------------------------------------------------------------
+
+
+def asked(names: Iterable[str] | None) -> dict[str, Metric]:
+    """The metrics to compute: those that --metrics names, else all. Returns: {name: Metric}."""
+    return {name: METRICS[name] for name in names or METRICS}
+
+
+def all_networks() -> list[Network]:
+    """Every network that some metric reads, each once."""
+    return list(dict.fromkeys(n for metric in METRICS.values() for n in metric.networks))
+
+
+def all_words() -> dict[str, str]:
+    """What the keys of metrics.json mean. Returns: {key, or beginning and *: words}."""
+    return {key: words for metric in METRICS.values() for key, words in metric.words.items()}

@@ -48,7 +48,8 @@ class Clip:
         else:
             transform, mean, std = _split(self.preprocess)
         forward = on_scaled_input(self.model.encode_image, mean, std, self.wanted)
-        return Extractor(transform, forward, self.record | {"protocol": protocol})
+        record = self.record | {"protocol": protocol}
+        return Extractor(transform, forward, record, texts=self.texts)
 
     def texts(self, prompts, *, batch_size=256):
         """Embeddings of prompts, normalised. Returns: [len(prompts), D] float32 on the CPU."""

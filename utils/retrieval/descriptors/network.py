@@ -1,103 +1,111 @@
-"""What a descriptor is, and what is done to networks of any kind: scaling of the input, several
-sizes of it."""
+"""What an extractor of features is, and what networks of any kind share: scaling of the input, and
+several sizes of it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from utils.data import transforms
 from utils.runtime.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
 SCALES = (1, 2**-0.5, 0.5)
 CPU_BATCH = 16
+
+Network = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """transform: PIL RGB -> tensor, in a worker; network: [B, ...] of them -> [B, D] float32, on
-    its own device.
+    """Turns an image into a feature vector."""
 
-    record: what made the numbers, of JSON types; copy_threshold: the score above which `copy_share`
-    counts, where the field has one for this descriptor; as_generated: a training image is first cut
-    to what a generation of its size would show; chunks: parts of equal length that a descriptor is
-    made of."""
-
-    transform: Callable
-    network: Callable
-    record: dict = field(default_factory=dict)
+    # PIL RGB -> tensor; runs in a worker, so it must be picklable
+    transform: Callable[[Image.Image], torch.Tensor]
+    # [B, ...] of those tensors -> [B, D] float32, on its own device
+    network: Network
+    # what determines the features, of JSON types; the key of the feature cache
+    record: dict[str, Any] = field(default_factory=dict)
+    # score above which `copy_share` counts a copy, where the field has one for this descriptor
     copy_threshold: float | None = None
+    # whether a training image is first cut to what a generation of its size would show
     as_generated: bool = False
+    # parts of equal length that a descriptor consists of
     chunks: int = 1
+    # [n] of prompts -> [n, D] normalised, for networks of images and text
+    texts: Callable[[list[str]], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which network, and how it is to be used. flag: the one that named it, for errors.
+    """Which network to build, and how it is used."""
 
-    imsize: side of the input in pixels, else the network's own; layer: block counted from the end,
-    1 the last, else the network's own output; patch_tokens: of that block, instead of the CLS
-    token; isvit: anything but a ViT is an error."""
-
-    device: object
-    dtype: object
-    flag: str = "--arch"
+    device: torch.device
+    dtype: torch.dtype
+    flag: str = "--arch"  # that names the network, for errors
     arch: str | None = None
-    preset: str | None = None
-    weights: str | None = None
-    imsize: int | None = None
+    preset: str | None = None  # of SSCD's input
+    weights: str | None = None  # a file, or a tag; None: the published weights
+    imsize: int | None = None  # side of the input in pixels; None: the network's own
     multiscale: bool = False
-    layer: int | None = None
-    patch_tokens: bool = False
-    isvit: bool = False
+    layer: int | None = None  # block counted from the end, 1 the last; None: the network's output
+    patch_tokens: bool = False  # of that block, instead of the CLS token
+    isvit: bool = False  # anything but a vision transformer is an error
 
-    def refuse(self, style, *names):
-        """UsageError if one of these was asked for: the descriptor cannot do it."""
-        flags = {
-            "imsize": "--imsize",
-            "multiscale": "--multiscale",
-            "layer": "--layer",
-            "isvit": "--isvit",
-            "weights": "--weights",
-        }
+    def refuse(self, style: str, *names: str) -> None:
+        """UsageError if one of these fields is set, because the descriptor cannot do it.
+
+        style: name of the descriptor, for the error
+        names: of fields that are named as their flags"""
         for name in names:
             if getattr(self, name):
-                raise UsageError(f"{flags[name]} does not go with --pt_style {style}; leave it out")
+                raise UsageError(f"--{name} does not go with --pt_style {style}; leave it out")
 
 
-def on_scaled_input(forward, mean, std, wanted):
-    """A network that takes 8 bits: scaled on the device, in the dtype wanted, at several sizes when
-    that is wanted.
+def on_scaled_input(
+    forward: Network, mean: tuple[float, ...], std: tuple[float, ...], wanted: Wanted
+) -> Network:
+    """A network on images of 8 bits, which are scaled on the device, in the wanted dtype, and at
+    several sizes where that is wanted.
 
-    forward: [B, 3, H, W] in that dtype -> [B, D]. Returns: uint8 [B, H, W, 3] -> [B, D] float32.
-    """
+    forward: [B, 3, H, W] in that dtype -> [B, D]
+
+    Returns: uint8 [B, H, W, 3] -> [B, D] float32."""
     if wanted.multiscale:
         forward = at_several_scales(forward)
 
-    def network(pixels):
-        return forward(
-            transforms.scaled(pixels.to(wanted.device), mean, std).to(wanted.dtype)
-        ).float()
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        scaled = transforms.scaled(pixels.to(wanted.device), mean, std)
+        return forward(scaled.to(wanted.dtype)).float()
 
     return network if wanted.device.type != "cpu" else in_small_batches(network)
 
 
-def in_small_batches(network):
-    """A network a few images at a time: on a CPU scaled pixels of 16 images of 224 px still lie in
-    its cache, of 128 not (scaling alone 8.6 ms against 35 for 128 images)."""
+def in_small_batches(network: Network) -> Network:
+    """The network, applied to a few images at a time.
+
+    The scaled pixels of 16 images of 224 px fit into a CPU's cache, those of 128 do not (scaling
+    alone takes 8.6 ms against 35 for 128 images)."""
     import torch
 
-    def split(pixels):
+    def split(pixels: torch.Tensor) -> torch.Tensor:
         return torch.cat([network(part) for part in pixels.split(CPU_BATCH)])
 
     return split
 
 
-def at_several_scales(forward):
-    """Mean of the features at sides x 1, 1/sqrt 2 and 1/2, bilinear. (The published one then
-    divides by the norm of the whole batch, so that an image's descriptor hangs on its neighbours;
-    ours are normalised one by one, by `similarity`.)"""
+def at_several_scales(forward: Network) -> Network:
+    """Mean of the features at sides x 1, 1/sqrt 2 and 1/2, bilinear.
+
+    The published script then divides by the norm of the whole batch, so that an image's descriptor
+    depends on its neighbours; ours are normalised one by one, by `similarity`."""
     from torch.nn.functional import interpolate
 
-    def network(pixels):
+    def network(pixels: torch.Tensor) -> torch.Tensor:
         parts = [
             pixels if s == 1 else interpolate(pixels, scale_factor=s, mode="bilinear")
             for s in SCALES

@@ -1,0 +1,93 @@
+"""What an evaluation is asked to do, as records of values: everything below the stage reads these
+and never the options.
+
+Fields have the names of the flags that set them, without the dashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from utils.retrieval.descriptors.network import Wanted
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the two sets of images lie, and what describes them."""
+
+    query_dir: str  # generated images
+    val_dir: str  # training images: a folder, tar shards, or an index
+    run: str | None  # training run that names the duplicated images; None: the manifest's
+    val_captions: str | None  # captions JSON of the training images
+    max_bad_images: float  # share of unreadable images above which the evaluation stops
+
+
+@dataclass(frozen=True)
+class DescriptorChoice:
+    """Which network describes images, and how it is used."""
+
+    pt_style: str  # name in extractors.EXTRACTORS
+    arch: str
+    preset: str
+    weights: str | None
+    imsize: int | None  # side of the input in pixels; None: the network's own
+    multiscale: bool
+    layer: int | None  # block of a ViT, counted from the end
+    patch_tokens: bool
+    isvit: bool  # refuse a network that is no vision transformer
+
+    def wanted(self, *, device: torch.device, dtype: torch.dtype) -> Wanted:
+        """The same choice for a builder of extractors."""
+        return Wanted(
+            arch=self.arch,
+            preset=self.preset,
+            weights=self.weights,
+            imsize=self.imsize,
+            multiscale=self.multiscale,
+            layer=self.layer,
+            patch_tokens=self.patch_tokens,
+            isvit=self.isvit,
+            device=device,
+            dtype=dtype,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How descriptors are compared, and which matches are kept."""
+
+    similarity: str  # name in similarity.SIMILARITIES
+    num_loss_chunks: int | None  # parts that a descriptor is cut into; None: the descriptor's own
+    einsum_chunks: int  # rows that are compared at once
+    num_matches: int  # best training images that are kept for each generation
+    copy_threshold: float | None  # None: the descriptor's own, if the field has one
+    ann: bool  # search an index approximately
+
+
+@dataclass(frozen=True)
+class MetricFlags:
+    """Flags that the networks and the formulas of metrics read."""
+
+    seed: int  # of bootstrap intervals and of KID's subsets
+    fid_weights: str | None
+    fid_protocol: str  # "standard", or "dcr" for fid_dcr beside fid
+    fd_extractor: str  # model of timm
+    clip_model: str
+    clip_pretrained: str
+    clip_protocol: str  # "standard", or "dcr" for clipscore_dcr beside clipscore
+    mq_size: int  # side in pixels
+    mq_flip: bool
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """All that determines the numbers of an evaluation."""
+
+    inputs: Inputs
+    descriptor: DescriptorChoice
+    comparison: Comparison
+    metrics: tuple[str, ...] | None  # names that --metrics gives; None: all that can be computed
+    flags: MetricFlags

@@ -1,0 +1,268 @@
+"""The stage of an evaluation: plan, build networks, read images, measure, write.
+
+It alone in this folder takes the options of diff_retrieval.py, and turns them into records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from utils.reports.progress import progress
+from utils.retrieval import (
+    evaluation_files,
+    evaluation_inputs,
+    evaluation_record,
+    feature_cache,
+    measurement,
+    metrics,
+)
+from utils.retrieval.evaluation_files import Evaluated, Output
+from utils.retrieval.evaluation_inputs import Sets
+from utils.retrieval.evaluation_networks import NetworkRequest, Networks, build_networks
+from utils.retrieval.evaluation_request import (
+    Comparison,
+    DescriptorChoice,
+    EvaluationRequest,
+    Inputs,
+    MetricFlags,
+)
+from utils.retrieval.features import ReaderSettings
+from utils.retrieval.measured import Measured
+from utils.runtime import devices
+
+if TYPE_CHECKING:
+    import torch
+
+    from utils.files.evaluation_folder import Evaluation
+    from utils.runtime.parallel import Processes
+
+Record = TypeVar("Record")
+
+# From options to records --------------------------------------------------------------------------
+
+
+def _record_of(kind: type[Record], opts: Any, **more: Any) -> Record:
+    """A record whose fields have the names of options. more: the fields that have other names."""
+    names = [f.name for f in fields(kind) if f.name not in more]  # type: ignore[arg-type]
+    return kind(**{name: getattr(opts, name) for name in names}, **more)
+
+
+def descriptor_choice(opts: Any) -> DescriptorChoice:
+    """Which descriptor the options ask for."""
+    return _record_of(DescriptorChoice, opts)
+
+
+def request_of(opts: Any) -> EvaluationRequest:
+    """What the options ask to measure."""
+    return EvaluationRequest(
+        inputs=_record_of(Inputs, opts),
+        descriptor=descriptor_choice(opts),
+        comparison=_record_of(Comparison, opts, similarity=opts.chunked),
+        metrics=opts.metrics,
+        flags=_record_of(MetricFlags, opts),
+    )
+
+
+def output_of(opts: Any) -> Output:
+    """What the options ask to write."""
+    return Output(opts.output_dir, save_scores=not opts.dontsave, workers=opts.num_workers)
+
+
+# Training images: a folder, or an index -----------------------------------------------------------
+
+
+class TrainingSide(Protocol):
+    """The kind of --val_dir: how its images are listed, and how generated images are compared with
+    them. Every process calls `measure`; the main one alone calls `read_sets`."""
+
+    def read_sets(self, request: EvaluationRequest, *, say: Callable[[str], None]) -> Sets:
+        """List both sets, before any network loads."""
+
+    def measure(
+        self,
+        request: EvaluationRequest,
+        sets: Sets,
+        networks: Networks,
+        reading: ReaderSettings,
+        say: Callable[[str], None],
+    ) -> tuple[Measured | None, Sets]:
+        """Compare both sets. Returns: what was measured, None on processes other than the main one;
+        the sets without the images that could not be read."""
+
+    def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
+        """Files that are written beside the training images."""
+
+
+class ImageTraining:
+    """Training images in a folder or in tar shards: each is read, for all networks."""
+
+    def read_sets(self, request: EvaluationRequest, *, say: Callable[[str], None]) -> Sets:
+        return evaluation_inputs.read_sets(request.inputs, say=say)
+
+    def measure(
+        self,
+        request: EvaluationRequest,
+        sets: Sets,
+        networks: Networks,
+        reading: ReaderSettings,
+        say: Callable[[str], None],
+    ) -> tuple[Measured | None, Sets]:
+        features, read = measurement.read_features(
+            sets, networks, reading, max_bad=request.inputs.max_bad_images
+        )
+        if not reading.processes.main:
+            return None, read
+        measured = measurement.of_features(
+            request,
+            read,
+            networks,
+            features,
+            device=reading.processes.device,
+            workers=reading.num_workers,
+        )
+        return measured, read
+
+    def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
+        return []
+
+
+# Plan ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation whose inputs were checked and listed."""
+
+    request: EvaluationRequest
+    output: Output
+    training: TrainingSide
+    sets: Sets
+    folder: Evaluation  # that it is written to
+
+    def summary(self, matrix_path: Path | None) -> dict[str, Any]:
+        """What it would read and write, of JSON types. matrix_path: file of all scores, or None."""
+        more = (
+            [matrix_path] if matrix_path else self.training.planned_files(self.request, self.sets)
+        )
+        return {
+            "generated": len(self.sets.generated),
+            "training": len(self.sets.training),
+            "writes": [*self.folder.planned(), *(str(path) for path in more)],
+        }
+
+
+def plan(opts: Any, processes: Processes, training: TrainingSide) -> Plan:
+    """Check and list the inputs; every process sees what the main one lists, as a folder may grow.
+    UsageError if what is asked for cannot be measured."""
+    request, output, sets = request_of(opts), output_of(opts), None
+    with processes.together():
+        if processes.main:
+            sets = training.read_sets(request, say=processes.say)
+    sets = processes.share(sets)
+    with processes.together():
+        measurement.require_possible(request.metrics, sets)
+        folder = evaluation_files.folder_for(request, output, sets)
+    return Plan(request, output, training, sets, folder)
+
+
+# Run ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """An evaluation that was written."""
+
+    folder: Path
+    row: dict[str, float | int]  # numbers of metrics.json
+    settings: dict[str, Any]
+    # rows of the page's table, {name: picture as JPEG}
+    table: tuple[list[dict[str, Any]], dict[str, bytes]]
+
+
+def run(opts: Any, processes: Processes, plan: Plan) -> Written | None:
+    """Measure and write what was planned. Every process calls this; the main one alone writes.
+    Returns: None on the others."""
+    dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
+    with processes.together():
+        networks = build(plan.request, plan.sets, device=processes.device, dtype=dtype)
+    reading = reader_settings(opts, processes)
+    measured, sets = plan.training.measure(
+        plan.request, plan.sets, networks, reading, processes.say
+    )
+    if measured is None:
+        return None
+    named = plan.request.metrics is not None
+    asked = metrics.asked(plan.request.metrics)
+    row, skipped = measurement.compute(asked, measured, named=named)
+    settings = evaluation_record.settings_of(
+        plan.request,
+        sets,
+        networks,
+        measured,
+        fingerprints=evaluation_record.fingerprints_of(plan.sets),
+        machine=evaluation_record.Machine(processes.device.type, processes.count, str(dtype)),
+    )
+    evaluated = Evaluated(measured, sets, row, skipped, settings)
+    say_notes(opts, plan, evaluated, processes.say)
+    with plan.folder.writing() as part:
+        table = evaluation_files.write(part, evaluated, plan.output, say=processes.say)
+    if opts.matrix_path and measured.on_demand.write_matrix is not None:
+        measured.on_demand.write_matrix(opts.matrix_path)
+    return Written(plan.folder.path, row, settings, table)
+
+
+def build(
+    request: EvaluationRequest, sets: Sets, *, device: torch.device, dtype: torch.dtype
+) -> Networks:
+    """Build the descriptor and the networks that the metrics read. UsageError if the descriptor
+    cannot be had, or a metric that --metrics names."""
+    descriptor = measurement.build_descriptor(request.descriptor, device=device, dtype=dtype)
+    measurement.require_chunks(request.comparison.num_loss_chunks, descriptor)
+    asked = metrics.asked(request.metrics)
+    wanted = NetworkRequest(
+        flags=request.flags,
+        metrics=tuple(asked),
+        generated=len(sets.generated),
+        training=len(sets.training),
+        has_text=bool(sets.known.captions)
+        or any(query.source_prompt is not None for query in sets.queries),
+        device=device,
+        dtype=dtype,
+    )
+    networks = build_networks(
+        asked, wanted, named=request.metrics is not None, indexed=sets.indexed is not None
+    )
+    networks.extractors = {"descriptor": descriptor, **networks.extractors}
+    return networks
+
+
+def reader_settings(opts: Any, processes: Processes) -> ReaderSettings:
+    """How images are read."""
+    folder = feature_cache.folder_of(opts.cache_dir)
+    return ReaderSettings(
+        batch_size=opts.batch_size,
+        num_workers=opts.num_workers,
+        processes=processes,
+        cache=feature_cache.FeatureCache(folder, processes.say),
+        wrap=lambda batches: progress(
+            batches, total=len(batches), label="reading", main_process=processes.main
+        ),
+    )
+
+
+def say_notes(opts: Any, plan: Plan, evaluated: Evaluated, say: Callable[[str], None]) -> None:
+    """Print what a reader of the numbers should know."""
+    for flag in ("keephead", "keeppredictor"):
+        if getattr(opts, flag):
+            say(f"--{flag} is accepted as published, where it never had an effect")
+    path = plan.folder.path
+    for line in evaluation_record.notes_of(
+        plan.request,
+        evaluated.sets,
+        evaluated.measured,
+        evaluated.skipped,
+        replaces=path if (path / "metrics.json").exists() else None,
+    ):
+        say(line)

@@ -1,0 +1,137 @@
+"""What an evaluation measured, as the metrics read it.
+
+Q is the number of generated images, M of training images, k of matches that are kept for each
+generated image, D the length of a feature vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.retrieval.evaluation_request import MetricFlags
+from utils.retrieval.formulas.complexity import Complexity
+
+if TYPE_CHECKING:
+    import torch
+
+NO_RUN = "which training images are duplicated is not known; name the training run with --run"
+NO_PROMPTS = (
+    "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
+)
+NO_IMAGES = "an index holds one descriptor an image; give a folder or tar shards as --val_dir"
+
+
+class CannotMeasureError(Exception):
+    """A metric lacks what it needs; the message says what. The metric is skipped with one line, or
+    the evaluation stops if --metrics names it."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The best training images of every generated image, the best first."""
+
+    indices: np.ndarray  # [Q, k] int64, of training images
+    scores: np.ndarray  # [Q, k] float32, similarity to them
+    threshold: float | None = None  # score above which a generation is a copy; None: not known
+    chunks: int = 1  # parts that each descriptor was cut into for the comparison
+
+    @property
+    def best(self) -> np.ndarray:
+        """The similarity of every generated image to its best match. [Q]."""
+        return self.scores[:, 0]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What is known of the prompt of every generated image, and of the training images."""
+
+    prompts: list[str]  # [Q], the clusters of the bootstrap; an image without a prompt has its own
+    sources: np.ndarray  # [Q] int64, the prompt's own training image; -1 where it has none
+    source_scores: np.ndarray  # [Q] float64, similarity to it; nan where the prompt has none
+    duplicated: np.ndarray | None  # [M] bool, drawn more often in training; None: not known
+
+
+@dataclass(frozen=True)
+class NetworkFeatures:
+    """What the networks of the metrics computed."""
+
+    # name of a network -> features [Q, D] and [M, D]; None for the training images of an index
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=dict)
+    # key of metrics.json -> cosine of image and prompt, [Q] or [M]; nan where there is no prompt
+    cosines: dict[str, np.ndarray] = field(default_factory=dict)
+    # metric -> why it cannot be computed
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """What is computed when a metric or a file first asks for it."""
+
+    background: Callable[[], np.ndarray]  # [M], every training image's best match but itself
+    complexity: Callable[[], Complexity]  # of every generated image's best match
+    write_matrix: Callable[[str | Path], None] | None = None  # all scores, into that file
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the metrics read."""
+
+    matches: Matches
+    origins: Origins
+    networks: NetworkFeatures
+    on_demand: OnDemand
+    flags: MetricFlags
+    _computed: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def background(self) -> np.ndarray:
+        """The similarity of every training image to its best match other than itself. [M]."""
+        return self._once("background", self.on_demand.background)
+
+    @property
+    def complexity(self) -> Complexity:
+        """The complexity of every generated image's best match; three arrays [Q]."""
+        return self._once("complexity", self.on_demand.complexity)
+
+    @property
+    def has_complexity(self) -> bool:
+        """Whether the complexity was computed."""
+        return "complexity" in self._computed
+
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        if name not in self._computed:
+            self._computed[name] = compute()
+        return self._computed[name]
+
+    def pair(
+        self, network: str | None, metric: str, at_least: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features of both sets by a network. Returns: [Q, D], [M, D].
+
+        network: its name, or None if the metric's networks were not built
+        metric: for the reason why it is missing
+        at_least: images that each set must have
+
+        CannotMeasureError if there are no features, fewer images, or an index, which holds no
+        features of its images."""
+        missing = self.networks.missing
+        if network is None or network not in self.networks.pairs:
+            raise CannotMeasureError(missing.get(metric, "its features were not computed"))
+        generated, reference = self.networks.pairs[network]
+        if reference is None:
+            raise CannotMeasureError(NO_IMAGES)
+        if min(len(generated), len(reference)) < at_least:
+            raise CannotMeasureError(
+                f"needs {at_least} images a side; there are {len(generated)} and {len(reference)}"
+            )
+        return generated, reference
+
+    @property
+    def distance_network(self) -> str | None:
+        """The network whose features KID, precision and coverage read: Inception's as published,
+        else that of --fd_extractor, else None."""
+        return next((name for name in ("fid", "fd") if name in self.networks.pairs), None)
