@@ -58,7 +58,7 @@ def test_blocks_change_no_draw(images, monkeypatch):
     (whole,) = bootstrap.resamplings(prompts, seed=0, rounds=50)
     assert whole.shape == (50, len(prompts))
     for size, blocks in ((1, 50), (7 * len(prompts), 8)):
-        monkeypatch.setattr(bootstrap, "AT_ONCE", size)
+        monkeypatch.setattr(bootstrap, "MOST_ENTRIES", size)
         found = list(bootstrap.resamplings(prompts, seed=0, rounds=50))
         assert len(found) == blocks
         assert np.array_equal(np.concatenate(found), whole)

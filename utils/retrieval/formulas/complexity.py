@@ -1,76 +1,85 @@
-"""How complex an image is, three ways, and whether complexity goes with similarity (Somepalli et
-al. 2023, section 6)."""
+"""How complex an image is, by three measures, and whether complexity correlates with similarity
+(Somepalli et al. 2023, section 6)."""
+
+from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.data import transforms
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from utils.data.image_sets import ImageSet
+
 SIDE = 224
-GREY = (0.2125, 0.7154, 0.0721)  # Rec. 709, scikit-image's
+GREY = (0.2125, 0.7154, 0.0721)  # Rec. 709, as scikit-image has it
 JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Of N images. entropy: nats; jpeg_kib: KiB; total_variation: 1e-4 of the sum of differences.
-    Each [N] float64."""
+    """Complexity of N images, each [N] float64."""
 
-    entropy: np.ndarray
-    jpeg_kib: np.ndarray
-    total_variation: np.ndarray
+    entropy: np.ndarray  # nats
+    jpeg_kib: np.ndarray  # KiB
+    total_variation: np.ndarray  # sum of differences of neighbours, times 1e-4
 
     @property
-    def mixed(self):
+    def mixed(self) -> np.ndarray:
         """Entropy times the root of the JPEG size. [N]."""
         return self.entropy * np.sqrt(self.jpeg_kib)
 
 
-def entropy(pixels):
-    """Entropy of the grey values' histogram in nats. pixels: [H, W, 3] uint8."""
+def entropy(pixels: np.ndarray) -> float:
+    """Entropy of the histogram of grey values, in nats. pixels: [H, W, 3] uint8."""
     grey = np.round(pixels.astype(np.float64) @ GREY).astype(np.uint8)
     shares = np.bincount(grey.ravel(), minlength=256) / grey.size
     shares = shares[shares > 0]
     return float(-(shares * np.log(shares)).sum())
 
 
-def jpeg_kib(image):
-    """Size of a PIL image as JPEG by Pillow, quality 90, 4:2:0, in KiB."""
+def jpeg_kib(image: Image.Image) -> float:
+    """Size of an image as JPEG by Pillow, quality 90, 4:2:0, in KiB."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     return len(buffer.getvalue()) / 1024
 
 
-def total_variation(pixels):
+def total_variation(pixels: np.ndarray) -> float:
     """Sum of absolute differences of neighbours, down and across, over the channels, times 1e-4.
     pixels: [H, W, 3] uint8."""
     signed = pixels.astype(np.int32)
     return 1e-4 * float(sum(np.abs(np.diff(signed, axis=axis)).sum() for axis in (0, 1)))
 
 
-def of_image(image):
-    """(entropy, jpeg_kib, total_variation) of a PIL RGB image: short side 224, centre 224."""
+def of_image(image: Image.Image) -> tuple[float, float, float]:
+    """Entropy, JPEG size and total variation of a PIL RGB image: short side 224, centre 224."""
     image = transforms.as_generated(image, SIDE)
     pixels = np.asarray(image)
     return entropy(pixels), jpeg_kib(image), total_variation(pixels)
 
 
-def of_images(images, indices, *, workers):
-    """Complexity of images[i] for i in indices, in their order; an image named twice is read once.
-    Returns: Complexity."""
+def of_images(images: ImageSet, indices: Sequence[int] | np.ndarray, *, workers: int) -> Complexity:
+    """Complexity of the images at some indices, in that order; an image that occurs several times
+    is read once. workers: threads."""
     unique, places = np.unique(indices, return_inverse=True)
-    # Pillow decodes, resizes and encodes outside Python's lock
+    # threads are enough: Pillow decodes, resizes and encodes without Python's lock
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = np.array(list(pool.map(lambda i: of_image(images.open(int(i))), unique)))
-    return Complexity(*found[places].T)
+        measures = np.array(list(pool.map(lambda i: of_image(images.open(int(i))), unique)))
+    return Complexity(*measures[places].T)
 
 
-def correlation(values, scores):
-    """Pearson's r and its two-sided p, by Student's t. values, scores: [N]. Returns: (r, p), or
-    None when one is constant or N < 3."""
+def correlation(values: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
+    """Pearson's r and its two-sided p, by Student's t; None if one side is constant or N < 3.
+
+    values, scores: [N]"""
     from scipy.special import stdtr  # scipy.stats has pearsonr, and takes a second to import
 
     freedom = len(values) - 2
