@@ -387,7 +387,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         ),
         (
             ["--metrics", "fd", "--fd_extractor", "resnet18"],
-            "--fd_extractor='resnet18': its weights could not be had",
+            "--fd_extractor='resnet18': its weights could not be fetched",
         ),
         (["--fd_extractor", "resnet5000"], "--fd_extractor='resnet5000' is not a model of timm"),
         (["--mixed_precision", "bf16"], "too coarse for similarities"),

@@ -104,11 +104,11 @@ def test_the_descriptor_takes_a_model_a_tag_or_a_file(tiny, wanted):
     for arch, model in clip.ARCHS.items():
         assert model in open_clip.list_models()
         with pytest.raises(
-            WeightsMissingError, match=f"--arch={model!r}: weights 'openai' could not be had"
+            WeightsMissingError, match=f"--arch={model!r}: weights 'openai' could not be fetched"
         ):
             clip.build(wanted(arch=arch))
     with pytest.raises(
-        WeightsMissingError, match="weights 'laion2b_s34b_b79k' could not be had .* --weights"
+        WeightsMissingError, match="weights 'laion2b_s34b_b79k' could not be fetched .* --weights"
     ):
         clip.build(wanted(arch="ViT-B-32:laion2b_s34b_b79k"))
 
@@ -116,8 +116,8 @@ def test_the_descriptor_takes_a_model_a_tag_or_a_file(tiny, wanted):
 @pytest.mark.parametrize(
     ("name", "tag", "right"),
     [
-        ("ViT-B-16", "openai", "takes ViT-B-16-quickgelu"),
-        ("ViT-H-14-378", "dfn5b", "takes ViT-H-14-378-quickgelu"),
+        ("ViT-B-16", "openai", "use ViT-B-16-quickgelu"),
+        ("ViT-H-14-378", "dfn5b", "use ViT-H-14-378-quickgelu"),
     ],
 )
 def test_another_activation_than_the_weights_is_an_error(wanted, name, tag, right):

@@ -144,7 +144,7 @@ def test_errors_name_the_model_and_the_way_out(wanted, tmp_path, vit):
         timm_models.build(wanted(arch="resnet5000"))
     with pytest.raises(
         WeightsMissingError,
-        match="--fd_extractor='resnet18': its weights could not be had .*; use tf_eff",
+        match="--fd_extractor='resnet18': its weights could not be fetched .*; use tf_eff",
     ):
         timm_models.build(wanted(arch="resnet18", flag="--fd_extractor"))
     with pytest.raises(
@@ -157,12 +157,12 @@ def test_errors_name_the_model_and_the_way_out(wanted, tmp_path, vit):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "r.pt")
     for given, flag in (({"isvit": True}, "--isvit"), ({"layer": 2}, "--layer=2")):
         with pytest.raises(
-            UsageError, match=f"{flag} takes a vision transformer; --arch='resnet18' is none"
+            UsageError, match=f"{flag} needs a vision transformer, which --arch='resnet18' is not"
         ):
             timm_models.build(wanted(arch="resnet18", weights=str(tmp_path / "r.pt"), **given))
     with pytest.raises(
         UsageError,
-        match=r"--layer=13: vit_tiny_patch16_224 has 12 blocks; takes 1 \(the last\) to that",
+        match=r"--layer=13: vit_tiny_patch16_224 has 12 blocks; give 1 \(the last\) to 12",
     ):
         timm_models.build(wanted(arch=TINY_VIT, weights=str(vit), layer=13))
     with pytest.raises(UsageError, match="--multiscale averages descriptors of one length"):

@@ -109,7 +109,7 @@ def test_chunks_must_divide_the_descriptor():
     with pytest.raises(
         UsageError,
         match=(
-            "--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; takes a"
+            "--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; give a"
             " divisor"
         ),
     ):

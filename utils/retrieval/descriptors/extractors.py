@@ -1,41 +1,51 @@
-"""The descriptors by name. A new one is a function, a line in the registry and a test; networks and
-torch are imported by the builder that needs them, because the options read this registry and --help
-must answer at once."""
+"""The descriptors by name.
+
+A new one is a function, a line in EXTRACTORS and a test. The builder imports its networks and torch
+itself: the options read this registry, and --help must answer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from utils.data import transforms
 from utils.retrieval.descriptors import clip, sscd, timm_models
-from utils.retrieval.descriptors.network import Extractor
+from utils.retrieval.descriptors.network import Extractor, Wanted
 
-
-def pixel_network(pixels):
-    """[B, 3, 16, 16] -> [B, 768]: minus one mean over all 768 values, so the dot product is the
-    normalised cross-correlation; a flat image becomes 0, not noise."""
+if TYPE_CHECKING:
     import torch
 
-    flat = pixels.flatten(1).double()
-    centred = flat - flat.mean(1, keepdim=True)
-    # of 255; averaging in float32 leaves some 1e-5
-    flat_image = centred.abs().amax(1, keepdim=True) < 1e-3
-    return torch.where(flat_image, 0.0, centred).float()
+FLAT = 1e-3  # of 255: the rounding of averaging in float32 is some 1e-5
 
 
-def build_pixel(wanted):
-    """Extractor of the `pixel` descriptor, which has no weights."""
+def pixel_network(pixels: torch.Tensor) -> torch.Tensor:
+    """[B, 3, 16, 16] -> [B, 768]: the values minus their mean over all 768, so that the dot product
+    is the normalised cross-correlation. An image of one colour becomes 0, not noise."""
+    import torch
+
+    values = pixels.flatten(1).double()
+    centred = values - values.mean(1, keepdim=True)
+    is_flat = centred.abs().amax(1, keepdim=True) < FLAT
+    return torch.where(is_flat, 0.0, centred).float()
+
+
+def build_pixel(wanted: Wanted) -> Extractor:
+    """Build the `pixel` descriptor, which has no weights."""
     wanted.refuse("pixel", "weights", "layer", "isvit", "imsize", "multiscale")
     return Extractor(
         transforms.pixel_input, pixel_network, {"cells": transforms.PIXEL_SIDE}, copy_threshold=0.95
     )
 
 
-# --pt_style -> builder(Wanted) -> Extractor
-EXTRACTORS = {
+# --pt_style -> builder
+EXTRACTORS: dict[str, Callable[[Wanted], Extractor]] = {
     "pixel": build_pixel,
     "sscd": sscd.build,
     "clip": clip.build,
     "dino": timm_models.build_dino,
     "timm": timm_models.build,
 }
-# entries of a descriptor's record -> the flag that chooses them, where they have not the same name
+# entry of a descriptor's record -> flag that chooses it, where their names differ
 FLAGS = {
     "model": "arch",
     "patch_tokens": "layer",
@@ -43,5 +53,5 @@ FLAGS = {
     "weights_sha256": "weights",
     "state_sha256": "weights",
 }
-# what of --arch and --preset names an evaluation
+# descriptors whose evaluations have --arch, or --preset, in their folder's name
 USES_ARCH, USES_PRESET = ("sscd", "clip", "dino", "timm"), ("sscd",)

@@ -1,8 +1,13 @@
-"""The Inception network of the Frechet distance, torch-fidelity's `inception-v3-compat`, and the
-published misuse of it."""
+"""The Inception network of the Frechet distance: torch-fidelity's `inception-v3-compat`, and the
+double-scaled variant that the published script computes (fid_dcr)."""
+
+from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.data import transforms
 from utils.files import whole_files
@@ -10,23 +15,28 @@ from utils.retrieval.descriptors import weights
 from utils.retrieval.descriptors.network import Extractor
 from utils.runtime.errors import DataError, first_line
 
+if TYPE_CHECKING:
+    import torch
+
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 SIDE = 299
 
 
-def build(given, *, device):
-    """The 2,048 features before the classifier of images of 8 bits. given: --fid_weights, or None
-    to find them.
+def build(given: str | None, *, device: torch.device) -> tuple[Extractor, torch.nn.Module]:
+    """Build the extractor of the 2,048 features before the classifier, of images of 8 bits.
 
-    Always in float32: the distance is a small difference of large numbers. Returns: (Extractor, the
-    module for `published`)."""
+    It computes in float32 always: the distance is a small difference of large numbers.
+
+    given: file of --fid_weights; None: the published one, which is downloaded
+
+    Returns: the extractor, and its module for `published`."""
     path = weights.find(
         "--fid_weights", given, name=FILE, address=ADDRESS, what="FID", otherwise="use --metrics fd"
     )
     module = _module(path).to(device)
 
-    def network(pixels):
+    def network(pixels: torch.Tensor) -> torch.Tensor:
         return module(transforms.channels_first(pixels.to(device)))[0]
 
     record = {
@@ -37,12 +47,15 @@ def build(given, *, device):
     return Extractor(transforms.to_bytes, network, record, as_generated=True), module
 
 
-def published(extractor, module, *, device):
-    """The same network as the first project's script feeds it: short side 299, centre crop, scaled
-    to [-1, 1] by the transform and once more, by 2 x - 1, by the network: inputs in [-3, 1].
-    Training images keep their size. -> Extractor."""
+def published(extractor: Extractor, module: torch.nn.Module, *, device: torch.device) -> Extractor:
+    """Build the extractor of `fid_dcr`: the same network as the first project's script feeds it.
 
-    def network(pixels):
+    Short side 299, centre crop, scaled to [-1, 1] by the transform and once more, by 2 x - 1, by
+    the network: inputs in [-3, 1]. Training images keep their size.
+
+    extractor, module: as `build` returns them"""
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
         twice = 2 * transforms.scaled(pixels.to(device), (0.5,) * 3, (0.5,) * 3) - 1
         return _body(module)(twice)
 
@@ -50,13 +63,14 @@ def published(extractor, module, *, device):
     return Extractor(transform, network, extractor.record | {"protocol": "dcr"})
 
 
-def _module(path):
+def _module(path: Path) -> torch.nn.Module:
+    """The network with the weights of a file; DataError if they are not of this network."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     state = weights.read(path)
     try:
-        # torch-fidelity unpickles what it is given: it gets bytes of our own making, of tensors
-        # read without unpickling
+        # torch-fidelity unpickles the file it is given: it gets a file that we write, of tensors
+        # that were read without unpickling
         return FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=_as_file(state)
         )
@@ -66,7 +80,8 @@ def _module(path):
         ) from None
 
 
-def _as_file(state):
+def _as_file(state: Mapping[str, torch.Tensor]) -> io.BytesIO:
+    """Tensors by name as a file in memory, in torch's format."""
     import torch
 
     buffer = io.BytesIO()
@@ -75,9 +90,9 @@ def _as_file(state):
     return buffer
 
 
-def _body(module):
-    """The layers between torch-fidelity's own resizing and its classifier, in their order:
-    pytorch-fid's network, from which it descends. Returns: [B, 3, 299, 299] float -> [B, 2048]."""
+def _body(module: torch.nn.Module) -> torch.nn.Sequential:
+    """The layers between torch-fidelity's own resizing and its classifier, in their order, which
+    are the network of pytorch-fid. [B, 3, 299, 299] float -> [B, 2048]."""
     import torch
 
     return torch.nn.Sequential(

@@ -1,11 +1,16 @@
-"""SSCD (Pizzi et al. 2022): a descriptor made to tell copies, published as TorchScript."""
+"""SSCD (Pizzi et al. 2022): a descriptor that was trained to recognise copies, published as
+TorchScript."""
+
+from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 from utils.data import transforms
 from utils.files import whole_files
 from utils.retrieval.descriptors import weights
-from utils.retrieval.descriptors.network import Extractor, on_scaled_input
+from utils.retrieval.descriptors.network import Extractor, Network, Wanted, on_scaled_input
 from utils.runtime.errors import DataError, UsageError, choose, first_line
 
 # --arch -> published file; `resnet50_disc` is a ResNeXt-101 despite its name
@@ -18,10 +23,10 @@ ADDRESS = "https://dl.fbaipublicfiles.com/sscd-copy-detection/{}.torchscript.pt"
 COPY_THRESHOLD = 0.5
 
 
-def build(wanted):
-    """Extractor of a published SSCD file, under the transform of wanted.preset."""
+def build(wanted: Wanted) -> Extractor:
+    """Build the extractor of a published SSCD file, with the transform of wanted.preset."""
     wanted.refuse("sscd", "layer", "isvit", "imsize")
-    name = choose("--arch", wanted.arch, FILES)
+    name, preset = choose("--arch", wanted.arch, FILES), wanted.preset or "dcr"
     path = weights.find(
         "--weights",
         wanted.weights,
@@ -31,23 +36,22 @@ def build(wanted):
         otherwise="on drawn scenes use --pt_style pixel",
     )
     model = _load(path, wanted)
-    _short, side, _crop, mean, std = transforms.SSCD_PRESETS[wanted.preset]
+    _short, side, _crop, mean, std = transforms.SSCD_PRESETS[preset]
     network = on_scaled_input(model, mean, std, wanted)
     _require_descriptor(path, network, side)
     record = {
         "arch": wanted.arch,
-        "preset": wanted.preset,
+        "preset": preset,
         "multiscale": wanted.multiscale,
         "dtype": str(wanted.dtype),
         "weights": path.name,
         "weights_sha256": whole_files.file_sha256(path),
     }
-    return Extractor(
-        transforms.sscd_input(wanted.preset), network, record, copy_threshold=COPY_THRESHOLD
-    )
+    return Extractor(transforms.sscd_input(preset), network, record, copy_threshold=COPY_THRESHOLD)
 
 
-def _load(path, wanted):
+def _load(path: Path, wanted: Wanted) -> Any:
+    """The network of a TorchScript file, on its device."""
     import torch
 
     with warnings.catch_warnings():
@@ -61,21 +65,21 @@ def _load(path, wanted):
             ) from None
 
 
-def _require_descriptor(path, network, side):
-    """UsageError unless the file maps images to vectors: found out with two black images, not after
-    a minute of reading."""
+def _require_descriptor(path: Path, network: Network, side: int) -> None:
+    """UsageError unless the network maps images to vectors, which two black images show before a
+    minute of reading. side: of the input in pixels."""
     import torch
 
     try:
         with torch.no_grad():
-            found = network(torch.zeros(2, side, side, 3, dtype=torch.uint8))
+            vectors = network(torch.zeros(2, side, side, 3, dtype=torch.uint8))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"--weights={str(path)!r} takes no images ({first_line(error, 120)}); takes an SSCD"
+            f"--weights={str(path)!r} takes no images ({first_line(error, 120)}); give an SSCD"
             " model"
         ) from None
-    if found.ndim != 2 or len(found) != 2:
+    if vectors.ndim != 2 or len(vectors) != 2:
         raise UsageError(
-            f"--weights={str(path)!r} gives {tuple(found.shape)} for two images; takes a model that"
-            " gives [2, D]"
+            f"--weights={str(path)!r} gives {tuple(vectors.shape)} for two images; give a model"
+            " that returns [2, D]"
         )

@@ -1,25 +1,32 @@
-"""Files of weights: found, downloaded, read without unpickling, fitted to a model; or an error that
-helps."""
+"""Files of weights: locate or download them, read them without unpickling, load them into a model;
+or raise an error that says what to do."""
+
+from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.files import downloads
 from utils.files.whole_files import whole_file
 from utils.runtime.errors import DataError, UsageError, first_line, require_file
 
+if TYPE_CHECKING:
+    import torch
+
 FOLDER = Path("pretrainedmodels")
 
 
 class WeightsMissingError(UsageError):
-    """Weights that are not here and could not be fetched: a metric that needs them is left out
-    unless it was named."""
+    """Weights that are not on this machine and could not be downloaded. A metric that needs them is
+    skipped unless --metrics names it."""
 
 
-def _fetch(address, path):
-    """Download a file from its authors' address, whole; one attempt, 5 s to connect. OSError or
-    DataError if it fails."""
+def _fetch(address: str, path: Path) -> None:
+    """Download a file from its authors' address, whole, in one attempt with 5 s to connect. OSError
+    or DataError if that fails."""
     if os.environ.get("HF_HUB_OFFLINE"):
         raise OSError("HF_HUB_OFFLINE is set")
     with whole_file(path) as part:
@@ -27,12 +34,19 @@ def _fetch(address, path):
         require_no_page(part, name=address)
 
 
-def find(flag, given, *, name, address, what, otherwise):
-    """Path of a file of weights: the one given, else pretrainedmodels/<name>, else downloaded from
-    its authors there.
+def find(
+    flag: str, given: str | None, *, name: str, address: str, what: str, otherwise: str
+) -> Path:
+    """Path of a file of weights: the given one, else pretrainedmodels/<name>, which is downloaded
+    from its authors if it is missing.
 
-    flag: that names such a file; what: that needs it, otherwise: what else can be done, both for
-    the error. WeightsMissingError names file, address and what to do."""
+    flag: that names such a file
+    given: its value
+    address: of its authors' file
+    what: needs the file, for the error
+    otherwise: what else can be done, for the error
+
+    WeightsMissingError names the file, the address and what to do."""
     if given:
         return require_no_page(require_file(flag, given))
     path = FOLDER / name
@@ -42,15 +56,15 @@ def find(flag, given, *, name, address, what, otherwise):
         except (OSError, DataError) as error:
             why = first_line(str(error).removeprefix(f"{address}: "), 120)
             raise WeightsMissingError(
-                f"{what} needs {path}; it is not there and {address} could not be read ({why}); put"
-                f" the file there, or name one with {flag}, or {otherwise}"
+                f"{what} needs {path}, which is missing, and {address} could not be read ({why});"
+                f" put the file there, or name one with {flag}, or {otherwise}"
             ) from None
     return require_no_page(path)
 
 
-def require_no_page(path, name=None):
+def require_no_page(path: Path, name: str | None = None) -> Path:
     """The path; DataError if the file is a web page, as a download behind a login or a dead link
-    leaves."""
+    gives. name: of the file, for the error."""
     if downloads.is_web_page(path):
         raise DataError(
             f"{name or path}: is a web page saved as weights; download the file itself again"
@@ -58,16 +72,16 @@ def require_no_page(path, name=None):
     return path
 
 
-def read(path):
-    """Tensors of a .safetensors file or of torch's format, by name; nothing is unpickled. DataError
-    if it is neither."""
+def read(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a .safetensors file, or of one in torch's format, by name. Nothing is
+    unpickled. DataError if the file holds anything else."""
     from pickle import UnpicklingError
 
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    require_no_page(path)
+    require_no_page(Path(path))
     try:
         if Path(path).suffix == ".safetensors":
             state = load_file(path)
@@ -99,9 +113,11 @@ def read(path):
     return state
 
 
-def load(model, state, path):
-    """Load what was read from path, of the model's names, or its order and shapes under other
-    names; DataError otherwise."""
+def load(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Load tensors into a model. They have the model's names, or its order and shapes under other
+    names; DataError otherwise.
+
+    path: that they were read from, for the error"""
     own = model.state_dict()
     values = [state[name] for name in own] if set(own) == set(state) else list(state.values())
     if [tuple(v.shape) for v in values] != [tuple(v.shape) for v in own.values()]:
@@ -111,9 +127,9 @@ def load(model, state, path):
     model.load_state_dict(dict(zip(own, values, strict=True)))
 
 
-def state_sha256(model):
-    """SHA-256 over a model's tensors in order, hex; for weights that came without a file of ours to
-    hash."""
+def state_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over a model's tensors in order, in hexadecimal; for weights that a library loaded,
+    without a file that we could hash."""
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
