@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.cli import exits, flags, retrieval_options
 from utils.cli.retrieval_options import RetrievalOptions
@@ -145,7 +145,7 @@ def build_index(opts: RetrievalOptions, processes: Processes) -> None:
 
 def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
     """The index to work on, as the main process opens it: it may grow between two looks.
-    UsageError if --val_dir is none and none was made of it."""
+    UsageError if --val_dir is no index and --build_index makes none."""
     from utils.index import vector_index
 
     if not (opts.build_index or vector_index.is_index(opts.val_dir)):
@@ -160,7 +160,7 @@ def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
     return processes.share(index)
 
 
-def make_lists(index: VectorIndex, processes: Processes):
+def make_lists(index: VectorIndex, processes: Processes) -> Any:
     """Make the lists of an approximate search, or read those that are kept. Returns: the
     searcher."""
     from utils.index import index_evaluation, search
@@ -170,6 +170,7 @@ def make_lists(index: VectorIndex, processes: Processes):
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command. argv: the arguments; None: those of the process."""
     with exits.exit_on_user_error("diff_retrieval.py"):
         opts = flags.parse(retrieval_options.RetrievalOptions, argv, description=__doc__)
         if opts.compare_runs:

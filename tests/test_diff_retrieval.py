@@ -443,8 +443,8 @@ def test_a_second_run_reads_no_training_image(measure, copies, monkeypatch):
     assert len(set(decoded)) == 12
     shutil.rmtree(copies / "evaluations")
     # which shows some again
-    monkeypatch.setattr("utils.retrieval.evaluation_files.write_gallery", lambda *a, **k: [])
-    monkeypatch.setattr("utils.retrieval.evaluation_files.page_rows", lambda *a, **k: ([], {}))
+    monkeypatch.setattr("utils.retrieval.evaluation_pictures.write_gallery", lambda *a, **k: [])
+    monkeypatch.setattr("utils.retrieval.evaluation_pictures.page_rows", lambda *a, **k: ([], {}))
     opened.clear()
     Image.open(copies / "0.png").save(copies / "4.png")  # other queries, the same training images
     _, second = measure(copies, *NO_FD, "--cache_dir", copies.parent / "kept")

@@ -95,6 +95,7 @@ def report(tmp_path_factory):
     page.write_report(
         path,
         metrics=metrics,
+        words={},
         settings=settings,
         counts={"generated": 12},
         left_out={"clip": ATTACKS[0]},

@@ -8,8 +8,13 @@ from PIL import Image
 from tests.retrieval import measured_by_hand
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import image_sets
-from utils.retrieval import compare_evaluations, evaluation_files, evaluation_stage
-from utils.retrieval.evaluation_inputs import (
+from utils.retrieval import (
+    compare_evaluations,
+    evaluation_files,
+    evaluation_pictures,
+    evaluation_stage,
+)
+from utils.retrieval.evaluation_sets import (
     GenerationFacts,
     IndexFacts,
     Query,
@@ -141,7 +146,7 @@ def test_a_long_table_is_parquet_and_can_be_compared(sets, tmp_path, monkeypatch
 def shown(monkeypatch):
     """Rows of the gallery's pages as they are drawn: shown[i] = [(query label, [(score, match
     key)])]."""
-    pages, real = [], evaluation_files.galleries.match_page
+    pages, real = [], evaluation_pictures.galleries.match_page
 
     def match_page(rows, **options):
         pages.append(
@@ -152,12 +157,12 @@ def shown(monkeypatch):
         )
         return real(rows, **options)
 
-    monkeypatch.setattr(evaluation_files.galleries, "match_page", match_page)
+    monkeypatch.setattr(evaluation_pictures.galleries, "match_page", match_page)
     return pages
 
 
 def test_the_most_similar_come_first_in_the_gallery(sets, tmp_path, shown):
-    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
+    evaluation_pictures.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
     assert shown == [
         [
             ("1.png", [(0.97, "b.png"), (0.5, "c.png")]),
@@ -179,9 +184,9 @@ def test_the_most_similar_come_first_in_the_gallery(sets, tmp_path, shown):
 def test_pages_have_so_many_rows_and_there_are_so_many_pages(
     sets, tmp_path, shown, monkeypatch, rows, pages, sizes
 ):
-    monkeypatch.setattr(evaluation_files, "GALLERY_ROWS", rows)
-    monkeypatch.setattr(evaluation_files, "GALLERY_PAGES", pages)
-    evaluation_files.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
+    monkeypatch.setattr(evaluation_pictures, "GALLERY_ROWS", rows)
+    monkeypatch.setattr(evaluation_pictures, "GALLERY_PAGES", pages)
+    evaluation_pictures.write_gallery(tmp_path / "gallery", measured(), sets, workers=1, unshown={})
     assert [len(page) for page in shown] == sizes
     assert [page[0][0] for page in shown] == ["1.png", "2.png" if rows == 2 else "0.png"][
         : len(sizes)
@@ -193,13 +198,13 @@ def test_pages_have_so_many_rows_and_there_are_so_many_pages(
 def test_the_gallery_shows_ten_matches_at_most_and_the_table_all(
     sets, tmp_path, shown, monkeypatch
 ):
-    assert evaluation_files.GALLERY_COLUMNS == 10
+    assert evaluation_pictures.GALLERY_COLUMNS == 10
     many = measured(
         scores=np.linspace(0.9, 0.1, 36).reshape(3, 12), matches=np.arange(36).reshape(3, 12) % 4
     )
-    evaluation_files.write_gallery(tmp_path / "gallery", many, sets, workers=1, unshown={})
+    evaluation_pictures.write_gallery(tmp_path / "gallery", many, sets, workers=1, unshown={})
     assert [len(found) for _, found in shown[0]] == [10] * 3
-    narrow = evaluation_files.galleries.match_page([], threshold=None, columns=10).width
+    narrow = evaluation_pictures.galleries.match_page([], threshold=None, columns=10).width
     assert Image.open(tmp_path / "gallery" / "page_01.png").width == narrow
     assert sum(1 for _ in evaluation_files.match_rows(many, sets, {})) == 36
 
@@ -209,22 +214,22 @@ def test_what_can_no_longer_be_read_is_grey(sets, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    assert evaluation_files.to_look_at(sets.training, 0, 20, {}).getpixel((1, 1)) == (0, 30, 0)
+    assert evaluation_pictures.to_look_at(sets.training, 0, 20, {}).getpixel((1, 1)) == (0, 30, 0)
     monkeypatch.setattr(image_sets.ImageSet, "open", fail)
     unshown = {}
-    assert evaluation_files.to_look_at(sets.training, 0, 20, unshown).getcolors() == [
-        (400, evaluation_files.GREY)
+    assert evaluation_pictures.to_look_at(sets.training, 0, 20, unshown).getcolors() == [
+        (400, evaluation_pictures.GREY)
     ]
     assert list(unshown) == [sets.training.keys[0]]
-    assert evaluation_files.unshown_in_words(unshown | {"x": "y"}).startswith(
+    assert evaluation_pictures.unshown_in_words(unshown | {"x": "y"}).startswith(
         f"pictures that cannot be read now are grey: 2, first {sets.training.keys[0]!r} ("
     )
 
 
 def test_the_first_pages_are_given_to_the_report_as_jpeg(sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_files, "GALLERY_ROWS", 1)
-    monkeypatch.setattr(evaluation_files, "PAGE_GALLERY", 2)
-    given = evaluation_files.write_gallery(
+    monkeypatch.setattr(evaluation_pictures, "GALLERY_ROWS", 1)
+    monkeypatch.setattr(evaluation_pictures, "PAGE_GALLERY", 2)
+    given = evaluation_pictures.write_gallery(
         tmp_path / "gallery", measured(), sets, workers=2, unshown={}
     )
     files = sorted((tmp_path / "gallery").iterdir())
@@ -241,13 +246,13 @@ def test_the_first_pages_are_given_to_the_report_as_jpeg(sets, tmp_path, monkeyp
 
 
 def test_the_published_layout_is_ten_a_page_and_twenty_pages():
-    assert (evaluation_files.GALLERY_ROWS, evaluation_files.GALLERY_PAGES) == (10, 20)
+    assert (evaluation_pictures.GALLERY_ROWS, evaluation_pictures.GALLERY_PAGES) == (10, 20)
 
 
 @pytest.mark.parametrize("side", [192, 8])
 def test_every_picture_that_the_page_names_is_there_small(sets, monkeypatch, side):
-    monkeypatch.setattr(evaluation_files, "PICTURE_SIDE", side)
-    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=2, unshown={})
+    monkeypatch.setattr(evaluation_pictures, "PICTURE_SIDE", side)
+    rows, pictures = evaluation_pictures.page_rows(measured(), sets, workers=2, unshown={})
     assert [r["query"] for r in rows] == ["sub/1.png", "sub/0.png", "sub/2.png"]
     assert set(pictures) == {r[k] for r in rows for k in ("query_picture", "match_picture")}
     colours = {"query_picture": [60, 0, 120], "match_picture": [60, 180, 0]}
@@ -260,7 +265,7 @@ def test_every_picture_that_the_page_names_is_there_small(sets, monkeypatch, sid
 
 
 def test_rows_of_the_page_say_what_is_known(sets):
-    rows, _ = evaluation_files.page_rows(measured(), sets, workers=1, unshown={})
+    rows, _ = evaluation_pictures.page_rows(measured(), sets, workers=1, unshown={})
     assert rows[0] == {
         "query": "sub/1.png",
         "match": "b.png",
@@ -281,7 +286,7 @@ def test_rows_of_the_page_say_what_is_known(sets):
         rows[1]["duplicated"],
         rows[1]["clipscore"],
     ) == (None, 0.125, False, 0.3)
-    rows, _ = evaluation_files.page_rows(
+    rows, _ = evaluation_pictures.page_rows(
         measured(duplicated=None, alignment={}), sets, workers=1, unshown={}
     )
     assert {(r["duplicated"], r["clipscore"]) for r in rows} == {(None, None)}
@@ -290,7 +295,7 @@ def test_rows_of_the_page_say_what_is_known(sets):
 def test_the_page_shows_the_beginning_of_what_is_long(sets):
     long = "<a>é " * 200_000
     queries = [dataclasses.replace(q, source_prompt=long[: 500 + q.index]) for q in sets.queries]
-    rows, _ = evaluation_files.page_rows(
+    rows, _ = evaluation_pictures.page_rows(
         measured(),
         dataclasses.replace(sets, queries=queries, known=TrainingFacts(captions={"b.png": long})),
         workers=1,
@@ -310,15 +315,15 @@ def test_the_page_shows_the_beginning_of_what_is_long(sets):
 
 
 def test_the_page_shows_so_many_of_the_most_similar(sets, monkeypatch):
-    assert evaluation_files.PAGE_ROWS == 500
-    monkeypatch.setattr(evaluation_files, "PAGE_ROWS", 2)
-    rows, pictures = evaluation_files.page_rows(measured(), sets, workers=1, unshown={})
+    assert evaluation_pictures.PAGE_ROWS == 500
+    monkeypatch.setattr(evaluation_pictures, "PAGE_ROWS", 2)
+    rows, pictures = evaluation_pictures.page_rows(measured(), sets, workers=1, unshown={})
     assert [r["query"] for r in rows] == ["sub/1.png", "sub/0.png"]
     assert len(pictures) == 4
 
 
 def test_a_training_image_that_several_match_is_embedded_once(sets):
-    rows, pictures = evaluation_files.page_rows(
+    rows, pictures = evaluation_pictures.page_rows(
         measured(matches=np.zeros((3, 2), int)), sets, workers=1, unshown={}
     )
     assert {r["match_picture"] for r in rows} == {"training/a.png"}
@@ -343,7 +348,7 @@ BY_SOURCE = {f"copy_share{k}{end}": 0.2 for k in ("_dup", "_nodup") for end in (
     ],
 )
 def test_a_plot_for_every_number_there_is(sets, tmp_path, row, files):
-    made = evaluation_files.write_plots(
+    made = evaluation_pictures.write_plots(
         tmp_path / "p", measured=measured(), row=row, settings={"pt_style": "pixel"}
     )
     assert [path.name for path, _ in made] == ["similarity.png", *files]
@@ -355,7 +360,7 @@ def test_what_is_drawn_is_what_was_measured(sets, tmp_path, monkeypatch):
     drawn = {}
     for name in ("similarity_histogram", "bars", "scatter"):
         monkeypatch.setattr(
-            evaluation_files.plots,
+            evaluation_pictures.plots,
             name,
             lambda path, *given, **named: drawn.update({path.stem: (given, named)}),
         )
@@ -363,7 +368,7 @@ def test_what_is_drawn_is_what_was_measured(sets, tmp_path, monkeypatch):
 
     def draw(row):
         drawn.clear()
-        evaluation_files.write_plots(
+        evaluation_pictures.write_plots(
             tmp_path, measured=found, row=row, settings={"pt_style": "pixel"}
         )
         return drawn
@@ -400,7 +405,7 @@ def test_counts_of_images_of_each_kind(sets):
     unread = dataclasses.replace(
         sets,
         training=dataclasses.replace(sets.training, bad=(("e.png", "is no image"),)),
-        made=GenerationFacts(images_per_prompt=3),
+        generation=GenerationFacts(images_per_prompt=3),
     )
     assert evaluation_files.counts_of(measured(), unread) == {
         "generated": 3,

@@ -12,7 +12,7 @@ from utils.data import image_sets
 from utils.files import whole_files
 from utils.retrieval import evaluation_inputs as retrieval
 from utils.retrieval import evaluation_stage, measurement
-from utils.retrieval.evaluation_inputs import Query
+from utils.retrieval.evaluation_sets import Query, Sets, TrainingFacts, source_indices
 from utils.runtime.errors import DataError, UsageError
 
 
@@ -65,8 +65,8 @@ def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):
         for k in ("train/cat/2.png", "cat/1.png", "elsewhere/cat/1.png", None)
     ]
     sources = retrieval.source_keys(tmp_path, queries, training)
-    sets = retrieval.Sets(None, queries, training, retrieval.TrainingFacts(sources=sources))
-    assert np.array_equal(retrieval.source_indices(sets), [1, 0, -1, -1])
+    sets = Sets(None, queries, training, TrainingFacts(sources=sources))
+    assert np.array_equal(source_indices(sets), [1, 0, -1, -1])
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_sources_in_shards_are_found_as_training_named_them(read, folder, shards
     ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
     sets, _ = read(shards)
-    assert retrieval.source_indices(sets).tolist() == [1] + [2] * 11
+    assert source_indices(sets).tolist() == [1] + [2] * 11
 
 
 def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(
@@ -234,7 +234,7 @@ def test_generated_images_below_the_training_images_are_said_with_their_number(
 def test_images_per_prompt_of_a_published_folder(read, folder, lines, found):
     if lines is not None:
         (folder / "prompts.txt").write_text(lines)
-    assert read()[0].made.images_per_prompt == found
+    assert read()[0].generation.images_per_prompt == found
 
 
 def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
@@ -245,7 +245,7 @@ def test_a_manifest_says_itself_which_prompt_an_image_has(read, folder):
     ]
     whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
     sets, _ = read()
-    assert sets.made.images_per_prompt is None
+    assert sets.generation.images_per_prompt is None
     assert {q.source_prompt for q in sets.queries} == {"s"}
 
 

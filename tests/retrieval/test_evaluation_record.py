@@ -7,7 +7,7 @@ import numpy as np
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data.image_sets import ImageSet
 from utils.retrieval import evaluation_record, evaluation_stage
-from utils.retrieval.evaluation_inputs import IndexFacts, Sets
+from utils.retrieval.evaluation_sets import IndexFacts, Sets
 from utils.retrieval.measured import Matches
 
 

@@ -11,8 +11,8 @@ from utils.retrieval import evaluation_stage, measurement, metrics
 from utils.retrieval.descriptors import clip, inception, timm_models
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.descriptors.weights import WeightsMissingError
-from utils.retrieval.evaluation_inputs import Query, Sets, TrainingFacts, source_indices
 from utils.retrieval.evaluation_networks import Networks
+from utils.retrieval.evaluation_sets import Query, Sets, TrainingFacts, source_indices
 from utils.retrieval.feature_cache import FeatureCache
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.formulas import complexity, memorized

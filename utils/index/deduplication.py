@@ -21,7 +21,7 @@ from utils.index import (
 )
 from utils.index.deduplication_files import FILES, KIND, OUR_FILES, Deduplication, Written
 from utils.reports.progress import progress
-from utils.retrieval import evaluation_files, evaluation_stage
+from utils.retrieval import evaluation_pictures, evaluation_stage
 from utils.retrieval.descriptors.extractors import EXTRACTORS
 from utils.runtime.errors import UsageError
 
@@ -101,7 +101,7 @@ def _write(opts, index, result, folder, say):
     for line in summary_lines(result, written, folder):
         say(line)
     if written.unreadable:
-        say(evaluation_files.unshown_in_words(written.unreadable))
+        say(evaluation_pictures.unshown_in_words(written.unreadable))
 
 
 # Checks before any work ---------------------------------------------------------------------------

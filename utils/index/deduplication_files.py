@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.files import owned_folders, whole_files
 from utils.reports import galleries
-from utils.retrieval import evaluation_files
+from utils.retrieval import evaluation_pictures
 from utils.runtime import environment
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def write_gallery(
         span = slice(start, start + min(size, GALLERY_COLUMNS))
         images = index.images(groups.rows[span])
         opened = (
-            evaluation_files.to_look_at(images, i, galleries.SIDE, unreadable)
+            evaluation_pictures.to_look_at(images, i, galleries.SIDE, unreadable)
             for i in range(len(images))
         )
         pictures = [galleries.fitted(image, galleries.SIDE) for image in opened]

@@ -15,9 +15,9 @@ from utils.data import image_sets
 from utils.index import index_descriptor, search, vector_index
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_inputs, features, measurement
-from utils.retrieval.evaluation_inputs import IndexFacts, Sets, TrainingFacts
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.evaluation_sets import IndexFacts, Sets, TrainingFacts
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, OnDemand
 from utils.runtime.errors import UsageError

@@ -14,6 +14,15 @@ import numpy as np
 from utils.files import whole_files
 from utils.reports import tables
 from utils.retrieval import metrics
+from utils.retrieval.compare_differences import (
+    MeasuredRun,
+    concerned,
+    differences,
+    images_of,
+    is_metric,
+    remarks,
+    warnings,
+)
 from utils.retrieval.formulas import bootstrap
 from utils.retrieval.metric_record import fits
 from utils.runtime.errors import DataError, UsageError, first_line, require_dir
@@ -35,40 +44,7 @@ INTERVALS = {
     "sim_95pc": ("score", bootstrap.percentile(95)),
     "clipscore": ("clipscore", bootstrap.mean),
 }
-# settings that determine all numbers that are computed from descriptors
-DESCRIPTOR_SETTINGS = (
-    "pt_style",
-    "arch",
-    "preset",
-    "similarity_metric",
-    "weights_sha256",
-    "state_sha256",
-    "imsize",
-    "multiscale",
-    "layer",
-    "patch_tokens",
-    "num_loss_chunks",
-)
 COLUMNS = ("query", "rank", "score", "prompt")  # that matches.csv must have
-
-Differences = list[tuple[str, dict[str, list[str]]]]  # (setting, {value as text: labels})
-
-
-@dataclass(frozen=True)
-class MeasuredRun:
-    """An evaluation on disk."""
-
-    label: str  # that tells it from the others
-    folder: Path
-    metrics: dict[str, float]  # numbers of metrics.json, intervals as _lo and _hi
-    settings: dict[str, Any]
-    counts: dict[str, Any]
-    scores: np.ndarray  # [Q], similarity of the best matches
-
-
-def _is_metric(key: str) -> bool:
-    """Whether a key of metrics.json is a metric, not the end of an interval or a count."""
-    return not key.endswith(("_lo", "_hi", "_n"))
 
 
 def shown() -> list[str]:
@@ -89,7 +65,7 @@ class Comparison:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics to show, in order."""
-        keys = dict.fromkeys(key for run in self.runs for key in run.metrics if _is_metric(key))
+        keys = dict.fromkeys(key for run in self.runs for key in run.metrics if is_metric(key))
         return [key for pattern in shown() for key in keys if fits(pattern, key)]
 
     def title(self, metric: str) -> str:
@@ -260,8 +236,8 @@ def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
             f"{FLAG}: {setting} is {value} in {with_value[0]!r} and {other} in {with_other[0]!r};"
             " give evaluations that measured alike, or --force to compare them all the same"
         )
-    notes = [*_warnings(differing), *_remarks(runs)]
-    return Comparison(runs, _concerned(runs, differing), notes, seed)
+    notes = [*warnings(differing), *remarks(runs)]
+    return Comparison(runs, concerned(runs, differing), notes, seed)
 
 
 def _read_runs(dirs: Sequence[str | Path], seed: int) -> list[MeasuredRun]:
@@ -282,145 +258,7 @@ def _read_runs(dirs: Sequence[str | Path], seed: int) -> list[MeasuredRun]:
     ]
 
 
-# Whether they measured alike ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NetworkRecord:
-    """Where the settings of an evaluation say which network made the numbers of some metrics."""
-
-    name: str  # for the user
-    places: tuple[str, ...]  # settings that may hold the record; the first that does counts
-    beginnings: tuple[str, ...]  # of the keys whose numbers it makes
-    flags: tuple[str, ...] = ()  # settings that change the numbers too
-
-    def of(self, run: MeasuredRun) -> dict[str, Any] | None:
-        """The record, or None if the run has none.
-
-        Several places: the metric read the features of one network or of another, on scales that
-        differ; then a run counts only if it has such a metric."""
-        if len(self.places) > 1 and not any(key.startswith(self.beginnings) for key in run.metrics):
-            return None
-        record = next((r for place in self.places if (r := run.settings.get(place))), None)
-        if not isinstance(record, dict):
-            return None
-        return record | {flag: run.settings.get(flag) for flag in self.flags}
-
-
-def network_records() -> list[NetworkRecord]:
-    """The records of all networks. Metrics that read one network, or the same alternatives, share
-    one."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name, metric in metrics.METRICS.items():
-        if metric.networks:
-            groups.setdefault(tuple(n.name for n in metric.networks), []).append(name)
-    records = []
-    for places, names in groups.items():
-        members = [metrics.METRICS[name] for name in names]
-        beginnings = tuple(b for metric in members for b in metric.beginnings)
-        flags = tuple(flag for metric in members for flag in metric.settings)
-        if len(places) > 1:
-            records.append(NetworkRecord(names[0], places, beginnings, flags))
-            continue
-        for name in members[0].networks[0].names:
-            records.append(NetworkRecord(name, (name,), beginnings, flags))
-    return records
-
-
-def makers() -> dict[str, tuple[str, ...]]:
-    """The settings, and names of network records, that make numbers. Returns: {name: beginnings of
-    the keys of those numbers}."""
-    all_metrics = metrics.METRICS.values()
-    of_descriptor = tuple(b for m in all_metrics if not m.networks for b in m.beginnings)
-    in_dtype = tuple(
-        b
-        for m in all_metrics
-        if not m.networks or not all(n.own_precision for n in m.networks)
-        for b in m.beginnings
-    )
-    return {
-        **dict.fromkeys(DESCRIPTOR_SETTINGS, of_descriptor),
-        "dtype": in_dtype,
-        "copy_threshold": ("copy_share",),
-        **{record.name: record.beginnings for record in network_records()},
-    }
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Labels by value. pairs: (label, value as text). Returns: {value: labels}, values in the order
-    in which they come."""
-    groups: dict[str, list[str]] = {}
-    for label, value in pairs:
-        groups.setdefault(value, []).append(label)
-    return groups
-
-
-def _shown(setting: str, value: Any) -> str:
-    """A setting's value for a line; 12 digits of a hash are enough to recognise it."""
-    if setting.endswith(("sha256", "fingerprint")) and isinstance(value, str):
-        return value[:12]
-    return repr(value)
-
-
-def differences(runs: Sequence[MeasuredRun]) -> Differences:
-    """Settings that make the numbers and are not the same in all runs; a part of a network's record
-    is named record.part."""
-    values = {
-        setting: _grouped((run.label, _shown(setting, run.settings.get(setting))) for run in runs)
-        for setting in (*DESCRIPTOR_SETTINGS, "dtype", "copy_threshold")
-    }
-    for network in network_records():
-        records = [(run.label, r) for run in runs if (r := network.of(run)) is not None]
-        for part in dict.fromkeys(key for _, record in records for key in record):
-            values[f"{network.name}.{part}"] = _grouped(
-                (label, _shown(part, record.get(part))) for label, record in records
-            )
-    return [(setting, groups) for setting, groups in values.items() if len(groups) > 1]
-
-
-def _concerned(runs: Sequence[MeasuredRun], differing: Differences) -> frozenset[str]:
-    """Metrics whose numbers a differing setting makes."""
-    made = makers()
-    starts = tuple(start for setting, _ in differing for start in made[setting.partition(".")[0]])
-    return frozenset(
-        key for run in runs for key in run.metrics if _is_metric(key) and key.startswith(starts)
-    )
-
-
-def _listed(groups: Mapping[str, list[str]]) -> str:
-    return ", ".join(f"{value} ({', '.join(labels)})" for value, labels in groups.items())
-
-
-def _warnings(differing: Differences) -> list[str]:
-    return [
-        f"not measured alike: {setting}: {_listed(groups)}; its metrics are marked with *"
-        for setting, groups in differing
-    ]
-
-
-def _remarks(runs: Sequence[MeasuredRun]) -> list[str]:
-    """Lines on differences that are allowed: other training images, and other numbers of images
-    where that changes a metric."""
-    trained = _grouped(
-        (run.label, _shown("val_fingerprint", run.settings.get("val_fingerprint"))) for run in runs
-    )
-    lines = [f"training images differ: {_listed(trained)}"] if len(trained) > 1 else []
-    images = _grouped((run.label, images_of(run)) for run in runs)
-    has_distance = any(key.startswith(("fid", "fd_")) for run in runs for key in run.metrics)
-    if len(images) > 1 and has_distance:
-        lines.append(
-            f"numbers of images differ: {_listed(images)}; a Frechet distance of fewer images comes"
-            " out larger"
-        )
-    return lines
-
-
 # The table ----------------------------------------------------------------------------------------
-
-
-def images_of(run: MeasuredRun) -> str:
-    """How many images were measured."""
-    return str(run.counts.get("generated", len(run.scores)))
 
 
 def _cell(numbers: Mapping[str, float], metric: str) -> str:

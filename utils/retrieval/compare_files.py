@@ -11,7 +11,8 @@ from typing import Any
 
 from utils.files import owned_folders, whole_files
 from utils.reports import plots, tables
-from utils.retrieval.compare_evaluations import Comparison, MeasuredRun, images_of
+from utils.retrieval.compare_differences import MeasuredRun, images_of
+from utils.retrieval.compare_evaluations import Comparison
 
 FILES = ("comparison.csv", "comparison.md", "comparison.json", "comparison.png")
 OUR_FILES = re.compile(r"comparison\.(?:csv|md|json|png)")

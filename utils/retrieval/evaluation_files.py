@@ -1,28 +1,22 @@
-"""The files of an evaluation: numbers, matches, plots, gallery and page."""
+"""The files of an evaluation: where they go, numbers, matches, and all of them together."""
 
 from __future__ import annotations
 
-import functools
-import io
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from utils.data.image_sets import ImageSet
 from utils.files import evaluation_folder, whole_files
-from utils.reports import galleries, page, plots, tables
-from utils.retrieval import metrics
+from utils.reports import page, tables
+from utils.retrieval import evaluation_pictures, metrics
 from utils.retrieval.descriptors import extractors
-from utils.retrieval.evaluation_inputs import Query, Sets
 from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.evaluation_sets import Query, Sets
 from utils.retrieval.measured import Measured
 from utils.retrieval.metric_record import Numbers, words_of
-from utils.runtime.errors import DataError
 
 COLUMNS = (
     "query",
@@ -60,22 +54,6 @@ INDEX_COLUMNS = {
     "match_height": "height",
 }
 LONG_TABLE = 100_000  # rows beyond which a table is Parquet
-# columns: of matches; matches.csv has all
-GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 10, 10, 20
-# the page's table holds the pictures of that many queries and their matches: some 10 MB
-PAGE_ROWS, PICTURE_SIDE = 500, 160
-# most letters of a prompt or a caption in the page's table: captions of strangers may be very long
-PAGE_LETTERS = 500
-GREY = (200, 200, 200)  # stands for a picture that cannot be read
-PAGE_GALLERY = 5  # pages of the gallery that the page holds; the others are files beside it
-AXES = {
-    "ent": "entropy of the matched image (nats)",
-    "comp": "its size as JPEG (KiB)",
-    "tvl": "its total variation (sum of differences × 1e-4)",
-    "mixed": "entropy × √JPEG size",
-}
-
-Unshown = dict[str, str]  # key of an image whose picture could not be read -> why
 
 
 @dataclass(frozen=True)
@@ -155,7 +133,7 @@ def counts_of(measured: Measured, sets: Sets) -> dict[str, int | None]:
         "training_unreadable": len(searched.bad),
         "duplicated": None if duplicated is None else len(duplicated),
         "with_source_image": int((measured.origins.sources >= 0).sum()),
-        "images_per_prompt": sets.made.images_per_prompt,
+        "images_per_prompt": sets.generation.images_per_prompt,
         "prompts": len(set(measured.origins.prompts)),
         "with_equal_best_matches": equal_best(measured),
     }
@@ -179,13 +157,14 @@ def match_rows(measured: Measured, sets: Sets, row: Numbers) -> Iterator[dict[st
     for q, query in enumerate(sets.queries):
         facts = _query_facts(measured, query, q, row)
         for rank, (score, match) in enumerate(zip(scores[q], indices[q], strict=True), 1):
+            duplicated = measured.origins.is_duplicated(match)
             columns = {
                 "query": query.key,
                 "rank": rank,
                 "match": sets.training.keys[match],
                 "score": f"{score:.6f}",
                 **facts,
-                "duplicated": _duplicated(measured, match, int),
+                "duplicated": None if duplicated is None else int(duplicated),
             }
             if measured.has_complexity and rank == 1:
                 columns |= {
@@ -213,12 +192,6 @@ def _query_facts(measured: Measured, query: Query, q: int, row: Numbers) -> dict
     }
 
 
-def _duplicated(measured: Measured, match: int, kind: type) -> Any:
-    """Whether a training image was drawn more often, as int or bool; None if that is not known."""
-    duplicated = measured.origins.duplicated
-    return None if duplicated is None else kind(duplicated[match])
-
-
 def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) -> None:
     """Write matches.csv; or matches.parquet beyond LONG_TABLE rows. Of an index always write
     matches.parquet too, with what the index knows of the matches."""
@@ -235,190 +208,6 @@ def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) ->
         for columns in match_rows(measured, sets, row)
     )
     tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *more), rows, numbers=NUMBERS)
-
-
-# Pictures -----------------------------------------------------------------------------------------
-
-
-def to_look_at(images: ImageSet, index: int, side: int, unshown: Unshown) -> Image.Image:
-    """A picture of an image that was read before, at least `side` pixels wide and high, PIL RGB.
-
-    It is grey if the image, or the tar file that held it, is gone or has changed since: the numbers
-    are worth more than a picture. unshown: is then extended by {key: why}."""
-    try:
-        return images.open(index, at_least=side)
-    except (DataError, OSError) as error:
-        why = str(error).removeprefix(f"{images.root / images.keys[index]}: ")
-        unshown[images.keys[index]] = why
-        return Image.new("RGB", (side, side), GREY)
-
-
-def unshown_in_words(unshown: Unshown) -> str:
-    """A line on the pictures that are grey. unshown: holds at least one."""
-    key, why = next(iter(unshown.items()))
-    return f"pictures that cannot be read now are grey: {len(unshown)}, first {key!r} ({why})"
-
-
-def write_gallery(
-    folder: Path, measured: Measured, sets: Sets, *, workers: int, unshown: Unshown
-) -> list[bytes]:
-    """Write the gallery as PNG: pages of ten queries with their matches, ten at most, the most
-    similar queries first, 20 pages at most.
-
-    unshown: as `to_look_at`
-
-    Returns: the first PAGE_GALLERY pages as JPEG, for report.html."""
-    matches = measured.matches
-    order = np.argsort(-matches.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
-    pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
-
-    @functools.lru_cache(2000)  # many queries may have one training image; 50 KB each
-    def picture_of(training: bool, index: int) -> Image.Image:
-        images = sets.training if training else sets.generated
-        return galleries.fitted(to_look_at(images, index, galleries.SIDE, unshown), galleries.SIDE)
-
-    columns = min(GALLERY_COLUMNS, matches.scores.shape[1])
-
-    def draw(queries: np.ndarray) -> Image.Image:
-        rows = []
-        for q in queries:
-            best = zip(matches.indices[q, :columns], matches.scores[q, :columns], strict=True)
-            shown = [(picture_of(True, int(m)), s, sets.training.keys[m]) for m, s in best]
-            label = sets.queries[q].key.rpartition("/")[2]
-            rows.append((picture_of(False, int(q)), label, shown))
-        return galleries.match_page(rows, threshold=matches.threshold, columns=columns)
-
-    return galleries.write_pages(
-        folder, pages, draw, workers=workers, keep=_jpeg, first=PAGE_GALLERY
-    )
-
-
-def write_plots(
-    folder: Path, *, measured: Measured, row: Numbers, settings: Mapping[str, Any]
-) -> list[tuple[Path, str]]:
-    """Draw the histogram, and the scatter plots and bars for which there are numbers.
-
-    Returns: [(PNG, words for those who cannot see it)]."""
-    histogram = folder / "similarity.png"
-    plots.similarity_histogram(
-        histogram,
-        measured.matches.best,
-        measured.background if "bg_mean" in row else None,
-        threshold=measured.matches.threshold,
-        descriptor=settings["pt_style"],
-    )
-    return [
-        (histogram, "histogram of similarities to the nearest training image"),
-        *_copy_share_plot(folder, row),
-        *_complexity_plots(folder, measured, row),
-    ]
-
-
-def _copy_share_plot(folder: Path, row: Numbers) -> Iterator[tuple[Path, str]]:
-    """Draw bars of the shares of copies, in per cent, if there are any."""
-    shares = {
-        "copy_share": "all",
-        "copy_share_dup": "prompts of\nduplicated images",
-        "copy_share_nodup": "other prompts",
-    }
-    bars = [
-        (words, *(100 * row[key + end] for end in ("", "_lo", "_hi")))
-        for key, words in shares.items()
-        if key in row
-    ]
-    if bars:
-        path = folder / "copy_share.png"
-        plots.bars(path, bars, ylabel="images that count as copies, %", limit=100)
-        yield path, "share of copies with 95 % intervals"
-
-
-def _complexity_plots(folder: Path, measured: Measured, row: Numbers) -> Iterator[tuple[Path, str]]:
-    """Draw the similarity against each complexity that has a correlation."""
-    for name, attribute in metrics.CORRELATED.items():
-        if f"cc_{name}" in row:
-            path = folder / f"complexity_{name}.png"
-            plots.scatter(
-                path,
-                getattr(measured.complexity, attribute),
-                measured.matches.best,
-                xlabel=AXES[name],
-                ylabel="similarity",
-                r=row[f"cc_{name}"],
-                p=row[f"pval_{name}"],
-            )
-            yield path, f"similarity against {AXES[name]}"
-
-
-# Page ---------------------------------------------------------------------------------------------
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    """A PIL RGB image as JPEG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
-
-
-def _picture(images: ImageSet, index: int, unshown: Unshown) -> bytes:
-    """A small picture of an image as JPEG."""
-    image = to_look_at(images, index, PICTURE_SIDE, unshown)
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    return _jpeg(image)
-
-
-def _beginning(text: str | None) -> str | None:
-    """The first PAGE_LETTERS letters of a text; the tables of matches keep all."""
-    if text is None or len(text) <= PAGE_LETTERS:
-        return text
-    return text[: PAGE_LETTERS - 1] + "…"
-
-
-def page_rows(
-    measured: Measured, sets: Sets, *, workers: int, unshown: Unshown
-) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Rows of the page's table, the most similar first, and the pictures that they name.
-
-    unshown: as `to_look_at`
-
-    Returns: rows, {name: JPEG}."""
-    order = [int(q) for q in np.argsort(-measured.matches.best, kind="stable")[:PAGE_ROWS]]
-    rows = [_page_row(measured, sets, q) for q in order]
-    # name of a picture -> where its image is
-    places = {r["query_picture"]: (sets.generated, q) for r, q in zip(rows, order, strict=True)}
-    places |= {
-        r["match_picture"]: (sets.training, int(measured.matches.indices[q, 0]))
-        for r, q in zip(rows, order, strict=True)
-    }
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(lambda place: _picture(place[0], place[1], unshown), places.values())
-        return rows, dict(zip(places, pictures, strict=True))
-
-
-def _page_row(measured: Measured, sets: Sets, q: int) -> dict[str, Any]:
-    """The row of the page's table for the q-th generated image and its best match."""
-    match, query = int(measured.matches.indices[q, 0]), sets.queries[q]
-    key = sets.training.keys[match]
-    source_score = None
-    if measured.origins.sources[q] >= 0:
-        source_score = round(float(measured.origins.source_scores[q]), 6)
-    clipscores = measured.networks.cosines.get("clipscore")
-    clipscore = None
-    if clipscores is not None and not np.isnan(clipscores[q]):
-        clipscore = round(float(clipscores[q]), 6)
-    return {
-        "query": query.key,
-        "match": key,
-        "score": round(float(measured.matches.best[q]), 6),
-        "prompt": _beginning(query.source_prompt),
-        "caption": _beginning(sets.known.captions.get(key)),
-        "source_image": query.source_image,
-        "seed": query.seed,
-        "source_score": source_score,
-        "duplicated": _duplicated(measured, match, bool),
-        "clipscore": clipscore,
-        "query_picture": f"generated/{query.key}",
-        "match_picture": f"training/{key}",
-    }
 
 
 # All of it ----------------------------------------------------------------------------------------
@@ -446,15 +235,31 @@ def write(
     write_matches(folder, measured, sets, row)
     if output.save_scores:
         np.save(folder / "similarity.npy", measured.matches.best.astype(np.float32))
-    figures = write_plots(folder / "plots", measured=measured, row=row, settings=evaluated.settings)
-    unshown: Unshown = {}
-    workers = output.workers
-    pages = write_gallery(folder / "gallery", measured, sets, workers=workers, unshown=unshown)
-    rows, pictures = page_rows(measured, sets, workers=workers, unshown=unshown)
+    return _write_pictures(folder, evaluated, counts, output.workers, say)
+
+
+def _write_pictures(
+    folder: Path,
+    evaluated: Evaluated,
+    counts: dict[str, int | None],
+    workers: int,
+    say: Callable[[str], None],
+) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Write plots, gallery and page. counts: as `counts_of`. Returns: as `write`."""
+    measured, sets, row = evaluated.measured, evaluated.sets, evaluated.row
+    unshown: evaluation_pictures.Unshown = {}
+    figures = evaluation_pictures.write_plots(
+        folder / "plots", measured=measured, row=row, settings=evaluated.settings
+    )
+    pages = evaluation_pictures.write_gallery(
+        folder / "gallery", measured, sets, workers=workers, unshown=unshown
+    )
+    rows, pictures = evaluation_pictures.page_rows(measured, sets, workers=workers, unshown=unshown)
     skipped = evaluated.skipped
     if unshown:
-        say(unshown_in_words(unshown))
-        skipped = skipped | {"pictures": unshown_in_words(unshown)}
+        line = evaluation_pictures.unshown_in_words(unshown)
+        say(line)
+        skipped = skipped | {"pictures": line}
     words = metrics.all_words()
     page.write_report(
         folder / "report.html",

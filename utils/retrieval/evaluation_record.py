@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.retrieval import evaluation_files, metrics
-from utils.retrieval.evaluation_inputs import IndexFacts, Sets
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.evaluation_sets import IndexFacts, Sets
 from utils.retrieval.measured import Measured
 from utils.runtime import environment
 
@@ -66,7 +66,7 @@ def settings_of(
         "device": machine.device,
         "processes": machine.processes,
         "dtype": machine.dtype,
-        "run": request.inputs.run or sets.made.run,
+        "run": request.inputs.run or sets.generation.run,
         "environment": environment.environment(),
     }
 

@@ -19,7 +19,6 @@ from utils.retrieval import (
     metrics,
 )
 from utils.retrieval.evaluation_files import Evaluated, Output
-from utils.retrieval.evaluation_inputs import Sets
 from utils.retrieval.evaluation_networks import NetworkRequest, Networks, build_networks
 from utils.retrieval.evaluation_request import (
     Comparison,
@@ -28,6 +27,7 @@ from utils.retrieval.evaluation_request import (
     Inputs,
     MetricFlags,
 )
+from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.measured import Measured
 from utils.runtime import devices

@@ -54,6 +54,10 @@ class Origins:
     source_scores: np.ndarray  # [Q] float64, similarity to it; nan where the prompt has none
     duplicated: np.ndarray | None  # [M] bool, drawn more often in training; None: not known
 
+    def is_duplicated(self, image: int) -> bool | None:
+        """Whether a training image was drawn more often; None if that is not known."""
+        return None if self.duplicated is None else bool(self.duplicated[image])
+
 
 @dataclass(frozen=True)
 class NetworkFeatures:

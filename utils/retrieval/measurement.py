@@ -13,9 +13,9 @@ from utils.data import image_sets
 from utils.retrieval import features, metrics
 from utils.retrieval.descriptors import extractors
 from utils.retrieval.descriptors.network import Extractor
-from utils.retrieval.evaluation_inputs import Query, Sets, source_indices
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import Comparison, DescriptorChoice, EvaluationRequest
+from utils.retrieval.evaluation_sets import Query, Sets, source_indices
 from utils.retrieval.formulas import alignment, complexity
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.measured import (
@@ -141,8 +141,8 @@ def of_features(
     read: {extractor: (generated [Q, D], training [M, D])}
     device: that compares descriptors
     workers: threads that read images for their complexity"""
-    query, train = (sim.normalised(rows) for rows in read["descriptor"])
     how = request.comparison
+    query, train = (sim.normalised(rows) for rows in read["descriptor"])
     scores = sim.SIMILARITIES[how.similarity](chunks_of(how, networks))
     options: dict[str, Any] = {"scores": scores, "block_rows": how.einsum_chunks}
     best, matches = sim.top_matches(query, train, k=how.num_matches, device=device, **options)
@@ -150,25 +150,28 @@ def of_features(
     def source_scores(queries: np.ndarray, sources: np.ndarray) -> np.ndarray:
         return sim.paired(query[queries], train[sources], scores=scores).numpy()
 
-    def background() -> np.ndarray:
-        if len(train) < 2:
-            raise CannotMeasureError(
-                "background compares training images with each other; there is only 1"
-            )
-        others, _ = sim.top_matches(train, train, k=1, exclude_self=True, device=device, **options)
-        return others[:, 0].numpy()
-
     return Measured(
         matches=matches_of(how, networks, matches.numpy(), best.numpy()),
         origins=origins_of(sets, source_scores),
         networks=network_features(sets, networks, read),
         on_demand=OnDemand(
-            background,
+            lambda: _background(train, device=device, **options),
             complexity_of_matches(sets, matches.numpy(), workers),
             lambda path: sim.write_matrix(path, query, train, **options),
         ),
         flags=request.flags,
     )
+
+
+def _background(train: torch.Tensor, **options: Any) -> np.ndarray:
+    """The similarity of every training image to its best match other than itself. [M]. options: of
+    similarity.top_matches."""
+    if len(train) < 2:
+        raise CannotMeasureError(
+            "background compares training images with each other; there is only 1"
+        )
+    scores, _ = sim.top_matches(train, train, k=1, exclude_self=True, **options)
+    return scores[:, 0].numpy()
 
 
 def chunks_of(how: Comparison, networks: Networks) -> int:

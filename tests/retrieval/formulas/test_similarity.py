@@ -109,8 +109,7 @@ def test_chunks_must_divide_the_descriptor():
     with pytest.raises(
         UsageError,
         match=(
-            "--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; give a"
-            " divisor"
+            "--num_loss_chunks=3 does not divide the 8 dimensions of the descriptor; give a divisor"
         ),
     ):
         sim.SIMILARITIES["splitloss"](3)(unit(2, 8, 0), unit(2, 8, 1))

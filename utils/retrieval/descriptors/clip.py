@@ -103,12 +103,7 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
         )
     is_file = Path(pretrained).suffix != "" or "/" in pretrained
     if is_file:
-        if not Path(pretrained).is_file():
-            raise UsageError(
-                f"{weights_flag}={pretrained!r} does not exist; give an existing file, or a tag of"
-                " open_clip"
-            )
-        weights.read(pretrained)  # its errors are one line; those of open_clip are not
+        _require_weights(pretrained, weights_flag)
     else:
         _require_tag(name, pretrained, flag, weights_flag)
         hub.offline_if_unreachable()
@@ -130,6 +125,15 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
     model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
     record = _record(name, pretrained, model, wanted, is_file=is_file)
     return Clip(model, preprocess, open_clip.get_tokenizer(name), record, wanted)
+
+
+def _require_weights(path: str, flag: str) -> None:
+    """UsageError or DataError, in one line, unless a file holds weights alone."""
+    if not Path(path).is_file():
+        raise UsageError(
+            f"{flag}={path!r} does not exist; give an existing file, or a tag of open_clip"
+        )
+    weights.read(path)
 
 
 def _record(

@@ -133,8 +133,7 @@ def top_matches(
     exclude_self: query i is not matched with training image i
     device: that computes; None: the descriptors' own
 
-    Returns: scores [Q, k'] float32 and indices [Q, k'] int64 on the CPU, k' = min(k, candidates).
-    """
+    Returns: scores [Q, k'] float32, indices [Q, k'] int64 on the CPU, k' = min(k, candidates)."""
     import torch
 
     count = min(k, len(train) - exclude_self)

@@ -1,0 +1,109 @@
+"""The generated and the training images that an evaluation compares, with what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from utils.data.image_sets import ImageSet
+
+
+@dataclass(frozen=True)
+class Query:
+    """A generated image to measure. A field that its folder does not hold is None."""
+
+    key: str  # path below the folder, with /
+    prompt: str | None = None  # that the model was given
+    source_prompt: str | None = None  # before any edit
+    source_image: str | None = None  # the prompt's own training image, as the manifest names it
+    seed: int | None = None
+    index: int | None = None
+    # {detector: score} of --detect, empty without it
+    detections: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationFacts:
+    """What the folder of generated images says of itself."""
+
+    run: str | None = None  # path of the training run, as the manifest names it
+    images_per_prompt: int | None = None  # of a published folder, which has no manifest
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What is known of the training images."""
+
+    duplicated: list[str] | None = None  # keys of those drawn more often in training; None: unknown
+    # source_image as the manifest names it -> key of the training image
+    sources: dict[str, str] = field(default_factory=dict)
+    # key -> first caption, of images that have one
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+class Index(Protocol):
+    """What an evaluation reads of an index (index/vector_index.py)."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def shards(self) -> Sequence[Any]: ...  # that are finished
+
+    @property
+    def planned(self) -> Sequence[str]: ...  # names of all shards
+
+    @property
+    def bad(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def damaged(self) -> list[tuple[str, str]]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """The index that stands for the training images, and what a search of it told."""
+
+    index: Index
+    # key -> row in the index, of the images that the manifest or the run names
+    rows: dict[str, int] = field(default_factory=dict)
+    # key -> metadata, of the images in Sets.training
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # how it was searched, for the settings of metrics.json
+    search: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The generated and the training images that are compared."""
+
+    generated: ImageSet
+    queries: list[Query]  # one for each generated image, in the same order
+    # all training images; of an index all until it is searched, then those that matter
+    training: Any
+    known: TrainingFacts = TrainingFacts()
+    generation: GenerationFacts = GenerationFacts()
+    indexed: IndexFacts | None = None  # where --val_dir is an index
+
+    @property
+    def searched(self) -> ImageSet | Index:
+        """All training images that were compared with."""
+        return self.training if self.indexed is None else self.indexed.index
+
+
+def source_indices(sets: Sets) -> np.ndarray:
+    """Index of every generated image's own training image; -1 where it has none. [Q] int64."""
+    index = {key: i for i, key in enumerate(sets.training.keys)}
+    sources = sets.known.sources
+    return np.array(
+        [index.get(sources.get(q.source_image or "", ""), -1) for q in sets.queries], np.int64
+    )
