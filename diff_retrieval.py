@@ -44,7 +44,7 @@ def training_side(opts: RetrievalOptions) -> TrainingSide:
         return index_evaluation.IndexTraining(opts)
     if opts.ann:
         raise UsageError(
-            f"--ann searches an index, which --val_dir={opts.val_dir!r} is not; make one of it with"
+            f"--ann searches an index, which --val_dir={opts.val_dir!r} is not; build one with"
             " --build_index"
         )
     return evaluation_stage.ImageTraining()
@@ -150,7 +150,7 @@ def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
 
     if not (opts.build_index or vector_index.is_index(opts.val_dir)):
         raise UsageError(
-            f"--dedup works on an index, which --val_dir={opts.val_dir!r} is not; make one of it"
+            f"--dedup works on an index, which --val_dir={opts.val_dir!r} is not; build one"
             " with --build_index"
         )
     index = None

@@ -210,7 +210,7 @@ def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) ->
     tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *more), rows, numbers=NUMBERS)
 
 
-# All of it ----------------------------------------------------------------------------------------
+# All files ----------------------------------------------------------------------------------------
 
 
 def write(

@@ -140,7 +140,8 @@ def build_networks(
     asked: name -> Metric, of those to compute
     named: whether --metrics names them; UsageError then if one cannot be computed
     indexed: whether the training images are an index"""
-    networks, failed = Networks(), {}  # type: Networks, dict[str, str]
+    networks = Networks()
+    failed: dict[str, str] = {}  # name of a network -> why it cannot be had
     for name, metric in asked.items():
         try:
             if indexed and metric.needs_images:

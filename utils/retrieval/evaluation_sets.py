@@ -71,7 +71,7 @@ class Index(Protocol):
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """The index that stands for the training images, and what a search of it told."""
+    """The index in place of the training images, and the result of searching it."""
 
     index: Index
     # key -> row in the index, of the images that the manifest or the run names
@@ -88,7 +88,7 @@ class Sets:
 
     generated: ImageSet
     queries: list[Query]  # one for each generated image, in the same order
-    # all training images; of an index all until it is searched, then those that matter
+    # all training images; an index until it is searched, then its images that matter
     training: Any
     known: TrainingFacts = TrainingFacts()
     generation: GenerationFacts = GenerationFacts()

@@ -37,7 +37,7 @@ class Metric:
     limit: PairLimit | None = None
     # keys that the table of --compare_runs shows
     shown: tuple[str, ...] = ()
-    # settings of metrics.json, beside the records of its networks, that change its numbers
+    # fields of MetricFlags that change its numbers, beside its networks; stored in the settings
     settings: tuple[str, ...] = ()
 
     @property

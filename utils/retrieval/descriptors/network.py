@@ -1,5 +1,5 @@
-"""What an extractor of features is, and what networks of any kind share: scaling of the input, and
-several sizes of it."""
+"""What an extractor of features is, and what networks of any kind share: scaling of the input and
+several sizes."""
 
 from __future__ import annotations
 
