@@ -44,8 +44,8 @@ class Optimisation:
 
 
 def rate_at(optimisation: Optimisation) -> Callable[[int], float]:
-    """The learning rate as a pure function of the optimizer step of a copy, from 0: there is no
-    scheduler object, so nothing has to be stepped or saved."""
+    """The learning rate as a pure function of the optimizer step of a copy, from 0. Without a
+    scheduler object nothing has to be stepped or saved."""
     from diffusers.optimization import get_scheduler
 
     adam, schedule = optimisation.adam, optimisation.schedule

@@ -61,7 +61,7 @@ def to_table(reports: Sequence[StepReport], losses: Sequence[float]) -> torch.Te
 
 
 def from_table(table: torch.Tensor, device: torch.device) -> list[StepReport]:
-    """The reports of a table that `to_table` made."""
+    """The reports of a table that `to_table` wrote."""
     saved = [SavedReport(*row) for row in table.tolist()]
     return [
         StepReport(

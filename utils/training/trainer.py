@@ -74,7 +74,14 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.unet, self.text_encoder, self.hooks = unet, text_encoder, hooks
 
-    def forward(self, noisy, timesteps, own, partners, drawn):
+    def forward(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        own: torch.Tensor,
+        partners: torch.Tensor | None,
+        drawn: tuple,
+    ) -> torch.Tensor:
         """The prediction for a micro-batch; arguments as in DenoiserInputs. Returns: like noisy."""
         if self.text_encoder is not None:
             own = self.text_encoder(own)[0]

@@ -29,6 +29,7 @@ from utils.training import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from utils.cli.train_options import TrainOptions
     from utils.data.training_data import CaptionedImages
     from utils.runtime.parallel import Processes
     from utils.training.train_mitigations import TrainHooks
@@ -49,17 +50,19 @@ class Job:
 
     @property
     def plan(self) -> ensemble.EnsemblePlan:
+        """How long each copy trains."""
         return self.copies.plan
 
     @property
     def is_ensemble(self) -> bool:
+        """Whether there are several copies, or several rounds."""
         return self.plan.splits > 1 or self.plan.rounds > 1
 
 
 # From options to values ---------------------------------------------------------------------------
 
 
-def checked_data(opts: Any, say: Callable[[str], None]) -> Inputs:
+def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> Inputs:
     """Images, captions and weights, read and checked before any model loads. say: prints a line."""
     files = training_inputs.InputFiles(
         images=opts.instance_data_dir,
@@ -74,7 +77,7 @@ def checked_data(opts: Any, say: Callable[[str], None]) -> Inputs:
     )
 
 
-def mitigations_of(opts: Any) -> tuple[train_mitigations.Mitigation, ...]:
+def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.Mitigation, ...]:
     """The train-time mitigations that the options turn on; UsageError when two exclude one
     another."""
     values = {name: getattr(opts, name) for name in train_mitigations.flag_names()}
@@ -82,7 +85,7 @@ def mitigations_of(opts: Any) -> tuple[train_mitigations.Mitigation, ...]:
 
 
 def hooks_and_data(
-    opts: Any, data: Inputs, tokenizer: Any, seed: int
+    opts: TrainOptions, data: Inputs, tokenizer: Any, seed: int
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
     """What follows from options and data without a model. Returns: (CaptionedImages, keys of
     duplicated images, TrainHooks)."""
@@ -195,7 +198,7 @@ def _load_parts(opts, seed):
     return parts, identity
 
 
-def build(opts: Any, data: Inputs, accelerator: Accelerator, seed: int) -> Job:
+def build(opts: TrainOptions, data: Inputs, accelerator: Accelerator, seed: int) -> Job:
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
     parts, identity = _load_parts(opts, seed)
@@ -267,7 +270,7 @@ def require_host_memory(job: Job, say: Callable[[str], None]) -> None:
         )
 
 
-def encode(job: Job, opts: Any, folder: Path, processes: Processes) -> list[str]:
+def encode(job: Job, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
     """Compute the outputs of the frozen networks ahead (--cache_latents auto) into `folder`.
     Returns: what is kept, of "latents" and "captions"."""
     if opts.cache_latents == "off":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
@@ -20,6 +20,7 @@ from utils.training import step_reports, trainer
 from utils.training.previews import preview
 
 if TYPE_CHECKING:
+    from utils.cli.train_options import TrainOptions
     from utils.files.resume_states import State
     from utils.files.run_folder import NewRun
     from utils.runtime.parallel import Processes
@@ -50,14 +51,14 @@ class Loop:
     def __init__(
         self,
         job: Job,
-        opts: Any,
+        opts: TrainOptions,
         run: NewRun,
         processes: Processes,
         *,
         tracker: NoTracker | None = None,
         seconds: float = 0.0,
     ):
-        """opts: TrainOptions; seconds: of training in earlier sittings of a resumed run."""
+        """seconds: of training in earlier sittings of a resumed run."""
         self.job, self.opts, self.run, self.processes = job, opts, run, processes
         self.tracker = tracker or NoTracker()
         self.earlier_seconds, self.pauses = seconds, Pauses()
