@@ -406,7 +406,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         ({"trainsubset": "0.01"}, "--trainsubset=0.01 keeps none of 12 images"),
         (
             {"clients_num": "13"},
-            "--clients_num=13 splits of 12 images: takes at most one split per image",
+            "--clients_num=13 splits of 12 images: use at most one split per image",
         ),
         ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 splits of 1 images"),
         ({"weights_file": "HALF"}, "takes a number, at least 0"),
@@ -415,7 +415,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
             "leaves nothing to draw in a split or subset",
         ),
         ({"class_prompt": "instancelevel_random"}, "takes lists of token ids, got the caption 'a "),
-        ({"instance_data_dir": "MIXED"}, "holds tar files and images; takes a folder of one kind"),
+        ({"instance_data_dir": "MIXED"}, "holds tar files and images; use a folder of one kind"),
         (
             {"resume_from_checkpoint": "state_3"},
             "--resume_from_checkpoint='state_3' is not a state of --output_dir",

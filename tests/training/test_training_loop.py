@@ -375,7 +375,7 @@ def stopped(tmp_path_factory, micro_sd, scenes_dir):
             "was made with other images",
         ),
         ({"pretrained_model_name_or_path": "MODEL"}, "was made with another model"),
-        ({"resume_from_checkpoint": "state_1"}, "takes latest or one of: state_2"),
+        ({"resume_from_checkpoint": "state_1"}, "choose latest or one of: state_2"),
     ],
 )
 def test_what_would_change_the_result_is_refused_by_name(

@@ -47,7 +47,7 @@ def _listed(source):
         return image_sets.list_images("--instance_data_dir", source), None
     if Path(source).is_dir() and image_sets.holds_images(source):
         raise UsageError(
-            f"--instance_data_dir={source!r} holds tar files and images; takes a folder of one"
+            f"--instance_data_dir={source!r} holds tar files and images; use a folder of one"
             " kind, or 'FOLDER/*.tar'"
         )
     return tar_shards.list_shards("--instance_data_dir", source)
@@ -89,7 +89,7 @@ def _texts(files, images, beside, say):
         if missing:
             raise UsageError(
                 f"--instance_data_dir={files.images!r}: {len(missing)} of {len(images)}"
-                f" images have no .txt or .json member with a caption, first {missing[0]!r}; takes"
+                f" images have no .txt or .json member with a caption, first {missing[0]!r}; use"
                 " shards with captions, or --instance_prompt_loc"
             )
         return {k: beside[k] for k in images.keys}
@@ -122,7 +122,7 @@ def checked_inputs(
     kept = duplication.require_subset(len(images), subset) if subset else len(images)
     if copies > kept:
         raise UsageError(
-            f"--clients_num={copies} splits of {kept} images: takes at most one split per image"
+            f"--clients_num={copies} splits of {kept} images: use at most one split per image"
         )
     if files.prompt_style == "classlevel":
         captions.resolve_prompts("classlevel", images)  # raises when images lie in no folder

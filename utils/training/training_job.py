@@ -153,7 +153,7 @@ def _split(opts, captioned, seed):
     if weights is not None and not all(weights[part].sum() > 0 for part in splits):
         raise UsageError(
             f"--weights_file={opts.weights_file!r} leaves nothing to draw in a split or subset;"
-            " takes more images of a weight above 0, or fewer --clients_num"
+            " use more images with a weight above 0, or fewer --clients_num"
         )
     return splits
 
@@ -266,7 +266,7 @@ def require_host_memory(job: Job, say: Callable[[str], None]) -> None:
     if need > free:
         raise UsageError(
             f"--clients_num={job.plan.splits}: waiting copies need {needed} of host memory,"
-            f" {available} are free; takes fewer copies, or more processes"
+            f" {available} are free; use fewer copies, or more processes"
         )
 
 
