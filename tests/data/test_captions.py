@@ -163,7 +163,7 @@ def test_classlevel_without_class_folders_is_an_error(tmp_path):
     images = image_sets.list_images("--d", tmp_path)
     with pytest.raises(
         UsageError,
-        match="--class_prompt='classlevel' takes a folder a class; 1 images .* first '1.png'",
+        match="--class_prompt='classlevel' takes a folder for each class; 1 images .* first '1.png'",
     ):
         captions.resolve_prompts("classlevel", images)
 

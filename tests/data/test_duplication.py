@@ -73,7 +73,7 @@ def test_a_subset_is_a_permutation_not_the_first_classes():
     assert kept.max() > 50
     assert np.array_equal(duplication.subset(100, 1.0, 0), np.arange(100))
     with pytest.raises(
-        UsageError, match="--trainsubset=0.001 keeps none of 100 images; takes at least 0.01"
+        UsageError, match="--trainsubset=0.001 keeps none of 100 images; use at least 0.01"
     ):
         duplication.subset(100, 0.001, 0)
 

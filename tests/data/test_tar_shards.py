@@ -101,7 +101,7 @@ def test_a_folder_is_no_pattern_whatever_is_in_its_name(shards, folder):
         ("absent.tar", r".*'.*/absent\.tar' does not exist"),
         ("f*.tar", r".*'.*/folder\.tar' is a folder"),
         ("empty", " matches no file"),
-        ("*/*.tar", " names shards in 2 folders; takes those of one"),
+        ("*/*.tar", " names shards in 2 folders; use those of one"),
     ],
 )
 def test_a_source_that_names_nothing_is_told_in_a_line(shards, source, message):
@@ -238,7 +238,7 @@ def test_of_members_of_one_name_the_first_is_taken_with_its_caption(tmp_path):
             archive.addfile(info, io.BytesIO(content))
     images, captions = tar_shards.list_shards("--d", str(tmp_path / "0.tar"))
     assert images.keys == ("0.tar/0.png", "0.tar/1.png")
-    assert images.bad == (("0.tar/0.png", "stands twice in its tar"),)
+    assert images.bad == (("0.tar/0.png", "occurs twice in its tar"),)
     assert captions == {"0.tar/0.png": ["one"]}
     assert np.asarray(images.open(0))[0, 0, 0] == 1
 
@@ -337,7 +337,7 @@ def test_what_is_no_tar_file_is_named(tmp_path, content, what):
     assert tar_shards.read_shard(tmp_path / "0.tar", whole=False).damage == what
     with pytest.raises(
         DataError,
-        match=rf"0\.tar: is not a whole tar file \({what}\); get it again, or leave it out",
+        match=rf"0\.tar: is not a whole tar file \({what}\); get it again, or remove it",
     ):
         tar_shards.read_shard(tmp_path / "0.tar")
 
@@ -375,7 +375,7 @@ def test_a_shard_is_no_class(shards):
     assert [captions.class_of(k) for k in images.keys] == [None, None, None, "sub"]
     assert captions.empty_classes(images) == []
     with pytest.raises(
-        UsageError, match="--class_prompt='classlevel' takes a folder a class; 3 images"
+        UsageError, match="--class_prompt='classlevel' takes a folder for each class; 3 images"
     ):
         captions.resolve_prompts("classlevel", images)
 

@@ -243,7 +243,7 @@ def test_what_is_no_source(shards, tmp_path):
         (
             "https://example.org/x/{9..0}.tar",
             {},
-            "names no file; takes a first number that is not above the last",
+            "names no file: the first number is above the last",
         ),
         ("https://example.org/a/.0.tar", {}, "'.0.tar' is hidden"),
         (
@@ -251,7 +251,7 @@ def test_what_is_no_source(shards, tmp_path):
             {},
             "is an address that is not read; takes 'https://HOST/FOLDER/{00000..00012}.tar'",
         ),
-        ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; takes those of one"),
+        ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; use those of one"),
         (
             shards,
             {"val_captions": "c.json"},

@@ -1,71 +1,92 @@
-"""Edits of captions and prompts, str -> str, shared by training and inference.
+"""Edits of captions and prompts, for training and inference.
 
 The train-time names are those of Somepalli et al. 2023 (arXiv 2305.20086): `randrepl` is RC,
 `randwordadd` random word addition, `wordrepeat` CWR, `allcaps` MC. At inference: `rand_word_add` is
 RT, `rand_word_repeat` CWR, `rand_numb_add` RNA. Words are split on single spaces; an insertion
 position is uniform on 0 ... number of words."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
+
+import numpy as np
 
 NUMBER_LIMIT = 100_000
 
 
-class RandomTokens:
-    """Draws of token ids, uniform over a tokenizer's vocabulary without its special tokens, decoded
-    to text."""
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer of transformers."""
 
-    def __init__(self, tokenizer):
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of the special tokens."""
+
+    def __len__(self) -> int: ...
+
+    def decode(self, token_ids: Sequence[int], *, clean_up_tokenization_spaces: bool) -> str:
+        """The text of token ids."""
+
+
+class RandomTokens:
+    """Random tokens: uniform over a tokenizer's vocabulary without its special tokens.
+
+    ids: of the tokens that may be drawn; known: the same as a set."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
         special = set(tokenizer.all_special_ids)
         self.ids = [i for i in range(len(tokenizer)) if i not in special]
         self.known = frozenset(self.ids)
         self._tokenizer = tokenizer
 
-    def draw_ids(self, count, rng):
-        """`count` ids, each uniform. rng: numpy Generator. Returns: list of int."""
+    def draw_ids(self, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw `count` independent token ids."""
         return [self.ids[i] for i in rng.integers(len(self.ids), size=count)]
 
-    def decode(self, ids):
-        """Text of ids, as the tokenizer decodes them together."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, decoded together."""
         return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
 
-    def draw(self, count, rng):
-        """Text of `count` random ids decoded together."""
+    def draw(self, count: int, rng: np.random.Generator) -> str:
+        """The text of `count` random token ids, decoded together."""
         return self.decode(self.draw_ids(count, rng))
 
 
-def insert_word(caption, word, rng):
-    """Insert `word` before word number 0 ... len(words) of the caption, uniform."""
+def insert_word(caption: str, word: str, rng: np.random.Generator) -> str:
+    """Insert a word at a random position: before word 0 ... number of words, uniform."""
     words = caption.split(" ")
     words.insert(int(rng.integers(len(words) + 1)), word)
     return " ".join(words)
 
 
-def add_tokens(caption, rng, tokens, *, times):
-    """`times` random tokens, each decoded and inserted at a position of its own."""
+def add_tokens(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int) -> str:
+    """Insert `times` random tokens, each decoded alone, at random positions."""
     for _ in range(times):
         caption = insert_word(caption, tokens.draw(1, rng), rng)
     return caption
 
 
-def repeat_words(caption, rng, tokens, *, times):
-    """`times` a word of the original caption, inserted at a random position."""
+def repeat_words(
+    caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int
+) -> str:
+    """Insert `times` a random word of the original caption at a random position."""
     original = caption.split(" ")
     for _ in range(times):
         caption = insert_word(caption, original[int(rng.integers(len(original)))], rng)
     return caption
 
 
-def add_numbers(caption, rng, tokens, *, times):
-    """`times` a random integer below 100,000, inserted at a random position."""
+def add_numbers(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int) -> str:
+    """Insert `times` a random integer from 0 to 99,999 at a random position."""
     for _ in range(times):
         caption = insert_word(caption, str(rng.integers(NUMBER_LIMIT)), rng)
     return caption
 
 
-def replace_caption(caption, rng, tokens):
-    """RC: four random token ids, decoded together."""
+def replace_caption(caption: str, rng: np.random.Generator, tokens: RandomTokens) -> str:
+    """Replace the caption by four random tokens, decoded together (RC)."""
     return tokens.draw(4, rng)
 
 
@@ -83,37 +104,55 @@ class TrainEdit:
     """
 
     edit: Callable[..., str]
-    prompts: Callable[[list], list] | None = None
+    prompts: Callable[[Sequence[str]], Sequence[str]] | None = None
 
-    def __call__(self, own, captions, rng, tokens, p):
+    def __call__(
+        self,
+        own: str,
+        captions: Sequence[str],
+        rng: np.random.Generator,
+        tokens: RandomTokens,
+        p: float,
+    ) -> str:
+        """The caption of a draw, see `edit`."""
         return self.edit(own, captions, rng, tokens, p)
 
 
-def any_caption(own, captions, rng, tokens, p):
-    """MC: uniform over the image's whole list at every draw; no probability."""
+def any_caption(
+    own: str, captions: Sequence[str], rng: np.random.Generator, tokens: RandomTokens, p: float
+) -> str:
+    """One of the image's captions, uniform, at every draw whatever the probability (MC)."""
     return captions[int(rng.integers(len(captions)))]
 
 
-def now_and_then(own, captions, rng, tokens, p, *, edit):
-    """`edit` of the own caption with probability p."""
+def now_and_then(
+    own: str,
+    captions: Sequence[str],
+    rng: np.random.Generator,
+    tokens: RandomTokens,
+    p: float,
+    *,
+    edit: Callable[[str, np.random.Generator, RandomTokens], str],
+) -> str:
+    """The own caption, edited with probability p."""
     return edit(own, rng, tokens) if rng.random() < p else own
 
 
-def all_captions(captions):
+def all_captions(captions: Sequence[str]) -> Sequence[str]:
     """The image's whole list."""
     return captions
 
 
-# partials, not closures: workers that are spawned must be able to unpickle them
-TRAIN_EDITS = {
+# name under --trainspecial -> edit; partials, not closures: spawned workers unpickle them
+TRAIN_EDITS: dict[str, TrainEdit] = {
     "allcaps": TrainEdit(any_caption, prompts=all_captions),
     "randrepl": TrainEdit(partial(now_and_then, edit=replace_caption)),
     "randwordadd": TrainEdit(partial(now_and_then, edit=partial(add_tokens, times=2))),
     "wordrepeat": TrainEdit(partial(now_and_then, edit=partial(repeat_words, times=2))),
 }
 
-# Inference: (prompt, rng, tokens, *, times) -> prompt
-PROMPT_EDITS = {
+# Edits at inference, by their name under --rand_augs: (prompt, rng, tokens, *, times) -> prompt
+PROMPT_EDITS: dict[str, Callable[..., str]] = {
     "rand_word_add": add_tokens,
     "rand_word_repeat": repeat_words,
     "rand_numb_add": add_numbers,

@@ -1,20 +1,26 @@
-"""Prompts: captions files, class names, prompt styles, and which prompt an image of a generation
-has."""
+"""Captions of training images: captions files, class names, and the prompt styles of
+--class_prompt."""
+
+from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from utils.data.caption_edits import RandomTokens
-from utils.data.image_sets import natural_key
+from utils.data.caption_edits import RandomTokens, Tokenizer
+from utils.data.image_sets import ImageSet, natural_key
 from utils.files.whole_files import read_json
 from utils.runtime import seeding
 from utils.runtime.errors import DataError, UsageError
 
-RANDOM_CAPTIONS = 10  # alternatives an image under instancelevel_random without a file
-RANDOM_CAPTION_TOKENS = 4
-# of a line of metadata.jsonl; the first is the hub's usual name
+# captions that are drawn for an image under instancelevel_random without a file, and their length
+RANDOM_CAPTIONS, RANDOM_CAPTION_TOKENS = 10, 4
+# fields of a line of metadata.jsonl that may hold its caption; the hub's data sets use the first
 JSONL_CAPTIONS = ("text", "caption")
+
+Captions = dict[str, list[str]]  # {image key: captions}
 
 # Imagenette's folders are WordNet ids
 READABLE_CLASSES = {
@@ -34,7 +40,8 @@ READABLE_CLASSES = {
 # Captions files -----------------------------------------------------------------------------------
 
 
-def _as_list(path, key, value):
+def _as_list(path: Path, key: str, value: Any) -> list[str]:
+    """The captions of a key, which are a string or a list of strings; DataError otherwise."""
     captions = [value] if isinstance(value, str) else value
     if (
         not isinstance(captions, list)
@@ -47,79 +54,109 @@ def _as_list(path, key, value):
     return captions
 
 
-def _foreign_matches(path, foreign, unmatched):
-    """Match foreign keys to images by longest unique suffix of path components. Returns: {image
-    key: file key}.
+class _Endings:
+    """Image paths, searched by how they end: a tree of path components, the last one first."""
 
-    A key and an image belong together when each is the other's longest match; a tie is an error. A
-    relative key matches as a whole or not at all."""
-    ending = {}  # a tree of path components from the last one on; None -> the images below a node
-    for image, parts in unmatched.items():
-        node = ending
-        for part in reversed(parts):
-            node = node.setdefault(part, {})
-            node.setdefault(None, []).append(image)
-    keys_of, ties = {}, []
-    for key in foreign:
-        parts, node, longest = Path(key).parts, ending, 0
+    def __init__(self, images: dict[str, tuple[str, ...]]) -> None:
+        self._tree: dict[str | None, Any] = {}  # None: list of the images below this node
+        for image, parts in images.items():
+            node = self._tree
+            for part in reversed(parts):
+                node = node.setdefault(part, {})
+                node.setdefault(None, []).append(image)
+
+    def longest(self, key: str) -> tuple[int, list[str]]:
+        """The images that share the most components at the end with a key.
+
+        A relative key must match with all its components. Returns: (number of components,
+        images)."""
+        parts, node, length = Path(key).parts, self._tree, 0
         for part in reversed(parts):
             if part not in node:
                 break
-            node, longest = node[part], longest + 1
-        whole = len(parts) if not Path(key).is_absolute() else 1
-        best = node[None] if longest >= whole else []
-        if len(best) > 1:
-            ties.append((key, best))
-        elif best:
-            keys_of.setdefault(best[0], []).append((longest, key))
-    found = {}
-    for image, candidates in keys_of.items():
-        longest = max(candidates)[0]
-        best = [key for n, key in candidates if n == longest]
+            node, length = node[part], length + 1
+        least = 1 if Path(key).is_absolute() else len(parts)
+        return length, node[None] if length >= least else []
+
+
+def _foreign_matches(
+    path: str | Path, foreign: Iterable[str], unmatched: dict[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """Match keys to images by the longest path suffix that they share.
+
+    A key and an image match if each is the other's longest match. DataError for a tie.
+    foreign: keys of the file at `path`;
+    unmatched: {image key: components of its path}.
+    Returns: {image key: key of the file}."""
+    endings = _Endings(unmatched)
+    candidates: dict[str, list[tuple[int, str]]] = {}  # image: (components, key) of its matches
+    ties = []
+    for key in foreign:
+        length, images = endings.longest(key)
+        if len(images) > 1:
+            ties.append((key, images))
+        elif images:
+            candidates.setdefault(images[0], []).append((length, key))
+    matches = {}
+    for image, pairs in candidates.items():
+        longest = max(pairs)[0]
+        best = [key for length, key in pairs if length == longest]
         if len(best) > 1:
             raise DataError(
                 f"{path}: {best[0]!r} and {best[1]!r} both end like the image {image!r}"
             )
-        found[image] = best[0]
-    # a file may know more images than the folder: a tie matters where an image has no other key
+        matches[image] = best[0]
+    # a file may name more images than the folder has: a tie matters only if it leaves an image
+    # without a key
     for key, images in ties:
-        open_images = [image for image in images if image not in found]
-        if open_images:
+        if any(image not in matches for image in images):
             raise DataError(
                 f"{path}: {key!r} ends like {len(images)} images, {images[0]!r} and {images[1]!r}"
                 " among them"
             )
-    return found
+    return matches
 
 
-def match_keys(path, keys, root, image_keys, *, anywhere=False):
-    """Which key of a file at `path` stands for which image of the folder `root`.
+def match_keys(
+    path: str | Path,
+    keys: Iterable[str],
+    root: str | Path,
+    image_keys: Sequence[str],
+    *,
+    anywhere: bool = False,
+) -> tuple[dict[str, str], int]:
+    """Match the keys of a file to the images of a folder.
 
-    A key is relative to the folder, relative to the file, absolute, or a foreign absolute path that
-    matches by its longest unique path suffix. anywhere: a relative key may also be relative to any
-    folder above an image. DataError when a foreign key is ambiguous. Returns: ({image key: file
-    key}, number of foreign matches)."""
+    A key is a path: relative to the folder, relative to the file, absolute, or absolute on another
+    machine. The last kind, here called foreign, matches by its longest unique path suffix.
+    path: of the file, `keys` its keys;
+    root: the folder, `image_keys` its images;
+    anywhere: a relative key may also be relative to any folder above an image.
+    DataError if a foreign key is ambiguous. Returns: {image key: key of the file}; number of
+    foreign matches."""
     root, beside = Path(root).resolve(), Path(path).resolve().parent
     wanted = {(root / k).as_posix(): k for k in image_keys}
-    found, foreign = {}, []
+    matches: dict[str, str] = {}
+    foreign = []
     for key in keys:
-        places = [key] if Path(key).is_absolute() else [root / key, beside / key]
+        places: list[Any] = [key] if Path(key).is_absolute() else [root / key, beside / key]
         # `..` in a key is resolved
         candidates = [Path(os.path.normpath(place)).as_posix() for place in places]
         image = next((wanted[c] for c in candidates if c in wanted), None)
         if image is not None:
-            found.setdefault(image, key)
+            matches.setdefault(image, key)
         elif anywhere or Path(key).is_absolute():
             foreign.append(key)
-    unmatched = {k: (root / k).parts for k in image_keys if k not in found}
-    matched = _foreign_matches(path, foreign, unmatched) if foreign else {}
-    return found | matched, len(matched)
+    unmatched = {k: (root / k).parts for k in image_keys if k not in matches}
+    by_ending = _foreign_matches(path, foreign, unmatched) if foreign else {}
+    return matches | by_ending, len(by_ending)
 
 
-def _read_jsonl(path):
+def _read_jsonl(path: Path) -> dict[str, Any]:
+    """Read a metadata.jsonl. Returns: {file name: caption or list}; DataError names a bad line."""
     data = {}
     try:
-        # not splitlines: a caption may hold U+2028
+        # not splitlines(), which splits at U+2028, and a caption may hold that
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
@@ -137,47 +174,47 @@ def _read_jsonl(path):
     return data
 
 
-def read_captions(path, images):
-    """Captions of an ImageSet from a JSON file (`--instance_prompt_loc`): path -> caption or list
-    of captions.
+def read_captions(path: str | Path, images: ImageSet) -> tuple[Captions, int]:
+    """Captions of an image set from a file (--instance_prompt_loc).
 
-    Or from a metadata.jsonl: a line an image, {"file_name": path, "text": caption or list}.
-    DataError names how many images have none, and the first. Returns: ({image key: list}, number of
-    foreign matches)."""
+    path: of a JSON file, {image path: caption or list of captions}, or of a metadata.jsonl, which
+    has a line for each image: {"file_name": path, "text": caption or list}.
+    DataError says how many images have no caption. Returns: {image key: captions}; number of
+    foreign matches, see `match_keys`."""
     path = Path(path)
     data = _read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(data, dict) or not data:
         raise DataError(f"{path}: holds no captions; takes JSON, image path -> list of captions")
-    found, foreign = match_keys(path, data, images.root, images.keys)
-    missing = [k for k in images.keys if k not in found]
+    matches, foreign = match_keys(path, data, images.root, images.keys)
+    missing = [k for k in images.keys if k not in matches]
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(images)} images have no caption, first {missing[0]!r}"
         )
-    return {k: _as_list(path, found[k], data[found[k]]) for k in images.keys}, foreign
+    return {k: _as_list(path, matches[k], data[matches[k]]) for k in images.keys}, foreign
 
 
 # Classes ------------------------------------------------------------------------------------------
 
 
-def class_of(key):
-    """Readable class of an image key: the folder it lies in; None for an image that lies in no
-    folder.
+def class_of(key: str) -> str | None:
+    """Readable class of an image: the name of the folder that holds it; None if it is in no folder.
 
-    The folder next to the image, not the first one: so DIR and DIR/train of the published layout
-    give the same classes."""
+    The innermost folder counts, so that DIR and DIR/train of the published layout give the same
+    classes."""
     folder = key.rpartition("/")[0].rpartition("/")[2]
     return None if folder.endswith(".tar") else READABLE_CLASSES.get(folder, folder) or None
 
 
-def class_names(images):
-    """Readable classes of an ImageSet in natural order."""
+def class_names(images: ImageSet) -> list[str]:
+    """Readable classes of an image set, in natural order."""
     return sorted({c for c in map(class_of, images.keys) if c is not None}, key=natural_key)
 
 
-def empty_classes(images):
-    """Folders below the root that hold neither an image of the set nor another folder, natural
-    order of relative paths; none where the images lie in shards."""
+def empty_classes(images: ImageSet) -> list[str]:
+    """Folders below the root that hold neither an image of the set nor another folder.
+
+    Returns: relative paths, in natural order; none if the images lie in shards."""
     if images.places:
         return []
     used = {k.rpartition("/")[0] for k in images.keys}
@@ -190,30 +227,41 @@ def empty_classes(images):
     return sorted(empty, key=natural_key)
 
 
-# Prompt styles (--class_prompt): (images, captions, tokens, seed) -> {image key: list of prompts} -
+# Prompt styles (--class_prompt) -------------------------------------------------------------------
+
+# (images, captions or None, random tokens or None, seed) -> {image key: prompts}
+PromptStyle = Callable[[ImageSet, Captions | None, RandomTokens | None, int], Captions]
 
 
-def _nolevel(images, captions, tokens, seed):
+def _nolevel(
+    images: ImageSet, captions: Captions | None, tokens: RandomTokens | None, seed: int
+) -> Captions:
     return {k: ["An image"] for k in images.keys}
 
 
-def _classlevel(images, captions, tokens, seed):
+def _classlevel(
+    images: ImageSet, captions: Captions | None, tokens: RandomTokens | None, seed: int
+) -> Captions:
     loose = [k for k in images.keys if class_of(k) is None]
     if loose:
         raise UsageError(
-            f"--class_prompt='classlevel' takes a folder a class; {len(loose)} images of"
-            f" {str(images.root)!r} lie in none, first {loose[0]!r}"
+            f"--class_prompt='classlevel' takes a folder for each class; {len(loose)} images of"
+            f" {str(images.root)!r} are in no folder, first {loose[0]!r}"
         )
     return {k: [f"An image of {class_of(k)}"] for k in images.keys}
 
 
-def _own_captions(images, captions, tokens, seed):
-    # of a subset, its own: nothing may be drawn that was not trained on
+def _own_captions(
+    images: ImageSet, captions: Captions | None, tokens: RandomTokens | None, seed: int
+) -> Captions:
+    # of the images of the set alone: a subset must not draw captions that it does not train on
+    assert captions is not None
     return {k: captions[k] for k in images.keys}
 
 
-def written_ids(caption):
-    """Token ids written as a JSON list of integers, "[320, 1929, 7, 44]"; DataError on text."""
+def written_ids(caption: str) -> list[int]:
+    """The token ids of a caption such as "[320, 1929, 7, 44]", a JSON list of integers; DataError
+    for any other text."""
     try:
         ids = json.loads(caption)
     except ValueError:
@@ -226,8 +274,9 @@ def written_ids(caption):
     return ids
 
 
-def parse_ids(caption, tokens):
-    """`written_ids` that the tokenizer has; DataError on others."""
+def parse_ids(caption: str, tokens: RandomTokens) -> list[int]:
+    """The token ids of a caption, as `written_ids`; DataError for one that the tokenizer does not
+    have."""
     ids = written_ids(caption)
     wrong = [i for i in ids if i not in tokens.known]
     if wrong:
@@ -238,19 +287,22 @@ def parse_ids(caption, tokens):
     return ids
 
 
-def _random_ids(images, captions, tokens, seed):
+def _random_ids(
+    images: ImageSet, captions: Captions | None, tokens: RandomTokens | None, seed: int
+) -> Captions:
+    assert tokens is not None
     if captions is not None:
         return {k: [tokens.decode(parse_ids(c, tokens)) for c in captions[k]] for k in images.keys}
 
-    def drawn(key):
-        # by key, not by position: an image keeps its captions when others are added
+    def drawn(key: str) -> list[str]:
+        # seeded by key, not by position: an image keeps its captions when others are added
         rng = seeding.numpy_rng(seed, "random-captions", *key.encode("utf-8", "surrogateescape"))
         return [tokens.draw(RANDOM_CAPTION_TOKENS, rng) for _ in range(RANDOM_CAPTIONS)]
 
     return {k: drawn(k) for k in images.keys}
 
 
-PROMPT_STYLES = {
+PROMPT_STYLES: dict[str, PromptStyle] = {
     "nolevel": _nolevel,
     "classlevel": _classlevel,
     "instancelevel_blip": _own_captions,
@@ -260,8 +312,22 @@ PROMPT_STYLES = {
 USES_CAPTIONS = ("instancelevel_blip", "instancelevel_ogcap", "instancelevel_random")
 
 
-def resolve_prompts(style, images, *, captions=None, tokenizer=None, seed=0):
-    """Every image's list of prompts under a style; prompt 0 is the image's own. Returns: {image
-    key: list of str}."""
-    tokens = RandomTokens(tokenizer) if style == "instancelevel_random" else None
+def resolve_prompts(
+    style: str,
+    images: ImageSet,
+    *,
+    captions: Captions | None = None,
+    tokenizer: Tokenizer | None = None,
+    seed: int = 0,
+) -> Captions:
+    """The prompts of every image under a prompt style; prompt 0 is the image's own.
+
+    style: a key of PROMPT_STYLES;
+    captions: of the images, for styles that use them;
+    tokenizer: for instancelevel_random;
+    seed: of random captions."""
+    tokens = None
+    if style == "instancelevel_random":
+        assert tokenizer is not None
+        tokens = RandomTokens(tokenizer)
     return PROMPT_STYLES[style](images, captions, tokens, seed)

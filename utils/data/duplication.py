@@ -1,16 +1,20 @@
-"""Duplication: which images are drawn more often, and the order of draws.
+"""Duplication: images that are drawn more often in training, and the order of draws.
 
 An image of weight w is drawn w times as often as one of weight 1: 5 % of the images at weight 5 are
-20.8 % of the draws (Somepalli et al. 2023). Everything is a pure function of the seed and of the
-list of images in natural order."""
+20.8 % of the draws (Somepalli et al. 2023). All is a pure function of the seed and of the images in
+natural order."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from utils.data.captions import match_keys
+from utils.data.image_sets import ImageSet
 from utils.files.whole_files import read_json
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError, require_file
@@ -26,108 +30,114 @@ class CaptionChoice:
     """
 
     choose: Callable[..., str]
-    prompts: Callable[[list], list]
+    prompts: Callable[[Sequence[str]], Sequence[str]]
 
-    def __call__(self, captions, duplicated, rng):
+    def __call__(self, captions: Sequence[str], duplicated: bool, rng: np.random.Generator) -> str:
+        """The caption of a draw, see `choose`."""
         return self.choose(captions, duplicated, rng)
 
 
-def own_caption(captions, duplicated, rng):
-    """Caption 0."""
+def own_caption(captions: Sequence[str], duplicated: bool, rng: np.random.Generator) -> str:
+    """Caption 0 of the image, at every draw."""
     return captions[0]
 
 
-def varied_caption(captions, duplicated, rng):
-    """A duplicated image draws one of all its captions each time, the others keep caption 0."""
+def varied_caption(captions: Sequence[str], duplicated: bool, rng: np.random.Generator) -> str:
+    """A random caption of the image at every draw if it is duplicated, else caption 0."""
     return captions[int(rng.integers(len(captions)))] if duplicated else captions[0]
 
 
-def first_caption_alone(captions):
+def first_caption_alone(captions: Sequence[str]) -> Sequence[str]:
     """A list of caption 0."""
     return captions[:1]
 
 
-def all_captions(captions):
+def all_captions(captions: Sequence[str]) -> Sequence[str]:
     """The image's whole list."""
     return captions
 
 
 # --duplication -> which of an image's captions a draw takes
-DUPLICATIONS = {
+DUPLICATIONS: dict[str, CaptionChoice] = {
     "nodup": CaptionChoice(own_caption, first_caption_alone),
     "dup_both": CaptionChoice(own_caption, first_caption_alone),
     "dup_image": CaptionChoice(varied_caption, all_captions),
 }
 
 
-def share_of(count, share):
-    """floor(share * count), where 0.29 of 100 is 29 although the product of the floats is
-    28.999..."""
+def share_of(count: int, share: float) -> int:
+    """floor(share * count), without rounding errors of floats: 0.29 of 100 is 29, not 28."""
     return math.floor(round(share * count, 9))
 
 
-def require_subset(count, share):
-    """How many images --trainsubset keeps; UsageError if none."""
+def require_subset(count: int, share: float) -> int:
+    """How many of `count` images --trainsubset keeps; UsageError if it keeps none."""
     kept = share_of(count, share)
     if kept < 1:
         raise UsageError(
-            f"--trainsubset={share} keeps none of {count} images; takes at least {1 / count:.3g}"
+            f"--trainsubset={share} keeps none of {count} images; use at least {1 / count:.3g}"
         )
     return kept
 
 
-def subset(count, share, seed):
-    """Indices of the first floor(share * count) images of a seeded permutation, ascending. share:
-    above 0, to 1."""
+def subset(count: int, share: float, seed: int) -> np.ndarray:
+    """Indices of the images of --trainsubset: floor(share * count) images drawn without
+    replacement.
+
+    share: in (0, 1]. Returns: int64 [floor(share * count)], ascending."""
     kept = require_subset(count, share)
     return np.sort(seeding.numpy_rng(seed, "subset").permutation(count)[:kept])
 
 
-def duplicated_images(count, share, seed):
-    """Indices of floor(share * count) images drawn without replacement, ascending.
+def duplicated_images(count: int, share: float, seed: int) -> np.ndarray:
+    """Indices of the duplicated images: floor(share * count) images drawn without replacement.
 
-    A `nodup` run records the same set: the images that its seed would duplicate, as the
-    counterfactual."""
+    A run under `nodup` records the same images as the counterfactual: those that its seed would
+    duplicate. Returns: int64 [floor(share * count)], ascending."""
     return np.sort(
         seeding.numpy_rng(seed, "duplication").permutation(count)[: share_of(count, share)]
     )
 
 
 class DrawOrder:
-    """The endless order of draws: epoch after epoch of `count` draws, each a function of (seed,
-    split, epoch).
+    """The order of draws, without end: epochs of `count` draws, each a function of (seed, split,
+    epoch).
 
-    weights: None for a uniform shuffle, else [count] weights of draws with replacement.
-    """
+    count: number of images;
+    weights: [count], for draws with replacement; None shuffles all images in every epoch;
+    shard: number of the part of the training images, of an ensemble."""
 
-    def __init__(self, count, *, weights=None, seed, split=0):
+    def __init__(
+        self, count: int, *, weights: np.ndarray | None = None, seed: int, split: int = 0
+    ) -> None:
         self.count, self.seed, self.split = count, seed, split
         self.probabilities = (
             None if weights is None else np.asarray(weights, float) / np.sum(weights)
         )
-        self._epoch, self._order = None, None
+        self._epoch: int | None = None
+        self._order = np.empty(0, np.int64)  # of that epoch
 
-    def epoch(self, number):
-        """Indices of one epoch. Returns: int64 [count]."""
+    def epoch(self, number: int) -> np.ndarray:
+        """Indices of the images of an epoch, in the order of draws. Returns: int64 [count]."""
         rng = seeding.numpy_rng(self.seed, "order", self.split, number)
         if self.probabilities is None:
             return rng.permutation(self.count)
         return rng.choice(self.count, self.count, p=self.probabilities)
 
-    def __getitem__(self, position):
-        """Index of the image at a position of the endless order, counted from 0."""
+    def __getitem__(self, position: int) -> int:
+        """Index of the image of draw number `position`, counted from 0 over all epochs."""
         epoch, offset = divmod(position, self.count)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.epoch(epoch)
         return int(self._order[offset])
 
 
-def read_weights(flag, path, images):
-    """Sampling weights of an ImageSet from JSON, path -> number of at least 0; an image that is not
-    named has weight 1.
+def read_weights(flag: str, path: str | Path, images: ImageSet) -> tuple[np.ndarray, int]:
+    """Sampling weights of an image set from a JSON file: {image path: number >= 0}.
 
-    UsageError naming the flag on a wrong value, when no image is named, or when nothing is left to
-    draw. Returns: (float64 [N], number of images that are not named)."""
+    An image that the file does not name has weight 1. UsageError, which names `flag`, for a wrong
+    value, if no image is named, or if all weights are 0. Returns: float64 [N]; number of images
+    that are not named."""
     data = read_json(require_file(flag, path))
     if not isinstance(data, dict) or not data:
         raise UsageError(f"{flag}={str(path)!r} holds no weights; takes JSON, image path -> weight")
@@ -136,12 +146,12 @@ def read_weights(flag, path, images):
         raise UsageError(
             f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; takes a number, at least 0"
         )
-    found, _ = match_keys(path, data, images.root, images.keys)
-    weights = np.array([data[found[k]] if k in found else 1.0 for k in images.keys], float)
-    if not found or not weights.sum():
-        what = "names none of the images" if not found else "leaves no image to draw"
+    matches, _ = match_keys(path, data, images.root, images.keys)
+    weights = np.array([data[matches[k]] if k in matches else 1.0 for k in images.keys], float)
+    if not matches or not weights.sum():
+        problem = "leaves no image to draw" if matches else "names none of the images"
         raise UsageError(
-            f"{flag}={str(path)!r} {what}; takes JSON, image path -> weight, paths as in a captions"
-            " file"
+            f"{flag}={str(path)!r} {problem}; takes JSON, image path -> weight, paths as in a"
+            " captions file"
         )
-    return weights, len(images) - len(found)
+    return weights, len(images) - len(matches)

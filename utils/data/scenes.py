@@ -1,15 +1,20 @@
-"""Scenes: captioned pictures drawn by rule, the data set that the project carries.
+"""Scenes: a synthetic data set of captioned pictures, which comes with the toolkit.
 
-A scene is a coloured, textured background, a large shape and a small one. Its captions name
-colours, shapes and texture, never position, size, rotation, spacing, phase or the jitter of a
-colour. So a model that has learned this world draws *another* scene of the same caption, and a
-model that has copied draws *this* one.
+A scene is a coloured, textured background with a large and a small shape. Its captions name
+colours, shapes and texture, but not position, size, rotation, spacing, phase or colour jitter. So a
+model that has learned the rules draws *another* scene for a caption, and a model that copies draws
+*this* one.
 
     python -m utils.data.scenes --out DIR --count 64 --seed 0
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -29,58 +34,66 @@ COLOURS = {
     "white": (246, 242, 240),
 }
 TEXTURES = ("plain", "striped", "dotted", "checked")
-SHADE = 0.68  # a texture is the background's own colour, darker
-JITTER = 18  # each channel of each colour moves by up to this much, of 255
-OVERSAMPLING = 4
+SHADE = 0.68  # the texture's colour is the background's, times this
+JITTER = 18  # largest change of each channel of each colour, of 255
+OVERSAMPLING = 4  # scenes are painted at this many times their size
+
+RGB = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A placed shape. x, y, radius: shares of the image's side; rotation: radians; rgb: 0-255,
-    jittered."""
+    """A shape at its place in a scene."""
 
-    name: str
-    colour: str
-    rgb: tuple
-    x: float
+    name: str  # a key of SHAPES
+    colour: str  # a key of COLOURS
+    rgb: RGB  # that colour with jitter, 0-255
+    x: float  # of the centre, as a share of the image's side
     y: float
-    radius: float
-    rotation: float
+    radius: float  # as a share of the image's side
+    rotation: float  # radians
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that was drawn. spacing and phase: shares of the side; angle: radians."""
+    """Every attribute of a scene."""
 
-    background: str
-    rgb: tuple
-    texture: str
-    spacing: float
-    phase: tuple
-    angle: float
+    background: str  # a key of COLOURS
+    rgb: RGB  # that colour with jitter, 0-255
+    texture: str  # one of TEXTURES
+    spacing: float  # of the texture, as a share of the image's side
+    phase: tuple[float, float]  # of the texture, as a share of its spacing
+    angle: float  # of stripes, radians
     large: Shape
     small: Shape
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image: PIL RGB; captions: five, the first in the fixed grammar; label: the large shape; spec:
-    what was drawn."""
+    """A scene with its captions."""
 
-    image: Image.Image
-    captions: tuple
-    label: str
+    image: Image.Image  # PIL RGB
+    captions: tuple[str, ...]  # five; the first is in the fixed grammar
+    label: str  # class: name of the large shape
     spec: Spec
 
 
-def _arc(start, stop, *, centre=(0.0, 0.0), radius=1.0, points=40):
+def _arc(
+    start: float,
+    stop: float,
+    *,
+    centre: tuple[float, float] = (0.0, 0.0),
+    radius: float = 1.0,
+    points: int = 40,
+) -> np.ndarray:
     angles = np.linspace(start, stop, points)
     return np.stack(
         [centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1
     )
 
 
-def _regular(corners, *, inner=None):
+def _regular(corners: int, *, inner: float | None = None) -> np.ndarray:
+    """A regular polygon, or with an inner radius a star."""
     angles = np.arange(corners * (1 if inner is None else 2)) * (
         2 * math.pi / corners / (1 if inner is None else 2)
     )
@@ -88,7 +101,7 @@ def _regular(corners, *, inner=None):
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def _cross(width=0.36):
+def _cross(width: float = 0.36) -> np.ndarray:
     w, one = width, 1.0
     corners = [
         (-w, -one),
@@ -107,8 +120,8 @@ def _cross(width=0.36):
     return np.array(corners)
 
 
-def _crescent():
-    # the outer circle and the bite taken out of it meet at +-57 degrees
+def _crescent() -> np.ndarray:
+    # the outer circle and the circle that is cut out meet at +-57 degrees
     outer = _arc(math.radians(57), math.radians(303))
     bite_centre, bite_radius = (0.52, 0.0), 0.84
     tip = math.atan2(math.sin(math.radians(57)), math.cos(math.radians(57)) - bite_centre[0])
@@ -117,15 +130,15 @@ def _crescent():
     )
 
 
-def _heart():
+def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * math.pi, 60)
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
     return np.stack([x, y - 2.5], axis=1) / 16.0
 
 
-# name -> polygons in the unit circle: the outline, then a hole where there is one
-SHAPES = {
+# name -> polygons in the unit circle: the outline, and the hole of a ring
+SHAPES: dict[str, tuple[np.ndarray, ...]] = {
     "circle": (_arc(0, 2 * math.pi),),
     "square": (_regular(4) * 0.96,),
     "triangle": (_regular(3),),
@@ -139,13 +152,12 @@ SHAPES = {
 }
 
 
-def _article(word):
+def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def captions_of(spec):
-    """Five captions that name the same things: caption 0 in the fixed grammar, then four
-    paraphrases."""
+def captions_of(spec: Spec) -> tuple[str, ...]:
+    """Five captions that name the same attributes: one in the fixed grammar, four paraphrases."""
     large, small = (
         f"{spec.large.colour} {spec.large.name}",
         f"{spec.small.colour} {spec.small.name}",
@@ -160,16 +172,26 @@ def captions_of(spec):
     )
 
 
-def _jittered(colour, rng):
-    return tuple(
-        int(v)
-        for v in np.clip(np.array(COLOURS[colour]) + rng.integers(-JITTER, JITTER + 1, 3), 0, 255)
-    )
+def _jittered(colour: str, rng: np.random.Generator) -> RGB:
+    moved = np.array(COLOURS[colour]) + rng.integers(-JITTER, JITTER + 1, 3)
+    red, green, blue = np.clip(moved, 0, 255).tolist()
+    return red, green, blue
 
 
-def _draw_shape(name, colour, rng, *, radius, margin, away_from=None):
-    """Place a shape; a small one keeps three quarters of the large one's radius away from its
-    centre."""
+def _draw_shape(
+    name: str,
+    colour: str,
+    rng: np.random.Generator,
+    *,
+    radius: tuple[float, float],
+    margin: float,
+    away_from: Shape | None = None,
+) -> Shape:
+    """Draw place, size and rotation of a shape.
+
+    radius: range, as `margin` in shares of the side;
+    margin: smallest distance of the centre to the image's edges;
+    away_from: a shape near whose centre this one must not lie."""
     r = rng.uniform(*radius)
     while True:
         x, y = rng.uniform(margin, 1 - margin, 2)
@@ -184,8 +206,8 @@ def _draw_shape(name, colour, rng, *, radius, margin, away_from=None):
     )
 
 
-def draw_spec(rng):
-    """Choose a scene; rng: numpy Generator of its own."""
+def draw_spec(rng: np.random.Generator) -> Spec:
+    """Draw the attributes of a scene."""
     background, large_colour, small_colour = rng.permutation(list(COLOURS))[:3].tolist()
     large_name, small_name = rng.choice(list(SHAPES), 2).tolist()
     texture = str(rng.choice(TEXTURES))
@@ -205,7 +227,7 @@ def draw_spec(rng):
     )
 
 
-def _stripes(draw, spec, side, fill):
+def _stripes(draw: ImageDraw.ImageDraw, spec: Spec, side: int, fill: RGB) -> None:
     step = spec.spacing * side
     along = np.array([math.cos(spec.angle), math.sin(spec.angle)])
     across = np.array([-along[1], along[0]])
@@ -221,14 +243,14 @@ def _stripes(draw, spec, side, fill):
         draw.polygon([tuple(c) for c in corners], fill=fill)
 
 
-def _dots(draw, spec, side, fill):
+def _dots(draw: ImageDraw.ImageDraw, spec: Spec, side: int, fill: RGB) -> None:
     step, r = spec.spacing * side, spec.spacing * side * 0.27
     for y in np.arange(spec.phase[1] * step - step, side + step, step):
         for x in np.arange(spec.phase[0] * step - step, side + step, step):
             draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
-def _checks(draw, spec, side, fill):
+def _checks(draw: ImageDraw.ImageDraw, spec: Spec, side: int, fill: RGB) -> None:
     step = spec.spacing * side * 1.2
     for row in range(-1, math.ceil(side / step) + 1):
         for column in range(-1 + row % 2, math.ceil(side / step) + 1, 2):
@@ -239,7 +261,7 @@ def _checks(draw, spec, side, fill):
 _TEXTURE_PAINTERS = {"plain": None, "striped": _stripes, "dotted": _dots, "checked": _checks}
 
 
-def _paint_shape(canvas, shape):
+def _paint_shape(canvas: Image.Image, shape: Shape) -> None:
     side = canvas.width
     turn = np.array(
         [
@@ -255,42 +277,45 @@ def _paint_shape(canvas, shape):
     canvas.paste(shape.rgb, mask=mask)
 
 
-def paint(spec, size=64):
-    """Paint a Spec. Returns: PIL RGB, size x size, drawn at four times the size and
-    area-averaged."""
+def paint(spec: Spec, size: int = 64) -> Image.Image:
+    """Paint a scene: at OVERSAMPLING times the size, then averaged. Returns: PIL RGB, size x
+    size."""
     side = size * OVERSAMPLING
     canvas = Image.new("RGB", (side, side), spec.rgb)
     painter = _TEXTURE_PAINTERS[spec.texture]
     if painter is not None:
-        painter(ImageDraw.Draw(canvas), spec, side, tuple(round(v * SHADE) for v in spec.rgb))
+        red, green, blue = (round(v * SHADE) for v in spec.rgb)
+        painter(ImageDraw.Draw(canvas), spec, side, (red, green, blue))
     _paint_shape(canvas, spec.large)
     _paint_shape(canvas, spec.small)
     return canvas.reduce(OVERSAMPLING)
 
 
-def scene(rng, size=64):
-    """Draw one scene. rng: a numpy Generator of the scene's own; size: pixels a side."""
+def scene(rng: np.random.Generator, size: int = 64) -> Scene:
+    """Draw a scene. rng: a generator for this scene only; size: side in pixels."""
     spec = draw_spec(rng)
     return Scene(paint(spec, size), captions_of(spec), spec.large.name, spec)
 
 
-def scene_at(index, *, seed=0, stream="scenes", size=64):
-    """Scene number `index` of a stream (see seeding.STREAMS); a pure function of its arguments."""
+def scene_at(index: int, *, seed: int = 0, stream: str = "scenes", size: int = 64) -> Scene:
+    """Scene number `index` of a stream, a key of seeding.STREAMS: a pure function of the
+    arguments."""
     return scene(numpy_rng(seed, stream, index), size)
 
 
 # The command --------------------------------------------------------------------------------------
 
 
-def write_scenes(out, *, count, seed=0, size=64):
-    """Write the published layout: out/train/<class>/<index>.png and out/captions.json (path -> five
-    captions).
+def write_scenes(out: Path, *, count: int, seed: int = 0, size: int = 64) -> None:
+    """Write a data set: train/<class>/<index>.png, captions.json, and specs.json with every
+    attribute.
 
-    out: a Path that does not exist yet or is empty. Also writes specs.json, what was drawn, for
-    checkers."""
+    out: a folder that is empty, or does not exist; count: number of scenes; size: side in
+    pixels."""
     from utils.files.whole_files import write_json
 
-    captions, specs = {}, {}
+    captions: dict[str, list[str]] = {}
+    specs: dict[str, dict[str, Any]] = {}
     for index in range(count):
         drawn = scene_at(index, seed=seed, size=size)
         path = out / "train" / drawn.label / f"{index:06d}.png"
@@ -299,12 +324,11 @@ def write_scenes(out, *, count, seed=0, size=64):
         key = path.relative_to(out).as_posix()
         captions[key], specs[key] = list(drawn.captions), asdict(drawn.spec)
     write_json(out / "specs.json", specs)
-    write_json(out / "captions.json", captions)  # last: a folder with captions is whole
+    write_json(out / "captions.json", captions)  # last: a folder that has it is whole
 
 
-def main(argv=None):
-    from pathlib import Path
-
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command that writes a data set of scenes."""
     from utils.cli import exits, flags, scenes_options
     from utils.runtime.errors import UsageError
 

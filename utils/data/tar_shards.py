@@ -1,25 +1,30 @@
-"""WebDataset shards as an image set: tar files, images beside .txt or .json members, read in place.
+"""WebDataset shards: tar files of images with .txt or .json members beside them, read in place as
+an image set.
 
-Nothing is unpacked and nothing is decoded but images, text and JSON: a member of any other kind is
-not opened. Tar files lie on this machine, or behind https addresses; of the latter --build_index
-alone takes all images, and others single ones."""
+Nothing is unpacked, and only images, texts and JSON are decoded; members of other kinds are not
+opened. A shard lies on this machine, or behind an https address: --build_index then downloads it,
+other stages read single images of it."""
+
+from __future__ import annotations
 
 import glob
 import json
 import os
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.image_sets import SUFFIXES, ImageSet, holds_images, natural_key
+from utils.data.image_files import SUFFIXES
+from utils.data.image_sets import BadImages, ImageSet, holds_images, natural_key
 from utils.files import downloads
 from utils.runtime.errors import DataError, UnreadError, UsageError, first_line
 
-CAPTION_FIELDS = ("caption", "text")  # of a .json member; img2dataset writes `caption`
-TEXT_BYTES = 1 << 20  # that are read of a .txt or .json member: a caption is no book
-# what tarfile raises on bytes that are no tar file, on sizes that are none, or on headers of
-# headers without an end; an OSError is the disk's
+CAPTION_FIELDS = ("caption", "text")  # in a .json member; img2dataset writes `caption`
+TEXT_BYTES = 1 << 20  # how much of a .txt or .json member is read
+# what tarfile raises on files that are no tar file, on impossible sizes, and on endless chains of
+# headers; an OSError is a failure of the disk
 DAMAGE = (
     tarfile.TarError,
     ValueError,
@@ -30,55 +35,53 @@ DAMAGE = (
     RecursionError,
 )
 TEXTS = (".txt", ".json")
-# of an https shard: no user, query or fragment, which would hold what a record must not
+# address of a shard: without user, query and fragment, which may hold secrets that must not be
+# recorded
 ADDRESS = re.compile(r"((?i:https)://[^\s/?#@]+(?:/[^\s/?#@*{}]+)*)/([^\s/?#@*{}]+\.tar)")
 
 
 @dataclass(frozen=True)
 class Member:
-    """An image in a tar file. offset, size: of its bytes; caption, url: of the members beside it,
-    or None."""
+    """An image in a tar file."""
 
     name: str
-    offset: int
-    size: int
-    caption: str | None = None
-    url: str | None = None
+    offset: int  # of its first byte in the tar file
+    size: int  # in bytes
+    caption: str | None = None  # from the members beside it
+    url: str | None = None  # from the members beside it
 
 
 @dataclass(frozen=True)
 class ShardContent:
-    """images: [Member] in the order of the file; bad: [(name, reason)] of members that are not
-    taken; damage: why the file cannot be read to its end, or None."""
+    """What a tar file holds."""
 
-    images: tuple
-    bad: tuple
-    damage: str | None
+    images: tuple[Member, ...]  # in the order of the file
+    bad: BadImages  # (name, reason) of members that are skipped
+    damage: str | None  # why the file cannot be read to its end
 
 
-def change_stamp(path):
-    """What tells a tar file from the same one changed. Returns: dict of JSON types; OSError when it
-    is not there."""
+def change_stamp(path: str | Path) -> dict[str, int]:
+    """Size and time of change of a tar file, to detect that it changed. OSError if there is no such
+    file."""
     facts = os.stat(path)
     return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
-def is_address(source):
-    """Whether a data source begins as an address does, of whatever kind, and is no file or
-    folder."""
+def is_address(source: str | Path) -> bool:
+    """Whether a data source starts like an address of any kind, and is not a file or folder."""
     return re.match(r"\w+:", str(source)) is not None and not os.path.lexists(source)
 
 
-def is_shards(source):
-    """Whether a data source names tar files: by pattern, by name, by address, or as a folder that
-    holds some at its top."""
+def is_shards(source: str | Path) -> bool:
+    """Whether a data source is tar files: a file, a pattern, an address, or a folder with tar files
+    at its top."""
     if str(source).endswith(".tar") or is_address(source):
         return True
     return Path(source).is_dir() and any(Path(source).glob("*.tar"))
 
 
-def _braces(pattern):
-    """Yield the names of 'DIR/{00000..00012}.tar'. Digits keep their width."""
+def _braces(pattern: str) -> Iterator[str]:
+    """Yield the names that 'DIR/{00000..00012}.tar' stands for. Digits keep their width."""
     span = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if span is None:
         yield pattern
@@ -90,14 +93,17 @@ def _braces(pattern):
         )
 
 
-def expand(pattern):
-    """Paths of 'DIR/{00000..00012}.tar' or of a glob, natural order. Digits keep their width."""
-    # two numbers with a glob may match one file
+def expand(pattern: str) -> list[str]:
+    """The paths that 'DIR/{00000..00012}.tar' or a glob stands for, in natural order.
+
+    Digits keep their width."""
+    # a set, because with a glob two numbers may match the same file
     return sorted({p for name in _braces(pattern) for p in _matching(name)}, key=natural_key)
 
 
-def _matching(pattern):
-    """Paths of a glob; a file or a folder that exists is no pattern, whatever is in its name."""
+def _matching(pattern: str) -> list[str]:
+    """The paths that a glob stands for. The name of an existing file or folder is not a pattern,
+    whatever characters it has."""
     if os.path.lexists(pattern):
         return [pattern]
     folder, name = os.path.split(pattern)
@@ -108,12 +114,13 @@ def _matching(pattern):
     return sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
 
 
-def shard_addresses(flag, source):
-    """Addresses of the tar files of 'https://HOST/DIR/{00000..00012}.tar'. UsageError for what is
-    none, and for those of several folders. Returns: (Address of the folder, [name of a shard]),
-    natural order."""
-    shown, names = f"{flag}={str(source)!r}", set()
-    folders = set()
+def shard_addresses(flag: str, source: str) -> tuple[downloads.Address, list[str]]:
+    """The tar files that 'https://HOST/DIR/{00000..00012}.tar' stands for.
+
+    UsageError if it is not such an address, or the files lie in several folders. Returns: address
+    of the folder; names of the shards, without .tar, in natural order."""
+    shown = f"{flag}={str(source)!r}"
+    names, folders = set(), set()
     for address in _braces(str(source)):
         parts = ADDRESS.fullmatch(address)
         if parts is None:
@@ -122,26 +129,25 @@ def shard_addresses(flag, source):
                 " 'https://HOST/FOLDER/{00000..00012}.tar', without a user, a ? or a #, or tar"
                 " files on this machine"
             )
-        folders.add("https" + parts[1][len("https") :])  # which may be written in capitals
+        folders.add("https" + parts[1][len("https") :])  # it may be written in capitals
         names.add(parts[2].removesuffix(".tar"))
     if not names:
-        raise UsageError(f"{shown} names no file; takes a first number that is not above the last")
+        raise UsageError(f"{shown} names no file: the first number is above the last")
     if len(folders) > 1:
-        raise UsageError(f"{shown} names shards in {len(folders)} folders; takes those of one")
+        raise UsageError(f"{shown} names shards in {len(folders)} folders; use those of one")
     return downloads.Address(folders.pop()), sorted(names, key=natural_key)
 
 
-def shard_paths(flag, source):
-    """Paths of the tar files that a source names: one file, a folder of them, a glob, or
-    'DIR/{00000..00012}.tar'.
+def shard_paths(flag: str, source: str | Path) -> list[Path]:
+    """Paths of the tar files on this machine that a data source stands for, in natural order.
 
-    UsageError when it names none, one that is absent, those of several folders, or an address.
-    Returns: [Path], natural order."""
+    source: a file, a folder, a glob, or 'DIR/{00000..00012}.tar'. UsageError if there are none, one
+    does not exist, they lie in several folders, or the source is an address."""
     shown = f"{flag}={str(source)!r}"
     if is_address(source):
         raise UsageError(
-            f"{shown} is an address; --build_index takes those of https, all else takes tar files"
-            " on this machine: download them first"
+            f"{shown} is an address; only --build_index reads https addresses. Otherwise takes tar"
+            " files on this machine: download them first"
         )
     path = Path(source)
     if path.is_dir():
@@ -151,64 +157,62 @@ def shard_paths(flag, source):
             )
         paths = sorted(path.glob("*.tar"), key=natural_key)
     else:
-        # a name that exists is no pattern, whatever is in it
+        # the name of an existing file is not a pattern
         paths = [path] if path.is_file() else [Path(p) for p in expand(str(source))]
     missing = [p for p in paths if not p.is_file()]
     if missing:
-        raise UsageError(
-            f"{shown}: {str(missing[0])!r}"
-            f" {'is a folder' if missing[0].is_dir() else 'does not exist'}; takes tar files"
-        )
+        problem = "is a folder" if missing[0].is_dir() else "does not exist"
+        raise UsageError(f"{shown}: {str(missing[0])!r} {problem}; takes tar files")
     if not paths:
         raise UsageError(f"{shown} matches no file; takes tar files")
     folders = len({p.parent for p in paths})
     if folders > 1:
-        raise UsageError(f"{shown} names shards in {folders} folders; takes those of one")
+        raise UsageError(f"{shown} names shards in {folders} folders; use those of one")
     return paths
 
 
-def _text(name, content):
-    """What a .txt or .json member says of its image. Returns: (caption or None, url or None)."""
+def _text(name: str, content: bytes) -> tuple[str | None, str | None]:
+    """Caption and url of an image, from the contents of a .txt or .json member beside it."""
     if name.endswith(".txt"):
         return content.decode("utf-8", "replace").strip() or None, None
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError):
         return None, None
-    found = (
-        {k: v for k, v in fields.items() if isinstance(v, str) and v}
-        if isinstance(fields, dict)
-        else {}
-    )
-    return next((found[k] for k in CAPTION_FIELDS if k in found), None), found.get("url")
+    if not isinstance(fields, dict):
+        return None, None
+    texts = {k: v for k, v in fields.items() if isinstance(v, str) and v}
+    return next((texts[k] for k in CAPTION_FIELDS if k in texts), None), texts.get("url")
 
 
-def _unsafe(name):
-    """Why a member's name is not taken: it would lead out of a folder, were it ever unpacked. None
-    if it is taken."""
+def _unsafe(name: str) -> str | None:
+    """Why a member's name is refused: unpacked, it could lie outside its folder. None if it is
+    safe."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or re.fullmatch("[A-Za-z]:", parts[0]) and len(parts) > 1:
         return "its name is absolute"
     return "its name has .. as a part" if ".." in parts else None
 
 
-def _untaken(member, seen):
-    """Why a member that is not the first of its name, or is a link, is not taken. None if it is
-    taken."""
+def _refusal(member: tarfile.TarInfo, seen: set[str]) -> str | None:
+    """Why an image member is skipped: it is a link, or its name occurred before. None if it is
+    read."""
     if not member.isfile():
         return "is a link in the tar, which is not followed"
-    return "stands twice in its tar" if member.name in seen else None
+    return "occurs twice in its tar" if member.name in seen else None
 
 
-def _stem(name):
-    """What the members of a sample share: a name up to the first dot of its last part."""
+def _stem(name: str) -> str:
+    """The part of the name that the members of a sample share: up to the first dot after the
+    folders."""
     folder, _, last = name.rpartition("/")
     return f"{folder}/{last.split('.')[0]}"
 
 
-def _require_end(path, offset):
-    """TarError unless a tar file ends where reading it ended: tarfile takes a header that is
-    damaged, cut or zero for its end, and leaves out what comes after."""
+def _require_end(path: str | Path, offset: int) -> None:
+    """TarError unless a tar file has only zeros from `offset` on.
+
+    tarfile takes a damaged, cut or zero header for the end of the file, and skips what follows."""
     with open(path, "rb") as handle:
         handle.seek(offset)
         block = handle.read(tarfile.BLOCKSIZE)
@@ -220,23 +224,24 @@ def _require_end(path, offset):
             block = handle.read(1 << 20)
 
 
-def _no_tar(path):
-    """What a file is of which not one member could be read, as far as its beginning tells; None if
-    it does not."""
+def _other_kind(path: str | Path) -> str | None:
+    """What a file without a readable member is instead of a tar file, by its first bytes; None if
+    they do not say."""
     if downloads.is_web_page(path):
         return "is a web page"
     with open(path, "rb") as handle:
         return "is compressed; takes plain tar files" if handle.read(2) == b"\x1f\x8b" else None
 
 
-def _members(path):
-    """Yield (TarInfo, its bytes if it is a text) of a tar file's regular members, and of links by
-    the name of an image. What DAMAGE names is raised."""
+def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """Yield the regular members of a tar file, and links that are named like images.
+
+    Yields: (member, its first TEXT_BYTES if it is a .txt or .json). Raises DAMAGE."""
     length = os.stat(path).st_size
     with tarfile.open(path, "r:") as archive:
         for member in archive:
             has_bytes = member.isfile() or member.type not in tarfile.SUPPORTED_TYPES
-            # a size below 0 would lead back to members that were read
+            # a negative size would lead back to members that were read before
             if member.size < 0 or (has_bytes and member.offset_data + member.size > length):
                 raise tarfile.ReadError("unexpected end of data")
             if member.isfile():
@@ -250,56 +255,86 @@ def _members(path):
     _require_end(path, archive.offset)
 
 
-def read_shard(path, *, whole=True):
-    """What a tar file holds: names and places of images, what lies beside them. No image is
-    decoded.
+class _Contents:
+    """The members of a tar file, as they are read one after the other."""
 
-    whole: a file that is cut or damaged is a DataError; else what comes before the damage is kept,
-    and the damage told. A .txt beside an image says its caption before a .json does. UnreadError
-    when the disk does not give the file. Returns: ShardContent."""
-    images, bad, captions, urls, damage, seen = [], [], {}, {}, None, set()
+    def __init__(self) -> None:
+        self.images: list[tuple[str, int, int]] = []  # name, offset, size
+        self.bad: list[tuple[str, str]] = []  # name, reason
+        self.captions: dict[str, str] = {}  # by the stem of the name, as urls
+        self.urls: dict[str, str] = {}
+        self._seen: set[str] = set()
+
+    def add(self, member: tarfile.TarInfo, text: bytes | None) -> None:
+        """Add a member. text: the contents of a .txt or .json."""
+        is_image = member.name.lower().endswith(SUFFIXES)
+        reason = _unsafe(member.name)
+        if reason is None and is_image:
+            reason = _refusal(member, self._seen)
+        if reason is not None:
+            self.bad.append((member.name, reason))
+        elif member.name in self._seen:
+            return  # a second text of this name belongs to the second image, which was skipped
+        elif is_image:
+            self.images.append((member.name, member.offset_data, member.size))
+        elif text is not None:
+            self._add_text(member.name, text)
+        if member.isfile():
+            self._seen.add(member.name)
+
+    def _add_text(self, name: str, text: bytes) -> None:
+        stem, name = _stem(name), name.lower()
+        caption, url = _text(name, text)
+        # a .txt has precedence over a .json
+        if caption and not (stem in self.captions and name.endswith(".json")):
+            self.captions[stem] = caption
+        if url:
+            self.urls[stem] = url
+
+    def members(self) -> tuple[Member, ...]:
+        """The images, each with its caption and url."""
+        return tuple(
+            Member(*image, self.captions.get(_stem(image[0])), self.urls.get(_stem(image[0])))
+            for image in self.images
+        )
+
+
+def read_shard(path: str | Path, *, whole: bool = True) -> ShardContent:
+    """List the images of a tar file, with their captions and urls. No image is decoded.
+
+    whole: raise DataError for a file that is cut or damaged; otherwise the members before the
+    damage are listed. UnreadError if the disk fails."""
+    contents, damage = _Contents(), None
     try:
-        for member, content in _members(path):
-            name, stem = member.name.lower(), _stem(member.name)
-            reason = _unsafe(member.name) or (name.endswith(SUFFIXES) and _untaken(member, seen))
-            if reason:
-                bad.append((member.name, reason))
-            # a text that stands twice: the first one is the first picture's
-            elif member.name in seen:
-                continue
-            elif name.endswith(SUFFIXES):
-                images.append((member.name, member.offset_data, member.size))
-            elif content is not None:
-                caption, url = _text(name, content)
-                if caption and not (stem in captions and name.endswith(".json")):
-                    captions[stem] = caption
-                if url:
-                    urls[stem] = url
-            if member.isfile():
-                seen.add(member.name)
+        for member, text in _members(path):
+            contents.add(member, text)
     except DAMAGE as error:
-        damage = first_line(error) if images or bad else _no_tar(path) or first_line(error)
+        damage = first_line(error)
+        if not (contents.images or contents.bad):
+            damage = _other_kind(path) or damage
         if whole:
             raise DataError(
-                f"{path}: is not a whole tar file ({damage}); get it again, or leave it out"
+                f"{path}: is not a whole tar file ({damage}); get it again, or remove it from the"
+                " list"
             ) from None
     except OSError as error:
         raise UnreadError(f"{path}: cannot be read ({error.strerror})") from None
-    found = (
-        Member(*image, captions.get(_stem(image[0])), urls.get(_stem(image[0]))) for image in images
-    )
-    return ShardContent(tuple(found), tuple(bad), damage)
+    return ShardContent(contents.members(), tuple(contents.bad), damage)
 
 
-def list_shards(flag, source):
-    """Images and captions of shards, in natural order of shards, in each in the order of its
-    members.
+def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list[str]]]:
+    """The images and captions of shards: shards in natural order, images in the order of their
+    shard.
 
-    source: as `shard_paths` takes it. An image's key is <shard>/<member>; members that are not
-    taken are the set's `bad`. DataError for a file that is cut or damaged. Returns: (ImageSet,
-    {key: [caption]}), where images without a caption are not in the latter."""
+    The key of an image is <shard>/<member>; skipped members are in the set's `bad`.
+    source: as in `shard_paths`. DataError for a file that is cut or damaged. Returns: the set;
+    {key: [caption]} of the images that have a caption."""
     paths = shard_paths(flag, source)
-    keys, sizes, places, bad, captions = [], [], [], [], {}
+    keys: list[str] = []
+    sizes: list[int] = []
+    places: list[tuple[str, int]] = []
+    bad: list[tuple[str, str]] = []
+    captions: dict[str, list[str]] = {}
     for path in paths:
         content = read_shard(path)
         bad += [(f"{path.name}/{name}", reason) for name, reason in content.bad]

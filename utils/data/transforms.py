@@ -1,30 +1,39 @@
-"""Every image transform, with its range: PIL RGB in, a tensor out.
+"""Image transforms, from PIL RGB to tensors, with their value ranges.
 
-What a network of an evaluation sees leaves the workers as 8 bits, a quarter of the memory to send,
-and is scaled once, where the network is: by `scaled`, with the mean and std that stand here beside
-the transform. Nothing else rescales."""
+Images for the networks of an evaluation leave the DataLoader's workers as 8 bits, which is a
+quarter of the memory to send. `scaled` normalises them once, on the network's device, with the mean
+and std that are listed here beside the transform. Nothing else rescales."""
+
+from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PIXEL_SIDE = 16
+if TYPE_CHECKING:
+    import torch
 
-# name -> (short side or None to squash, side, crop?, mean, std); see docs/metrics.md for where each
-# comes from
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)  # mean and std that scale [0, 1] to [-1, 1]
+PIXEL_SIDE = 16  # of what the `pixel` descriptor sees
+
+# name of a preset -> (short side, or None to squash to a square; side; crop?; mean; std);
+# docs/metrics.md says where each comes from
 SSCD_PRESETS = {
-    "dcr": (256, 224, True, (0.5,) * 3, (0.5,) * 3),
+    "dcr": (256, 224, True, HALF, HALF),
     "dcr-search": (256, 224, True, IMAGENET_MEAN, IMAGENET_STD),
     "sscd": (288, 288, False, IMAGENET_MEAN, IMAGENET_STD),
     "sscd-square": (None, 320, False, IMAGENET_MEAN, IMAGENET_STD),
 }
 
 
-def resize_short_side(image, side):
-    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits; the long side
-    is cut to a whole number, as torchvision does, whose transforms the published scripts use."""
+def resize_short_side(image: Image.Image, side: int) -> Image.Image:
+    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits.
+
+    The long side is rounded down, as in torchvision, which the published scripts use."""
     width, height = image.size
     if min(width, height) == side:
         return image
@@ -32,9 +41,8 @@ def resize_short_side(image, side):
     return image.resize(size, Image.Resampling.BILINEAR)
 
 
-def crop(image, side, rng=None):
-    """A square window of `side` pixels: the centre (torchvision's), or with a numpy Generator
-    uniform over windows."""
+def crop(image: Image.Image, side: int, rng: np.random.Generator | None = None) -> Image.Image:
+    """Crop a square of `side` pixels: the centre, as in torchvision, or with `rng` a random one."""
     spare = (image.width - side, image.height - side)
     left, top = (
         (round(v / 2) for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
@@ -42,17 +50,20 @@ def crop(image, side, rng=None):
     return image.crop((left, top, left + side, top + side))
 
 
-def to_tensor(image, mean, std):
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """PIL RGB [H, W] -> float32 [3, H, W]: (value / 255 - mean) / std."""
     import torch
 
-    pixels = (np.asarray(image, np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    pixels = (np.asarray(image, np.float32) / 255 - shift) / scale
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def to_bytes(image):
-    """PIL RGB [H, W] -> uint8 [H, W, 3]: as the decoder leaves it. Exchanging axes costs a worker
-    as much as the crop and the copy together; `scaled` does it where the network is."""
+def to_bytes(image: Image.Image) -> torch.Tensor:
+    """PIL RGB [H, W] -> uint8 [H, W, 3].
+
+    The axes stay as they are decoded: exchanging them would cost a worker as much as crop and copy
+    together, so `scaled` does it on the network's device."""
     import torch
 
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
@@ -60,65 +71,80 @@ def to_bytes(image):
     )
 
 
-def scaled(pixels, mean, std):
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], (value / 255 - mean) / std, on the pixels'
+def scaled(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: (value / 255 - mean) / std, on the same
     device."""
     import torch
 
-    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
-    return channels_first(pixels).float().div_(255).sub_(mean).div_(std)
+    shift, scale = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
+    return channels_first(pixels).float().div_(255).sub_(shift).div_(scale)
 
 
-def channels_first(pixels):
+def channels_first(pixels: torch.Tensor) -> torch.Tensor:
     """[B, H, W, 3] -> [B, 3, H, W], contiguous."""
     return pixels.permute(0, 3, 1, 2).contiguous()
 
 
-def flip_drawn(rng, random_flip):
-    """Whether a draw is mirrored: half the time under --random_flip; else nothing is drawn."""
+def flip_drawn(rng: np.random.Generator, random_flip: bool) -> bool:
+    """Whether to mirror an image: with probability 0.5 under --random_flip. Without it, no random
+    number is drawn."""
     return bool(random_flip and rng.random() < 0.5)
 
 
-def training_pixels(image, *, resolution, rng=None, flipped=False):
-    """What the autoencoder sees: short side to `resolution`, crop (the centre, or random with a
-    Generator), flip.
+def training_pixels(
+    image: Image.Image,
+    *,
+    resolution: int,
+    rng: np.random.Generator | None = None,
+    flipped: bool = False,
+) -> torch.Tensor:
+    """The autoencoder's input: short side resized to `resolution`, cropped, and mirrored if
+    `flipped`.
 
-    image: PIL RGB. Returns: float32 [3, resolution, resolution] in [-1, 1].
-    """
+    image: PIL RGB;
+    rng: for a random crop; None crops the centre.
+    Returns: float32 [3, resolution, resolution] in [-1, 1]."""
     image = crop(resize_short_side(image, resolution), resolution, rng)
     if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return to_tensor(image, (0.5,) * 3, (0.5,) * 3)
+    return to_tensor(image, HALF, HALF)
 
 
-def training_input(image, *, resolution, rng, center_crop, random_flip):
-    """`training_pixels` with crop and flip drawn from rng, the numpy Generator of this draw."""
+def training_input(
+    image: Image.Image,
+    *,
+    resolution: int,
+    rng: np.random.Generator,
+    center_crop: bool,
+    random_flip: bool,
+) -> torch.Tensor:
+    """`training_pixels` with crop and flip drawn from `rng`, the generator of this draw."""
     cropped = crop(resize_short_side(image, resolution), resolution, None if center_crop else rng)
     return training_pixels(cropped, resolution=resolution, flipped=flip_drawn(rng, random_flip))
 
 
-def as_generated(image, side):
-    """A training image as a generation of `side` pixels shows it: short side, centre crop, 8 bits.
-    PIL -> PIL."""
+def as_generated(image: Image.Image, side: int) -> Image.Image:
+    """A training image, resized and cropped to its centre as a generation of `side` pixels shows
+    it. PIL RGB -> PIL RGB."""
     return crop(resize_short_side(image, side), side)
 
 
 @functools.lru_cache
-def _cell_weights(side, cells):
-    """Share of every pixel in every one of `cells` equal cells of a line of `side` pixels. Returns:
-    [cells, side], rows sum to 1."""
+def _cell_weights(side: int, cells: int) -> np.ndarray:
+    """Weights that average a line of `side` pixels to `cells` equal cells: the share that each
+    pixel has in each cell. Returns: float32 [cells, side], rows sum to 1."""
     edges = np.arange(cells + 1) * (side / cells)
     pixels = np.arange(side)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (np.clip(overlap, 0, None) * (cells / side)).astype(np.float32)
 
 
-def area_averaged(image, cells):
-    """The centre square, exactly area-averaged to `cells` x `cells`. Returns: float32 [3, cells,
-    cells], 0-255.
+def area_averaged(image: Image.Image, cells: int) -> torch.Tensor:
+    """The centre square of an image, averaged to `cells` x `cells`: each cell is the exact mean of
+    its area.
 
-    Pillow's box filter counts a pixel wholly or not at all, which is no average when `cells` does
-    not divide the side."""
+    Pillow's box filter uses whole pixels only, which is not exact if `cells` does not divide the
+    side. Returns: float32 [3, cells, cells], 0-255."""
     import torch
 
     side = min(image.size)
@@ -127,28 +153,27 @@ def area_averaged(image, cells):
     return torch.from_numpy(np.stack(channels))
 
 
-def pixel_input(image):
-    """What the `pixel` descriptor sees: `area_averaged` to 16 x 16. Returns: [3, 16, 16], 0-255."""
+def pixel_input(image: Image.Image) -> torch.Tensor:
+    """Input of the `pixel` descriptor: `area_averaged` to 16 x 16. Returns: [3, 16, 16], 0-255."""
     return area_averaged(image, PIXEL_SIDE)
 
 
-def _sscd_input(image, preset):
+def _sscd_input(image: Image.Image, preset: str) -> torch.Tensor:
     short, side, cropped, _mean, _std = SSCD_PRESETS[preset]
-    image = (
-        image.resize((side, side), Image.Resampling.BILINEAR)
-        if short is None
-        else resize_short_side(image, short)
-    )
+    if short is None:
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    else:
+        image = resize_short_side(image, short)
     return to_bytes(crop(image, side) if cropped else image)
 
 
-def sscd_input(preset):
-    """SSCD's transform under a preset. Returns: PIL RGB -> uint8 [H, W, 3]; square except under
-    `sscd`."""
+def sscd_input(preset: str) -> Callable[[Image.Image], torch.Tensor]:
+    """SSCD's transform under a preset of SSCD_PRESETS.
+
+    Returns: PIL RGB -> uint8 [H, W, 3], square except under the preset `sscd`."""
     return functools.partial(_sscd_input, preset=preset)
 
 
-def centre_square(image, side):
-    """`as_generated` as a tensor: short side to `side`, centre crop, 8 bits. PIL RGB -> uint8
-    [side, side, 3]."""
+def centre_square(image: Image.Image, side: int) -> torch.Tensor:
+    """`as_generated` as a tensor. PIL RGB -> uint8 [side, side, 3]."""
     return to_bytes(as_generated(image, side))
