@@ -1,19 +1,48 @@
-"""Arrays to figures, in one style."""
+"""Figures of an evaluation and of several, as PNG in one style."""
+
+from __future__ import annotations
 
 import math
 import re
 import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+# (label, value, low end of the interval, high end); the ends are None without an interval
+Bar = tuple[str, float, float | None, float | None]
+# as Bar, where value is None if the run lacks the metric
+RunBar = tuple[str, float | None, float | None, float | None]
+Panel = tuple[str, Sequence[RunBar]]  # (title, a bar for each run)
+
 STYLE = Path(__file__).with_name("style.mplstyle")
-HATCHES = ("", "////", "....")  # runs beyond the seven colours repeat them with a pattern
-VALUE_ROOM = 0.4  # share of a panel's width that is kept free for the numbers beside bars
+HATCHES = ("", "////", "....")  # the eighth run repeats the first colour with a pattern, and so on
+VALUE_MARGIN = 0.4  # share of a panel's width, added to its right for the numbers beside bars
 LABEL_WIDTH, TITLE_WIDTH = 32, 24  # characters in a line
+BIN_EDGES = 41  # of the histogram of similarity
+TRAINING_LINE = 1.8  # width of the outline of training images in the histogram, in points
+VERMILION = "#D55E00"  # of the threshold
+INTERVAL_LINE = 1.6  # width of an interval, in points
+# up to so many points a scatter plot draws them in full size; their area and opacity then shrink,
+# to these ends
+FEW_POINTS = 300
+POINT_AREA, POINT_ALPHA = (3, 26), (0.03, 0.75)
+# sizes in inches
+FIGURE_WIDTH, BARS_HEIGHT = 7.2, 3.8
+BARS_LEAST_WIDTH, BARS_MARGIN, BAR_WIDTH = 3.6, 1.2, 1.25
+ROW_LEAST_HEIGHT, ROW_MARGIN, ROW_LINE = 0.42, 0.1, 0.16  # of a run: at least, plus a line
+DISTRIBUTIONS_MARGIN = 1.3  # height of axis and title around the rows of distributions
+PANEL_WIDTH, PANEL_LABELS_WIDTH = 2.5, 2.4
+PANEL_MARGIN, PANEL_TITLE_LINE = 0.75, 0.18  # height of axis and title, plus a line of the title
 
 
-def _pyplot():
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,13 +52,14 @@ def _pyplot():
     return pyplot
 
 
-def new_axes(*grid, **options):
-    """A figure and its axes in the one style; what matplotlib's `subplots` takes."""
+def new_axes(*grid: int, **options: Any) -> tuple[Figure, Any]:
+    """A new figure and its axes in the toolkit's style. The arguments are those of matplotlib's
+    `subplots`."""
     return _pyplot().subplots(*grid, **options)
 
 
-def save(figure, path):
-    """Write a PNG, and let go of the figure."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and close it."""
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,17 +70,25 @@ def save(figure, path):
 # One set of images --------------------------------------------------------------------------------
 
 
-def similarity_histogram(path, best, background, *, threshold, descriptor):
-    """Shares of generations and, where it was measured, of training images by similarity of their
-    best match.
+def similarity_histogram(
+    path: Path,
+    best: np.ndarray,
+    background: np.ndarray | None,
+    *,
+    threshold: float | None,
+    descriptor: str,
+) -> None:
+    """Histogram of the similarity of generations to their nearest training image, as PNG.
 
-    best: [Q]; background: [M] or None; threshold: or None. Writes a PNG.
-    """
+    best: [Q], of generations;
+    background: [M], of training images to their nearest other one; None if it was not measured;
+    threshold: similarity above which a generation counts as a copy;
+    descriptor: name, for the label of the axis."""
     figure, axes = new_axes()
     everything = np.concatenate(
         [best, background if background is not None else [], [threshold or 0]]
     )
-    bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), 41)
+    bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), BIN_EDGES)
     weights = np.full(len(best), 100 / len(best))
     axes.hist(best, bins, weights=weights, alpha=0.85, label=f"generated images ({len(best)})")
     if background is not None:
@@ -60,44 +98,58 @@ def similarity_histogram(path, best, background, *, threshold, descriptor):
             bins,
             weights=weights,
             histtype="step",
-            linewidth=1.8,
+            linewidth=TRAINING_LINE,
             color="black",
             label=f"training images among themselves ({len(background)})",
         )
     if threshold is not None:
         axes.axvline(
             threshold,
-            color="#D55E00",
+            color=VERMILION,
             linestyle="--",
             label=f"counted as a copy above {threshold:g}",
         )
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes: never over a bar
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes, where no bar is
     save(figure, path)
 
 
-def correlation_text(r, p):
-    """Pearson's r and p for a title, such as "r = -0.31, p = 2e-4". r, p: floats; None or NaN where
+def correlation_text(r: float | None, p: float | None) -> str:
+    """Pearson's r and its p value as text, such as "r = -0.31, p = 2e-4". r, p: None or NaN where
     undefined."""
     if r is None or not math.isfinite(r):
         return "r undefined"
     if p is None or not math.isfinite(p):
         return f"r = {r:.2f}"
-    if p < 1e-300:  # near the end of what a double holds, a p is no longer a number to read
+    if p < 1e-300:  # near the smallest number of a double
         return f"r = {r:.2f}, p < 1e-300"
     short = f"{p:.2g}" if p >= 1e-3 else re.sub(r"e-0+", "e-", f"{p:.0e}")
     return f"r = {r:.2f}, p = {short}"
 
 
-def scatter(path, x, y, *, xlabel, ylabel, r, p):
-    """Points with their correlation as the title. x, y: [N]; r, p: None or NaN where undefined.
-    Writes a PNG."""
+def scatter(
+    path: Path,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    xlabel: str,
+    ylabel: str,
+    r: float | None,
+    p: float | None,
+) -> None:
+    """Scatter plot with the correlation as its title, as PNG. x, y: [N]; r, p: as in
+    `correlation_text`."""
     figure, axes = new_axes()
-    # 1 for few points, near 0 for many: smaller and fainter, but never gone
-    crowd = min(1.0, 300 / max(len(x), 1))
+    size = min(1.0, FEW_POINTS / max(len(x), 1))  # 1 for few points, near 0 for many
+    (area, full_area), (alpha, full_alpha) = POINT_AREA, POINT_ALPHA
     axes.scatter(
-        x, y, s=3 + 23 * crowd, alpha=0.03 + 0.72 * crowd**0.5, linewidths=0, rasterized=True
+        x,
+        y,
+        s=area + (full_area - area) * size,
+        alpha=alpha + (full_alpha - alpha) * size**0.5,
+        linewidths=0,
+        rasterized=True,
     )
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -105,64 +157,66 @@ def scatter(path, x, y, *, xlabel, ylabel, r, p):
     save(figure, path)
 
 
-def bars(path, bars, *, ylabel, limit=None):
-    """Bars from zero with their values above. bars: [(label, value, low, high)]; low and high: ends
-    of an interval, or None.
+def bars(path: Path, shown: Sequence[Bar], *, ylabel: str, limit: float | None = None) -> None:
+    """Bar chart with the values above the bars, as PNG.
 
-    limit: where the axis ends, as 100 for per cent; else after the highest. Writes a PNG.
-    """
-    labels, values, lows, highs = zip(*bars, strict=True)
-    figure, axes = new_axes(figsize=(max(3.6, 1.2 + 1.25 * len(bars)), 3.8))
-    axes.bar(range(len(bars)), values, width=0.6)
+    shown: the bars, from left to right;
+    limit: end of the axis, such as 100 for per cent; None ends it at the highest bar."""
+    labels, values, lows, highs = zip(*shown, strict=True)
+    width = max(BARS_LEAST_WIDTH, BARS_MARGIN + BAR_WIDTH * len(shown))
+    figure, axes = new_axes(figsize=(width, BARS_HEIGHT))
+    axes.bar(range(len(shown)), values, width=0.6)
     for i, (value, low, high) in enumerate(zip(values, lows, highs, strict=True)):
         _interval(axes.vlines, i, low, high)
         top = max(value, value if high is None else high, 0)
         axes.annotate(f"{value:.3g}", (i, top), (0, 4), textcoords="offset points", ha="center")
-    axes.set_xticks(range(len(bars)), [wrapped(label, 14) for label in labels], parse_math=False)
+    axes.set_xticks(range(len(shown)), [wrapped(label, 14) for label in labels], parse_math=False)
     axes.grid(axis="x", visible=False)
     axes.set_ylabel(ylabel)
     bottom, top = axes.get_ylim()
     if limit is not None:
         axes.set_yticks(np.linspace(0, limit, 6))
         top = limit
-    axes.set_ylim(bottom, top + 0.1 * (top - bottom))  # room for the highest number
+    axes.set_ylim(bottom, top + 0.1 * (top - bottom))  # for the highest number
     save(figure, path)
 
 
-def _interval(lines, place, low, high):
+def _interval(lines: Callable[..., Any], place: int, low: float | None, high: float | None) -> None:
     if low is not None and high is not None:
-        lines(place, low, high, color="black", linewidth=1.6)
+        lines(place, low, high, color="black", linewidth=INTERVAL_LINE)
 
 
 # Several runs -------------------------------------------------------------------------------------
 
 
-def wrapped(label, width=LABEL_WIDTH):
-    """A label in lines of at most `width` characters, broken after / _ - or a space where it can
-    be. Returns: str."""
+def wrapped(label: str, width: int = LABEL_WIDTH) -> str:
+    """A label in lines of at most `width` characters, broken after / _ - or a space if possible."""
     lines = [""]
-    for piece in re.findall(r"[^/_\-\s]*[/_\-\s]|[^/_\-\s]+", label):
-        for part in textwrap.wrap(piece, width, drop_whitespace=False) or [""]:
+    for word in re.findall(r"[^/_\-\s]*[/_\-\s]|[^/_\-\s]+", label):
+        for part in textwrap.wrap(word, width, drop_whitespace=False) or [""]:
             if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
                 lines.append("")
             lines[-1] += part
     return "\n".join(line.strip() for line in lines)
 
 
-def distributions(path, named, *, threshold, descriptor):
-    """Similarity distributions of runs, one below the other. named: {label: [Q]}; threshold: or
-    None. Writes a PNG."""
-    figure, axes = new_axes(figsize=(7.2, 1.3 + _rows_height(named)))
+def distributions(
+    path: Path, named: Mapping[str, np.ndarray], *, threshold: float | None, descriptor: str
+) -> None:
+    """Distributions of similarity of several runs, one below the other, as PNG.
+
+    named: {label of a run: [Q] similarities}; threshold: above which a generation counts as a
+    copy."""
+    height = DISTRIBUTIONS_MARGIN + _rows_height(named)
+    figure, axes = new_axes(figsize=(FIGURE_WIDTH, height))
     _draw_distributions(axes, named, threshold, descriptor)
     save(figure, path)
 
 
-def metric_bars(path, panels):
-    """A panel a metric, a bar a run, each run in its colour throughout. panels: [(title, [(label,
-    value, low, high)])].
+def metric_bars(path: Path, panels: Sequence[Panel]) -> None:
+    """Bar charts of several metrics, a panel for each metric and a bar for each run, as PNG.
 
-    value: None where the run lacks the metric; low and high: ends of an interval, or None. Writes a
-    PNG."""
+    A run has the same colour in all panels."""
     columns, rows = _grid(panels)
     figure = _pyplot().figure(
         figsize=(_grid_width(columns), rows * _panel_height(panels)), layout="constrained"
@@ -171,16 +225,22 @@ def metric_bars(path, panels):
     save(figure, path)
 
 
-def comparison(path, named, panels, *, threshold, descriptor):
-    """`distributions` above `metric_bars` in one figure, without the latter if there are no panels.
-    Writes a PNG."""
+def comparison(
+    path: Path,
+    named: Mapping[str, np.ndarray],
+    panels: Sequence[Panel],
+    *,
+    threshold: float | None,
+    descriptor: str,
+) -> None:
+    """`distributions` above `metric_bars` in one figure, as PNG; only the first without panels."""
     if not panels:
         distributions(path, named, threshold=threshold, descriptor=descriptor)
         return
     columns, rows = _grid(panels)
-    heights = [1.3 + _rows_height(named), rows * _panel_height(panels)]
+    heights = [DISTRIBUTIONS_MARGIN + _rows_height(named), rows * _panel_height(panels)]
     figure = _pyplot().figure(
-        figsize=(max(7.2, _grid_width(columns)), sum(heights)), layout="constrained"
+        figsize=(max(FIGURE_WIDTH, _grid_width(columns)), sum(heights)), layout="constrained"
     )
     above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.03)
     _draw_distributions(above.subplots(), named, threshold, descriptor)
@@ -188,15 +248,14 @@ def comparison(path, named, panels, *, threshold, descriptor):
     save(figure, path)
 
 
-def _rows_height(labels):
-    """Inches that rows with these labels take."""
-    return len(labels) * max(
-        0.42, 0.1 + 0.16 * max(wrapped(label).count("\n") + 1 for label in labels)
-    )
+def _rows_height(labels: Iterable[str]) -> float:
+    """Height of rows with these labels, in inches."""
+    lines = [wrapped(label).count("\n") + 1 for label in labels]
+    return len(lines) * max(ROW_LEAST_HEIGHT, ROW_MARGIN + ROW_LINE * max(lines))
 
 
-def _looks(labels):
-    """{label: colour and pattern}: the same label looks the same wherever it is drawn."""
+def _looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and pattern of each label, so that a label looks the same wherever it is drawn."""
     # black is for intervals and percentiles
     colours = _pyplot().rcParams["axes.prop_cycle"].by_key()["color"][:-1]
     return {
@@ -210,7 +269,7 @@ def _looks(labels):
     }
 
 
-def _name_rows(axes, labels, *, shown=True):
+def _name_rows(axes: Axes, labels: Sequence[str], *, shown: bool = True) -> None:
     axes.set_yticks(
         range(len(labels)),
         [wrapped(label) if shown else "" for label in labels],
@@ -222,10 +281,12 @@ def _name_rows(axes, labels, *, shown=True):
     axes.grid(axis="y", visible=False)
 
 
-def _draw_distributions(axes, named, threshold, descriptor):
+def _draw_distributions(
+    axes: Axes, named: Mapping[str, np.ndarray], threshold: float | None, descriptor: str
+) -> None:
     scores = [np.asarray(s, np.float64) for s in named.values()]
-    # a narrow kernel: the second peak, of copies, is what one looks for
-    found = axes.violinplot(
+    # a narrow kernel, so that copies show as a second peak
+    violins: Any = axes.violinplot(
         scores,
         range(len(named)),
         orientation="horizontal",
@@ -234,7 +295,7 @@ def _draw_distributions(axes, named, threshold, descriptor):
         bw_method=0.15,
         points=400,
     )
-    for body, look in zip(found["bodies"], _looks(named).values(), strict=True):
+    for body, look in zip(violins["bodies"], _looks(named).values(), strict=True):
         body.set(alpha=0.8, **look)
     for row, values in enumerate(scores):
         low, middle, high, top = np.percentile(values, (25, 50, 75, 95))
@@ -243,7 +304,7 @@ def _draw_distributions(axes, named, threshold, descriptor):
         axes.plot(top, row, "|", color="black", markersize=15, markeredgewidth=2)
     marks = "dot: median; bar: quartiles; line: 95th percentile"
     if threshold is not None:
-        # vermilion is a run's colour here
+        # black, because vermilion is the colour of a run here
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2)
         marks += f"; dashed: counted as a copy above {threshold:g}"
     axes.set_title(marks, fontsize="small")
@@ -253,29 +314,27 @@ def _draw_distributions(axes, named, threshold, descriptor):
     _name_rows(axes, list(named))
 
 
-def _grid(panels):
+def _grid(panels: Sequence[Panel]) -> tuple[int, int]:
     """Columns and rows of a grid of panels, at most four beside each other."""
     columns = min(len(panels), 4 if len(panels) > 6 else 3)
     return columns, -(-len(panels) // columns)
 
 
-def _grid_width(columns):
-    return 2.4 + 2.5 * columns
+def _grid_width(columns: int) -> float:
+    return PANEL_LABELS_WIDTH + PANEL_WIDTH * columns
 
 
-def _panel_height(panels):
-    return (
-        0.75
-        + 0.18 * max(wrapped(t, TITLE_WIDTH).count("\n") for t, _ in panels)
-        + _rows_height(_labels(panels))
-    )
+def _panel_height(panels: Sequence[Panel]) -> float:
+    further_lines = max(wrapped(title, TITLE_WIDTH).count("\n") for title, _ in panels)
+    return PANEL_MARGIN + PANEL_TITLE_LINE * further_lines + _rows_height(_labels(panels))
 
 
-def _labels(panels):
-    return list(dict.fromkeys(bar[0] for _, bars in panels for bar in bars))
+def _labels(panels: Sequence[Panel]) -> list[str]:
+    """The labels of all bars, each once."""
+    return list(dict.fromkeys(bar[0] for _, shown in panels for bar in shown))
 
 
-def _draw_panels(figure, panels):
+def _draw_panels(figure: Figure | SubFigure, panels: Sequence[Panel]) -> None:
     columns, rows = _grid(panels)
     labels = _labels(panels)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -286,9 +345,17 @@ def _draw_panels(figure, panels):
             axes.set_axis_off()
 
 
-def _draw_panel(axes, title, bars, looks, *, named):
+def _draw_panel(
+    axes: Axes,
+    title: str,
+    shown: Sequence[RunBar],
+    looks: Mapping[str, dict[str, Any]],
+    *,
+    named: bool,
+) -> None:
+    """Draw a panel. looks: of `_looks`, for all rows; named: whether to write the labels."""
     rows = list(looks)
-    for label, value, low, high in bars:
+    for label, value, low, high in shown:
         row = rows.index(label)
         if value is None:
             axes.annotate(
@@ -307,5 +374,5 @@ def _draw_panel(axes, title, bars, looks, *, named):
     axes.set_title(wrapped(title, TITLE_WIDTH), parse_math=False)
     axes.locator_params(axis="x", nbins=4)
     left, right = axes.get_xlim()
-    axes.set_xlim(left, right + VALUE_ROOM * (right - left))
+    axes.set_xlim(left, right + VALUE_MARGIN * (right - left))
     _name_rows(axes, rows, shown=named)
