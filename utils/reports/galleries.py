@@ -1,25 +1,40 @@
-"""Images side by side: contact sheets, pages of queries with their matches, pages of groups of
-near-duplicates."""
+"""Pictures side by side: contact sheets, pages of generations with their matches, and pages of
+groups of near-duplicates."""
+
+from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
-# vermillion: told from grey by any eye
-PAPER, INK, FRAME = (255, 255, 255), (40, 40, 40), (0xD5, 0x5E, 0x00)
-GAP = 6
+PAPER, INK = (255, 255, 255), (40, 40, 40)
+FRAME = (0xD5, 0x5E, 0x00)  # vermilion, which every eye distinguishes from grey
+# sizes in pixels
+GAP = 6  # between pictures
 SIDE = 128  # of a picture on a page
-LINE, BELOW = 15, 34  # height of a line, and of the two below a picture
-# of a name or prompt that are looked at: more fit in no line, and strangers' are as long as they
-# like
+LINE, BELOW = 15, 34  # height of a line, and of the two lines below a picture
+HEAD = 24  # height of the line above the pictures
+FONT = 11
+PAIR_LINE, BELOW_PAIR = 16, 44  # height of a line, and of what is below a pair
+COUNT_WIDTH = 90  # of the number of images, to the right of a group
+# letters of a name or a prompt that are drawn at most; untrusted ones may be of any length
 MOST_LETTERS = 400
 
+Kept = TypeVar("Kept")
+Match = tuple[Image.Image, float, str]  # (picture, score, name)
 
-def contact_sheet(images, columns):
-    """PIL images of one size in rows of `columns`, on white. Returns: PIL RGB."""
+
+def _height(rows: int, of_row: int) -> int:
+    return HEAD + rows * of_row
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Images of the same size in rows of `columns`, on white. PIL -> PIL RGB."""
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), PAPER)
@@ -31,9 +46,10 @@ def contact_sheet(images, columns):
     return sheet
 
 
-def fitted(image, side):
-    """The image within a square of `side` pixels, centred on white; small images are enlarged by
-    whole pixels."""
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """The image, scaled to fit a square of `side` pixels, and centred on white.
+
+    An image of half that size or less is enlarged without smoothing. PIL -> PIL RGB."""
     scale = side / max(image.size)
     how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
     image = image.resize(
@@ -44,21 +60,32 @@ def fitted(image, side):
     return square
 
 
-def write_pages(folder, pages, draw, *, workers, keep=None, first=0):
-    """Write page_01.png ... into a new folder, in `workers` threads.
+def write_pages(
+    folder: Path,
+    pages: Iterable[Any],
+    draw: Callable[[Any], Image.Image],
+    *,
+    workers: int,
+    keep: Callable[[Image.Image], Kept] | None = None,
+    first: int = 0,
+) -> list[Any]:
+    """Write page_01.png, page_02.png ... into a new folder.
 
-    pages: what each shows; draw: takes one of them, returns its PIL image; keep: takes the PIL
-    image of one of the `first` pages. Returns: [what keep returned]."""
+    pages: what each page shows;
+    draw: draws a page;
+    workers: number of threads;
+    keep: is called with the pictures of the `first` pages.
+    Returns: what `keep` returned for each of them."""
     folder.mkdir(parents=True)
 
-    def write(item):
+    def write(item: tuple[int, Any]) -> Kept | None:
         number, shown = item
         page = draw(shown)
-        # runs alone: a quarter of the default's time, a tenth larger
+        # run-length encoding alone: a quarter of the default's time for a tenth more bytes
         page.save(folder / f"page_{number:02d}.png", compress_type=zlib.Z_RLE)
-        return keep(page) if number <= first else None
+        return keep(page) if keep is not None and number <= first else None
 
-    # Pillow decodes, resizes and compresses outside Python's lock
+    # threads, because Pillow releases Python's lock while it decodes, resizes and compresses
     with ThreadPoolExecutor(max(1, workers)) as pool:
         return list(pool.map(write, enumerate(pages, 1)))[:first]
 
@@ -66,58 +93,69 @@ def write_pages(folder, pages, draw, *, workers, keep=None, first=0):
 # Words --------------------------------------------------------------------------------------------
 
 
-def font_of(size):
-    """DejaVu Sans, which matplotlib carries: unlike Pillow's own it has accents, Greek and
-    Cyrillic."""
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans from matplotlib: unlike Pillow's font, it has accents, Greek and Cyrillic."""
     return ImageFont.truetype(_font_file(), size)
 
 
 @functools.cache
-def _font_file():
+def _font_file() -> str:
     import matplotlib
 
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 @functools.cache
-def _letters():
+def _letters() -> frozenset[str]:
     from matplotlib.ft2font import FT2Font
 
     return frozenset(map(chr, FT2Font(_font_file()).get_charmap()))
 
 
-def drawable(text):
-    """The text on one line, ? for letters that the font lacks, which would be boxes."""
+def drawable(text: str) -> str:
+    """The text on one line, with ? for letters that the font lacks."""
     known = _letters()
     return "".join(c if c in known else "?" for c in " ".join(text.split()))
 
 
-def both_ends(text, pen, font, width):
-    """The text, with an ellipsis in its middle when it is wider than `width` pixels: names differ
-    at either end."""
+def both_ends(
+    text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: float
+) -> str:
+    """The text, shortened in its middle if it is wider than `width` pixels, because names may
+    differ at either end."""
     if len(text) <= MOST_LETTERS and pen.textlength(text, font) <= width:
         return text
     kept = min(len(text), MOST_LETTERS)
     while kept:
         kept -= 1
-        found = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
-        if pen.textlength(found, font) <= width:
-            return found
+        short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
+        if pen.textlength(short, font) <= width:
+            return short
     return "…"
 
 
-def _label(pen, place, name, font, width, *, before=""):
-    """Up to two lines: `before` and the folder or shard of a name, then the rest of it."""
+def _label(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    name: str,
+    font: ImageFont.FreeTypeFont,
+    width: int,
+    *,
+    before: str = "",
+) -> None:
+    """Write a name in up to two lines: `before` and the folder or shard, then the rest."""
     folder, _, end = name.rpartition("/")
-    room = width - (pen.textlength(before + " ", font) if before else 0)
-    first = " ".join(filter(None, [before, both_ends(drawable(folder), pen, font, room)]))
+    left = width - (pen.textlength(before + " ", font) if before else 0)
+    first = " ".join(filter(None, [before, both_ends(drawable(folder), pen, font, left)]))
     lines = filter(None, [first, both_ends(drawable(end), pen, font, width)])
     for n, line in enumerate(lines):
         pen.text((place[0], place[1] + n * LINE), line, INK, font)
 
 
-def shortened(text, pen, font, width):
-    """The text, cut and with an ellipsis when it is wider than `width` pixels."""
+def shortened(
+    text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: float
+) -> str:
+    """The text, shortened at its end if it is wider than `width` pixels."""
     text = text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
     if pen.textlength(text, font) <= width:
         return text
@@ -129,29 +167,36 @@ def shortened(text, pen, font, width):
 # Pages --------------------------------------------------------------------------------------------
 
 
-def pair_grid(rows, *, titles, side=SIDE, columns=3):
-    """Pairs of images, each with two lines of text below, `columns` pairs a row.
+def pair_grid(
+    rows: Sequence[tuple[tuple[Image.Image, Image.Image], str, str]],
+    *,
+    titles: tuple[str, str],
+    side: int = SIDE,
+    columns: int = 3,
+) -> Image.Image:
+    """Pairs of images, each with two lines of text below, `columns` pairs in a row.
 
-    rows: [((left image, right image), line, line)]; titles: of the left and the right ones.
+    rows: ((left image, right image), line, line) of each pair;
+    titles: above the left and the right images.
     Returns: PIL RGB."""
-    font = font_of(11)
-    width, height, head = 2 * side + 3 * GAP, side + 44, 24
+    font = font_of(FONT)
+    width, height = 2 * side + 3 * GAP, side + BELOW_PAIR
     columns = min(columns, len(rows))
     page = Image.new(
         "RGB",
-        (columns * width + (columns + 1) * GAP, head + -(-len(rows) // columns) * height),
+        (columns * width + (columns + 1) * GAP, _height(-(-len(rows) // columns), height)),
         PAPER,
     )
     pen = ImageDraw.Draw(page)
     for i, (pair, *lines) in enumerate(rows):
-        left, top = 2 * GAP + i % columns * (width + GAP), head + i // columns * height
+        left, top = 2 * GAP + i % columns * (width + GAP), _height(i // columns, height)
         for n, image in enumerate(pair):
             if i < columns:
                 pen.text((left + n * (side + GAP), 5), titles[n], INK, font)
             page.paste(fitted(image, side), (left + n * (side + GAP), top))
         for n, line in enumerate(lines):
             pen.text(
-                (left, top + side + 3 + 16 * n),
+                (left, top + side + 3 + PAIR_LINE * n),
                 shortened(drawable(line), pen, font, 2 * side),
                 INK,
                 font,
@@ -159,22 +204,28 @@ def pair_grid(rows, *, titles, side=SIDE, columns=3):
     return page
 
 
-def match_page(rows, *, threshold, side=SIDE, columns=4):
-    """A gallery page: each row a query, then its matches with scores, framed when the score is over
-    the threshold.
+def match_page(
+    rows: Sequence[tuple[Image.Image, str, Sequence[Match]]],
+    *,
+    threshold: float | None,
+    side: int = SIDE,
+    columns: int = 4,
+) -> Image.Image:
+    """A page of a gallery: in each row a generated image, then its matches with their scores.
 
-    rows: [(query image, query label, [(match image, score, label)])]; threshold: or None. Returns:
-    PIL RGB."""
-    font = font_of(11)
-    cell, line, head = side + 2 * GAP, BELOW, 24
-    page = Image.new(
-        "RGB", (cell * (columns + 1) + 3 * GAP, head + len(rows) * (cell + line)), PAPER
-    )
+    rows: (generated image, its name, matches) of each row;
+    threshold: matches with a score above it have a frame;
+    columns: matches in a row, at most.
+    Returns: PIL RGB."""
+    font = font_of(FONT)
+    cell = side + 2 * GAP
+    size = (cell * (columns + 1) + 3 * GAP, _height(len(rows), cell + BELOW))
+    page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 5), "generated", INK, font)
     pen.text((cell + 4 * GAP, 5), "nearest training images, most similar first", INK, font)
     for r, (query, label, matches) in enumerate(rows):
-        top = head + r * (cell + line)
+        top = _height(r, cell + BELOW)
         page.paste(fitted(query, side), (GAP, top + GAP))
         _label(pen, (GAP, top + side + 2 * GAP), label, font, side)
         for c, (image, score, name) in enumerate(matches):
@@ -190,22 +241,24 @@ def match_page(rows, *, threshold, side=SIDE, columns=4):
     return page
 
 
-def group_page(groups, *, side=SIDE, columns=7):
-    """A page of groups, each a row: the picture that is kept, then others with their similarity to
-    it, then how many images there are.
+def group_page(
+    groups: Sequence[tuple[Sequence[Match], int]], *, side: int = SIDE, columns: int = 7
+) -> Image.Image:
+    """A page of groups of near-duplicates: in each row the picture to keep, others with their
+    similarity to it, and the number of images in the group.
 
-    groups: [([(image, similarity, name)], size)], the one that is kept first, `columns` of them at
-    most. Returns: PIL RGB."""
-    font = font_of(11)
-    cell, line, head = side + 2 * GAP, BELOW, 24
-    page = Image.new(
-        "RGB", (cell * columns + 3 * GAP + 90, head + len(groups) * (cell + line)), PAPER
-    )
+    groups: (pictures, number of images) of each row; the picture to keep comes first, and there are
+    at most `columns`.
+    Returns: PIL RGB."""
+    font = font_of(FONT)
+    cell = side + 2 * GAP
+    size = (cell * columns + 3 * GAP + COUNT_WIDTH, _height(len(groups), cell + BELOW))
+    page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 5), "to keep", INK, font)
     pen.text((cell + 3 * GAP, 5), "near-duplicates of it, and their similarity to it", INK, font)
-    for r, (pictures, size) in enumerate(groups):
-        top = head + r * (cell + line)
+    for r, (pictures, count) in enumerate(groups):
+        top = _height(r, cell + BELOW)
         for c, (image, similarity, name) in enumerate(pictures):
             left = c * cell + (3 * GAP if c else GAP)
             page.paste(fitted(image, side), (left, top + GAP))
@@ -218,7 +271,7 @@ def group_page(groups, *, side=SIDE, columns=7):
                 before=f"{similarity:.3f}" if c else "",
             )
         left = len(pictures) * cell + 3 * GAP
-        pen.text((left, top + side // 2 - 9), f"{size:,} images", INK, font)
-        if size > len(pictures):
-            pen.text((left, top + side // 2 + 9), f"+ {size - len(pictures):,} more", INK, font)
+        pen.text((left, top + side // 2 - 9), f"{count:,} images", INK, font)
+        if count > len(pictures):
+            pen.text((left, top + side // 2 + 9), f"+ {count - len(pictures):,} more", INK, font)
     return page

@@ -1,15 +1,23 @@
-"""Rows to CSV, Parquet and Markdown."""
+"""Tables of rows as CSV, Parquet and Markdown."""
+
+from __future__ import annotations
 
 import csv
 import io
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from utils.files.whole_files import whole_file, write_text
 
+PARQUET_ROWS = 10_000  # that are written at a time
 
-def write_csv(path, columns, rows):
-    """rows: dicts; a missing or None value is an empty field. Writes UTF-8 with \\n line ends,
-    whole."""
+Row = Mapping[str, Any]  # {column: value}
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write a whole CSV file, UTF-8 with \\n line ends; None and missing values are empty fields."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -17,10 +25,17 @@ def write_csv(path, columns, rows):
     write_text(path, buffer.getvalue())
 
 
-def write_parquet(path, columns, rows, *, numbers):
-    """rows: dicts, of text or numbers; a missing or None value is null. numbers: {column: int or
-    float}, others are text. Writes whole, some thousand rows at a time, so that a long table is
-    never held."""
+def write_parquet(
+    path: str | Path,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    numbers: Mapping[str, type[int] | type[float]],
+) -> None:
+    """Write a whole Parquet file, PARQUET_ROWS rows at a time, so that memory does not limit it.
+
+    rows: a missing, empty or None value is null;
+    numbers: {column: int or float}; the other columns are text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,21 +43,22 @@ def write_parquet(path, columns, rows, *, numbers):
     schema = pa.schema([(name, kinds[numbers.get(name, str)]) for name in columns])
     rows = iter(rows)
     with whole_file(path) as part, pq.ParquetWriter(part, schema) as writer:
-        while chunk := list(itertools.islice(rows, 10_000)):
-            made = [{c: _typed(row.get(c), numbers.get(c, str)) for c in columns} for row in chunk]
-            writer.write_table(pa.Table.from_pylist(made, schema))
+        while chunk := list(itertools.islice(rows, PARQUET_ROWS)):
+            typed = [{c: _typed(row.get(c), numbers.get(c, str)) for c in columns} for row in chunk]
+            writer.write_table(pa.Table.from_pylist(typed, schema))
 
 
-def _typed(value, kind):
+def _typed(value: Any, kind: type) -> Any:
     if value is None or value == "":
         return None
-    # a file name's bytes that are not UTF-8 have no place in Parquet
+    # Parquet cannot hold the bytes of a file name that are not UTF-8
     return kind(value) if kind is not str else str(value).encode("utf-8", "replace").decode()
 
 
-def markdown(columns, rows):
-    """A Markdown table with aligned columns. columns: names; rows: lists of text, in which a | or a
-    line's end does not end the cell. Returns: str without final newline."""
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table with aligned columns, without a final newline.
+
+    columns: names; rows: cells, in which | is escaped and a line break becomes a space."""
     cells = [
         [" ".join(str(c).split("\n")).replace("|", "\\|") for c in row] for row in (columns, *rows)
     ]
