@@ -17,7 +17,7 @@ Row = Mapping[str, Any]  # {column: value}
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write a whole CSV file, UTF-8 with \\n line ends; None and missing values are empty fields."""
+    """Write a whole CSV file: UTF-8, lines end in \\n, None and missing values are empty fields."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
