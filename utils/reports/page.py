@@ -63,6 +63,30 @@ def headline(metrics: Numbers, settings: Nested) -> str:
 def tiles(metrics: Numbers) -> list[Tile]:
     """The most important of the numbers that were computed. Returns: (title, [(value, words)],
     whether to stress it: there are copies) of each."""
+    shown = _copies_tiles(metrics)
+    pairs = {
+        "Similarity, 95th percentile": {
+            "sim_95pc": "generated images",
+            "bg_95pc": "training images among themselves",
+        },
+        "CLIP score": {"clipscore": "image and prompt", "clipscore_bg": "training images"},
+    }
+    for title, keys in pairs.items():
+        if next(iter(keys)) in metrics:
+            values = [(f"{metrics[k]:.3f}", words) for k, words in keys.items() if k in metrics]
+            shown.append((title, values, False))
+    distances = [
+        k
+        for k in metrics
+        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ENDS))
+    ]
+    if distances:
+        shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
+    return shown
+
+
+def _copies_tiles(metrics: Numbers) -> list[Tile]:
+    """The tiles of the share of copies: of all images, and by duplication of the prompt's image."""
     shown: list[Tile] = []
     if "copy_share" in metrics:
         words = (
@@ -79,29 +103,6 @@ def tiles(metrics: Numbers) -> list[Tile]:
     ]
     if by_source:
         shown.append(("Copies by the prompt's own image", by_source, False))
-    pairs = {
-        "Similarity, 95th percentile": {
-            "sim_95pc": "generated images",
-            "bg_95pc": "training images among themselves",
-        },
-        "CLIP score": {"clipscore": "image and prompt", "clipscore_bg": "training images"},
-    }
-    for title, keys in pairs.items():
-        if next(iter(keys)) in metrics:
-            shown.append(
-                (
-                    title,
-                    [(f"{metrics[k]:.3f}", words) for k, words in keys.items() if k in metrics],
-                    False,
-                )
-            )
-    distances = [
-        k
-        for k in metrics
-        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ENDS))
-    ]
-    if distances:
-        shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
     return shown
 
 
@@ -228,7 +229,7 @@ def write_report(
     pictures: {name: JPEG}, which the rows name;
     total: number of queries, of which `rows` may hold the first ones only."""
     threshold = settings.get("copy_threshold")
-    bodies = {
+    sections = {
         "Similarity": "".join(_plot(*plot) for plot in plots[:1]),
         "Matches": _matches(len(rows), total, threshold) if rows else "",
         "Gallery": _gallery(pages) if pages else "",
@@ -240,26 +241,32 @@ def write_report(
         "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
         "Settings": _list([(k, "", v) for k, v in flat(settings)]),
     }
-    bodies = {title: body for title, body in bodies.items() if body}
+    data = _table_data(rows, pictures, threshold)
+    write_text(path, _page(metrics, settings, sections, data))
+
+
+def _page(metrics: Numbers, settings: Nested, sections: dict[str, str], data: str) -> str:
+    """The HTML of the page. sections: {title: HTML}, of which empty ones are skipped; data: JSON of
+    the table."""
+    sections = {title: body for title, body in sections.items() if body}
     script, style = _resource("report.js"), _resource("report.css")
     # with it, the browser refuses any other script, and any request
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{_sha256(style)}'; script-src"
         f" 'sha256-{_sha256(script)}'"
     )
-    page = Template(_resource("report.html")).substitute(
+    return Template(_resource("report.html")).substitute(
         policy=policy,
         style=style,
         headline=html.escape(headline(metrics, settings)),
         query_dir=html.escape(str(settings.get("query_dir", ""))),
         val_dir=html.escape(str(settings.get("val_dir", ""))),
         tiles="".join(_tile(*tile) for tile in tiles(metrics)),
-        links=" ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in bodies),
-        sections="".join(_section(title, body) for title, body in bodies.items()),
-        data=_table_data(rows, pictures, threshold),
+        links=" ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
+        sections="".join(_section(title, body) for title, body in sections.items()),
+        data=data,
         script=script,
     )
-    write_text(path, page)
 
 
 def _resource(name: str) -> str:

@@ -85,18 +85,16 @@ def similarity_histogram(
     threshold: similarity above which a generation counts as a copy;
     descriptor: name, for the label of the axis."""
     figure, axes = new_axes()
-    everything = np.concatenate(
-        [best, background if background is not None else [], [threshold or 0]]
-    )
+    others = [] if background is None else background
+    everything = np.concatenate([best, others, [threshold or 0]])
     bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), BIN_EDGES)
-    weights = np.full(len(best), 100 / len(best))
-    axes.hist(best, bins, weights=weights, alpha=0.85, label=f"generated images ({len(best)})")
+    label = f"generated images ({len(best)})"
+    axes.hist(best, bins, weights=_percents(best), alpha=0.85, label=label)
     if background is not None:
-        weights = np.full(len(background), 100 / len(background))
         axes.hist(
             background,
             bins,
-            weights=weights,
+            weights=_percents(background),
             histtype="step",
             linewidth=TRAINING_LINE,
             color="black",
@@ -113,6 +111,11 @@ def similarity_histogram(
     axes.set_ylabel("share of images, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes, where no bar is
     save(figure, path)
+
+
+def _percents(values: np.ndarray) -> np.ndarray:
+    """The weight of each value in a histogram of per cents. [N] -> [N]."""
+    return np.full(len(values), 100 / len(values))
 
 
 def correlation_text(r: float | None, p: float | None) -> str:
