@@ -85,7 +85,7 @@ def similarity_histogram(
     threshold: similarity above which a generation counts as a copy;
     descriptor: name, for the label of the axis."""
     figure, axes = new_axes()
-    others = [] if background is None else background
+    others = np.empty(0) if background is None else background
     everything = np.concatenate([best, others, [threshold or 0]])
     bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), BIN_EDGES)
     label = f"generated images ({len(best)})"
