@@ -265,7 +265,8 @@ def _find_scope(mutant: Mutant, tree: ast.Module, root: Path) -> ast.AST:
     ][:3]
     places = _places_of(mutant.old, root)
     hints += [f"its code occurs in {place}" for place in places]
-    hints += [] if places else _nearest_code(tree, mutant.old, shallow=False)
+    if not places and len(mutant.old) >= SHORT_CODE:
+        hints += _nearest_code(tree, mutant.old, shallow=False)
     message = f"{mutant.module} has no function or class `{mutant.scope}`"
     raise MutantError("; ".join([message, *dict.fromkeys(hints)]))
 
