@@ -529,7 +529,7 @@ MUTANTS = [
     ),
     Mutant(
         "near-duplicates weights",
-        "utils.index.deduplication:weights_of",
+        "utils.index.deduplication_files:weights_of",
         "1 / groups.sizes[groups.numbers]",
         "0 * groups.sizes[groups.numbers] + 1.0",
         "tests/index/test_deduplication.py::test_training_on_the_folder_draws_a_group_as_often_as_one_image",
