@@ -29,7 +29,7 @@ def shards(tmp_path):
 
 @pytest.fixture
 def build(tmp_path):
-    """build(--val_dir, ...) -> the lines that were said, of an index at tmp_path / "index"."""
+    """build(--val_dir, ...) -> the printed lines of a build of tmp_path / "index"."""
 
     def build(val_dir, *more, root=tmp_path / "index"):
         lines = []

@@ -1,5 +1,5 @@
-"""--dedup on an index: planted groups are found, the weights go into training, files are whole, and
-a gallery shows them."""
+"""--dedup on an index: planted groups are found, training uses the weights, files are whole, and a
+gallery shows the groups."""
 
 import itertools
 import json
@@ -69,7 +69,7 @@ FOUND = {
     "large.png": (enlarged, {}),
     "blur.png": (blurred, {}),
 }
-# what `pixel` does not count, of most scenes: cropped 0.65 to 0.97, mirrored up to 0.91
+# variants that `pixel` does not find for most scenes: cropped 0.65 to 0.97, mirrored up to 0.91
 NOT_FOUND = {"crop.png": (cropped, {}), "mirror.png": (mirrored, {})}
 COUNT = 24
 
@@ -198,14 +198,14 @@ def test_pixel_finds_neither_mirrored_nor_cropped_scenes(tmp_path):
     rows, weights, *_ = deduplicated(
         image_index(tmp_path / "index", list_images("--val_dir", tmp_path / "images"))
     )
-    found, expected = pairs_of(found_groups(rows)), pairs_of(groups.values())
-    assert found < expected
-    assert len(found) < 0.1 * len(expected)
-    assert not [pair for pair in found if pair[1].endswith("mirror.png")]
+    pairs, expected = pairs_of(found_groups(rows)), pairs_of(groups.values())
+    assert pairs < expected
+    assert len(pairs) < 0.1 * len(expected)
+    assert not [pair for pair in pairs if pair[1].endswith("mirror.png")]
     assert len(weights) == 3 * COUNT
 
 
-def test_a_higher_threshold_finds_copies_and_less_else(index, planted):
+def test_the_highest_threshold_finds_all_copies_and_fewer_variants(index, planted):
     """The highest there is: stored in half precision, a vector's product with itself is not 1."""
     rows, _, summary, _ = deduplicated(index, copy_threshold=deduplication.HIGHEST)
     assert summary["threshold"] == deduplication.HIGHEST
@@ -215,7 +215,7 @@ def test_a_higher_threshold_finds_copies_and_less_else(index, planted):
     assert copies < together < pairs_of(planted[1].values())
 
 
-def test_approximately_the_same_groups(index):
+def test_approximate_groups_are_the_exact_ones_with_an_exact_searcher(index):
     searcher = Searcher(index.take(np.arange(len(index))))
     rows, weights, summary, lines = deduplicated(index, ann=True, searcher=searcher)
     assert summary["method"] == "approximate"
@@ -281,11 +281,11 @@ def test_a_shard_is_read_once_however_many_rows_are_written_at_once(tars, tmp_pa
     monkeypatch.setattr(deduplication_files, "ROWS_AT_ONCE", 7)
     keys = deduplication_files.write_groups(tmp_path / "groups.parquet", index, groups)
     assert asked == [(len(expected), deduplication_files.KNOWN, True)]
-    found = pq.read_table(tmp_path / "groups.parquet")
-    assert found.to_pylist() == expected
+    written = pq.read_table(tmp_path / "groups.parquet")
+    assert written.to_pylist() == expected
     assert keys == [row["key"] for row in expected]
     assert {row["caption"] for row in expected} == {f"of {k}" for k in keys}
-    assert found.schema.equals(deduplication_files.schema())
+    assert written.schema.equals(deduplication_files.schema())
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_training_on_shards_draws_a_group_as_often_as_one_image(tars, tmp_path):
     np.testing.assert_allclose(shares_of(groups.values(), images.keys, weights), 1)
 
 
-def test_of_a_large_set_the_weights_name_members_of_groups_alone(index, planted, monkeypatch):
+def test_weights_of_a_large_set_list_only_members_of_groups(index, planted, monkeypatch):
     monkeypatch.setattr(deduplication_files, "NAME_ALL", len(index) - 1)
     rows, weights, *_ = deduplicated(index)
     assert set(weights) == {row["key"] for row in rows}
@@ -350,9 +350,7 @@ def test_of_a_large_set_the_weights_name_members_of_groups_alone(index, planted,
     np.testing.assert_allclose(shares_of(planted[1].values(), images.keys, read), 1)
 
 
-def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_none(
-    tmp_path, monkeypatch
-):
+def test_without_groups_all_weights_are_1_or_there_is_no_weights_file(tmp_path, monkeypatch):
     index = index_of(tmp_path / "index", np.eye(5, dtype=np.float32))
     rows, weights, summary, lines = deduplicated(index)
     assert (rows, weights) == ([], dict.fromkeys([f"{i:05d}.png" for i in range(5)], 1.0))
@@ -372,7 +370,7 @@ def test_without_groups_the_weights_are_those_of_a_uniform_draw_or_there_are_non
 # The folder ---------------------------------------------------------------------------------------
 
 
-def test_an_earlier_one_is_replaced_whole(index, monkeypatch):
+def test_an_earlier_deduplication_is_replaced_as_a_whole(index, monkeypatch):
     deduplicated(index)
     folder = index.root / "dedup-0.95"
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -409,7 +407,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(index, tmp_path, name):
     assert (folder / name).read_text() == "{}"
 
 
-def test_a_folder_of_the_users(index, tmp_path):
+def test_output_dir_is_used(index, tmp_path):
     rows, *_ = deduplicated(index, folder=tmp_path / "out", output_dir=str(tmp_path / "out"))
     assert rows
     assert not (index.root / "dedup-0.95").exists()
@@ -436,19 +434,19 @@ def test_a_dry_run_names_the_lists_of_an_approximate_search(index, monkeypatch):
     ]
 
 
-def test_a_descriptor_that_is_named_has_to_be_that_of_the_index(index):
-    for more, told in (
+def test_flags_of_another_descriptor_are_refused(index):
+    for more, message in (
         ({"pt_style": "clip"}, "--pt_style='clip'"),
         ({"pt_style": "sscd", "preset": "sscd"}, "--pt_style='sscd'"),
         ({"pt_style": "sscd", "multiscale": True}, "--pt_style='sscd'"),
     ):
         with pytest.raises(
-            UsageError, match=f"^{told}: the index .* was made with pt_style 'pixel'"
+            UsageError, match=f"^{message}: the index .* was made with pt_style 'pixel'"
         ):
             deduplication.deduplicate(options(**more), index, ALONE, pytest.fail)
 
 
-def test_the_searcher_of_ann_is_made_once(script, index, monkeypatch):
+def test_the_searcher_of_ann_is_built_once(script, index, monkeypatch):
     made, real = [], search.approximate
     monkeypatch.setattr(search, "approximate", lambda *a, **k: made.append(1) or real(*a, **k))
     script(
@@ -465,7 +463,9 @@ def test_the_searcher_of_ann_is_made_once(script, index, monkeypatch):
     assert made == [1]
 
 
-def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_path):
+def test_bad_thresholds_and_folders_are_refused_before_the_index_is_built(
+    refused, planted, tmp_path
+):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     asked = [
@@ -477,7 +477,7 @@ def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_p
         "--report_to",
         "none",
     ]
-    for more, told in (
+    for more, message in (
         (
             ("--pt_style", "pixel", "--copy_threshold", "-0.5"),
             "--copy_threshold=-0.5 does not go with --dedup",
@@ -491,11 +491,11 @@ def test_what_cannot_be_is_told_before_the_index_is_made(refused, planted, tmp_p
             "--dedup needs --copy_threshold",
         ),
     ):
-        assert told in refused("diff_retrieval", *asked, *more)
+        assert message in refused("diff_retrieval", *asked, *more)
         assert not (tmp_path / "i").exists()
 
 
-def test_the_printed_command_can_be_pasted_whatever_the_folder_is_called(index, tmp_path):
+def test_the_printed_command_quotes_the_folder_for_a_shell(index, tmp_path):
     folder = tmp_path / "it's; $(mine)"
     *_, lines = deduplicated(index, folder=folder, output_dir=str(folder))
     command = lines[-1].partition(": ")[2]
@@ -531,7 +531,7 @@ def chained(root, length, others, **more):
     return index_of(root, vectors, **more)
 
 
-def test_a_chain_of_a_large_share_is_warned_of(tmp_path):
+def test_a_group_with_a_large_share_of_the_images_gives_a_warning(tmp_path):
     def warnings(length, others):
         *_, lines = deduplicated(chained(tmp_path / f"{length}", length, others))
         return [line for line in lines if "chains" in line]
@@ -541,7 +541,7 @@ def test_a_chain_of_a_large_share_is_warned_of(tmp_path):
     assert not warnings(90, 10)
 
 
-def test_an_index_that_is_not_complete_is_said_to_be(tmp_path):
+def test_an_incomplete_index_is_reported(tmp_path):
     index = chained(tmp_path / "index", 3, 3, planned=["00000", "00001", "00002"])
     *_, summary, lines = deduplicated(index)
     assert lines[0] == "the index is still being built: 1 of 3 shards were searched"
@@ -605,7 +605,7 @@ def test_the_gallery_shows_the_largest_groups_and_how_many_more_there_are(tmp_pa
     assert not (index.root / "dedup-0.95" / "gallery" / "page_02.png").exists()
 
 
-def test_the_gallery_has_as_many_pages_as_there_are_groups_up_to_some(tmp_path, monkeypatch):
+def test_the_gallery_has_a_page_per_group_up_to_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(deduplication_files, "GALLERY_PAGES", 2)
     monkeypatch.setattr(deduplication_files, "GALLERY_ROWS", 1)
     index = coloured(tmp_path, 4, 3)
@@ -634,7 +634,7 @@ def test_pictures_of_shards_are_read_in_place_and_grey_when_the_shard_is_gone(ta
     assert lines[-1].startswith("pictures that cannot be read now are grey: 60, first '")
 
 
-def test_pictures_of_one_grey_are_said_to_be_in_no_group(tmp_path):
+def test_uniformly_grey_images_are_counted_and_in_no_group(tmp_path):
     """Under `pixel` their vector is 0, which has a cosine of 0 with all."""
     for i, colour in enumerate(
         ((0, 0, 0), (0, 0, 0), (255, 255, 255), (90, 90, 90), (9, 80, 9), (9, 80, 9))
@@ -649,7 +649,7 @@ def test_pictures_of_one_grey_are_said_to_be_in_no_group(tmp_path):
     )
 
 
-def test_tars_that_ended_early_are_said():
+def test_damaged_tar_files_are_reported():
     counts = dict.fromkeys(("images", "groups", "largest_group", "shards", "shards_planned"), 5) | {
         "images_in_groups": 10,
         "images_that_could_go": 5,
@@ -663,9 +663,9 @@ def test_tars_that_ended_early_are_said():
         written = deduplication_files.Written(counts | other, has_weights=True, unreadable={})
         return list(deduplication.summary_lines(result, written, Path("/x")))
 
-    told = lines()
+    report = lines()
     assert (
-        told[0]
+        report[0]
         == "2 tar files could not be read to the end when the index was built: see index.json"
     )
-    assert len(lines(damaged_shards=0)) == len(told) - 1
+    assert len(lines(damaged_shards=0)) == len(report) - 1

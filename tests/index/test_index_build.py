@@ -1,4 +1,4 @@
-"""An index is made shard by shard: what it holds, what a second launch makes again, and what is
+"""An index is built shard by shard: what it holds, what a second launch rebuilds, and what is
 refused."""
 
 import csv
@@ -113,7 +113,7 @@ def test_neither_batches_nor_workers_nor_the_way_shards_are_named_change_a_byte(
     assert contents(tmp_path / "other") == contents(tmp_path / "index")
 
 
-def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
+def test_unreadable_images_are_skipped_and_counted(shards, build, tmp_path):
     tars.write(
         shards / "00001.tar",
         {
@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(shards, build, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index", "shards"]  # nothing was unpacked
 
 
-def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shards, build, tmp_path):
+def test_too_many_unreadable_images_are_an_error_and_the_index_is_complete(shards, build, tmp_path):
     tars.write(
         shards / "00001.tar", {"000.png": tars.noise(1)} | {f"{i}.png": b"x" for i in range(3)}
     )
@@ -163,7 +163,7 @@ def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shard
         r"--val_dir='.*' has 3 of 14 images that cannot be read, first '00001.tar/0.png'"
         r" .*--max_bad_images=0.01 accept"
     )
-    for _ in range(2):  # the second time nothing is left to do, which mends nothing
+    for _ in range(2):  # the second build has nothing to do, and ends with the same error
         with pytest.raises(UsageError, match=message):
             build(shards)
         assert opened(tmp_path / "index").complete
@@ -174,8 +174,8 @@ def test_too_many_that_cannot_be_read_end_in_an_error_with_the_index_whole(shard
     )
 
 
-def test_a_damaged_tar_file_ends_in_an_error_with_the_index_whole(shards, build, tmp_path):
-    """One that held any number of images is not one unreadable image of many."""
+def test_a_damaged_tar_file_is_an_error_and_the_index_is_complete(shards, build, tmp_path):
+    """It may have held any number of images: it does not count as one unreadable image."""
     os.truncate(shards / "00001.tar", 2000)
     message = (
         r"--val_dir='.*': 1 of 4 tar files are damaged: '00001.tar' \(.*\); .*"
@@ -201,7 +201,7 @@ def test_a_folder_without_a_readable_image_is_an_error(tmp_path, build):
 # Going on -----------------------------------------------------------------------------------------
 
 
-def test_a_second_launch_makes_what_is_missing_alone(shards, build, tmp_path):
+def test_a_second_launch_builds_only_missing_shards(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards)
     before, was = stamps(root), contents(root)
@@ -258,7 +258,7 @@ def test_a_shard_in_other_hands_is_left_to_them(shards, build, tmp_path):
     assert left_over(root) == []
 
 
-def test_a_shard_that_others_finish_meanwhile_is_not_made_again(
+def test_a_shard_that_another_launch_finishes_meanwhile_is_not_built_again(
     shards, build, tmp_path, monkeypatch
 ):
     root, real, made = tmp_path / "index", shard_building.make_shard, []
@@ -280,7 +280,9 @@ def test_a_shard_that_others_finish_meanwhile_is_not_made_again(
     assert contents(root) == contents(tmp_path / "theirs")
 
 
-def test_parts_of_the_approximate_search_belong_to_who_trains_it(shards, build, tmp_path):
+def test_partial_files_of_the_approximate_search_stay_while_another_process_trains_it(
+    shards, build, tmp_path
+):
     root = tmp_path / "index"
     build(shards / "00000.tar")
     parts = [root / f".ann.{kind}.77.part" for kind in ("faiss", "json")]
@@ -295,7 +297,7 @@ def test_parts_of_the_approximate_search_belong_to_who_trains_it(shards, build, 
     assert left_over(root) == []
 
 
-def test_what_dead_processes_left_half_written_is_removed(shards, build, tmp_path):
+def test_half_written_files_of_dead_processes_are_removed(shards, build, tmp_path):
     root = tmp_path / "index"
     (root / "shards").mkdir(parents=True)
     (root / ".index.json.9.part").write_text("{")
@@ -308,7 +310,7 @@ def test_what_dead_processes_left_half_written_is_removed(shards, build, tmp_pat
     assert opened(root).complete
 
 
-def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, monkeypatch):
+def test_without_locks_every_process_builds_a_fixed_share(shards, build, tmp_path, monkeypatch):
     monkeypatch.setattr(Claims, "work", lambda self: False)
     root = tmp_path / "index"
     lines = build(shards)
@@ -321,17 +323,17 @@ def test_without_locks_every_process_makes_its_stride(shards, build, tmp_path, m
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(
+def test_a_disk_error_ends_the_build_and_no_image_counts_as_bad(
     shards, build, tmp_path, monkeypatch, workers
 ):
     root, real, away = tmp_path / "index", tar_shards.read_shard, tmp_path / "away.tar"
     build(shards, root=tmp_path / "here")
 
     def gone_afterwards(path, **how):
-        found = real(path, **how)
+        content = real(path, **how)
         if path.name == "00001.tar":
             path.rename(away)
-        return found
+        return content
 
     with monkeypatch.context() as patch:
         patch.setattr(tar_shards, "read_shard", gone_afterwards)
@@ -349,11 +351,11 @@ def test_a_disk_that_fails_ends_the_build_and_takes_no_image_away(
 @pytest.fixture
 def server(shards, monkeypatch):
     monkeypatch.setattr(downloads, "WAITS", ())
-    with servers.serving(shards, monkeypatch) as found:
-        yield found
+    with servers.serving(shards, monkeypatch) as running:
+        yield running
 
 
-def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_path):
+def test_an_index_of_addresses_equals_that_of_the_files(shards, server, build, tmp_path):
     source = f"{server.address}/{{00000..00003}}.tar"
     build(shards, root=tmp_path / "here")
     lines = build(source)
@@ -375,7 +377,7 @@ def test_an_index_of_addresses_is_that_of_the_files(shards, server, build, tmp_p
     assert [p for p, span in server.asked if span is None][4:] == ["/00002.tar"]
 
 
-def test_a_transfer_that_breaks_ends_with_a_line_and_the_next_build_goes_on(
+def test_a_broken_transfer_ends_with_a_line_and_the_next_build_continues(
     shards, server, build, tmp_path
 ):
     root, source = tmp_path / "index", f"{server.address}/{{00000..00003}}.tar"
@@ -461,27 +463,27 @@ def test_a_folder_that_grows_and_shrinks(folder, build, tmp_path):
 # Damage -------------------------------------------------------------------------------------------
 
 
-def test_tar_files_that_are_gone_are_told(shards, build, tmp_path):
+def test_finished_shards_without_a_tar_file_are_reported_and_stay(shards, build, tmp_path):
     build(shards)
     (shards / "00000.tar").unlink()
     (shards / "00002.tar").unlink()
-    told = (
+    line = (
         "2 shards of the index are not named by --val_dir, and their tar files no longer exist,"
         " first '00000'"
     )
-    assert build(shards)[0].startswith(told)
+    assert build(shards)[0].startswith(line)
     assert len(opened(tmp_path / "index")) == 14  # what was computed stays
     assert not build(shards / "00001.tar")[0].startswith("3 shards")  # not named, but there
 
 
-def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build, tmp_path):
+def test_a_damaged_shard_without_a_tar_file_is_no_error_in_later_builds(shards, build, tmp_path):
     (shards / "00003.tar").write_bytes((shards / "00003.tar").read_bytes()[:-9000])
     with pytest.raises(UsageError, match="1 of 4 tar files are damaged: '00003.tar'"):
         build(shards)
     (shards / "00003.tar").unlink()
     lines = build(shards)
     assert "their vectors stay in the index" in lines[0]
-    # still said, but no error
+    # still reported, but no error
     assert any(line.startswith("1 of 4 tar files are damaged") for line in lines)
     for path in shard_files.paths_of(tmp_path / "index", "00003")[:1]:
         path.unlink()  # who wants it out of the index removes its vectors
@@ -490,10 +492,10 @@ def test_a_damaged_shard_whose_tar_is_gone_ends_no_build_for_ever(shards, build,
     assert not shard_files.paths_of(tmp_path / "index", "00003")[1].exists()
 
 
-def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(
+def test_a_shard_that_was_never_built_and_lost_its_tar_file_leaves_the_plan(
     shards, server, build, tmp_path
 ):
-    """Else the index would wait for it for good."""
+    """Otherwise the index would never be complete."""
     for source, address in ((shards, shards), (tmp_path / "b", server.address)):
         if source != shards:
             shards.rename(source)
@@ -505,11 +507,11 @@ def test_a_shard_that_was_never_made_and_is_gone_is_planned_no_longer(
         whole = (source / "00001.tar").read_bytes()
         (source / "00001.tar").unlink()
         lines = build(f"{address}/00000.tar", root=root)
-        told = (
+        line = (
             "1 shards of the index are not named by --val_dir, and their tar files no longer exist,"
             " first '00001': they were never built and are removed from the plan"
         )
-        assert lines[0] == told
+        assert lines[0] == line
         assert record(root)["shards"] == ["00000", "00002", "00003"]
         # 00003 is there and may be named another time
         assert "1 of 3 planned shards are not finished" in lines[1]
@@ -562,12 +564,12 @@ def test_features_that_are_not_finite_end_the_build_with_a_line(
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error", "d/x"), RuntimeError("a bug")])
 def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
-    """Of the disk it is told to all; another is raised as it is."""
-    told = []
+    """All processes raise a disk error; any other error is raised as it is."""
+    gathered = []
 
     class Processes(parallel.Processes):
         def gather(self, value):
-            told.append(value)
+            gathered.append(value)
             return [value]
 
     processes = Processes(
@@ -583,13 +585,13 @@ def test_an_error_in_a_shard_ends_the_others_too(tmp_path, count, error):
     assert build.stop.exists() is (count > 1)  # the others see it; the main process removes it
     if expected is DataError:
         assert str(raised.value) == "d/x: Input/output error" + " (process 2 of 2)" * (count == 2)
-        assert told == [str(raised.value)]
+        assert gathered == [str(raised.value)]
     else:
         assert raised.value is error
-        assert told == []
+        assert gathered == []
 
 
-def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
+def test_ctrl_c_ends_a_build_with_a_line_and_the_next_build_continues(
     shards, tmp_path, script, monkeypatch, capsys
 ):
     asked = [
@@ -624,7 +626,7 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_goes_on(
     assert left_over(tmp_path / "index") == []
 
 
-def test_a_folder_that_cannot_be_made_is_a_line(shards, build, tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_usage_error(shards, build, tmp_path):
     with pytest.raises(
         UsageError, match=r"--build_index='/proc/x' cannot be (created \(No such file|written to)"
     ):
@@ -638,7 +640,7 @@ def test_a_folder_that_cannot_be_made_is_a_line(shards, build, tmp_path):
         build(shards)
 
 
-def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(
+def test_a_process_ends_after_its_current_shard_when_another_met_an_error(
     shards, build, tmp_path, monkeypatch
 ):
     root, real = tmp_path / "index", shard_building.make_shard
@@ -653,21 +655,21 @@ def test_a_process_ends_after_the_shard_in_hand_when_another_met_an_error(
     assert left_over(root) == []
 
 
-def test_a_dry_run_says_what_would_be_made_and_writes_nothing(shards, build, tmp_path):
+def test_a_dry_run_lists_what_would_be_written_and_writes_nothing(shards, build, tmp_path):
     root = tmp_path / "index"
-    told = json.loads("".join(build(shards, "--dry_run")))
-    assert (told["shards"], told["finished"], told["options"]["pt_style"]) == (4, 0, "pixel")
-    assert told["writes"][:3] == [
+    plan = json.loads("".join(build(shards, "--dry_run")))
+    assert (plan["shards"], plan["finished"], plan["options"]["pt_style"]) == (4, 0, "pixel")
+    assert plan["writes"][:3] == [
         str(root / p) for p in ("index.json", "shards/00000.npy", "shards/00000.parquet")
     ]
-    assert len(told["writes"]) == 9
+    assert len(plan["writes"]) == 9
     assert not root.exists()
     build(shards)
     shard_files.paths_of(root, "00001")[1].unlink()
     os.utime(shards / "00002.tar", ns=(5, 5))
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    told = json.loads("".join(build(shards, "--dry_run")))
-    assert (told["finished"], told["writes"][1::2]) == (
+    plan = json.loads("".join(build(shards, "--dry_run")))
+    assert (plan["finished"], plan["writes"][1::2]) == (
         2,
         [str(shard_files.paths_of(root, n)[0]) for n in ("00001", "00002")],
     )
@@ -698,7 +700,7 @@ def test_the_script_builds_an_index_and_ends_with_a_line_when_it_cannot(
 
 
 def test_tar_shards_are_measured_without_an_index(shards, tmp_path, script):
-    """A copy is found in its shard; a member that is not taken is in the record."""
+    """A copy is found in its shard; a member that is skipped is in the record."""
     with tarfile.open(shards / "00002.tar") as archive:
         picture = archive.extractfile("001.jpg").read()
     (tmp_path / "g").mkdir()
@@ -728,6 +730,6 @@ def test_tar_shards_are_measured_without_an_index(shards, tmp_path, script):
         "00002.tar/001.jpg",
         pytest.approx(1, abs=1e-6),
     )
-    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
-    assert found["counts"]["training"] == 10
-    assert "00003.tar/../1.png" in json.dumps(found["unreadable"])
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert metrics["counts"]["training"] == 10
+    assert "00003.tar/../1.png" in json.dumps(metrics["unreadable"])

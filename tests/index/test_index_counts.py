@@ -57,10 +57,10 @@ def test_the_counts_in_words(tmp_path):
     )
 
 
-def test_what_no_image_has_is_not_in_the_words(tmp_path):
+def test_the_words_omit_sizes_when_there_are_no_images(tmp_path):
     write(tmp_path, "0", [], bad=[("x", "broken")])
-    told = index_counts.in_words(index_counts.count(tmp_path, ["0"]))
-    assert told == "1 shards: 0 images, 1 of 1 unreadable, 0 with a caption, 0 with a URL, 0.000 GB"
+    line = index_counts.in_words(index_counts.count(tmp_path, ["0"]))
+    assert line == "1 shards: 0 images, 1 of 1 unreadable, 0 with a caption, 0 with a URL, 0.000 GB"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_no_image_has_is_not_in_the_words(tmp_path):
         (5, 1.0, None),
     ],
 )
-def test_not_even_one_damaged_tar_file_is_free(tmp_path, damaged, share, message):
+def test_damaged_tar_files_have_no_minimum_allowance(tmp_path, damaged, share, message):
     names = [str(i) for i in range(5)]
     for i, name in enumerate(names):
         write(tmp_path, name, SIZES, damage=f"cut at {i}" if i < damaged else None)
@@ -113,7 +113,7 @@ def test_not_even_one_damaged_tar_file_is_free(tmp_path, damaged, share, message
         (0, 0, 1.0, "--v holds no images"),
     ],
 )
-def test_too_many_that_cannot_be_read_are_an_error(tmp_path, images, bad, share, message):
+def test_too_many_unreadable_images_are_an_error(tmp_path, images, bad, share, message):
     write(tmp_path, "0", SIZES[:images])
     write(tmp_path, "1", [], bad=[(f"x{i}", "broken") for i in range(bad)])
     counts = index_counts.count(tmp_path, ["0", "1"])
@@ -124,8 +124,8 @@ def test_too_many_that_cannot_be_read_are_an_error(tmp_path, images, bad, share,
     if message is None:
         require()
         return
-    with pytest.raises(UsageError, match=message) as told:
+    with pytest.raises(UsageError, match=message) as error:
         require()
-    assert bad == 0 or str(told.value).endswith(
+    assert bad == 0 or str(error.value).endswith(
         f"The index in {str(tmp_path)!r} is complete without them"
     )

@@ -1,4 +1,4 @@
-"""An index as a build finds it: what is made anew, what is adopted, what is refused."""
+"""Continuing an existing index: which shards are rebuilt, what is recovered, what is refused."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_a_shard_that_is_damaged_or_of_other_images_is_made_anew(
 
 
 @pytest.mark.parametrize("kind", ["tars", "folder"])
-def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tmp_path, kind):
+def test_a_lost_index_json_is_rebuilt_from_the_shards(shards, folder, build, tmp_path, kind):
     root, source = tmp_path / "index", shards if kind == "tars" else folder
     build(source)
     was = record(root)
@@ -108,9 +108,7 @@ def test_shards_that_lost_their_index_json_are_adopted(shards, folder, build, tm
     assert {n for n, stamp in stamps(root, names).items() if stamp != before[n]} == {names[1]}
 
 
-def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(
-    shards, build, tmp_path
-):
+def test_a_lost_index_json_is_not_rebuilt_from_shards_of_another_index(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards)
     (root / "index.json").unlink()
@@ -136,7 +134,7 @@ def test_shards_that_lost_their_index_json_and_are_others_are_left_as_they_are(
         build(shards)
 
 
-def test_a_folder_of_shards_that_holds_none_is_taken(shards, build, tmp_path):
+def test_a_folder_with_only_partial_shards_is_continued(shards, build, tmp_path):
     root = tmp_path / "index"
     (root / "shards").mkdir(parents=True)
     (root / "shards" / ".00000.npy.77.part").write_text("of a killed build")
@@ -156,7 +154,7 @@ def test_an_index_below_a_link_is_still_of_its_images_when_both_are_moved(shards
     assert build(tmp_path / "away" / "shards", root=there)[0].startswith("4 shards: 14 images")
 
 
-def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
+def test_an_index_json_without_a_field_is_a_data_error(shards, build, tmp_path):
     root = tmp_path / "index"
     build(shards)
     whole = record(root)
@@ -179,7 +177,7 @@ def test_an_index_json_that_lacks_something_is_a_line(shards, build, tmp_path):
         b'{"descriptor": {}, "made_of": {}, "bad": [["x"]], "fingerprint": ""}',
     ],
 )
-def test_facts_that_are_not_ours_are_made_anew(shards, build, tmp_path, facts):
+def test_a_shard_with_foreign_facts_is_rebuilt(shards, build, tmp_path, facts):
     root = tmp_path / "index"
     build(shards)
     table = pq.read_table(shard_files.paths_of(root, "00001")[1])

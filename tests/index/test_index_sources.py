@@ -14,8 +14,8 @@ from utils.runtime.errors import DataError, UsageError
 def contents(source, tmp_path):
     """Of every shard what `content` yields."""
     for name in source.names:
-        with source.content(name, tmp_path / "scratch") as found:
-            yield found
+        with source.content(name, tmp_path / "scratch") as shard:
+            yield shard
 
 
 def source_of(val_dir, val_captions=None):
@@ -55,7 +55,7 @@ def test_a_tar_file_is_a_shard(shards):
     ]
 
 
-def test_a_tar_file_that_is_cut_is_a_shard_of_what_comes_before(shards):
+def test_a_truncated_tar_file_is_a_shard_of_the_images_before_the_damage(shards):
     path = shards / "00009.tar"
     path.write_bytes(path.read_bytes()[:-9000])
     images, rows, damage = next(contents(source_of(shards), shards))
@@ -84,7 +84,7 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
         ]
 
 
-def test_a_tar_file_that_changes_is_told(shards):
+def test_the_stamp_of_a_tar_file_changes_with_the_file(shards):
     source = source_of(shards)
     before = source.change_stamp("00009")
     assert source.change_stamp("00009") == before != source.change_stamp("00010")
@@ -129,7 +129,7 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
             unasked.change_stamp("00009")
 
 
-def test_an_answer_that_is_no_tar_file_is_an_error_and_no_empty_shard(tmp_path, monkeypatch):
+def test_an_answer_that_is_not_a_tar_file_is_an_error_and_not_an_empty_shard(tmp_path, monkeypatch):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "0.tar").write_text("<!DOCTYPE html><html>log in</html>" * 99)
     with servers.serving(tmp_path / "s", monkeypatch) as server:
@@ -140,7 +140,9 @@ def test_an_answer_that_is_no_tar_file_is_an_error_and_no_empty_shard(tmp_path, 
         assert source_of(f"HTTPS{server.address[5:]}/0.tar").folder == server.address
 
 
-def test_a_download_that_ends_early_is_no_shorter_shard(shards, tmp_path, monkeypatch):
+def test_a_download_that_ends_early_is_an_error_and_not_a_shorter_shard(
+    shards, tmp_path, monkeypatch
+):
     """A server that announces no length ends a file as a line that breaks does: by silence."""
     monkeypatch.setattr(downloads, "WAITS", (0,))
     with servers.serving(shards, monkeypatch) as server:
@@ -188,7 +190,7 @@ def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
     ]
 
 
-def test_a_folder_that_changes_is_told_in_the_shard_that_does(folder):
+def test_only_the_stamp_of_the_changed_shard_of_a_folder_changes(folder):
     before = [source_of(folder).change_stamp(f"{i:05d}") for i in range(3)]
     assert [source_of(folder).change_stamp(f"{i:05d}") for i in range(3)] == before
     Image.new("RGB", (90, 80)).save(folder / "9.png")
@@ -220,7 +222,7 @@ def test_captions_of_a_folder_are_those_of_the_file(folder, tmp_path):
         source_of(folder, val_captions=str(tmp_path / "c.json"))
 
 
-def test_what_is_no_source(shards, tmp_path):
+def test_sources_that_are_refused(shards, tmp_path):
     (tmp_path / "empty").mkdir()
     (shards / ".0.tar").write_bytes((shards / "00010.tar").read_bytes())
     for val_dir, more, message in (

@@ -1,5 +1,5 @@
-"""Groups of near-duplicates: blocks against the whole matrix, chains and large clusters, what is
-kept and what follows."""
+"""Groups of near-duplicates: blocks against the whole matrix, chains and large clusters, and which
+image of a group is kept."""
 
 import numpy as np
 import pytest
@@ -68,14 +68,14 @@ def test_blocks_give_the_components_of_the_whole_matrix(tmp_path, case, block_ro
     make, threshold, sizes = CASES[case]
     vectors = make(np.random.default_rng(1))
     index = index_of(tmp_path, vectors, names=("0", "1", "2"))
-    found = exact_groups(index, threshold=threshold, block_rows=block_rows)
-    assert found.dtype == np.int64
-    assert np.array_equal(found, naive(vectors, threshold))
-    assert sizes_of(found) == sizes if sizes else 2 < len(sizes_of(found)) < 30
+    labels = exact_groups(index, threshold=threshold, block_rows=block_rows)
+    assert labels.dtype == np.int64
+    assert np.array_equal(labels, naive(vectors, threshold))
+    assert sizes_of(labels) == sizes if sizes else 2 < len(sizes_of(labels)) < 30
 
 
 @pytest.mark.parametrize("parts", [2, 3, 50])
-def test_parts_that_several_processes_look_at_join_to_the_whole(tmp_path, parts):
+def test_the_parts_of_several_processes_join_to_the_whole(tmp_path, parts):
     vectors = scattered(np.random.default_rng(2))
     index = index_of(tmp_path, vectors)
     asked = []
@@ -84,13 +84,13 @@ def test_parts_that_several_processes_look_at_join_to_the_whole(tmp_path, parts)
         asked.extend(pairs)
         return pairs
 
-    found = [
+    labels = [
         exact_groups(index, threshold=0.97, block_rows=8, wrap=wrap, part=p, parts=parts)
         for p in range(parts)
     ]
-    assert np.array_equal(joined(found), naive(vectors, 0.97))
+    assert np.array_equal(joined(labels), naive(vectors, 0.97))
     assert len(asked) == len(set(asked)) == 8 * 9 / 2  # each pair of blocks once
-    assert not np.array_equal(found[0], joined(found))
+    assert not np.array_equal(labels[0], joined(labels))
 
 
 def test_a_large_cluster_is_never_a_list_of_pairs(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_large_cluster_is_never_a_list_of_pairs(tmp_path, monkeypatch):
     assert 20_000 < sum(edges) < 60_000
 
 
-def test_a_star_is_joined_at_once(monkeypatch):
+def test_a_star_is_joined_in_few_merges(monkeypatch):
     """One row that is near to all others, which are not near to each other."""
     import torch
 
@@ -168,19 +168,19 @@ def test_enough_neighbours_give_the_exact_groups(tmp_path, case, monkeypatch):
     index, searcher = index_of(tmp_path, vectors, names=("0", "1")), Searcher(vectors)
     # blocks of 10 rows
     monkeypatch.setattr("utils.index.vector_index.BLOCK_BYTES", 4 * vectors.shape[1] * 10)
-    found = list(neighbours(index, searcher, k=70))
-    assert np.array_equal(np.concatenate([rows for rows, _, _ in found]), np.arange(len(vectors)))
+    nearest = list(neighbours(index, searcher, k=70))
+    assert np.array_equal(np.concatenate([rows for rows, _, _ in nearest]), np.arange(len(vectors)))
     assert {k for _, k in searcher.asked} == {71}
     assert max(n for n, _ in searcher.asked) == 10
-    assert (found[0][2] == -1).any()
+    assert (nearest[0][2] == -1).any()
     assert np.array_equal(
-        approximate_groups(index, found, threshold=threshold), naive(vectors, threshold)
+        approximate_groups(index, nearest, threshold=threshold), naive(vectors, threshold)
     )
 
 
 def test_a_pair_is_found_when_either_knows_the_other(tmp_path):
     index = index_of(tmp_path, np.eye(6, dtype=np.float32))
-    found = [
+    nearest = [
         (
             np.array([0, 1, 2]),
             np.array([[1, 0.9], [1, 0.2], [1, 0.95]]),
@@ -192,17 +192,17 @@ def test_a_pair_is_found_when_either_knows_the_other(tmp_path):
             np.array([[3, -1], [4, 1], [5, 3]]),
         ),
     ]
-    assert approximate_groups(index, found, threshold=0.5).tolist() == [0, 1, 0, 3, 0, 3]
-    assert approximate_groups(index, found, threshold=0.92).tolist() == [0, 1, 2, 3, 2, 5]
+    assert approximate_groups(index, nearest, threshold=0.5).tolist() == [0, 1, 0, 3, 0, 3]
+    assert approximate_groups(index, nearest, threshold=0.92).tolist() == [0, 1, 2, 3, 2, 5]
 
 
 def test_too_few_neighbours_split_a_group_and_join_none(tmp_path):
     vectors = scattered(np.random.default_rng(4))
     index = index_of(tmp_path, vectors)
     exact = naive(vectors, 0.97)
-    found = approximate_groups(index, neighbours(index, Searcher(vectors), k=1), threshold=0.97)
-    assert len(np.unique(found)) > len(np.unique(exact))
-    assert np.array_equal(exact[found], exact)
+    labels = approximate_groups(index, neighbours(index, Searcher(vectors), k=1), threshold=0.97)
+    assert len(np.unique(labels)) > len(np.unique(exact))
+    assert np.array_equal(exact[labels], exact)
 
 
 # What is kept -------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_groups_by_size_and_in_each_the_largest_picture_first(tmp_path):
     assert 0.9 < groups.similarity[1:4].min() < 0.999
 
 
-def test_of_groups_of_one_size_the_one_of_the_lowest_row_comes_first(tmp_path):
+def test_groups_of_equal_size_are_ordered_by_their_lowest_row(tmp_path):
     index = index_of(tmp_path, np.eye(4, dtype=np.float32)[[3, 1, 1, 3, 0, 2]])
     groups = groups_of(index, exact_groups(index, threshold=0.9))
     assert groups.rows.tolist() == [0, 3, 1, 2]

@@ -57,7 +57,7 @@ def test_exact_search_is_the_naive_one(tmp_path, small_blocks, queries, k):
     assert scores == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_way_of_a_gpu_gives_the_same(tmp_path, small_blocks, monkeypatch):
+def test_the_search_of_a_gpu_gives_the_same_bits(tmp_path, small_blocks, monkeypatch):
     vectors, query = unit(53, 16, 0), unit(9, 16, 1)
     index = make(tmp_path, vectors)
     by_faiss = search.Exact(index).search(query, 5)
@@ -72,8 +72,8 @@ def test_parts_of_an_index_merge_to_the_whole(tmp_path, small_blocks, parts):
     vectors, query = unit(53, 16, 0), unit(9, 16, 1)
     index = make(tmp_path, vectors)
     whole = search.Exact(index).search(query, 5)
-    found = [search.Exact(index, part=p, parts=parts).search(query, 5) for p in range(parts)]
-    scores, rows = search.merged(found, 5)
+    answers = [search.Exact(index, part=p, parts=parts).search(query, 5) for p in range(parts)]
+    scores, rows = search.merged(answers, 5)
     assert np.array_equal(rows, whole[1])
     assert np.array_equal(scores, whole[0])
 
@@ -85,8 +85,8 @@ def test_equal_scores_come_in_the_order_of_rows_through_blocks_and_parts(tmp_pat
     index = make(tmp_path, vectors)
     query = np.repeat(vectors[31:32], 25, 0)
     for parts in (1, 2):
-        found = [search.Exact(index, part=p, parts=parts).search(query, 4) for p in range(parts)]
-        scores, rows = search.merged(found, 4)
+        answers = [search.Exact(index, part=p, parts=parts).search(query, 4) for p in range(parts)]
+        scores, rows = search.merged(answers, 4)
         assert np.array_equal(rows, np.repeat([same[:4]], 25, 0))
         assert len(np.unique(scores)) == 1
 
@@ -99,12 +99,12 @@ def test_more_matches_than_vectors(tmp_path):
 def test_candidates_are_scored_exactly_and_none_is_last(tmp_path):
     vectors, query = unit(20, 16, 0), unit(2, 16, 1)
     rows = np.array([[4, -1, 7, 3], [-1, -1, 19, -1]])
-    scores, found = search.rescored(make(tmp_path, vectors), query, rows)
+    scores, order = search.rescored(make(tmp_path, vectors), query, rows)
     expected = query @ vectors.astype(np.float16).astype(np.float32).T
-    assert sorted(found[0, :3]) == [3, 4, 7]
+    assert sorted(order[0, :3]) == [3, 4, 7]
     assert scores[0, :3] == pytest.approx(np.sort(expected[0, [3, 4, 7]])[::-1], abs=1e-6)
-    assert found[0, 3] == -1 == found[1, 1]
-    assert found[1, 0] == 19
+    assert order[0, 3] == -1 == order[1, 1]
+    assert order[1, 0] == 19
     assert np.isneginf(scores[1, 1:]).all()
 
 
@@ -126,11 +126,11 @@ def clustered(tmp_path_factory):
 def test_approximate_search_finds_planted_copies_and_scores_them_exactly(clustered):
     index, query, planted = clustered
     (index.root / "ann.json").unlink(missing_ok=True)  # of a test before
-    said = []
-    found = search.approximate(index, say=said.append)
-    assert isinstance(found, search.Approximate)
-    assert "training" in said[0]
-    scores, rows = found.search(query, 4)
+    lines = []
+    searcher = search.approximate(index, say=lines.append)
+    assert isinstance(searcher, search.Approximate)
+    assert "training" in lines[0]
+    scores, rows = searcher.search(query, 4)
     exact_scores, exact_rows = search.Exact(index).search(query, 4)
     assert (exact_rows[:, 0] == planted).mean() >= 0.98
     assert (rows[:, 0] == planted).mean() >= 0.98  # with 1 list of 256 looked through 0.94
@@ -142,46 +142,46 @@ def test_approximate_search_finds_planted_copies_and_scores_them_exactly(cluster
 def test_lists_and_codes_are_kept_until_the_shards_change(clustered):
     index, query, _ = clustered
     first = search.approximate(index, say=lambda line: None).search(query, 4)
-    said = []
-    again = search.approximate(index, say=said.append).search(query, 4)
-    assert said == []
+    lines = []
+    again = search.approximate(index, say=lines.append).search(query, 4)
+    assert lines == []
     assert np.array_equal(first[1], again[1])
     record = json.loads((index.root / "ann.json").read_text())
     assert (record["vectors"], record["lists"], record["pieces"]) == (12_000, 256, 32)
     assert search.planned(index) == []
     (index.root / "ann.faiss").write_bytes(b"not faiss")
-    search.approximate(index, say=said.append)
-    assert "cannot be read and is rebuilt" in said[0]
+    search.approximate(index, say=lines.append)
+    assert "cannot be read and is rebuilt" in lines[0]
     record_path = index.root / "ann.json"
     whole = record_path.read_text()
     record_path.write_text("{")
     assert search.planned(index) == search.files(index.root)
     record_path.write_text(whole)
     record_path.write_text(record_path.read_text().replace(record["state"], "0" * 64))
-    search.approximate(index, say=said.append)
-    assert sum("training" in line for line in said) == 2
+    search.approximate(index, say=lines.append)
+    assert sum("training" in line for line in lines) == 2
 
 
-def test_a_folder_that_cannot_be_written_costs_time_alone(clustered, monkeypatch):
+def test_lists_that_cannot_be_saved_are_used_all_the_same(clustered, monkeypatch):
     index, query, planted = clustered
 
     import faiss
 
     real = faiss.write_index
     # faiss says what it says
-    monkeypatch.setattr(faiss, "write_index", lambda found, path: real(found, "/proc/none"))
+    monkeypatch.setattr(faiss, "write_index", lambda quantized, path: real(quantized, "/proc/none"))
     monkeypatch.setattr(search, "_read", lambda *_: None)
-    said = []
-    _, rows = search.approximate(index, say=said.append).search(query, 1)
+    lines = []
+    _, rows = search.approximate(index, say=lines.append).search(query, 1)
     assert (rows[:, 0] == planted).mean() >= 0.98
-    assert "could not be saved in" in said[-1]
+    assert "could not be saved in" in lines[-1]
 
 
 def test_few_vectors_are_searched_exactly(tmp_path):
-    said = []
-    found = search.approximate(make(tmp_path, unit(50, 16, 0)), say=said.append)
-    assert isinstance(found, search.Exact)
-    assert said == ["50 vectors are searched exactly: --ann needs 10000 or more"]
+    lines = []
+    searcher = search.approximate(make(tmp_path, unit(50, 16, 0)), say=lines.append)
+    assert isinstance(searcher, search.Exact)
+    assert lines == ["50 vectors are searched exactly: --ann needs 10000 or more"]
 
 
 @pytest.mark.parametrize(("count", "lists"), [(10_000, 256), (1_000_000, 2048), (10**9, 65536)])
@@ -189,7 +189,7 @@ def test_lists_grow_with_the_root(count, lists):
     assert search.lists_for(count) == lists
 
 
-def test_rows_that_a_product_can_hardly_tell_apart_come_in_their_order(tmp_path, monkeypatch):
+def test_near_ties_within_float32_rounding_are_ordered(tmp_path, monkeypatch):
     """Nine rows one unit in the last place of a few entries apart, of which the best two are asked
     for."""
     vectors, rng = unit(200, 512, 0), np.random.default_rng(5)
@@ -208,10 +208,10 @@ def test_rows_that_a_product_can_hardly_tell_apart_come_in_their_order(tmp_path,
     for rows in (17, 60, 200):
         monkeypatch.setattr(vector_index, "BLOCK_BYTES", rows * 4 * 512)
         for parts in (1, 3):
-            found = [
+            answers = [
                 search.Exact(index, part=p, parts=parts).search(query, 2) for p in range(parts)
             ]
-            assert np.array_equal(search.merged(found, 2)[1], expected)
+            assert np.array_equal(search.merged(answers, 2)[1], expected)
 
 
 class Few:
@@ -249,9 +249,9 @@ def test_of_two_launches_one_trains(clustered, monkeypatch):
         return real(self, name, wait=wait)
 
     monkeypatch.setattr(locks.Claims, "take", after_the_other)
-    said = []
-    assert isinstance(search.approximate(index, say=said.append), search.Approximate)
-    assert said == []
+    lines = []
+    assert isinstance(search.approximate(index, say=lines.append), search.Approximate)
+    assert lines == []
 
 
 def test_candidates_are_gathered_in_parts_that_fit_a_block(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
-"""A shard is two files that are whole or absent; what is damaged in them is told in a line that
-says what to do."""
+"""A shard is two files that are whole or absent; an error about damage is one line that says what
+to do."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_shard_is_whole_or_absent(tmp_path, monkeypatch):
     assert not [p for p in (tmp_path / "shards").iterdir() if p.name.endswith(".part")]
 
 
-def test_half_a_character_is_kept_readable_in_a_caption_and_refused_in_a_key(tmp_path):
+def test_a_lone_surrogate_becomes_a_question_mark_in_a_caption_and_is_refused_in_a_key(tmp_path):
     odd = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     how = {"descriptor": {}, "change_stamp": {}}
     shard_files.write_shard(
@@ -67,7 +67,7 @@ def test_half_a_character_is_kept_readable_in_a_caption_and_refused_in_a_key(tmp
 
 
 @pytest.mark.filterwarnings("ignore:.*invalid escape")
-def test_any_byte_of_a_header_that_is_damaged_is_a_line(tmp_path):
+def test_any_damaged_byte_of_a_header_is_a_data_error_of_one_line(tmp_path):
     """numpy reads it as Python: what that raises is many things."""
     write(tmp_path, "9", 5)
     path = shard_files.paths_of(tmp_path, "9")[0]
@@ -90,7 +90,7 @@ def test_any_byte_of_a_header_that_is_damaged_is_a_line(tmp_path):
             shard_files.read_shard(tmp_path, "9")
 
 
-def test_a_parquet_without_our_columns_is_a_line(tmp_path):
+def test_a_parquet_without_our_columns_is_a_data_error(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,7 +107,7 @@ def test_a_parquet_without_our_columns_is_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "wrong"),
+    ("data", "wrong"),
     [
         ({"a": 1, "b": ""}, None),
         ({"a": 1}, "b"),
@@ -117,5 +117,5 @@ def test_a_parquet_without_our_columns_is_a_line(tmp_path):
         ({}, "a"),
     ],
 )
-def test_which_field_of_json_is_wrong(found, wrong):
-    assert shard_files.wrong_field(found, a=int, b=str) == wrong
+def test_the_first_wrong_field_of_json(data, wrong):
+    assert shard_files.wrong_field(data, a=int, b=str) == wrong

@@ -1,5 +1,4 @@
-"""An index on disk: what is written is read back, whole or not at all, and damage is told in a
-line."""
+"""An index on disk: what is written is read back, and damage is an error of one line."""
 
 import contextlib
 import json
@@ -70,12 +69,12 @@ def opened(root):
 
 def test_rows_count_through_the_shards_in_natural_order(index):
     root, vectors = index
-    found = opened(root)
-    assert (len(found), found.dimensions, found.complete) == (16, 8, True)
-    assert [s.name for s in found.shards] == ["00002", "00010", "00100"]
+    whole = opened(root)
+    assert (len(whole), whole.dimensions, whole.complete) == (16, 8, True)
+    assert [s.name for s in whole.shards] == ["00002", "00010", "00100"]
     rows = [15, 0, 7, 7, 11, 12]
-    assert np.array_equal(found.take(rows), vectors[rows])
-    assert [r["caption"] for r in found.table(rows)] == [
+    assert np.array_equal(whole.take(rows), vectors[rows])
+    assert [r["caption"] for r in whole.table(rows)] == [
         "00100 3",
         "00002 0",
         "00010 0",
@@ -83,55 +82,55 @@ def test_rows_count_through_the_shards_in_natural_order(index):
         "00010 4",
         "00100 0",
     ]
-    assert found.table([0, 1], ["url", "width"]) == [
+    assert whole.table([0, 1], ["url", "width"]) == [
         {"url": None, "width": 64},
         {"url": "https://example.org/x", "width": 64},
     ]
-    assert found.bad == [("00002/x", "broken"), ("00010/x", "broken"), ("00100/x", "broken")]
+    assert whole.bad == [("00002/x", "broken"), ("00010/x", "broken"), ("00100/x", "broken")]
 
 
 @pytest.mark.parametrize("rows", [[], [3], [15, 0, 7, 7, 11, 12], list(range(16)), [0, 8, 1, 9]])
-def test_a_table_of_rows_is_theirs_in_their_order_and_reads_a_shard_once(index, monkeypatch, rows):
-    found, read, real = opened(index[0]), [], shard_files.read_rows
+def test_a_table_has_the_order_of_its_rows_and_reads_each_shard_once(index, monkeypatch, rows):
+    whole, read, real = opened(index[0]), [], shard_files.read_rows
     every = [
         row
-        for shard in found.shards
-        for row in real(found.root, shard.name, shard_files.COLUMNS).to_pylist()
+        for shard in whole.shards
+        for row in real(whole.root, shard.name, shard_files.COLUMNS).to_pylist()
     ]
     monkeypatch.setattr(
         shard_files, "read_rows", lambda root, n, c: read.append(n) or real(root, n, c)
     )
-    assert found.arrow(rows).to_pylist() == [every[r] for r in rows]
+    assert whole.arrow(rows).to_pylist() == [every[r] for r in rows]
     assert sorted(read) == sorted(
-        {s.name for s in found.shards for r in rows if s.first <= r < s.first + s.rows}
+        {s.name for s in whole.shards for r in rows if s.first <= r < s.first + s.rows}
     )
-    told = found.arrow(rows, ["url", "key"])
-    assert told.column_names == ["url", "key"]
-    assert told["key"].to_pylist() == [every[r]["key"] for r in rows]
+    table = whole.arrow(rows, ["url", "key"])
+    assert table.column_names == ["url", "key"]
+    assert table["key"].to_pylist() == [every[r]["key"] for r in rows]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 16, 100])
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_blocks_are_the_vectors_in_order_whatever_their_size(index, rows, parts):
     root, vectors = index
-    firsts, found = [], []
+    firsts, blocks = [], []
     for part in range(parts):
         for first, block in opened(root).blocks(rows, part=part, parts=parts):
             assert len(block) <= rows
             firsts.append(first)
-            found.append(block.numpy().copy())
-    assert np.array_equal(np.concatenate(found), vectors)
-    assert firsts == np.cumsum([0, *map(len, found)])[:-1].tolist()
+            blocks.append(block.numpy().copy())
+    assert np.array_equal(np.concatenate(blocks), vectors)
+    assert firsts == np.cumsum([0, *map(len, blocks)])[:-1].tolist()
 
 
 def test_keys_and_images(index, tmp_path):
     root, _ = index
-    found = opened(root)
-    assert found.find(["00010.tar/003.jpg", "00002.tar/000.jpg", "00010.tar/999.jpg"]) == {
+    whole = opened(root)
+    assert whole.find(["00010.tar/003.jpg", "00002.tar/000.jpg", "00010.tar/999.jpg"]) == {
         "00002.tar/000.jpg": 0,
         "00010.tar/003.jpg": 10,
     }
-    images = found.images([10, 0])
+    images = whole.images([10, 0])
     assert images.keys == ("00010.tar/003.jpg", "00002.tar/000.jpg")
     assert images.places == (("00010.tar", 2048), ("00002.tar", 512))
     assert images.sizes == (103, 100)
@@ -148,12 +147,12 @@ def test_an_index_that_is_moved_with_its_images_still_finds_them(index, tmp_path
     )
 
 
-def test_what_is_there_of_an_index_that_is_still_built_is_opened(index):
+def test_the_finished_shards_of_an_incomplete_index_are_opened(index):
     root, vectors = index
     shard_files.paths_of(root, "00010")[0].unlink()  # its Parquet alone: a shard in hand
-    found = opened(root)
-    assert (len(found), found.complete, len(found.planned)) == (11, False, 3)
-    assert np.array_equal(found.take([7]), vectors[12:13])
+    partial = opened(root)
+    assert (len(partial), partial.complete, len(partial.planned)) == (11, False, 3)
+    assert np.array_equal(partial.take([7]), vectors[12:13])
     for name in ("00002", "00100"):
         shard_files.paths_of(root, name)[0].unlink()
     with pytest.raises(UsageError, match=r"--val_dir=.*no shard of this index is finished yet"):
@@ -206,13 +205,13 @@ def test_damage_is_told_in_a_line_that_names_the_file_and_what_to_do(index, how,
     broken(root, how)
     with pytest.raises(
         DataError, match=rf"00010\.(npy|parquet): .*{message}|00010\.parquet: {message}|{message}"
-    ) as told:
+    ) as error:
         opened(root)
-    assert "00010." in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "00010." in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_descriptors_differ_by_what_moves_their_vectors_alone():
+def test_descriptors_differ_only_by_what_changes_their_vectors():
     other = DESCRIPTOR | {"dtype": "torch.float16", "weights": "copy.pt"}
     assert index_descriptor.difference(other, DESCRIPTOR) is None
     assert (
@@ -225,7 +224,7 @@ def test_descriptors_differ_by_what_moves_their_vectors_alone():
     )
 
 
-def test_the_fingerprint_tells_other_images(index):
+def test_the_fingerprint_changes_with_the_images(index):
     root, _ = index
     before = opened(root).fingerprint
     rows = [row("00010", i) for i in range(5)]
@@ -250,9 +249,9 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
     for name in ("0", "1"):
         path = tmp_path / "data" / f"{name}.tar"
         tars.write(path, {"0.png": tars.png(1), "1.png": tars.png(2)})
-        found = tar_shards.read_shard(path).images
+        members = tar_shards.read_shard(path).images
         rows.append(
-            [{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in found]
+            [{"key": f"{name}.tar/{m.name}", "bytes": m.size, "offset": m.offset} for m in members]
         )
     root, folder = tmp_path / "index", tmp_path / "data"
     with contextlib.ExitStack() as served:
@@ -264,11 +263,11 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
             root, descriptor={}, source={"folder": str(folder), "shards": True}, planned=["0", "1"]
         )
         for name, some in zip(("0", "1"), rows, strict=True):
-            state = (tar_shards if there == "here" else downloads).change_stamp(
+            stamp = (tar_shards if there == "here" else downloads).change_stamp(
                 folder / f"{name}.tar"
             )
             shard_files.write_shard(
-                root, name, unit(2, 4, 1), some, descriptor={}, change_stamp=state
+                root, name, unit(2, 4, 1), some, descriptor={}, change_stamp=stamp
             )
         path = tmp_path / "data" / "1.tar"
         if how == "rewritten":
@@ -284,17 +283,15 @@ def test_pictures_of_a_tar_that_was_rewritten_are_not_read_at_old_offsets(
             if how == "untouched":
                 assert images.open(i).getpixel((0, 0)) == (value, 0, 0)
                 continue
-            told = "has changed since the index was built"
+            message = "has changed since the index was built"
             if how == "gone":
-                told = "No such file" if there == "here" else "answered 404"
-            with pytest.raises(DataError, match=rf"1\.tar/{value - 1}\.png: {told}"):
+                message = "No such file" if there == "here" else "answered 404"
+            with pytest.raises(DataError, match=rf"1\.tar/{value - 1}\.png: {message}"):
                 images.open(i)
 
 
 @pytest.mark.parametrize("rows", [3, 2, 4])
-def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_opened(
-    tmp_path, rows
-):
+def test_a_shard_that_is_rebuilt_after_the_index_was_opened_is_an_error(tmp_path, rows):
     vector_index.write_index(
         tmp_path,
         descriptor={},
@@ -321,14 +318,14 @@ def test_a_shard_that_is_made_anew_meanwhile_is_not_taken_for_the_one_that_was_o
         descriptor={},
         change_stamp={},
     )
-    told = "1.npy: was rebuilt after the index was opened; search again"
+    message = "1.npy: was rebuilt after the index was opened; search again"
     for call in (
         lambda: index.table([5]),
         lambda: index.take([5]),
         lambda: list(index.blocks(2)),
         lambda: index.find(["1.tar/001.jpg"]),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             call()
     assert index.table([2])[0]["key"] == "0.tar/002.jpg"  # of the other shard nothing is lost
     assert len(opened(tmp_path).table(range(3 + rows))) == 3 + rows
@@ -351,18 +348,18 @@ def test_a_folders_image_of_another_size_is_not_shown(tmp_path):
         images.open(1)
 
 
-def test_shards_that_are_not_planned_are_none_of_the_index(index):
+def test_unplanned_shards_are_ignored(index):
     root, vectors = index
     for kind in ("npy", "parquet"):
         shutil.copy(root / "shards" / f"00010.{kind}", root / "shards" / f"00011.{kind}")
-    found = opened(root)
-    assert (len(found), found.complete) == (16, True)
-    assert np.array_equal(found.take(range(16)), vectors)
+    whole = opened(root)
+    assert (len(whole), whole.complete) == (16, True)
+    assert np.array_equal(whole.take(range(16)), vectors)
     shard_files.paths_of(root, "00002")[0].unlink()  # which the copy would hide
     assert (len(opened(root)), opened(root).complete) == (9, False)
 
 
-def test_only_an_index_is_one(index, tmp_path):
+def test_which_folders_are_an_index(index, tmp_path):
     root, _ = index
     assert vector_index.is_index(root)
     assert not vector_index.is_index(tmp_path)
@@ -393,10 +390,10 @@ def test_vectors_are_not_read_into_memory(tmp_path):
         change_stamp={},
     )
     del vectors
-    found = opened(tmp_path)
-    next(found.blocks(512))
+    whole = opened(tmp_path)
+    next(whole.blocks(512))
     before, most = anonymous(), 0
-    for _first, _block in found.blocks(512):
+    for _first, _block in whole.blocks(512):
         most = max(most, anonymous() - before)
     assert most < 8 << 20, resource.getrusage(resource.RUSAGE_SELF)
 
@@ -416,15 +413,15 @@ def test_a_shard_whose_images_could_not_be_read_holds_no_rows(index, name):
         change_stamp={},
         bad=[("x", "broken")],
     )
-    found = opened(root)
-    assert (len(found), found.dimensions, len(found.shards)) == (16, 8, 4)
-    assert np.array_equal(found.take(range(16)), vectors)
+    whole = opened(root)
+    assert (len(whole), whole.dimensions, len(whole.shards)) == (16, 8, 4)
+    assert np.array_equal(whole.take(range(16)), vectors)
     keys = ["00002.tar/000.jpg", "00010.tar/000.jpg", "00100.tar/003.jpg"]
-    assert [r["key"] for r in found.table([0, 7, 15])] == keys
-    assert np.array_equal(np.concatenate([b.numpy().copy() for _, b in found.blocks(5)]), vectors)
-    assert found.vectors(next(s for s in found.shards if s.name == name)).shape == (0, 8)
-    assert found.find(["00100.tar/003.jpg"]) == {"00100.tar/003.jpg": 15}
-    assert ("x", "broken") in found.bad
+    assert [r["key"] for r in whole.table([0, 7, 15])] == keys
+    assert np.array_equal(np.concatenate([b.numpy().copy() for _, b in whole.blocks(5)]), vectors)
+    assert whole.vectors(next(s for s in whole.shards if s.name == name)).shape == (0, 8)
+    assert whole.find(["00100.tar/003.jpg"]) == {"00100.tar/003.jpg": 15}
+    assert ("x", "broken") in whole.bad
     for other in ("00002", "00010", "00100"):
         shard_files.paths_of(root, other)[0].unlink()
     with pytest.raises(UsageError, match="none of the 1 finished shards holds an image"):
