@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from utils.data.image_files import SUFFIXES, open_image
@@ -98,7 +99,7 @@ class ImageSet:
         """Time of the last change of the image's file, in ns."""
         return os.stat(self.path(index)).st_mtime_ns
 
-    def take(self, indices: Sequence[int]) -> ImageSet:
+    def take(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The set of the images at `indices`, in that order."""
         return replace(
             self,

@@ -24,15 +24,13 @@ def compare(plain: Generation, mitigated: Generation) -> Path:
     Both are finished and were made from the same noise. Returns: the path of the grid.
     """
     plain_rows, mitigated_rows = _rows_by_index(plain), _rows_by_index(mitigated)
-    cells = []
+    cells: list[tuple[tuple[Image.Image, Image.Image], str, str]] = []
     for index in sorted(mitigated_rows)[:PAIRS]:
         before, after = plain_rows[index], mitigated_rows[index]
         edited = after["prompt"] if after["prompt"] != after["source_prompt"] else ""
-        pair = [
-            Image.open(plain.path / before["file"]),
-            Image.open(mitigated.path / after["file"]),
-        ]
-        cells.append((pair, after["source_prompt"], edited))
+        left = Image.open(plain.path / before["file"])
+        right = Image.open(mitigated.path / after["file"])
+        cells.append(((left, right), after["source_prompt"], edited))
     grid = mitigated.path / "compare.png"
     with whole_files.whole_file(grid) as part:
         galleries.pair_grid(cells, titles=("without", "with")).save(part, format="PNG")

@@ -302,7 +302,7 @@ class VectorIndex:
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
 
     @functools.cached_property
-    def _tar_stamps(self) -> dict[str, dict[str, Any]]:
+    def _tar_stamps(self) -> dict[str, Any]:
         """{file name: change stamp at the time of the build} of the tar files."""
         return {f"{s.name}.tar": s.facts["made_of"] for s in self.shards}
 

@@ -157,11 +157,11 @@ def _captions(
         return {key: texts[0] for key, texts in given.items()}
     if beside:
         return {key: texts[0] for key, texts in beside.items()}
-    path = None if run is None else run.path / "captions.json"
-    if path is None or not path.is_file():
+    recorded = None if run is None else run.path / "captions.json"
+    if recorded is None or not recorded.is_file():
         return {}
-    data = whole_files.read_json(path)
-    matched, _ = captions.match_keys(path, data, training.root, training.keys, anywhere=True)
+    data = whole_files.read_json(recorded)
+    matched, _ = captions.match_keys(recorded, data, training.root, training.keys, anywhere=True)
     return {key: data[name][0] for key, name in matched.items()}
 
 

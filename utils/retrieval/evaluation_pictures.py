@@ -120,7 +120,7 @@ def _copy_share_plot(folder: Path, row: Numbers) -> Iterator[tuple[Path, str]]:
         "copy_share_nodup": "other prompts",
     }
     bars = [
-        (words, *(100 * row[key + end] for end in ("", "_lo", "_hi")))
+        (words, 100 * row[key], 100 * row[f"{key}_lo"], 100 * row[f"{key}_hi"])
         for key, words in shares.items()
         if key in row
     ]

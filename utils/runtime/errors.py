@@ -51,10 +51,10 @@ def first_line(error: object, limit: int = 160) -> str:
     return text.splitlines()[0][:limit] if text else type(error).__name__
 
 
-def choose(flag: str, name: str, table: Mapping[str, Value]) -> Value:
+def choose(flag: str, name: str | None, table: Mapping[str, Value]) -> Value:
     """Return table[name]; UsageError with the flag, the name and the accepted names if there is
     none."""
-    if name not in table:
+    if name is None or name not in table:
         raise UsageError(f"{flag}={name!r} is unknown; choose one of: {', '.join(sorted(table))}")
     return table[name]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -97,12 +97,12 @@ class Processes:
             if message:
                 raise UsageError(message)
 
-    def share(self, value: Value) -> Value:
-        """The main process's value, in every process. value: of picklable types; it is unpickled
-        only from our own processes."""
+    def share(self, value: Value | None) -> Value:
+        """The main process's value, in every process. value: of picklable types, None on other
+        processes; it is unpickled only from our own processes."""
         if self.count == 1:
-            return value
-        box = [value]
+            return cast("Value", value)
+        box: list[Any] = [value]
         torch.distributed.broadcast_object_list(box, device=self.device)
         return box[0]
 

@@ -66,7 +66,7 @@ class Mitigation:
 
     flag: str
     edit_caption: Callable[..., str] | None = None
-    prompts: Callable[[list], list] | None = None
+    prompts: Callable[[Sequence[str]], Sequence[str]] | None = None
     embedding: EmbeddingEdit | None = None
     loss_rule: Callable[..., LossRule] | None = None
 
@@ -179,7 +179,7 @@ class TrainHooks:
     """
 
     choose_caption: Callable[[list, bool, np.random.Generator], str]
-    prompts: Callable[[list], list] | None
+    prompts: Callable[[Sequence[str]], Sequence[str]] | None
     embedding_edits: tuple[EmbeddingEdit, ...] = ()
     loss_rule: Callable[..., LossRule] | None = None
 

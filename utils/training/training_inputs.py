@@ -4,7 +4,7 @@ loads."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Inputs:
     """What a run trains on."""
 
     images: ImageSet  # N images that can be read
-    texts: Mapping[str, list] | None  # {image key: its captions}; None where prompts need none
+    texts: dict[str, list[str]] | None  # {image key: its captions}; None where prompts need none
     weights: np.ndarray | None  # [N] float64 of --weights_file
 
 

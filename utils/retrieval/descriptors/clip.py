@@ -108,12 +108,13 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
         _require_tag(name, pretrained, flag, weights_flag)
         hub.offline_if_unreachable()
     size = {"force_image_size": wanted.imsize} if wanted.imsize else {}
+    refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, *hub.connection_errors())
     try:
         with _quiet():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, **size
             )
-    except (OSError, RuntimeError, *hub.connection_errors()) as error:
+    except refusals as error:
         if is_file:
             raise DataError(
                 f"{weights_flag}={pretrained!r} does not fit {name} ({first_line(error, 120)})"

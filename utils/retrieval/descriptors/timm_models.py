@@ -164,12 +164,13 @@ def _downloaded(wanted: Wanted, name: str, options: dict[str, Any]) -> Any:
     import timm
 
     hub.offline_if_unreachable()
+    refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, *hub.connection_errors())
     try:
         with warnings.catch_warnings():
             # of the hub's client, on tokens and links
             warnings.filterwarnings("ignore", category=UserWarning)
             return timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError, *hub.connection_errors()) as error:
+    except refusals as error:
         source = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
         if wanted.flag == "--arch":
             instead = "pass a file of them with --weights"
