@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,9 @@ from utils.runtime.errors import UsageError
 if TYPE_CHECKING:
     from utils.cli.retrieval_options import RetrievalOptions
     from utils.index.near_duplicates import Groups
-    from utils.index.search import Searcher
+    from utils.index.search import Say, Searcher
     from utils.index.vector_index import VectorIndex
     from utils.runtime.parallel import Processes
-
-Say = Callable[[str], None]  # prints a line for the user; only the main process calls it
 
 # scores from which two images count as near-duplicates. SSCD's authors report a precision of 90 %
 # at 0.75; the 0.5 of the papers on copying is for generated images

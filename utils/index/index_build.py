@@ -7,7 +7,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from utils.index import (
 )
 from utils.index.index_resume import RECORD_CLAIM, ExistingIndex
 from utils.index.index_sources import ImageSource
+from utils.index.search import Say
 from utils.index.shard_building import Build
 from utils.retrieval import evaluation_stage, features, measurement
 from utils.runtime import devices, environment
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     from utils.cli.retrieval_options import RetrievalOptions
     from utils.runtime.parallel import Processes
-
-Say = Callable[[str], None]  # prints a line for the user; only the main process calls it
 
 
 def build(

@@ -3,15 +3,14 @@ write index.json with the planned shards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from utils.data.image_sets import natural_key
 from utils.index import index_resume, index_sources, shard_files, vector_index
 from utils.index.index_resume import ExistingIndex
 from utils.index.index_sources import ImageSource, TarSource
+from utils.index.search import Say
 from utils.index.shard_building import Build
-
-Say = Callable[[str], None]  # prints a line for the user
 
 
 def prepare(build: Build, existing: ExistingIndex, say: Say) -> None:

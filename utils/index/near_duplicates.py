@@ -23,16 +23,15 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from utils.index.search import Searcher
+    from utils.index.search import Searcher, Wrap
     from utils.index.vector_index import VectorIndex
 
 # torch and scipy are imported where they are used: options may read the constants of this module,
 # and --help must answer at once
-EXACT_ROWS = 1_000_000  # above, groups are made from nearest neighbours; here 5e11 products
+EXACT_ROWS = 1_000_000  # up to here all pairs are compared: 5e11 products; above, neighbours
 NEIGHBOURS = 32  # of each row, for groups of a larger index
 BLOCK_ROWS = {"cpu": 4096, "cuda": 16384}  # the scores of two blocks take 64 MB or 1 GB
 
-Wrap = Callable[[Iterable], Iterable]  # wraps an iterable in a progress bar
 # of some rows: (rows [n], scores [n, k], matches [n, k], -1 for an empty place)
 Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import faiss
     import torch
 
-Say = Callable[[str], None]  # prints a line for the user
-Wrap = Callable[[Iterable], Iterable]  # wraps the blocks of an index in a progress bar
+Say = Callable[[str], None]  # prints a line for the user; only the main process calls it
+Wrap = Callable[[Iterable], Iterable]  # wraps an iterable, here the blocks, in a progress bar
 Answer = tuple[np.ndarray, np.ndarray]  # (scores [Q, k] float32, rows [Q, k] int64)
 
 ANN_FILE, ANN_RECORD = "ann.faiss", "ann.json"
