@@ -33,7 +33,7 @@ class CaptionedImages:
         it."""
         weights = None if self.weights is None else self.weights[indices]
         return CaptionedImages(
-            self.images.take(indices),
+            self.images.take(indices.tolist()),
             self.prompts,
             self.duplicated[indices],
             weights,
