@@ -14,7 +14,7 @@ from utils.runtime.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from utils.index.vector_index import VectorIndex
-    from utils.retrieval.evaluation_stage import TrainingSide, Written
+    from utils.retrieval.evaluation_stage import TrainingSide, WrittenEvaluation
     from utils.runtime.parallel import Processes
 
 # --query_dir: an evaluation -----------------------------------------------------------------------
@@ -50,7 +50,7 @@ def training_side(opts: RetrievalOptions) -> TrainingSide:
     return evaluation_stage.ImageTraining()
 
 
-def report(opts: RetrievalOptions, written: Written) -> None:
+def report(opts: RetrievalOptions, written: WrittenEvaluation) -> None:
     """Print where the results are, and send them to the tracker."""
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
     print("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))
@@ -65,7 +65,7 @@ def report(opts: RetrievalOptions, written: Written) -> None:
         print(hint)
 
 
-def track(opts: RetrievalOptions, written: Written) -> str | None:
+def track(opts: RetrievalOptions, written: WrittenEvaluation) -> str | None:
     """Send numbers, plots, the first gallery pages and the matches to the tracker. Returns: its
     hint, or None."""
     from utils.reports import tracking

@@ -583,6 +583,27 @@ MUTANTS = [
         "got is None or got == wanted",
         "tests/benchmarks/test_scene_reader.py::test_agreement_by_hand",
     ),
+    Mutant(
+        "a detector does not score what it says",
+        "utils.generation.detectors:_Magnitude.observe",
+        "self.count >= self.evaluations",
+        "False",
+        "tests/generation/test_detectors.py::test_the_magnitude_by_hand",
+    ),
+    Mutant(
+        "a detector does not score what it says",
+        "utils.generation.detectors:_Magnitude.observe",
+        "norm * prediction.distance_factor",
+        "norm",
+        "tests/generation/test_detectors.py::test_the_magnitude_is_that_of_the_noise_except_for_a_flow",
+    ),
+    Mutant(
+        "a number is stored without what made it",
+        "utils.retrieval.evaluation_record:settings_of",
+        "**{name: networks.record(name) for name in names}",
+        "",
+        "tests/retrieval/test_evaluation_stage.py::test_a_new_metric_is_computed_recorded_explained_and_compared",
+    ),
 ]
 
 

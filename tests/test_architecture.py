@@ -36,6 +36,7 @@ ALLOWED = {
 STAGES = {
     "training.training_job",
     "training.training_loop",
+    "training.training_stage",
     "generation.generation_plan",
     "generation.generation_stage",
     "retrieval.evaluation_stage",

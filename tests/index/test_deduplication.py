@@ -660,7 +660,7 @@ def test_damaged_tar_files_are_reported():
     result = deduplication_files.Deduplication(groups, threshold=0.9, method="exact", seconds=1.0)
 
     def lines(**other):
-        written = deduplication_files.Written(counts | other, has_weights=True, unreadable={})
+        written = deduplication_files.WrittenGroups(counts | other, has_weights=True, unreadable={})
         return list(deduplication.summary_lines(result, written, Path("/x")))
 
     report = lines()

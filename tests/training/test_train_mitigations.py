@@ -194,7 +194,7 @@ def skipping(*, skip_batches):
     if skip_batches is None:
         return None
     rule = functools.partial(SkipsSomeBatches, first=skip_batches)
-    return train_mitigations.Mitigation("--skip_batches", loss_rule=rule)
+    return train_mitigations.TrainMitigation("--skip_batches", loss_rule=rule)
 
 
 def test_a_new_loss_rule_takes_effect_and_resumes(train, monkeypatch):

@@ -54,7 +54,7 @@ class ImageSet:
     # keys of images that have changed since they were listed; they are not opened
     changed: frozenset[str] = frozenset()
     # below an Address: {file: its stamp when it was listed}; images of changed files are refused
-    states: dict[str, Stamp] = field(default_factory=dict)
+    stamps: dict[str, Stamp] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,7 +91,7 @@ class ImageSet:
             raise UnreadError(f"{name}: {error.strerror}") from None
         except DataError as error:
             raise UnreadError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
-        if self.states.get(file, stamp) != stamp:
+        if self.stamps.get(file, stamp) != stamp:
             raise DataError(f"{name}: {CHANGED}")
         return content
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,7 +101,7 @@ class NewRun:
     def begin(
         self,
         record: dict[str, Any],
-        prompts: dict[str, list[str]],
+        prompts: Mapping[str, Sequence[str]],
         *,
         metrics_bytes: int = 0,
     ) -> None:

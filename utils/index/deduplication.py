@@ -19,7 +19,7 @@ from utils.index import (
     near_duplicates,
     search,
 )
-from utils.index.deduplication_files import FILES, KIND, OUR_FILES, Deduplication, Written
+from utils.index.deduplication_files import FILES, KIND, OUR_FILES, Deduplication, WrittenGroups
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_pictures, evaluation_stage
 from utils.retrieval.descriptors.extractors import EXTRACTORS
@@ -213,7 +213,7 @@ def _approximate_groups(
 # Report -------------------------------------------------------------------------------------------
 
 
-def summary_lines(result: Deduplication, written: Written, folder: Path) -> Iterator[str]:
+def summary_lines(result: Deduplication, written: WrittenGroups, folder: Path) -> Iterator[str]:
     """Lines for the user: limits of the index, the groups, a warning, and where the files are."""
     counts = written.counts
     yield from _limits(counts)

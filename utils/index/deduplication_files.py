@@ -62,7 +62,7 @@ class Deduplication:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenGroups:
     """What `write` reports of its files."""
 
     counts: dict[str, int]
@@ -189,7 +189,7 @@ def write(
     *,
     options: dict[str, Any],
     workers: int,
-) -> Written:
+) -> WrittenGroups:
     """Write the files of --dedup as a whole; they replace an earlier --dedup in `folder`, whose
     content the caller has checked.
 
@@ -221,4 +221,4 @@ def write(
         )
 
     owned_folders.save_folder(write_all, folder)
-    return Written(counts, bool(weights), unreadable)
+    return WrittenGroups(counts, bool(weights), unreadable)

@@ -296,7 +296,7 @@ class VectorIndex:
         # a server's stamps are compared when a picture is read
         if isinstance(self.image_root, downloads.Address):
             stamps = {tar: self._tar_stamps[tar] for tar in tars if self._tar_stamps.get(tar)}
-            return ImageSet(self.image_root, keys, sizes, places=places, states=stamps)
+            return ImageSet(self.image_root, keys, sizes, places=places, stamps=stamps)
         rewritten = {tar for tar in tars if self._has_changed(tar, self._tar_stamps.get(tar, {}))}
         changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in rewritten)
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)

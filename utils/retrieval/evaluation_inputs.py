@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.data import captions, image_sets, tar_shards
 from utils.files import generation_folder, run_folder, whole_files
-from utils.retrieval.evaluation_request import Inputs
+from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
 from utils.runtime.errors import DataError, UsageError, require_file
 
@@ -92,7 +92,7 @@ def generation_facts(
 
 
 def training_run(
-    inputs: Inputs, manifest: Mapping[str, Any] | None, say: Say
+    inputs: EvaluationInputs, manifest: Mapping[str, Any] | None, say: Say
 ) -> run_folder.Run | None:
     """The training run of --run, else the one that the manifest names, if it made the images; else
     None. UsageError if --run is no run."""
@@ -140,7 +140,7 @@ def list_training(source: str) -> tuple[image_sets.ImageSet, dict[str, list[str]
 
 
 def _captions(
-    inputs: Inputs,
+    inputs: EvaluationInputs,
     run: run_folder.Run | None,
     training: image_sets.ImageSet,
     beside: Mapping[str, list[str]],
@@ -186,7 +186,7 @@ def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
     return {root / key for key in images.keys}
 
 
-def read_sets(inputs: Inputs, *, say: Say) -> Sets:
+def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     """List both sets of images with what is known of them, before any network loads."""
     generated, queries, manifest = read_queries(inputs.query_dir, say=say)
     training, beside = list_training(inputs.val_dir)
@@ -204,7 +204,7 @@ def read_sets(inputs: Inputs, *, say: Say) -> Sets:
 
 
 def _sources(
-    inputs: Inputs, queries: Iterable[Query], training: image_sets.ImageSet, say: Say
+    inputs: EvaluationInputs, queries: Iterable[Query], training: image_sets.ImageSet, say: Say
 ) -> dict[str, str]:
     """`source_keys`; empty, with a line, if a name fits several training images. A line also tells
     that no name fits."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class EvaluationInputs:
     """Where the two sets of images lie, and what describes them."""
 
     query_dir: str  # generated images
@@ -56,7 +56,7 @@ class DescriptorChoice:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MatchSettings:
     """How descriptors are compared, and which matches are kept."""
 
     similarity: str  # name in similarity.SIMILARITIES
@@ -86,8 +86,8 @@ class MetricFlags:
 class EvaluationRequest:
     """All that determines the numbers of an evaluation."""
 
-    inputs: Inputs
+    inputs: EvaluationInputs
     descriptor: DescriptorChoice
-    comparison: Comparison
+    comparison: MatchSettings
     metrics: tuple[str, ...] | None  # names that --metrics gives; None: all that can be computed
     flags: MetricFlags

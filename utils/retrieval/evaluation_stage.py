@@ -21,10 +21,10 @@ from utils.retrieval import (
 from utils.retrieval.evaluation_files import Evaluated, Output
 from utils.retrieval.evaluation_networks import NetworkRequest, Networks, build_networks
 from utils.retrieval.evaluation_request import (
-    Comparison,
     DescriptorChoice,
+    EvaluationInputs,
     EvaluationRequest,
-    Inputs,
+    MatchSettings,
     MetricFlags,
 )
 from utils.retrieval.evaluation_sets import Sets
@@ -57,9 +57,9 @@ def descriptor_choice(opts: Any) -> DescriptorChoice:
 def request_of(opts: Any) -> EvaluationRequest:
     """What the options ask to measure."""
     return EvaluationRequest(
-        inputs=_record_of(Inputs, opts),
+        inputs=_record_of(EvaluationInputs, opts),
         descriptor=descriptor_choice(opts),
-        comparison=_record_of(Comparison, opts, similarity=opts.chunked),
+        comparison=_record_of(MatchSettings, opts, similarity=opts.chunked),
         metrics=opts.metrics,
         flags=_record_of(MetricFlags, opts),
     )
@@ -132,7 +132,7 @@ class ImageTraining:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """An evaluation whose inputs were checked and listed."""
 
     request: EvaluationRequest
@@ -153,7 +153,7 @@ class Plan:
         }
 
 
-def plan(opts: Any, processes: Processes, training: TrainingSide) -> Plan:
+def plan(opts: Any, processes: Processes, training: TrainingSide) -> EvaluationPlan:
     """Check and list the inputs; every process sees what the main one lists, as a folder may grow.
     UsageError if what is asked for cannot be measured."""
     request, output, sets = request_of(opts), output_of(opts), None
@@ -164,14 +164,14 @@ def plan(opts: Any, processes: Processes, training: TrainingSide) -> Plan:
     with processes.together():
         measurement.require_possible(request.metrics, sets)
         folder = evaluation_files.folder_for(request, output, sets)
-    return Plan(request, output, training, sets, folder)
+    return EvaluationPlan(request, output, training, sets, folder)
 
 
 # Run ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenEvaluation:
     """An evaluation that was written."""
 
     folder: Path
@@ -181,7 +181,7 @@ class Written:
     table: tuple[list[dict[str, Any]], dict[str, bytes]]
 
 
-def run(opts: Any, processes: Processes, plan: Plan) -> Written | None:
+def run(opts: Any, processes: Processes, plan: EvaluationPlan) -> WrittenEvaluation | None:
     """Measure and write what was planned. Every process calls this; the main one alone writes.
     Returns: None on the others."""
     dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
@@ -210,7 +210,7 @@ def run(opts: Any, processes: Processes, plan: Plan) -> Written | None:
         table = evaluation_files.write(part, evaluated, plan.output, say=processes.say)
     if opts.matrix_path and measured.on_demand.write_matrix is not None:
         measured.on_demand.write_matrix(opts.matrix_path)
-    return Written(plan.folder.path, row, settings, table)
+    return WrittenEvaluation(plan.folder.path, row, settings, table)
 
 
 def build(
@@ -252,7 +252,9 @@ def reader_settings(opts: Any, processes: Processes) -> ReaderSettings:
     )
 
 
-def say_notes(opts: Any, plan: Plan, evaluated: Evaluated, say: Callable[[str], None]) -> None:
+def say_notes(
+    opts: Any, plan: EvaluationPlan, evaluated: Evaluated, say: Callable[[str], None]
+) -> None:
     """Print what a reader of the numbers should know."""
     for flag in ("keephead", "keeppredictor"):
         if getattr(opts, flag):

@@ -14,7 +14,7 @@ from utils.retrieval import features, metrics
 from utils.retrieval.descriptors import extractors
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_networks import Networks
-from utils.retrieval.evaluation_request import Comparison, DescriptorChoice, EvaluationRequest
+from utils.retrieval.evaluation_request import DescriptorChoice, EvaluationRequest, MatchSettings
 from utils.retrieval.evaluation_sets import Query, Sets, source_indices
 from utils.retrieval.formulas import alignment, complexity
 from utils.retrieval.formulas import similarity as sim
@@ -174,13 +174,13 @@ def _background(train: torch.Tensor, **options: Any) -> np.ndarray:
     return scores[:, 0].numpy()
 
 
-def chunks_of(how: Comparison, networks: Networks) -> int:
+def chunks_of(how: MatchSettings, networks: Networks) -> int:
     """Parts that descriptors are cut into for the comparison."""
     return how.num_loss_chunks or networks.extractors["descriptor"].chunks
 
 
 def matches_of(
-    how: Comparison, networks: Networks, indices: np.ndarray, scores: np.ndarray
+    how: MatchSettings, networks: Networks, indices: np.ndarray, scores: np.ndarray
 ) -> Matches:
     """The matches with the threshold of a copy. indices, scores: [Q, k].
 

@@ -52,7 +52,7 @@ class EmbeddingEdit:
 
 
 @dataclass(frozen=True)
-class Mitigation:
+class TrainMitigation:
     """One train-time mitigation; what it does not edit stays None.
 
     flag: the flag that turned it on, for errors.
@@ -74,19 +74,19 @@ class Mitigation:
 # The mitigations ----------------------------------------------------------------------------------
 
 
-def caption_edit(*, trainspecial: str | None, trainspecial_prob: float) -> Mitigation | None:
+def caption_edit(*, trainspecial: str | None, trainspecial_prob: float) -> TrainMitigation | None:
     """MC, RC, CWR and random word addition: another caption (Somepalli et al. 2023)."""
     if trainspecial is None:
         return None
     edit = caption_edits.TRAIN_EDITS[trainspecial]
-    return Mitigation(
+    return TrainMitigation(
         "--trainspecial",
         edit_caption=functools.partial(edit.edit, p=trainspecial_prob),
         prompts=edit.prompts,
     )
 
 
-def mixup(*, mixup_noise_lam: float) -> Mitigation | None:
+def mixup(*, mixup_noise_lam: float) -> TrainMitigation | None:
     """Mixup: embeddings are mixed with those of a partner, by one ratio ~ Beta(a, 1) a step."""
     if not mixup_noise_lam:
         return None
@@ -96,14 +96,14 @@ def mixup(*, mixup_noise_lam: float) -> Mitigation | None:
         draw_step=lambda rng: rng.beta(mixup_noise_lam, 1),
         partners=True,
     )
-    return Mitigation("--mixup_noise_lam", embedding=edit)
+    return TrainMitigation("--mixup_noise_lam", embedding=edit)
 
 
 def _drawn_normal(generator, shape):
     return torch.randn(shape, generator=generator)
 
 
-def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
+def embedding_noise(*, rand_noise_lam: float) -> TrainMitigation | None:
     """GN: Gaussian noise of standard deviation lambda on the embeddings."""
     if not rand_noise_lam:
         return None
@@ -111,7 +111,7 @@ def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
     def noisy(own, partners, noise):
         return embedding_edits.add_noise(own, noise, rand_noise_lam)
 
-    return Mitigation(
+    return TrainMitigation(
         "--rand_noise_lam",
         embedding=EmbeddingEdit(noisy, stream="noise", draw_sample=_drawn_normal),
     )
@@ -119,7 +119,7 @@ def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
 
 def anti_gradient_control(
     *, mem_ratio: float | None, arr_ema_decay: float, agc_bias_correction: bool
-) -> Mitigation | None:
+) -> TrainMitigation | None:
     """AGC: samples whose loss is far below their timestep's usual one are dropped (Liu et al.
     2024)."""
     if not mem_ratio:
@@ -130,7 +130,7 @@ def anti_gradient_control(
         decay=arr_ema_decay,
         bias_correction=agc_bias_correction,
     )
-    return Mitigation("--mem_ratio", loss_rule=rule)
+    return TrainMitigation("--mem_ratio", loss_rule=rule)
 
 
 # The parameters of each function are the flags that it reads; it returns None when they turn it
@@ -146,7 +146,7 @@ def flag_names() -> list[str]:
     return [name for build in MITIGATIONS for name in inspect.signature(build).parameters]
 
 
-def chosen(values: Mapping[str, Any]) -> tuple[Mitigation, ...]:
+def chosen(values: Mapping[str, Any]) -> tuple[TrainMitigation, ...]:
     """The mitigations that flags turn on; UsageError when two of them decide on losses.
 
     values: flag (without dashes) -> value, of all of `flag_names()`.
@@ -213,7 +213,7 @@ def _possible_prompts(captions, *, listings):
 
 
 def train_hooks(
-    mitigations: Iterable[Mitigation], *, choice: duplication.CaptionChoice, tokenizer: Any
+    mitigations: Iterable[TrainMitigation], *, choice: duplication.CaptionChoice, tokenizer: Any
 ) -> TrainHooks:
     """Hooks of several mitigations. choice: of --duplication, which caption they start from."""
     mitigations = tuple(mitigations)

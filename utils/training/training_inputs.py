@@ -32,7 +32,7 @@ class InputFiles:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TrainingInputs:
     """What a run trains on."""
 
     images: ImageSet  # N images that can be read
@@ -111,7 +111,7 @@ def _weights(path, images, say):
 
 def checked_inputs(
     files: InputFiles, *, subset: float | None, copies: int, say: Callable[[str], None]
-) -> Inputs:
+) -> TrainingInputs:
     """Read and check images, captions and weights; UsageError names a flag that does not fit them.
 
     subset: --trainsubset, the share of the images that the run uses; copies: of the model, each of
@@ -132,4 +132,4 @@ def checked_inputs(
         for caption in (c for listed in (texts or {}).values() for c in listed):
             # raises on text; the tokenizer, with the model, knows which ids exist
             captions.written_ids(caption)
-    return Inputs(images, texts, weights)
+    return TrainingInputs(images, texts, weights)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from utils.data.training_data import CaptionedImages
     from utils.runtime.parallel import Processes
     from utils.training.train_mitigations import TrainHooks
-    from utils.training.training_inputs import Inputs
+    from utils.training.training_inputs import TrainingInputs
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Job:
 # From options to values ---------------------------------------------------------------------------
 
 
-def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> Inputs:
+def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInputs:
     """Images, captions and weights, read and checked before any model loads. say: prints a line."""
     files = training_inputs.InputFiles(
         images=opts.instance_data_dir,
@@ -77,7 +77,7 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> Inputs:
     )
 
 
-def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.Mitigation, ...]:
+def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.TrainMitigation, ...]:
     """The train-time mitigations that the options turn on; UsageError when two exclude one
     another."""
     values = {name: getattr(opts, name) for name in train_mitigations.flag_names()}
@@ -85,7 +85,7 @@ def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.Mitigation, ..
 
 
 def hooks_and_data(
-    opts: TrainOptions, data: Inputs, tokenizer: Any, seed: int
+    opts: TrainOptions, data: TrainingInputs, tokenizer: Any, seed: int
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
     """What follows from options and data without a model. Returns: (CaptionedImages, keys of
     duplicated images, TrainHooks)."""
@@ -198,7 +198,7 @@ def _load_parts(opts, seed):
     return parts, identity
 
 
-def build(opts: TrainOptions, data: Inputs, accelerator: Accelerator, seed: int) -> Job:
+def build(opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, seed: int) -> Job:
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
     parts, identity = _load_parts(opts, seed)

@@ -1,0 +1,210 @@
+"""The stage of training: plan a run, start or resume it, report its end."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.cli import flags
+from utils.files import hub, resume_states, run_folder
+from utils.models import families
+from utils.reports import tracking
+from utils.runtime import devices, launching, parallel
+from utils.training import optimisation, run_record, training_job, training_loop
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from utils.cli.train_options import TrainOptions
+    from utils.files.resume_states import State
+    from utils.files.run_folder import NewRun
+    from utils.runtime.parallel import Processes
+    from utils.training.training_inputs import TrainingInputs
+    from utils.training.training_job import Job
+    from utils.training.training_loop import Loop
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run whose options and inputs are checked; nothing is loaded or written yet."""
+
+    run: NewRun
+    inputs: TrainingInputs
+    options: dict[str, Any]  # as they are recorded
+    record: dict[str, Any] | None  # run.json of the run that is resumed
+    state: State | None  # the state that it continues from; None starts at the first step
+    upload: tuple[str, str] | None  # of --push_to_hub: the repository and a token
+
+
+def resumed(opts: TrainOptions) -> tuple[dict[str, Any] | None, State | None]:
+    """What --resume_from_checkpoint continues. Returns: (run.json or None, state or None)."""
+    if not opts.resume_from_checkpoint:
+        return None, None
+    record = None
+    if os.path.isdir(opts.output_dir):
+        run = run_folder.open_run("--output_dir", opts.output_dir)
+        record = None if run is None else run.record
+    return record, resume_states.find_state(opts.output_dir, opts.resume_from_checkpoint)
+
+
+def upload_of(opts: TrainOptions, run: NewRun) -> tuple[str, str] | None:
+    """Repository and token of --push_to_hub, checked, or None."""
+    if not opts.push_to_hub:
+        return None
+    hub_id = opts.hub_model_id or run.path.resolve().name
+    return hub_id, hub.require_token(opts.hub_token, hub_id)
+
+
+def require_model(opts: TrainOptions) -> None:
+    """UsageError unless the base model, of which only the configuration is read, can be trained at
+    this resolution."""
+    source = opts.pretrained_model_name_or_path
+    name, configs = families.read(
+        "--pretrained_model_name_or_path",
+        source,
+        revision=opts.revision,
+        takes=families.TRAINED,
+    )
+    families.require_resolution(source, name, configs, opts.resolution)
+
+
+def plan_of(opts: TrainOptions) -> RunPlan:
+    """Check everything that can be checked before a model loads."""
+    resumes = bool(opts.resume_from_checkpoint)
+    run = run_folder.NewRun(opts.output_dir).require_new(resumes=resumes)
+    record, state = resumed(opts)
+    options = flags.as_dict(opts)
+    if record is not None:
+        changed = flags.changed(opts, record["options"])
+        run_record.require_same_options(record, options, changed)
+    upload = upload_of(opts, run)
+    training_job.mitigations_of(opts)  # raises when two exclude one another
+    if opts.use_8bit_adam:
+        optimisation.require_8bit()
+    say = print if launching.first_process() else lambda line: None
+    inputs = training_job.checked_data(opts, say)
+    require_model(opts)
+    return RunPlan(run, inputs, options, record, state, upload)
+
+
+def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
+    """Print what --dry_run shows: options, number of images, every path that would be written."""
+    writes = plan.run.planned(
+        ensemble=opts.clients_num > 1 or opts.total_round > 1,
+        control=any(m.loss_rule is not None for m in training_job.mitigations_of(opts)),
+    )
+    shown = {"options": plan.options, "images": len(plan.inputs.images), "writes": writes}
+    print(json.dumps(shown, indent=1))
+
+
+def processes_of(opts: TrainOptions) -> tuple[Accelerator, Processes]:
+    """The processes that take part. --trainggpu starts none: a line says how to start as many."""
+    devices.dtype_of(opts.mixed_precision)  # raises where this machine cannot train in it
+    accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
+    processes = parallel.Processes(accelerator)
+    if opts.trainggpu and opts.trainggpu != processes.count:
+        processes.say(
+            f"--trainggpu={opts.trainggpu}: {processes.count} process(es) take part; to use"
+            f" {opts.trainggpu}: accelerate launch --num_processes {opts.trainggpu}"
+            " diff_train.py ..."
+        )
+    return accelerator, processes
+
+
+def start(
+    opts: TrainOptions, plan: RunPlan, accelerator: Accelerator, processes: Processes
+) -> tuple[Loop, dict[str, Any]]:
+    """Load the model and start or resume the run. Returns: (Loop, run.json until the run is
+    finished)."""
+    given = opts.seed
+    if given is None and plan.record is not None:
+        given = plan.record["seed"]
+    seed = launching.shared_seed(given)
+    plan.run.writes = processes.main
+    job = training_job.build(opts, plan.inputs, accelerator, seed)
+    record = run_record.record_of(
+        job, plan.run, options=plan.options, seed=seed, processes=processes.count
+    )
+    if plan.record is not None:
+        run_record.require_same_inputs(plan.record, record)
+        record["id"] = plan.record["id"]
+    training_job.require_host_memory(job, processes.say)
+    seconds = plan.state.info["seconds"] if plan.state else 0.0
+    loop = training_loop.Loop(job, opts, plan.run, processes, seconds=seconds)
+    if plan.state:
+        loop.restore(plan.state)  # raises on a damaged file before anything is written
+    processes.wait()  # all have read what is on disk before the main process writes
+    record["encoded"] = encoded(opts, plan, job, processes)
+    loop.tracker = tracker_of(opts, plan, processes, seed)
+    record["tracker"] = loop.tracker.run_id or (plan.record or {}).get("tracker")
+    begin(plan, loop, record)
+    return loop, record
+
+
+def encoded(opts: TrainOptions, plan: RunPlan, job: Job, processes: Processes) -> list[str]:
+    """Encode images and captions ahead; a line says when a resumed run keeps other outputs of the
+    frozen networks than before. Returns: what is kept, of "latents" and "captions"."""
+    kept = training_job.encode(job, opts, plan.run.cache_path, processes)
+    if plan.record is not None and plan.record["encoded"] != kept:
+        now, before = (" and ".join(c) or "nothing" for c in (kept, plan.record["encoded"]))
+        processes.say(
+            f"kept beside the run: {now}, before: {before}; the result agrees to rounding, not to"
+            " the bit"
+        )
+    return kept
+
+
+def tracker_of(opts: TrainOptions, plan: RunPlan, processes: Processes, seed: int) -> Any:
+    """The tracker of --report_to; that of a resumed run continues."""
+    return tracking.open_tracker(
+        opts.report_to,
+        folder=plan.run.path,
+        project=tracking.project_name(opts.wandb_project, "diffrep_ft"),
+        name=opts.run_name,
+        config=plan.options | {"seed": seed},
+        main_process=processes.main,
+        run_id=None if plan.record is None else plan.record.get("tracker"),
+        logging_dir=opts.logging_dir,
+    )
+
+
+def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
+    """Write what is known before the first step, and remove what a killed run left."""
+    state, processes = plan.state, loop.processes
+    metrics_bytes = state.info["metrics_bytes"] if state else 0
+    plan.run.begin(record, loop.job.data.prompts, metrics_bytes=metrics_bytes)
+    if processes.main:
+        resume_states.clean(plan.run.path, after=state.position if state else 0)
+    if state:
+        processes.say(f"continues from {state.path}")
+    else:
+        loop.show(0)
+    processes.wait()
+
+
+def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
+    """Write what is known after the last step, print it, and upload the model."""
+    run, job, processes = plan.run, loop.job, loop.processes
+    counts = training_loop.skip_counts(job, processes)
+    if counts is not None:
+        run.write_skips(job.data.images.keys, counts.tolist())
+    steps = job.plan.rounds * job.plan.steps
+    speed = round(steps * job.plan.splits * job.per_step / loop.seconds, 2)
+    measured = {
+        "seconds": round(loop.seconds, 2),
+        "images_per_second": speed,
+        "peak_memory": devices.peak_memory(job.model.device),
+    }
+    run.finish(record | measured)
+    loop.tracker.finish()
+    copies = f" of each of {job.plan.splits} copies" if job.plan.splits > 1 else ""
+    processes.say(
+        f"{steps} steps{copies}, {speed} images/s; the model is in {run.checkpoint_path()}"
+    )
+    if loop.tracker.hint:
+        processes.say(loop.tracker.hint)
+    if plan.upload is not None and processes.main:
+        hub_id, token = plan.upload
+        processes.say(f"uploaded to {hub.push(run.checkpoint_path(), hub_id, token)}")
