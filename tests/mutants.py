@@ -600,8 +600,8 @@ MUTANTS = [
     Mutant(
         "a number is stored without what made it",
         "utils.retrieval.evaluation_record:settings_of",
-        "**{name: networks.record(name) for name in names}",
-        "",
+        "{name: networks.record(name) for name in names}",
+        "{}",
         "tests/retrieval/test_evaluation_stage.py::test_a_new_metric_is_computed_recorded_explained_and_compared",
     ),
 ]
