@@ -3,7 +3,7 @@
 A kind turns the text of the command line into a value, and says in words what it accepts."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,25 +83,24 @@ def number_or(word: str, low: float | None = None) -> Kind:
     )
 
 
-def one_of(names: Iterable[str]) -> Kind:
-    """One of the names, which are a registry's keys or a tuple."""
-    names = sorted(names)
+def one_of(names: Collection[str]) -> Kind:
+    """One of the names: a registry, which is looked into when the flag is parsed, or a tuple."""
+    shown = sorted(names)
     return Kind(
         lambda text: text if text in names else None,
-        f"one of: {', '.join(names)}",
-        f"{{{','.join(names)}}}",
+        f"one of: {', '.join(shown)}",
+        f"{{{','.join(shown)}}}",
     )
 
 
-def some_of(names: Iterable[str]) -> Kind:
-    """One or more of the names, separated by commas; the value is a tuple."""
-    names = sorted(names)
+def some_of(names: Collection[str]) -> Kind:
+    """One or more of the names, separated by commas, as `one_of`; the value is a tuple."""
 
     def parse(text: str) -> tuple[str, ...] | None:
         parts = tuple(part.strip() for part in text.split(",") if part.strip())
         return parts if parts and set(parts) <= set(names) else None
 
-    accepted = f"names separated by commas, of: {', '.join(names)}"
+    accepted = f"names separated by commas, of: {', '.join(sorted(names))}"
     return Kind(parse, accepted, "NAME,NAME,...", accepted)
 
 
