@@ -153,7 +153,7 @@ MUTANTS = [
         "processes differ from one process",
         "utils.training.trainer:Trainer.step",
         "self.rate(number)",
-        "self.rate(number * self.accelerator.num_processes)",
+        "self.rate(number * self.computation.accelerator.num_processes)",
         "tests/test_two_processes.py::test_two_processes_are_one_of_twice_the_batch",
     ),
     Mutant(

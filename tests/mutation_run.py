@@ -93,8 +93,23 @@ def try_mutant(mutant: Mutant, *, root: Path, processes: BaseContext) -> str | N
         (tree / mutant.file).write_text(source)
         status, output = pytest_in(tree, [mutant.test], root=root, processes=processes)
     if status == 1 and "FAILED " in output:
-        return None
+        return _broken_name(output)
     return "the test passes" if status == 0 else f"pytest ended with {status}: {output[-400:]}"
+
+
+def _broken_name(output: str) -> str | None:
+    """The error of a mutant that names what does not exist: its test fails whatever it tests. None
+    for any other failure."""
+    errors = (
+        "NameError: name ",
+        "UnboundLocalError: ",
+        "object has no attribute ",
+        "got an unexpected keyword argument ",
+    )
+    for line in output.splitlines():
+        if "Error: " in line and any(error in line for error in errors):
+            return f"the mutant is not code that runs: {line.strip()[-200:]}"
+    return None
 
 
 def require_passing(

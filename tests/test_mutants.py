@@ -212,6 +212,7 @@ def test_a_mutant_is_caught_by_a_test_that_fails_and_missed_by_one_that_passes(c
         toy_mutant("scale", "r / total", "r"),
         toy_mutant("scale", "r / total", "r", test="test_nothing"),
         toy_mutant("scale", "r / totals", "r"),
+        toy_mutant("scale", "r / total", "r / rows.length"),
     ]
     missed = mutation_run.run_mutants(
         rows,
@@ -220,14 +221,15 @@ def test_a_mutant_is_caught_by_a_test_that_fails_and_missed_by_one_that_passes(c
         workers=1,
         say=lines.append,
     )
-    assert missed == 2
+    assert missed == 3
     line = "[a kind] toy:scale: 'r / total' by"
     assert lines[:2] == [
         f"caught  {line} test_shares_add_up",
         f"MISSED  {line} test_nothing: the test passes",
     ]
     assert lines[2].startswith("MISSED  [a kind] toy:scale: 'r / totals' by test_shares_add_up: ")
-    assert lines[3] == "1 caught, 2 missed"
+    assert lines[3].startswith(f"MISSED  {line} test_shares_add_up: the mutant is not code that")
+    assert lines[4] == "1 caught, 3 missed"
     assert (checkout / "toy.py").read_text() == TOY
 
 
