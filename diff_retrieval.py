@@ -1,5 +1,6 @@
-"""Measure how much generated images copy training images: similarity, its background, matches,
-distances, alignment."""
+"""Measure how much generated images copy training images: similarity to the nearest training image,
+similarity of the training images to each other, matches, distances of distributions, alignment with
+prompts."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(opts: RetrievalOptions, processes: Processes) -> None:
-    """Compare generated with training images and write the evaluation. Processes share the reading;
-    the main one does the rest."""
+    """Compare generated images with training images and write the evaluation. All processes read
+    images; the main process does the rest."""
     from utils.retrieval import evaluation_stage
 
     plan = evaluation_stage.plan(opts, processes, training_side(opts))
@@ -36,7 +37,8 @@ def evaluate(opts: RetrievalOptions, processes: Processes) -> None:
 
 
 def training_side(opts: RetrievalOptions) -> TrainingSide:
-    """The kind of --val_dir: images, or an index. UsageError for --ann without an index."""
+    """Choose how --val_dir is read: as images, or as an index. UsageError for --ann without an
+    index."""
     from utils.index import index_evaluation, vector_index
     from utils.retrieval import evaluation_stage
 
@@ -44,7 +46,7 @@ def training_side(opts: RetrievalOptions) -> TrainingSide:
         return index_evaluation.IndexTraining(opts)
     if opts.ann:
         raise UsageError(
-            f"--ann searches an index, which --val_dir={opts.val_dir!r} is not; build one with"
+            f"--ann needs an index, and --val_dir={opts.val_dir!r} is not one; build one with"
             " --build_index"
         )
     return evaluation_stage.ImageTraining()
@@ -109,7 +111,8 @@ def compare_runs(opts: RetrievalOptions) -> None:
 
 
 def prepare(opts: RetrievalOptions, processes: Processes) -> None:
-    """Work on the training images alone: make an index, its lists, groups of near-duplicates."""
+    """Prepare the training images: build an index, its lists for --ann, and its groups of
+    near-duplicates."""
     from utils.index import deduplication
 
     if opts.build_index:
@@ -126,7 +129,8 @@ def prepare(opts: RetrievalOptions, processes: Processes) -> None:
 
 
 def build_index(opts: RetrievalOptions, processes: Processes) -> None:
-    """Make an index of --val_dir, or go on with one. UsageError if --val_dir is an index."""
+    """Build an index of --val_dir, or continue an existing one. UsageError if --val_dir is an
+    index."""
     from utils.index import deduplication, index_build, search, vector_index
 
     if vector_index.is_index(opts.val_dir):
@@ -144,14 +148,14 @@ def build_index(opts: RetrievalOptions, processes: Processes) -> None:
 
 
 def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
-    """The index to work on, as the main process opens it: it may grow between two looks.
-    UsageError if --val_dir is no index and --build_index makes none."""
+    """Open the index on the main process and share it, because it may grow meanwhile. UsageError if
+    --val_dir is not an index and --build_index is not given."""
     from utils.index import vector_index
 
     if not (opts.build_index or vector_index.is_index(opts.val_dir)):
         raise UsageError(
-            f"--dedup works on an index, which --val_dir={opts.val_dir!r} is not; build one"
-            " with --build_index"
+            f"--dedup needs an index, and --val_dir={opts.val_dir!r} is not one; build one with"
+            " --build_index"
         )
     index = None
     with processes.together():
@@ -161,8 +165,7 @@ def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
 
 
 def make_lists(index: VectorIndex, processes: Processes) -> Any:
-    """Make the lists of an approximate search, or read those that are kept. Returns: the
-    searcher."""
+    """Build the lists of an approximate search, or read the saved ones. Returns: the searcher."""
     from utils.index import index_evaluation, search
 
     wrap = index_evaluation.block_bar(index, "filling lists")

@@ -1,5 +1,5 @@
-"""Fine-tune a text-to-image diffusion model, with a duplication, a conditioning and mitigations of
-copying.
+"""Fine-tune a text-to-image diffusion model, with a choice of duplication, captions and mitigations
+of copying.
 
 Ordinary training, or iterative ensemble training (--clients_num, --total_round) with anti-gradient
 control (--mem_ratio). A run that was stopped or killed continues with --resume_from_checkpoint

@@ -329,7 +329,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
 def test_long_prompts_are_cut_counted_and_said_once(infer, capsys):
     folder = infer("--prompt", "x" * 40, "--prompt", "y" * 40, "--prompt", "short", "-imb", 2)
-    assert infer.printed.count("2 prompts are longer than the 32 tokens that the model takes") == 1
+    assert (
+        infer.printed.count("2 prompts are longer than the 32 tokens that the model accepts") == 1
+    )
     assert manifest_of(folder)["prompts_cut"] == 2
     assert manifest_of(infer("--prompt", "short"))["prompts_cut"] == 0
 
@@ -422,7 +424,7 @@ def test_images_are_saved_by_as_many_threads_as_asked(infer, monkeypatch):
 def test_labels_and_flags_without_effect_are_said(infer):
     folder = infer("-nb", 1, "--dataset", "scenes", "--captoken", "x")
     assert manifest_of(folder)["label"] == "scenes"
-    assert "--captoken='x' is accepted; it never had an effect" in infer.printed
+    assert "--captoken='x' has no effect, as in the published script" in infer.printed
 
 
 def test_dry_run_writes_nothing(infer):
@@ -467,7 +469,7 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
         (
             ["--modelpath", "RUN", "--prompts", "CSV"],
-            "has an unknown suffix; takes .txt, .json or .jsonl",
+            "has an unknown suffix; use .txt, .json or .jsonl",
         ),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
         (
@@ -484,7 +486,7 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],
-            "--lora='/no/lora' does not exist; takes a .safetensors file",
+            "--lora='/no/lora' does not exist; use a .safetensors file",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "nobody/none"],
@@ -492,7 +494,7 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "CSV"],
-            "is not a .safetensors file, and others are not opened",
+            "is not a .safetensors file, and other formats are not opened",
         ),
         (["--modelpath", "RUN", "-nb", 1, "--lora", "EMPTY"], "holds 0 .safetensors files"),
         (

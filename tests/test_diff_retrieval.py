@@ -315,7 +315,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--query_dir", "EMPTY"], "--query_dir='EMPTY' holds no images; takes a folder with"),
+        (["--query_dir", "EMPTY"], "--query_dir='EMPTY' holds no images; use a folder with"),
         (["--val_dir", "EMPTY"], "--val_dir='EMPTY' holds no images"),
         (
             ["--query_dir", "/no/such"],
@@ -399,7 +399,7 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         (["--query_dir", "NEWER"], "version 2; this toolkit reads versions 1 to 1"),
         (
             ["--query_dir", "LOST"],
-            "its manifest lists 1 images that are absent, first 'generations/0.png'",
+            "its manifest lists 1 images that are missing, first 'generations/0.png'",
         ),
     ],
 )
@@ -494,7 +494,7 @@ def test_chunks_change_the_scores_and_the_folders_name(measure, copies):
 def test_flags_without_effect_say_so(measure, copies):
     measure(copies, *NO_FD, "--keephead", "--keeppredictor")
     for flag in ("--keephead", "--keeppredictor"):
-        assert f"{flag} is accepted as published, where it never had an effect" in measure.printed
+        assert f"{flag} has no effect, as in the published script" in measure.printed
 
 
 def test_identical_training_images_are_matched_in_order_and_said(
@@ -530,7 +530,7 @@ def test_one_query_has_a_gallery_and_a_page(measure, copies):
     folder, found = measure(copies)
     assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
     assert len(list((folder / "gallery").iterdir())) == 1
-    assert "needs 2 images a side" in found["left_out"]["fd"]
+    assert "needs 2 images in each set" in found["left_out"]["fd"]
 
 
 def test_scripts_in_captions_are_shown_as_text(measure, copies):

@@ -344,7 +344,7 @@ def test_unreadable_images_and_empty_classes_are_named_and_left_out(train, scene
     assert record["data"]["images"] == 11
     assert [b[0] for b in record["data"]["bad"]] == [victim.relative_to(data / "train").as_posix()]
     assert f"skipped: {victim.relative_to(data / 'train').as_posix()}" in train.printed
-    assert "no class: the folder 'nothing' holds no image" in train.printed
+    assert "the folder 'nothing' holds no image and is not a class" in train.printed
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
@@ -394,7 +394,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
             {"instance_data_dir": "/no/such"},
             "--instance_data_dir='/no/such' does not exist; give an existing folder",
         ),
-        ({"instance_data_dir": "EMPTY"}, "holds no images; takes a folder with"),
+        ({"instance_data_dir": "EMPTY"}, "holds no images; use a folder with"),
         ({"instance_prompt_loc": "HALF"}, "11 of 12 images have no caption, first '"),
         ({"resolution": "20"}, "--resolution=20 is not accepted"),
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded from"),
@@ -409,18 +409,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
             "--clients_num=13 splits of 12 images: use at most one split per image",
         ),
         ({"clients_num": "2", "trainsubset": "0.1"}, "--clients_num=2 splits of 1 images"),
-        ({"weights_file": "HALF"}, "takes a number, at least 0"),
+        ({"weights_file": "HALF"}, "use a number, at least 0"),
         (
             {"weights_file": "ZERO", "clients_num": "12"},
             "leaves nothing to draw in a split or subset",
         ),
-        ({"class_prompt": "instancelevel_random"}, "takes lists of token ids, got the caption 'a "),
+        ({"class_prompt": "instancelevel_random"}, "needs lists of token ids, not the caption 'a "),
         ({"instance_data_dir": "MIXED"}, "holds tar files and images; use a folder of one kind"),
         (
             {"resume_from_checkpoint": "state_3"},
             "--resume_from_checkpoint='state_3' is not a state of --output_dir",
         ),
-        ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; takes tar files"),
+        ({"instance_data_dir": "shards/{0..1}.tar"}, "does not exist; use tar files"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(
@@ -563,7 +563,7 @@ def test_what_frozen_networks_compute_is_kept_beside_the_run_and_changes_nothing
         (
             (),
             {"max_train_steps": 9},
-            "latents are not cached: without --center_crop every draw sees another window",
+            "latents are not cached: without --center_crop every draw has a different crop",
         ),
         (
             ("--center_crop", "--random_flip"),

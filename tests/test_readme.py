@@ -239,7 +239,7 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
     if "--build_index" in arguments or "--dedup" in arguments:
         assert (
             "index: " in out
-            or "could go; the largest group has" in out
+            or "could be removed; the largest group has" in out
             or "no near-duplicates" in out
         )
         return

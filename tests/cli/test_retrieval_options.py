@@ -117,7 +117,7 @@ def test_the_whole_matrix_goes_to_a_file_or_into_a_folder(tmp_path):
             "--dist-url=None is not accepted; use tcp://host:port",
         ),
         (("--mixed_precision", "bf16"), "too coarse for similarities"),
-        (("--force",), "--force goes with --compare_runs"),
+        (("--force",), "--force is used with --compare_runs"),
         (
             ("--metrics", "beauty"),
             (

@@ -96,9 +96,7 @@ def test_what_is_no_caption_is_named(folder, tmp_path, value):
     path = write(
         tmp_path / "c.json", dict.fromkeys(("cats/1.png", "cats/2.png", "dogs/1.png"), value)
     )
-    with pytest.raises(
-        DataError, match="'cats/1.png' has .*; takes a caption or a list of captions"
-    ):
+    with pytest.raises(DataError, match="'cats/1.png' has .*; use a caption or a list of captions"):
         read(path, folder)
 
 
@@ -150,7 +148,7 @@ def test_random_ids_from_a_file_are_json_integers_and_nothing_else(micro_parts):
     tokens = RandomTokens(tokenizer)
     assert captions.parse_ids("[3, 4, 5, 6]", tokens) == [3, 4, 5, 6]
     for text in ("a photo of a cat", "__import__('os').getcwd()", "[1.5]", "[]", "{}", "[true]"):
-        with pytest.raises(DataError, match="takes lists of token ids, got the caption"):
+        with pytest.raises(DataError, match="needs lists of token ids, not the caption"):
             captions.parse_ids(text, tokens)
     with pytest.raises(DataError, match="has the id 999999, which the tokenizer does not have"):
         captions.parse_ids("[1, 999999]", tokens)
@@ -163,7 +161,7 @@ def test_classlevel_without_class_folders_is_an_error(tmp_path):
     images = image_sets.list_images("--d", tmp_path)
     with pytest.raises(
         UsageError,
-        match="--class_prompt='classlevel' takes a folder for each class; 1 images .* first '1.png'",
+        match="--class_prompt='classlevel' needs a folder for each class; 1 images .* first '1.png'",
     ):
         captions.resolve_prompts("classlevel", images)
 
@@ -187,6 +185,6 @@ def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
     assert captions.read_captions(path, images)[0][images.keys[1]] == ["a line\u2028in two"]
     path.write_text(json.dumps(rows[0]) + '\n{"file_name": "x.png"}\n')
     with pytest.raises(
-        DataError, match="line 2 is .*takes an object with file_name and text or caption"
+        DataError, match="line 2 is .*use an object with file_name and text or caption"
     ):
         captions.read_captions(path, images)

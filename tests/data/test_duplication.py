@@ -93,7 +93,7 @@ def test_weights_of_a_file_by_path_and_one_where_nothing_is_said(scenes_dir, tmp
     ("content", "message"),
     [
         ("[]", "holds no weights"),
-        ('{"a.png": -1}', "has -1; takes a number, at least 0"),
+        ('{"a.png": -1}', "has -1; use a number, at least 0"),
         ('{"a.png": "2"}', "has '2'"),
         ('{"a.png": true}', "has True"),
         ('{"no/such.png": 2}', "names none of the images"),

@@ -48,7 +48,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         image_sets.list_images("--query_dir", tmp_path / "no")
     with pytest.raises(
         UsageError,
-        match="--query_dir=.*holds no images; takes a folder with .jpg, .jpeg, .png, .webp",
+        match="--query_dir=.*holds no images; use a folder with .jpg, .jpeg, .png, .webp",
     ):
         image_sets.list_images("--query_dir", tmp_path)
 

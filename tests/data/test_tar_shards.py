@@ -94,14 +94,14 @@ def test_a_folder_is_no_pattern_whatever_is_in_its_name(shards, folder):
     ("source", "message"),
     [
         # digits keep their width
-        ("{9..10}.tar", r".*'.*/9\.tar' does not exist; takes tar files"),
+        ("{9..10}.tar", r".*'.*/9\.tar' does not exist; use tar files"),
         ("{00009..00011}.tar", r".*'.*/00011\.tar' does not exist"),
-        ("{00010..00009}.tar", " matches no file; takes tar files"),
-        ("1*.tar", " matches no file; takes tar files"),
+        ("{00010..00009}.tar", " matches no file; use tar files"),
+        ("1*.tar", " matches no file; use tar files"),
         ("absent.tar", r".*'.*/absent\.tar' does not exist"),
         ("f*.tar", r".*'.*/folder\.tar' is a folder"),
         ("empty", " matches no file"),
-        ("*/*.tar", " names shards in 2 folders; use those of one"),
+        ("*/*.tar", " names shards in 2 folders; use the shards of one folder"),
     ],
 )
 def test_a_source_that_names_nothing_is_told_in_a_line(shards, source, message):
@@ -125,7 +125,7 @@ def test_an_address_has_to_be_downloaded_first(source):
 def test_a_folder_of_tar_files_and_images_is_of_neither_kind(shards):
     (shards / "000.png").write_bytes(png(1))
     with pytest.raises(
-        UsageError, match="holds tar files and images; takes a folder of one kind, or 'FOLDER/"
+        UsageError, match="holds tar files and images; use a folder of one kind, or 'FOLDER/"
     ):
         tar_shards.list_shards("--val_dir", str(shards))
     assert len(tar_shards.list_shards("--val_dir", str(shards / "*.tar"))[0]) == 4
@@ -327,7 +327,7 @@ def test_headers_of_headers_without_an_end_are_damage(tmp_path, kind):
     ("content", "what"),
     [
         (b"\n<!doctype HTML><html>" * 99, "is a web page"),
-        (b"\x1f\x8b\x08" + b"x" * 2000, "is compressed; takes plain tar files"),
+        (b"\x1f\x8b\x08" + b"x" * 2000, "is compressed; use plain tar files"),
         (b"some words" * 200, "invalid header"),
         (b"", "empty file"),
     ],
@@ -375,7 +375,7 @@ def test_a_shard_is_no_class(shards):
     assert [captions.class_of(k) for k in images.keys] == [None, None, None, "sub"]
     assert captions.empty_classes(images) == []
     with pytest.raises(
-        UsageError, match="--class_prompt='classlevel' takes a folder for each class; 3 images"
+        UsageError, match="--class_prompt='classlevel' needs a folder for each class; 3 images"
     ):
         captions.resolve_prompts("classlevel", images)
 

@@ -39,7 +39,9 @@ def test_the_state_changes_with_the_file_and_costs_one_byte(server):
 def test_a_server_without_parts_still_tells_the_state(server):
     server.gives_parts = False
     assert downloads.change_stamp(f"{server.address}/a.tar")["bytes"] == 256 * 9000
-    with pytest.raises(DataError, match=r"a.tar: its server does not deliver parts of files"):
+    with pytest.raises(
+        DataError, match=r"a.tar: its server does not support reading a part of a file"
+    ):
         downloads.read_part(f"{server.address}/a.tar", 0, 10)
 
 

@@ -207,7 +207,7 @@ def test_an_image_that_cannot_be_saved_ends_the_run_and_loses_none_before_it(tmp
 
 def test_images_of_somebody_else_are_not_overwritten(tmp_path):
     (tmp_path / "generations").mkdir()
-    with pytest.raises(UsageError, match="holds generations without a manifest of ours"):
+    with pytest.raises(UsageError, match="holds generations but no manifest of this toolkit"):
         generation_folder.Generation(tmp_path).rows(SETTINGS)
 
 

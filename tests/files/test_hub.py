@@ -12,9 +12,7 @@ def test_a_login_is_needed_before_anything_is_trained(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert hub.require_token("hf_given", "me/model") == "hf_given"
-    with pytest.raises(
-        UsageError, match="--hub_model_id='a/b/c' is not accepted; takes owner/name"
-    ):
+    with pytest.raises(UsageError, match="--hub_model_id='a/b/c' is not accepted; use owner/name"):
         hub.require_token("hf_given", "a/b/c")
     with pytest.raises(
         UsageError, match="--push_to_hub needs a login: give --hub_token, set HF_TOKEN"

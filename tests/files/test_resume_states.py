@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
         env=dict(os.environ),
     )
     assert "the state of step 8 could not be written" in told.stdout, told.stderr
-    assert "whole states: state_4" in told.stdout
+    assert "complete states: state_4" in told.stdout
     assert names(tmp_path) == ["state_4"]
     assert resume_states.find_state(tmp_path, "latest").tensors(0)["w"].tolist() == [1, 1, 1]
 

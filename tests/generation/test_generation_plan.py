@@ -76,7 +76,7 @@ def test_steps_scale_and_side_are_resolved(micro_run, micro_sd):
 
 def test_a_checkpoint_of_what_is_no_run_is_an_error(micro_sd):
     with pytest.raises(
-        UsageError, match="--iternum=3 names a checkpoint of a run; .* holds no run.json"
+        UsageError, match="--iternum=3 names a checkpoint of a run, and .* holds no run.json"
     ):
         plans("--modelpath", micro_sd, "--iternum", 3)
 

@@ -186,7 +186,7 @@ def test_planted_groups_are_found_with_precision_and_recall_1(index, planted):
     assert summary["index"]["fingerprint"] == index.fingerprint
     assert summary["descriptor"]["pt_style"] == "pixel"
     assert (
-        f"19 groups of near-duplicates hold {len(rows)} images, {len(rows) - 19} could go"
+        f"19 groups of near-duplicates hold {len(rows)} images, {len(rows) - 19} could be removed"
         in lines[0]
     )
     assert "the largest group has 6" in lines[0]

@@ -527,11 +527,11 @@ def test_a_shard_that_was_never_built_and_lost_its_tar_file_leaves_the_plan(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("9*.tar", "matches no file; takes tar files"),
-        ("{00000..00004}.tar", r"00004.tar' does not exist; takes tar files"),
+        ("9*.tar", "matches no file; use tar files"),
+        ("{00000..00004}.tar", r"00004.tar' does not exist; use tar files"),
         (
             "http://example.org/{0..9}.tar",
-            "is an address that is not read; takes 'https://HOST/FOLDER/",
+            "is not an address that can be read; use 'https://HOST/FOLDER/",
         ),
         ("nowhere", "does not exist"),
     ],
@@ -618,7 +618,7 @@ def test_ctrl_c_ends_a_build_with_a_line_and_the_next_build_continues(
     assert ended.value.code == 130
     assert (
         capsys.readouterr().err.splitlines()[-1]
-        == "diff_retrieval.py: stopped; run the same command to continue"
+        == "diff_retrieval.py: stopped; run the same command again to continue"
     )
     assert shard_files.finished(tmp_path / "index") == made
     script("diff_retrieval", *asked)

@@ -255,9 +255,7 @@ class Wrong:
 def test_an_index_that_is_still_built_is_searched_as_far_as_it_is(measure, generated, index):
     shard_files.paths_of(index.root, "00001")[0].unlink()
     _, found = measure(generated, index.root)
-    assert (
-        "is not complete: 2 of 3 shards are there, 8 images; these are searched" in measure.printed
-    )
+    assert "is not complete: 2 of 3 shards (8 images) are searched" in measure.printed
     assert found["counts"]["training"] == 8
     assert found["settings"]["index_shards"] == [2, 3]
 
@@ -362,9 +360,9 @@ def test_ann_and_dedup_take_an_index(refused, generated, scenes_dir, tmp_path):
         "--ann",
         *FLAGS,
     )
-    assert "--ann searches an index, which --val_dir=" in line
+    assert "--ann needs an index, and --val_dir=" in line
     line = refused("diff_retrieval", "--val_dir", scenes_dir / "train", "--dedup", *FLAGS)
-    assert "--dedup works on an index, which --val_dir=" in line
+    assert "--dedup needs an index, and --val_dir=" in line
 
 
 def test_a_dry_run_counts_and_writes_nothing(script, generated, index):

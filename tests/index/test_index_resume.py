@@ -96,7 +96,7 @@ def test_a_lost_index_json_is_rebuilt_from_the_shards(shards, folder, build, tmp
     shard_files.paths_of(root, names[1])[1].write_bytes(b"damaged too")
     (root / "ann.faiss").write_bytes(b"")  # what else an index may hold
     lines = build(source)
-    assert lines[0] == f"index.json was lost: it is rebuilt from {len(names) - 1} shards"
+    assert lines[0] == f"index.json is missing: it is rebuilt from {len(names) - 1} shards"
     assert lines[1].startswith(f"shard {names[1]} is rebuilt: cannot be read")
     now = record(root)
     assert now["counts"] == was["counts"]

@@ -228,12 +228,12 @@ def test_sources_that_are_refused(shards, tmp_path):
     for val_dir, more, message in (
         (tmp_path / "empty", {}, "holds no images"),
         (tmp_path / "absent", {}, "does not exist"),
-        (shards / "7*.tar", {}, "matches no file; takes tar files"),
+        (shards / "7*.tar", {}, "matches no file; use tar files"),
         (shards / ".0.tar", {}, "'.0.tar' is hidden"),
         (
             "https://example.org/{0..9}.tar?token=1",
             {},
-            "is an address that is not read; takes 'https://HOST",
+            "is not an address that can be read; use 'https://HOST",
         ),
         (
             "https://me:word@example.org/x/0.tar",
@@ -251,9 +251,13 @@ def test_sources_that_are_refused(shards, tmp_path):
         (
             "https://example.org/x/*.tar",
             {},
-            "is an address that is not read; takes 'https://HOST/FOLDER/{00000..00012}.tar'",
+            "is not an address that can be read; use 'https://HOST/FOLDER/{00000..00012}.tar'",
         ),
-        ("https://example.org/{0..1}/0.tar", {}, "names shards in 2 folders; use those of one"),
+        (
+            "https://example.org/{0..1}/0.tar",
+            {},
+            "names shards in 2 folders; use the shards of one folder",
+        ),
         (
             shards,
             {"val_captions": "c.json"},

@@ -67,11 +67,11 @@ def test_another_class_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     with pytest.raises(
         UsageError,
-        match="--modelpath='.*' is a KandinskyPipeline; takes one of: StableDiffusionPipeline, ",
+        match="--modelpath='.*' is a KandinskyPipeline; use one of: StableDiffusionPipeline, ",
     ):
         families.read("--modelpath", str(tmp_path))
     with pytest.raises(
-        UsageError, match="is a KandinskyPipeline; takes one of: StableDiffusionPipeline$"
+        UsageError, match="is a KandinskyPipeline; use one of: StableDiffusionPipeline$"
     ):
         families.read("--modelpath", str(tmp_path), takes=families.TRAINED)
 
@@ -121,7 +121,7 @@ def test_the_resolution_is_checked_before_anything_loads(micro_sd):
     name, configs = families.read("--x", str(micro_sd))
     families.require_resolution("m", name, configs, 16)
     with pytest.raises(
-        UsageError, match="--resolution=20 is not accepted; 'm' takes multiples of 8"
+        UsageError, match="--resolution=20 is not accepted; use a multiple of 8 with 'm'"
     ):
         families.require_resolution("m", name, configs, 20)
     third = loading.Configs(
@@ -129,6 +129,6 @@ def test_the_resolution_is_checked_before_anything_loads(micro_sd):
     )
     families.require_resolution("m", "StableDiffusion3Pipeline", third, 64)
     with pytest.raises(
-        UsageError, match="--resolution=68 is not accepted; 'm' takes multiples of 4, up to 64"
+        UsageError, match="--resolution=68 is not accepted; use a multiple of 4 up to 64 with 'm'"
     ):
         families.require_resolution("m", "StableDiffusion3Pipeline", third, 68)

@@ -55,11 +55,11 @@ def test_a_safety_checker_is_never_loaded(tmp_path, micro_sd):
 
 def test_wrong_sources_say_what_to_pass(tmp_path):
     with pytest.raises(
-        UsageError, match="is not a pipeline folder: it has no model_index.json; takes a folder"
+        UsageError, match="is not a pipeline folder: it has no model_index.json; use a folder"
     ):
         loading.require_pipeline(FLAG, str(tmp_path))
     with pytest.raises(
-        UsageError, match="does not exist; takes a folder as written by diffusers' save_pretrained"
+        UsageError, match="does not exist; use a folder as written by diffusers' save_pretrained"
     ):
         loading.require_pipeline(FLAG, "/no/such/folder")
 

@@ -132,8 +132,8 @@ def test_the_threshold_and_the_missing_values_reach_the_table(write):
 
 def test_what_was_left_out_is_named_with_its_reason(write):
     report = write(left_out={"clip": "no weights"})
-    assert re.search(r"<h2>Left out</h2>.*clip.*no weights", report)
-    assert "Left out" not in write()
+    assert re.search(r"<h2>Skipped</h2>.*clip.*no weights", report)
+    assert "Skipped" not in write()
 
 
 def test_rows_that_are_not_all_queries_are_said_to_be_so(write):
@@ -155,7 +155,7 @@ def test_sections_are_in_the_order_of_reading_and_can_be_jumped_to(write):
         "Gallery",
         "Plots",
         "Numbers",
-        "Left out",
+        "Skipped",
         "Counts",
         "Settings",
     ]

@@ -220,13 +220,13 @@ def test_numbers_that_were_not_measured_alike_are_refused_and_with_force_marked(
         read([one, two])
     assert (
         str(error.value)
-        == f"--compare_runs: {line}; give evaluations that measured alike, or --force to compare"
-        " them all the same"
+        == f"--compare_runs: {line}; give evaluations with equal settings, or --force to compare"
+        " them anyway"
     )
     found = read([one, two], force=True)
     assert set(found.marked) == marked
     assert len(found.notes) == len(settings)
-    assert found.notes[0].startswith(f"not measured alike: {line.split(' is ')[0]}: ")
+    assert found.notes[0].startswith(f"measured differently: {line.split(' is ')[0]}: ")
     head = found.table().split("\n")[0]
     assert {
         c.strip().rstrip("*") for c in head.split("|") if c.strip().endswith("*")
@@ -243,7 +243,7 @@ def test_all_runs_of_a_value_are_named_and_a_metric_that_one_lacks_is_not_compar
     ]
     found = read(dirs, force=True)
     assert found.notes == [
-        "not measured alike: copy_threshold: 0.9 (a, c), 0.5 (b); its metrics are marked with *",
+        "measured differently: copy_threshold: 0.9 (a, c), 0.5 (b); its metrics are marked with *",
     ]
 
 

@@ -135,7 +135,7 @@ def test_tar_shards_are_read_in_place_with_their_captions(read, shards, tmp_path
     assert set(read(shards, val_captions=str(tmp_path / "c.json"))[0].known.captions.values()) == {
         "mine"
     }
-    with pytest.raises(UsageError, match=r"--val_dir='.*' matches no file; takes tar files"):
+    with pytest.raises(UsageError, match=r"--val_dir='.*' matches no file; use tar files"):
         read(shards / "1*.tar")
 
 
@@ -260,7 +260,7 @@ def test_names_that_fit_several_training_images_or_none_are_said(tmp_path):
         retrieval._sources(opts, [Query("0.png", source_image="1.png")], training, told.append)
         == {}
     )
-    assert told[0].startswith("training images of prompts are skipped: ")
+    assert told[0].startswith("the training images of the prompts are not used: ")
     assert (
         retrieval._sources(opts, [Query("0.png", source_image="9.png")], training, told.append)
         == {}

@@ -72,7 +72,7 @@ def test_each_line_has_its_reason(tmp_path):
             lines(tmp_path, index=damaged),
             (
                 "2 tar files could not be read to the end when the index was built, first "
-                "'00001.tar'; the images after that point are in no number"
+                "'00001.tar'; the images after that point are not measured"
             ),
         ),
         "chunks": (
@@ -82,7 +82,7 @@ def test_each_line_has_its_reason(tmp_path):
         "threshold": (
             lines(tmp_path, threshold=None, pt_style="dino"),
             (
-                "skipped: copy_share: the field has no threshold for dino; give one with"
+                "skipped: copy_share: the literature has no threshold for dino; give one with"
                 " --copy_threshold"
             ),
         ),

@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(images, tmp_path
     (tmp_path / "file").write_text("")
     cache = FeatureCache(tmp_path / "file" / "c", print)
     cache.write(cache.path(change_stamp(images), ONE, {}), torch.zeros(3, 2), [0, 1, 2], [])
-    assert "are not kept" in capsys.readouterr().out
+    assert "could not be cached" in capsys.readouterr().out
 
 
 def test_the_folder_is_the_users_or_given_or_none(monkeypatch, tmp_path):

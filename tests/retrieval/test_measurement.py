@@ -184,7 +184,10 @@ def test_many_pairs_are_compared_pixel_by_pixel_only_when_asked(built, sets, mon
     limited(19)
     left = networks_of(request(), sets)
     assert "mq" not in left.extractors
-    assert left.missing["mq"] == "20 pairs of images take a while; ask for it with --metrics mq"
+    assert (
+        left.missing["mq"]
+        == "20 pairs of images take long to compare; request it with --metrics mq"
+    )
     assert "mq" in networks_of(request(metrics=("mq",)), sets).extractors
     monkeypatch.setattr(memorized, "NEIGHBOURS", 6)
     with pytest.raises(

@@ -143,12 +143,12 @@ def test_mirrored_images_count_when_asked():
         (
             metrics.fd,
             {"features": {"fd": (torch.eye(4), torch.eye(4)[:1])}},
-            "2 images a side; there are 4 and 1",
+            "2 images in each set; there are 4 and 1",
         ),
         (
             metrics.coverage,
             {"features": {"fd": (torch.eye(5), torch.eye(5))}},
-            "6 images a side; there are 5 and 5",
+            "6 images in each set; there are 5 and 5",
         ),
         (metrics.clip, {}, "no image has a prompt"),
         (

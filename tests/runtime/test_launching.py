@@ -29,9 +29,9 @@ def test_one_process_that_measures_opens_nothing(monkeypatch):
         ({"backend": "nccl"}, "--dist-backend='nccl' needs GPUs; without GPUs use gloo"),
         (
             {"world_size": 2, "rank": 0, "dist_url": "tcp://localhost"},
-            "--dist-url='tcp://localhost' is not accepted; takes tcp://host:port",
+            "--dist-url='tcp://localhost' is not accepted; use tcp://host:port",
         ),
-        ({"world_size": 2, "rank": 0, "dist_url": "tcp://localhost:port"}, "takes tcp://host:port"),
+        ({"world_size": 2, "rank": 0, "dist_url": "tcp://localhost:port"}, "use tcp://host:port"),
     ],
 )
 def test_processes_that_cannot_be_are_one_line(monkeypatch, given, message):

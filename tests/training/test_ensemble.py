@@ -190,7 +190,7 @@ def test_a_state_of_another_model_is_refused_before_anything_changes(start, fini
     broken[name] = broken[name][..., :1]
     with pytest.raises(
         UsageError,
-        match="--resume_from_checkpoint: the state has no weights/unet.* another model's",
+        match="--resume_from_checkpoint: the state has no weights/unet.* belongs to another model",
     ):
         copies.load(broken)
     assert torch.equal(flat(copies.model), before)

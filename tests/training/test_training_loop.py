@@ -206,7 +206,7 @@ def test_one_state_is_kept_or_as_many_as_asked_and_an_older_one_can_be_named(
         "--resume_from_checkpoint",
         "state_4",
     )
-    assert "continues from" in out
+    assert "continuing from" in out
     assert checksum(tmp_path / "r") == before
     assert [p.name for p in (tmp_path / "r").glob("state_*")] == ["state_6"]
     # written anew, not left from the past that was taken back
@@ -431,7 +431,7 @@ def test_what_changes_nothing_may_differ_and_data_may_have_moved(
             resume_from_checkpoint="latest",
         ),
     )
-    assert "continues from" in out
+    assert "continuing from" in out
     assert checksum(run) == checksum(stopped)
 
 

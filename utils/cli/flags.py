@@ -110,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As argparse shows flags, but the value of a flag with several spellings is shown once."""
+    """argparse's formatter, but the value of a flag with several spellings is shown once."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         spellings = ", ".join(action.option_strings)
@@ -144,7 +144,7 @@ def _shown_default(option: dataclasses.Field) -> str:
 
 
 def _argument(option: dataclasses.Field) -> dict[str, Any]:
-    """What argparse's add_argument takes for a field, besides the spellings of its flag."""
+    """The keyword arguments of argparse's add_argument for a field."""
     meta, kind = option.metadata, option.metadata["kind"]
     notes = "; ".join(filter(None, (kind.bounds, _shown_default(option))))
     argument = {

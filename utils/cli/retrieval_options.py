@@ -420,7 +420,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
             self._check_preparation(self.prepares)
         if self.force:
             raise UsageError(
-                "--force goes with --compare_runs; give evaluations to compare, or leave it out"
+                "--force is used with --compare_runs; give evaluations to compare, or leave it out"
             )
         self._check_descriptor()
         self._check_precision()
@@ -429,7 +429,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         self._check_processes()
 
     def _refuse(self, names: Iterable[str], why: str) -> None:
-        """UsageError for the first of the flags whose value is not its default."""
+        """Raise UsageError for the first of the flags whose value is not its default."""
         for name in given(self, names):
             value = getattr(self, name)
             shown = ",".join(value) if isinstance(value, tuple) else value

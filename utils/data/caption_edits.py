@@ -18,7 +18,7 @@ NUMBER_LIMIT = 100_000
 
 
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer of transformers."""
+    """What the toolkit needs of a tokenizer of transformers."""
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -55,7 +55,8 @@ class RandomTokens:
 
 
 def insert_word(caption: str, word: str, rng: np.random.Generator) -> str:
-    """Insert a word at a random position: before word 0 ... number of words, uniform."""
+    """Insert a word at a position drawn uniformly from 0, before the first word, to the number of
+    words."""
     words = caption.split(" ")
     words.insert(int(rng.integers(len(words) + 1)), word)
     return " ".join(words)
@@ -71,7 +72,7 @@ def add_tokens(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, 
 def repeat_words(
     caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int
 ) -> str:
-    """Insert `times` a random word of the original caption at a random position."""
+    """Insert a random word of the original caption at a random position, `times` times."""
     original = caption.split(" ")
     for _ in range(times):
         caption = insert_word(caption, original[int(rng.integers(len(original)))], rng)
@@ -79,7 +80,7 @@ def repeat_words(
 
 
 def add_numbers(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int) -> str:
-    """Insert `times` a random integer from 0 to 99,999 at a random position."""
+    """Insert a random integer from 0 to 99,999 at a random position, `times` times."""
     for _ in range(times):
         caption = insert_word(caption, str(rng.integers(NUMBER_LIMIT)), rng)
     return caption
@@ -95,7 +96,7 @@ def replace_caption(caption: str, rng: np.random.Generator, tokens: RandomTokens
 
 @dataclass(frozen=True)
 class TrainEdit:
-    """A train-time caption edit, a line of TRAIN_EDITS.
+    """A train-time caption edit, an entry of TRAIN_EDITS.
 
     edit: (own, captions, rng, tokens, p) -> caption. `own` is the caption that --duplication chose
         among the image's `captions`; p is --trainspecial_prob.
@@ -121,7 +122,8 @@ class TrainEdit:
 def any_caption(
     own: str, captions: Sequence[str], rng: np.random.Generator, tokens: RandomTokens, p: float
 ) -> str:
-    """One of the image's captions, uniform, at every draw whatever the probability (MC)."""
+    """Draw one of the image's captions uniformly at every draw; the probability is not used
+    (MC)."""
     return captions[int(rng.integers(len(captions)))]
 
 
@@ -134,7 +136,7 @@ def now_and_then(
     *,
     edit: Callable[[str, np.random.Generator, RandomTokens], str],
 ) -> str:
-    """The own caption, edited with probability p."""
+    """The image's own caption, edited with probability p."""
     return edit(own, rng, tokens) if rng.random() < p else own
 
 

@@ -49,13 +49,14 @@ def _as_list(path: Path, key: str, value: Any) -> list[str]:
         or not all(isinstance(c, str) for c in captions)
     ):
         raise DataError(
-            f"{path}: {key!r} has {json.dumps(value)[:80]}; takes a caption or a list of captions"
+            f"{path}: {key!r} has {json.dumps(value)[:80]}; use a caption or a list of captions"
         )
     return captions
 
 
 class _Endings:
-    """Image paths, searched by how they end: a tree of path components, the last one first."""
+    """Image paths, indexed by their endings: a tree of path components, starting from the last
+    one."""
 
     def __init__(self, images: dict[str, tuple[str, ...]]) -> None:
         self._tree: dict[str | None, Any] = {}  # None: list of the images below this node
@@ -66,7 +67,7 @@ class _Endings:
                 node.setdefault(None, []).append(image)
 
     def longest(self, key: str) -> tuple[int, list[str]]:
-        """The images that share the most components at the end with a key.
+        """The images whose paths share the most trailing components with a key.
 
         A relative key must match with all its components. Returns: (number of components,
         images)."""
@@ -168,7 +169,7 @@ def _read_jsonl(path: Path) -> dict[str, Any]:
             data[row["file_name"]] = next(row[k] for k in JSONL_CAPTIONS if k in row)
         except (ValueError, KeyError, TypeError, StopIteration):
             raise DataError(
-                f"{path}: line {number} is {line[:60]!r}; takes an object with file_name and"
+                f"{path}: line {number} is {line[:60]!r}; use an object with file_name and"
                 f" {' or '.join(JSONL_CAPTIONS)}"
             ) from None
     return data
@@ -184,7 +185,7 @@ def read_captions(path: str | Path, images: ImageSet) -> tuple[Captions, int]:
     path = Path(path)
     data = _read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(data, dict) or not data:
-        raise DataError(f"{path}: holds no captions; takes JSON, image path -> list of captions")
+        raise DataError(f"{path}: holds no captions; use JSON, image path -> list of captions")
     matches, foreign = match_keys(path, data, images.root, images.keys)
     missing = [k for k in images.keys if k not in matches]
     if missing:
@@ -245,7 +246,7 @@ def _classlevel(
     loose = [k for k in images.keys if class_of(k) is None]
     if loose:
         raise UsageError(
-            f"--class_prompt='classlevel' takes a folder for each class; {len(loose)} images of"
+            f"--class_prompt='classlevel' needs a folder for each class; {len(loose)} images of"
             f" {str(images.root)!r} are in no folder, first {loose[0]!r}"
         )
     return {k: [f"An image of {class_of(k)}"] for k in images.keys}
@@ -268,14 +269,14 @@ def written_ids(caption: str) -> list[int]:
         ids = None
     if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
         raise DataError(
-            "--class_prompt='instancelevel_random' takes lists of token ids, got the caption"
+            "--class_prompt='instancelevel_random' needs lists of token ids, not the caption"
             f" {caption!r}"
         )
     return ids
 
 
 def parse_ids(caption: str, tokens: RandomTokens) -> list[int]:
-    """The token ids of a caption, as `written_ids`; DataError for one that the tokenizer does not
+    """The token ids of a caption, as `written_ids`; DataError for an id that the tokenizer does not
     have."""
     ids = written_ids(caption)
     wrong = [i for i in ids if i not in tokens.known]

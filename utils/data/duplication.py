@@ -22,7 +22,7 @@ from utils.runtime.errors import UsageError, require_file
 
 @dataclass(frozen=True)
 class CaptionChoice:
-    """Which of an image's captions a draw takes, a line of DUPLICATIONS.
+    """Which of an image's captions a draw uses, an entry of DUPLICATIONS.
 
     choose: (captions, duplicated, rng) -> caption. duplicated: whether the image is drawn more
         often.
@@ -100,8 +100,7 @@ def duplicated_images(count: int, share: float, seed: int) -> np.ndarray:
 
 
 class DrawOrder:
-    """The order of draws, without end: epochs of `count` draws, each a function of (seed, split,
-    epoch).
+    """The endless order of draws: epochs of `count` draws, each a function of (seed, split, epoch).
 
     count: number of images;
     weights: [count], for draws with replacement; None shuffles all images in every epoch;
@@ -140,18 +139,18 @@ def read_weights(flag: str, path: str | Path, images: ImageSet) -> tuple[np.ndar
     that are not named."""
     data = read_json(require_file(flag, path))
     if not isinstance(data, dict) or not data:
-        raise UsageError(f"{flag}={str(path)!r} holds no weights; takes JSON, image path -> weight")
+        raise UsageError(f"{flag}={str(path)!r} holds no weights; use JSON, image path -> weight")
     wrong = [k for k, v in data.items() if type(v) not in (int, float) or not 0 <= v < math.inf]
     if wrong:
         raise UsageError(
-            f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; takes a number, at least 0"
+            f"{flag}={str(path)!r}: {wrong[0]!r} has {data[wrong[0]]!r}; use a number, at least 0"
         )
     matches, _ = match_keys(path, data, images.root, images.keys)
     weights = np.array([data[matches[k]] if k in matches else 1.0 for k in images.keys], float)
     if not matches or not weights.sum():
         problem = "leaves no image to draw" if matches else "names none of the images"
         raise UsageError(
-            f"{flag}={str(path)!r} {problem}; takes JSON, image path -> weight, paths as in a"
+            f"{flag}={str(path)!r} {problem}; use JSON, image path -> weight, with paths as in a"
             " captions file"
         )
     return weights, len(images) - len(matches)

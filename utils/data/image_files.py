@@ -1,4 +1,4 @@
-"""Reading of one image file: PIL RGB, as a viewer on a white page would show it."""
+"""Read one image file as PIL RGB, as a viewer with a white background would show it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR,
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A Pillow image of any mode as RGB, as a viewer on a white page would show it.
+    """A Pillow image of any mode as RGB, as a viewer with a white background would show it.
 
     EXIF orientation is applied, transparency is laid over white, and 16-bit greys are scaled to 8
     bits."""
@@ -100,7 +100,7 @@ def open_image(
 
 
 def _content(path: str | Path) -> bytes:
-    """The bytes of an image file. Read before they are decoded, because Pillow raises the same
+    """Read the bytes of an image file before they are decoded, because Pillow raises the same
     errors for a failing disk and for a broken image."""
     try:
         return Path(path).read_bytes()

@@ -43,7 +43,7 @@ def natural_key(path: str | Path) -> tuple[list[tuple[int, int, str]], str]:
 @dataclass(frozen=True)
 class ImageSet:
     """Images below a folder. They are files of their own, or lie inside larger files (tar shards),
-    on this machine or behind an https address."""
+    on this machine or at an https address."""
 
     root: Path | Address
     keys: tuple[str, ...]  # relative paths with /, natural order
@@ -122,8 +122,8 @@ class ImageSet:
 
 
 def _is_output(entry: os.DirEntry) -> bool:
-    """Whether a stage wrote this folder: it has one of their names, or is an evaluation that was
-    written with --output_dir."""
+    """Whether a stage of the toolkit wrote this folder: it has the name of an output, or is an
+    evaluation that was written with --output_dir."""
     evaluation = all(
         os.path.exists(os.path.join(entry.path, name)) for name in ("metrics.json", "report.html")
     )
@@ -180,8 +180,8 @@ def list_images(flag: str, root: str | Path, *, measured: bool = False) -> Image
         ) from None
     if not images:
         raise UsageError(
-            f"{flag}={str(root)!r} holds no images; takes a folder with {', '.join(SUFFIXES)} at"
-            " any depth"
+            f"{flag}={str(root)!r} holds no images; use a folder with {', '.join(SUFFIXES)} at any"
+            " depth"
         )
     return ImageSet(root, tuple(key for key, _ in images), tuple(size for _, size in images))
 
@@ -203,7 +203,8 @@ def _reason(images: ImageSet, index: int) -> str | None:
 def require_readable(
     flag: str, images: ImageSet, bad: Iterable[tuple[str, str]], *, max_bad: float
 ) -> None:
-    """UsageError if more than the share `max_bad` of a set's images cannot be read, or all of them.
+    """Raise UsageError if more than the share `max_bad` of a set's images cannot be read, or all of
+    them.
 
     One bad image is always accepted if another image can be read.
     bad: (key, reason) of images that cannot be read; those in `images.bad` are added to them;

@@ -2,8 +2,8 @@
 an image set.
 
 Nothing is unpacked, and only images, texts and JSON are decoded; members of other kinds are not
-opened. A shard lies on this machine, or behind an https address: --build_index then downloads it,
-other stages read single images of it."""
+opened. A shard lies on this machine, or at an https address: --build_index then downloads it, other
+stages read single images of it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ShardContent:
 
 
 def change_stamp(path: str | Path) -> dict[str, int]:
-    """Size and time of change of a tar file, to detect that it changed. OSError if there is no such
+    """Size and modification time of a tar file, to detect a change. OSError if there is no such
     file."""
     facts = os.stat(path)
     return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
@@ -125,7 +125,7 @@ def shard_addresses(flag: str, source: str) -> tuple[downloads.Address, list[str
         parts = ADDRESS.fullmatch(address)
         if parts is None:
             raise UsageError(
-                f"{shown} is an address that is not read; takes"
+                f"{shown} is not an address that can be read; use"
                 " 'https://HOST/FOLDER/{00000..00012}.tar', without a user, a ? or a #, or tar"
                 " files on this machine"
             )
@@ -134,7 +134,9 @@ def shard_addresses(flag: str, source: str) -> tuple[downloads.Address, list[str
     if not names:
         raise UsageError(f"{shown} names no file: the first number is above the last")
     if len(folders) > 1:
-        raise UsageError(f"{shown} names shards in {len(folders)} folders; use those of one")
+        raise UsageError(
+            f"{shown} names shards in {len(folders)} folders; use the shards of one folder"
+        )
     return downloads.Address(folders.pop()), sorted(names, key=natural_key)
 
 
@@ -146,14 +148,14 @@ def shard_paths(flag: str, source: str | Path) -> list[Path]:
     shown = f"{flag}={str(source)!r}"
     if is_address(source):
         raise UsageError(
-            f"{shown} is an address; only --build_index reads https addresses. Otherwise takes tar"
-            " files on this machine: download them first"
+            f"{shown} is an address, which only --build_index reads; download the tar files and"
+            " give their path"
         )
     path = Path(source)
     if path.is_dir():
         if holds_images(path):
             raise UsageError(
-                f"{shown} holds tar files and images; takes a folder of one kind, or 'FOLDER/*.tar'"
+                f"{shown} holds tar files and images; use a folder of one kind, or 'FOLDER/*.tar'"
             )
         paths = sorted(path.glob("*.tar"), key=natural_key)
     else:
@@ -162,12 +164,12 @@ def shard_paths(flag: str, source: str | Path) -> list[Path]:
     missing = [p for p in paths if not p.is_file()]
     if missing:
         problem = "is a folder" if missing[0].is_dir() else "does not exist"
-        raise UsageError(f"{shown}: {str(missing[0])!r} {problem}; takes tar files")
+        raise UsageError(f"{shown}: {str(missing[0])!r} {problem}; use tar files")
     if not paths:
-        raise UsageError(f"{shown} matches no file; takes tar files")
+        raise UsageError(f"{shown} matches no file; use tar files")
     folders = len({p.parent for p in paths})
     if folders > 1:
-        raise UsageError(f"{shown} names shards in {folders} folders; use those of one")
+        raise UsageError(f"{shown} names shards in {folders} folders; use the shards of one folder")
     return paths
 
 
@@ -210,7 +212,7 @@ def _stem(name: str) -> str:
 
 
 def _require_end(path: str | Path, offset: int) -> None:
-    """TarError unless a tar file has only zeros from `offset` on.
+    """Raise TarError unless a tar file has only zeros from `offset` on.
 
     tarfile takes a damaged, cut or zero header for the end of the file, and skips what follows."""
     with open(path, "rb") as handle:
@@ -225,12 +227,12 @@ def _require_end(path: str | Path, offset: int) -> None:
 
 
 def _other_kind(path: str | Path) -> str | None:
-    """What a file without a readable member is instead of a tar file, by its first bytes; None if
-    they do not say."""
+    """The real format of a file without a readable member, by its first bytes; None if it is
+    unknown."""
     if downloads.is_web_page(path):
         return "is a web page"
     with open(path, "rb") as handle:
-        return "is compressed; takes plain tar files" if handle.read(2) == b"\x1f\x8b" else None
+        return "is compressed; use plain tar files" if handle.read(2) == b"\x1f\x8b" else None
 
 
 def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
@@ -347,6 +349,6 @@ def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list
                 captions[key] = [member.caption]
     if not keys:
         raise UsageError(
-            f"{flag}={str(source)!r} holds no images; takes shards with {', '.join(SUFFIXES)}"
+            f"{flag}={str(source)!r} holds no images; use shards with {', '.join(SUFFIXES)}"
         )
     return ImageSet(paths[0].parent, tuple(keys), tuple(sizes), tuple(bad), tuple(places)), captions

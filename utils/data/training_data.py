@@ -29,8 +29,7 @@ class CaptionedImages:
     rows: np.ndarray
 
     def take(self, indices: np.ndarray) -> CaptionedImages:
-        """The images at `indices`; what belongs to an image (prompts, weight, number) goes with
-        it."""
+        """The images at `indices`; their prompts, weights and numbers are selected too."""
         weights = None if self.weights is None else self.weights[indices]
         return CaptionedImages(
             self.images.take(indices.tolist()),
@@ -51,7 +50,7 @@ def captioned_images(
     seed: int,
     weights: np.ndarray | None = None,
 ) -> tuple[CaptionedImages, list[str]]:
-    """Choose the duplicated images and weigh the draw.
+    """Choose the duplicated images and set the weights of the draw.
 
     style: --duplication. Under nodup no image is duplicated.
     share: of the images that are duplicated, in [0, 1].
@@ -152,8 +151,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class SlotBatches:
-    """Keys of the batches of one process: of each micro-batch, the slots process * batch_size ...
-    (process + 1) * batch_size - 1."""
+    """The batches of one process, as keys of Draws: of each micro-batch, slots process * batch_size
+    to (process + 1) * batch_size - 1."""
 
     def __init__(self, steps: range, batch_size: int, process: int):
         """steps: the micro-batches."""
@@ -167,8 +166,8 @@ class SlotBatches:
 
 
 def usable_workers(asked: int) -> int:
-    """As many loader processes as asked, but no more than this process has cores: more would wait
-    for one another."""
+    """The number of loader processes: as many as asked, but at most the cores of this process,
+    because more would wait for each other."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

@@ -1,4 +1,4 @@
-"""Files behind https addresses: download one, read a part of one, and detect that one changed."""
+"""Files at https addresses: download a file, read a part of it, and detect a change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class Stamp(TypedDict):
-    """Facts by which a changed file is detected; None for those that its server does not state."""
+    """Facts of a file, to detect a change; None for a fact that its server does not state."""
 
     bytes: int | None
     etag: str | None
@@ -58,7 +58,7 @@ class Address(str):
 
 @functools.cache
 def _session(_process: int) -> requests.Session:
-    """The connections of a process, kept open. By process number, because a forked worker must not
+    """The open connections of a process. Each process has its own, because a forked worker must not
     share connections with its parent."""
     import requests
 
@@ -72,7 +72,8 @@ def _session(_process: int) -> requests.Session:
 
 @dataclass
 class _Host:
-    """When a host answered last, and until when it is not asked. Times are of time.monotonic."""
+    """When a host answered last, and until when no request is sent to it. Times are of
+    time.monotonic."""
 
     last_answer: float = 0.0
     silent_until: float = 0.0
@@ -84,7 +85,7 @@ def _host(_process: int, _name: str) -> _Host:
 
 
 def _reason(error: object) -> str:
-    """The message, one line, of the innermost of the errors that libraries wrap into each other."""
+    """The first line of the innermost error, because libraries wrap errors in each other."""
     if type(error).__name__ == "InvalidSchema":  # of requests, which is imported where it is used
         return "it leads to an address that is not https"
     inner = getattr(error, "reason", None)
@@ -192,7 +193,7 @@ def fetch(
     size: int | None = None,
     waits: Sequence[float] | None = None,
 ) -> None:
-    """Download a file to `path`; a failure leaves what was received.
+    """Download a file to `path`; after a failure, the part that was received stays.
 
     size: of the file in bytes, if it is known;
     waits: seconds before each further attempt, by default WAITS.
@@ -219,7 +220,7 @@ def read_part(address: str, first: int, size: int) -> tuple[bytes, Stamp]:
 
     def part(answer: requests.Response) -> tuple[bytes, Stamp]:
         if answer.status_code != 206:
-            raise DataError(f"{address}: its server does not deliver parts of files")
+            raise DataError(f"{address}: its server does not support reading a part of a file")
         content = answer.content
         if len(content) != size:
             raise CutError(f"received {len(content)} of {size} bytes from byte {first} on")
@@ -229,7 +230,7 @@ def read_part(address: str, first: int, size: int) -> tuple[bytes, Stamp]:
 
 
 def change_stamp(address: str) -> Stamp:
-    """Size, ETag and time of change of a file, to detect that it changed.
+    """Size, ETag and modification time of a file, to detect a change.
 
     GoneError if the file does not exist, DataError if the server cannot be asked."""
 
@@ -250,7 +251,7 @@ def is_web_page(path: str | Path) -> bool:
 
 
 def change_stamps(addresses: Iterable[str]) -> list[Stamp | DataError]:
-    """The `change_stamp` of many addresses, of which ASKED_AT_ONCE are asked at a time.
+    """The `change_stamp` of many addresses, ASKED_AT_ONCE requests at a time.
 
     Returns: for each address its stamp, or the DataError that `change_stamp` raised."""
 

@@ -79,7 +79,7 @@ class Generation:
         return [str(self.path / name) for name in names]
 
     def _require_same(self, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
-        """UsageError that names the first setting in which a recorded generation differs."""
+        """Raise UsageError that names the first setting in which a recorded generation differs."""
         # in the order of `settings`, so that a mitigation's main flag comes before its other flags
         for key in dict.fromkeys((*settings, *recorded)):
             old, new = recorded.get(key), settings.get(key)
@@ -105,8 +105,8 @@ class Generation:
             foreign = [n for n in ("generations", "prompts.txt") if (self.path / n).exists()]
             if foreign:
                 raise UsageError(
-                    f"--savepath: {str(self.path)!r} holds {foreign[0]} without a manifest of ours;"
-                    " use another folder"
+                    f"--savepath: {str(self.path)!r} holds {foreign[0]} but no manifest of this"
+                    " toolkit; use another folder"
                 )
             return []
         if recorded is not None:
@@ -128,7 +128,7 @@ class Generation:
         return settings, list(rows.values())
 
     def begin(self, settings: dict[str, Any], rows: Iterable[Row] = ()) -> None:
-        """Start this process's part: write the settings and the rows of images that are finished.
+        """Start this process's part file: write the settings and the rows of finished images.
 
         `save` then appends to it. Process 0 must begin before the others: its `rows` hold what the
         manifest and all parts of an earlier run held, and it removes those files."""
@@ -197,7 +197,7 @@ class Generation:
             yield mine
 
     def require_unshared(self, locked: bool) -> None:
-        """UsageError if `locked`, from the main process's lock, is False."""
+        """Raise UsageError if `locked`, from the main process's lock, is False."""
         if not locked:
             raise UsageError(
                 f"--savepath: {str(self.path)!r} is being written by another command; use another"
@@ -226,14 +226,14 @@ class Generation:
 
 
 def _given(key: str, value: Any) -> str:
-    """How a message names a flag that was given, or was not."""
+    """The words of a message for a flag that was given, or was not."""
     if value is None:
         return f"--{key} was not given"
     return f"--{key}" if key in RECORDED_BY_HASH else f"--{key}={value!r}"
 
 
 def _held(key: str, value: Any) -> str:
-    """How a message names a recorded setting."""
+    """The words of a message for a recorded setting."""
     if value is None:
         return "none"
     return "another one" if key in RECORDED_BY_HASH else repr(value)
@@ -244,7 +244,7 @@ def _one_line(prompt: str) -> str:
 
 
 def _whole_lines(path: Path) -> Iterator[Any]:
-    """The JSON values of a file's lines, up to one that was cut when a process was killed."""
+    """The JSON values of a file's lines, up to a line that was cut because a process was killed."""
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             yield json.loads(line)

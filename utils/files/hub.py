@@ -70,8 +70,8 @@ def require_token(token: str | None, repo_id: str) -> str:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise UsageError(
-            f"--hub_model_id={repo_id!r} is not accepted; takes owner/name, of letters, digits,"
-            " - _ ."
+            f"--hub_model_id={repo_id!r} is not accepted; use owner/name, with letters, digits, -"
+            " _ ."
         ) from None
     token = token or get_token()
     if not token:

@@ -1,5 +1,5 @@
-"""File locks, by which processes of one launch or of several, on one machine or on many, agree who
-does a piece of work.
+"""File locks: the processes of one or several launches, on one or several machines, agree which of
+them does a piece of work.
 
 A piece of work is held by the lock of a small file. The kernel releases the lock when the process
 ends, however it ends: a killed process leaves nothing to clean up, and another one can take over
@@ -66,7 +66,8 @@ class Claims:
 
     @contextlib.contextmanager
     def take(self, name: str, *, wait: bool = False) -> Iterator[bool]:
-        """Hold the piece `name` until the end of the block, unless another process holds it.
+        """Lock the piece of work `name` until the end of the block, unless another process has
+        locked it.
 
         wait: wait until no other process holds it. Yields: whether this process holds it."""
         with lock_file(self.folder / f"{name}.lock", wait=wait) as mine:
@@ -96,10 +97,10 @@ class Stride:
 
     @contextlib.contextmanager
     def take(self, name: str, *, wait: bool = False) -> Iterator[bool]:
-        """Yields: whether the piece `name` is this process's; any process may have a name that
-        is not in the list.
+        """Yields: whether the piece of work `name` is this process's; a name that is not in the
+        list is every process's.
 
-        wait: not used; it is there so that `Claims` and `Stride` take the same arguments."""
+        wait: not used; `Claims` and `Stride` have the same arguments."""
         yield name in self.own or name not in self.all
 
     def while_others_wait(self) -> Stride:
@@ -109,7 +110,8 @@ class Stride:
 
 @contextlib.contextmanager
 def wait_for_turn(folder: Path, name: str) -> Iterator[None]:
-    """Hold the piece `name` of the locks in `folder`, waiting for another holder.
+    """Wait for the lock of the piece of work `name` in `folder`, and hold it until the end of the
+    block.
 
     Where the file system has no locks or is read-only, the block runs without one."""
     with contextlib.ExitStack() as stack:

@@ -41,13 +41,17 @@ def foreign_error(
 
     writer: the kind of output that belongs there, for example "evaluation";
     accepted: what to do instead."""
-    return UsageError(f"{flag}={str(path)!r} holds {name!r}, which no {writer} wrote; {accepted}")
+    return UsageError(
+        f"{flag}={str(path)!r} holds {name!r}, which is not part of an output of {writer};"
+        f" {accepted}"
+    )
 
 
 def require_ours(
     flag: str, path: str | Path, *, files: re.Pattern, record: str, kind: str, writer: str
 ) -> None:
-    """Check that an output folder may be written: it is new, empty, or holds one of our outputs.
+    """Check that an output folder may be written: it is new, empty, or holds an output of this
+    toolkit.
 
     A folder is ours if every path in it matches `files` and its manifest is of our kind; it may
     then be replaced. UsageError names the first foreign path; DataError if the manifest is not
@@ -80,7 +84,7 @@ def _contents(folder: Path) -> list[str]:
 
 
 def _is_of_kind(record: Path, kind: str) -> bool:
-    """Whether a manifest exists and states this kind, in whatever version."""
+    """Whether a manifest exists and is of this kind, in any version."""
     if not record.is_file():
         return False
     data = whole_files.read_json(record)
@@ -109,7 +113,7 @@ def save_folder(write: Callable[[Path], object], path: Path) -> None:
 
 
 def put_in_place(part: Path, path: Path) -> None:
-    """Rename the folder `part` to `path` and remove the folder that `path` was before.
+    """Rename the folder `part` to `path` and remove the previous folder at `path`.
 
     If the rename fails, the old folder is put back."""
     old = part.with_suffix(".old")

@@ -50,7 +50,7 @@ class State:
 
 
 def list_states(folder: str | Path) -> list[State]:
-    """The whole states of a run, oldest first."""
+    """The complete states of a run, oldest first."""
     paths = sorted(
         (int(match[1]), path)
         for path in Path(folder).glob("state_*")
@@ -146,8 +146,8 @@ def save_state(
         kept = ", ".join(s.path.name for s in list_states(folder)) or "none"
         raise TrainingError(
             f"the state of step {position} could not be written"
-            f" ({failure or 'by another process'}); whole states: {kept}. Free some disk space and"
-            " continue with --resume_from_checkpoint latest"
+            f" ({failure or 'by another process'}); complete states: {kept}. Free some disk space"
+            " and continue with --resume_from_checkpoint latest"
         )
     if processes.main:
         if final.exists():

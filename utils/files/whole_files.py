@@ -1,4 +1,5 @@
-"""Files that are whole or absent, and JSON manifests with a kind and a version.
+"""Write files that are complete or absent, never half-written, and JSON manifests with a kind and a
+version.
 
 A file is written under a temporary name beside its own and renamed, so that no reader ever sees
 half of it."""
@@ -58,7 +59,8 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; DataError with the path and the position of the fault if it cannot be."""
+    """Read a JSON file; DataError with the path and the position of the fault if it is not
+    valid."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -38,8 +38,9 @@ class Prediction:
 
     @property
     def distance_factor(self) -> float:
-        """Factor from the distance of two predictions to the distance of their noise; 1 for flow
-        matching, where the distance of the noise would be 0 at the first step for any prompt."""
+        """Factor that turns the distance of two predictions into the distance of their noise; 1 for
+        flow matching, where the distance of the noise would be 0 at the first step for any
+        prompt."""
         return 1.0 if self.flow else abs(self.noise_factor)
 
 
@@ -76,7 +77,8 @@ def _predicts_flow(scheduler: Any) -> bool:
 
 
 def noise_factor(scheduler: Any, timestep: float) -> float:
-    """Factor from the difference of two predictions at a timestep to the difference of their noise.
+    """Factor that turns the difference of two predictions at a timestep into the difference of
+    their noise.
 
     With x = a x0 + s e it is 1 for noise; a for velocity v = a e - s x0, because e = a v + s x;
     1 - s for flow v = e - x0 with a = 1 - s; and -a / s for a clean image. a is interpolated at
@@ -194,7 +196,8 @@ class _Interception:
 
 @contextlib.contextmanager
 def steered(pipeline: Any, family: Family, hook: Hook | None, *, guided: bool) -> Iterator[None]:
-    """While open, for one call of the pipeline, call `hook` at every evaluation of the denoiser.
+    """Call `hook` at every evaluation of the denoiser until the end of the block, which calls the
+    pipeline once.
 
     The predictions that the hook returns enter the pipeline's own guidance; its latents and
     timestep enter the scheduler's step. A timestep can be replaced where the scheduler computes

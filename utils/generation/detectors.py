@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the flags list the detectors' names, and --help must not wa
 
 
 class Watcher(Protocol):
-    """What a detector makes for each batch."""
+    """The watcher of one batch, which a detector creates."""
 
     def observe(self, prediction: Prediction) -> None:
         """Called at every evaluation of the denoiser, in order."""
@@ -31,7 +31,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Detector:
-    """One detector, as its flags ask for it."""
+    """A detector with the values of its flags."""
 
     # makes the watcher of a batch
     watch: Callable[[], Watcher]
@@ -40,7 +40,7 @@ class Detector:
 
 
 class _Magnitude:
-    """Watches for `magnitude`."""
+    """The watcher of `magnitude`."""
 
     def __init__(self, evaluations: int | None) -> None:
         self.evaluations = evaluations  # how many count; None is all
@@ -102,8 +102,8 @@ def chosen(names: Collection[str], values: Mapping[str, Any]) -> dict[str, Detec
 
 
 def settings(names: Collection[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """--detect and the flags of the detectors that it names, for records; nothing without any, so
-    that a generation without detectors keeps its record and its folder's name."""
+    """The values of --detect and of the flags of the named detectors, for records. Empty without
+    --detect, so that a generation without detectors keeps its record and its folder's name."""
     builders = {name: build for name, build in DETECTORS.items() if name in names}
     if not builders:
         return {}

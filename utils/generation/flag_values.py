@@ -17,5 +17,5 @@ def flag_names(functions: Iterable[Callable]) -> tuple[str, ...]:
 
 
 def arguments(function: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the flags that a function reads, of a larger {flag: value}."""
+    """The flag values that a function reads, selected from a larger {flag: value}."""
     return {name: values[name] for name in flag_names([function])}

@@ -1,4 +1,4 @@
-"""What a generation will be: its options resolved and checked without loading the model."""
+"""The plan of a generation: its options, resolved and checked before the model loads."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ImagesPlan:
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """All that decides a generation, and where it is written."""
+    """Everything that determines a generation, and where it is written."""
 
     pipeline: PipelinePlan
     images: ImagesPlan
@@ -91,8 +91,8 @@ def _settings(
     style: str | None,
     values: Mapping[str, Any],
 ) -> dict:
-    """What decides the images, by flag. A run is named by its id, and prompts and LoRA weights by
-    their hash, so that a moved folder is the same.
+    """The settings that determine the images, by flag. A run is named by its id, and prompts and
+    LoRA weights by their hash, so that a moved folder is the same.
 
     style: of the prompts that were drawn, or None.
     values: the flags of mitigations and detectors.
@@ -164,7 +164,7 @@ def _resolve(opts: Any) -> _Resolved:
 
 
 def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool) -> None:
-    """UsageError if the pipeline runs without the unconditional branch that an option needs.
+    """Raise UsageError if the pipeline runs without the unconditional branch that an option needs.
 
     needs: (the option as it was given, whether it needs that branch).
     guided: whether the pipeline has it.
@@ -172,7 +172,7 @@ def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool) ->
     for flag, needed in needs:
         if needed and not guided:
             raise UsageError(
-                f"{flag} needs an unconditional branch, and this pipeline runs without: use"
+                f"{flag} needs an unconditional branch, and this pipeline runs without one: use"
                 " --guidance_scale above 1, and for Flux --negative_prompt, which may be empty"
             )
 
@@ -183,7 +183,7 @@ def _require_supported(
     chosen: tuple[Mitigation, ...],
     watching: Mapping[str, Detector],
 ) -> None:
-    """UsageError if the pipeline lacks what a mitigation or a detector needs."""
+    """Raise UsageError if the pipeline lacks what a mitigation or a detector needs."""
     require_unconditional(
         [
             *((each.flag, each.unconditional) for each in chosen),
@@ -197,7 +197,7 @@ def _require_supported(
     first = scheduler.first_timestep or configs.scheduler.get("num_train_timesteps", 1000)
     if opts.cfg_start not in (None, "auto") and opts.cfg_start >= first:
         raise UsageError(
-            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; takes auto, or a"
+            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; use auto, or a"
             f" number from 0 to below {first:g}"
         )
 
@@ -287,7 +287,7 @@ def plan(
     default_root: where the folder is created, unless --savepath names it.
     beside_run: whether the generation of a run is created in <run>/inferences instead.
     process: number of this process; each writes a part of the manifest.
-    say: takes a line for the user.
+    say: prints a line for the user.
     """
     resolved = _resolve(opts)
     values = _flag_values(opts)

@@ -66,7 +66,7 @@ def _share(items: Sequence[T], processes: parallel.Processes) -> Sequence[T]:
 def _say_what_is_cut(
     plan: GenerationPlan, pipeline: Any, hooks: SampleHooks, say: Callable[[str], None]
 ) -> int:
-    """Print how many prompts are longer than the model takes. Returns: their number."""
+    """Print how many prompts are longer than the model accepts. Returns: their number."""
     prompts, seed = plan.images.prompts, plan.images.seed
     edited = (
         sampling.edited_prompt(prompts, hooks, number, seed=seed) for number in range(len(prompts))
@@ -74,14 +74,15 @@ def _say_what_is_cut(
     cut, limit = sampling.too_long(pipeline, edited)
     if cut:
         say(
-            f"{len(cut)} prompts are longer than the {limit} tokens that the model takes; the rest"
-            f" of each has no effect. The first: {cut[0][:80]!r}"
+            f"{len(cut)} prompts are longer than the {limit} tokens that the model accepts; the"
+            f" rest of each has no effect. The first: {cut[0][:80]!r}"
         )
     return len(cut)
 
 
 def _begin(plan: GenerationPlan, rows: list[dict], processes: parallel.Processes) -> None:
-    """Write the settings into every process's part; the main process takes the rows over first."""
+    """Write the settings into every process's part; the main process copies the rows of finished
+    images into its own first."""
     if processes.main:
         plan.folder.begin(plan.settings, rows)
     processes.wait()
@@ -92,7 +93,7 @@ def _begin(plan: GenerationPlan, rows: list[dict], processes: parallel.Processes
 def _images(
     plan: GenerationPlan, indices: Sequence[int], pipeline: Any, hooks: SampleHooks
 ) -> Iterator[GeneratedImage]:
-    """Generate the images with these numbers, of the side that the plan says."""
+    """Generate the images with these numbers, in the size of the plan."""
     wanted = plan.images
     jobs = sampling.image_jobs(
         wanted.prompts,
@@ -129,11 +130,11 @@ def make(
     progress: Callable[..., Iterable],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Generate the images that a folder lacks, each process its share, and finish the folder.
+    """Generate the images that a folder lacks, a share in each process, and finish the folder.
 
     rows: manifest rows of the images that exist, the same on every process.
     progress: shows a bar over an iterable.
-    say: takes a line for the user, on the main process.
+    say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
     folder = plan.folder
@@ -252,7 +253,9 @@ class _Generator:
                 if not finished:
                     figures |= self._generate(plan, rows)
         except KeyboardInterrupt:
-            raise Stopped(f"stopped; the same command continues {folder.path}", 2) from None
+            raise Stopped(
+                f"stopped; run the same command again to continue {folder.path}", 2
+            ) from None
         processes.say(f"{figures['images']} images ({figures['images_new']} new) in {folder.path}")
         return figures
 
@@ -287,10 +290,7 @@ def generate_folders(
     """
     processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
     if opts.captoken is not None:
-        processes.say(
-            f"--captoken={opts.captoken!r} is accepted; it never had an effect in the published"
-            " script either"
-        )
+        processes.say(f"--captoken={opts.captoken!r} has no effect, as in the published script")
     plans = plans_of(
         opts,
         process=processes.index,

@@ -89,7 +89,8 @@ class DynamicTransition:
 
 
 def count_unguided(rows: list[dict]) -> str | None:
-    """A line about the images of a generation whose transition never came; None without any.
+    """A line that counts the images of a generation whose transition never came; None if there are
+    none.
 
     rows: manifest rows, with the report of DynamicTransition.
     """

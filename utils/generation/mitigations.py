@@ -1,5 +1,5 @@
-"""The registry of inference-time mitigations: values of flags in, hooks out. A generation calls the
-hooks and knows no mitigation by name."""
+"""The registry of inference-time mitigations: values of flags go in, hooks come out. A generation
+calls the hooks and knows no mitigation by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.runtime.errors import UsageError
 
 @dataclass(frozen=True)
 class Mitigation:
-    """One mitigation, as its flags ask for it. A hook that it does not use stays None."""
+    """A mitigation with the values of its flags. A hook that it does not use stays None."""
 
     # its part of a folder's name
     name: str
@@ -116,7 +116,7 @@ def without() -> dict[str, None]:
 
 
 def require(mitigations: Iterable[Mitigation], *, tokenizer: bool, order: int = 1) -> None:
-    """UsageError if the pipeline lacks what a mitigation needs.
+    """Raise UsageError if the pipeline lacks what a mitigation needs.
 
     tokenizer: whether the pipeline has one.
     order: evaluations of the denoiser per step of its scheduler.

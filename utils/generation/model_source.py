@@ -39,6 +39,7 @@ def find_model(modelpath: str | None, *, iternum: int | None, base_model: str) -
         return ModelSource("--modelpath", str(checkpoint), run=run, modelpath=modelpath)
     if iternum is not None:
         raise UsageError(
-            f"--iternum={iternum} names a checkpoint of a run; {modelpath!r} holds no run.json"
+            f"--iternum={iternum} names a checkpoint of a run, and {modelpath!r} holds no"
+            " run.json; give the folder of a run"
         )
     return ModelSource("--modelpath", modelpath, modelpath=modelpath)

@@ -70,7 +70,7 @@ def read_prompts(file: str | Path) -> list[Prompt]:
         prompts = _prompts_of_lines(path)
     else:
         raise UsageError(
-            f"--prompts={str(path)!r} has an unknown suffix; takes .txt, .json or .jsonl"
+            f"--prompts={str(path)!r} has an unknown suffix; use .txt, .json or .jsonl"
         )
     if not prompts or not all(isinstance(prompt.text, str) for prompt in prompts):
         raise DataError(f"--prompts={str(path)!r} holds no prompts, or entries that are not text")
@@ -80,8 +80,8 @@ def read_prompts(file: str | Path) -> list[Prompt]:
 def _styled_captions(
     request: PromptRequest, model: ModelSource, style: str
 ) -> dict[str, list[str]]:
-    """The prompts of a style: {image key: prompts}. They are those that the run recorded, or are
-    resolved again where the options ask for other ones."""
+    """The prompts of a style: {image key: prompts}. They are the recorded prompts of the run, or
+    are resolved again if the options ask for others."""
     run = model.run
     if run and style == run.options["class_prompt"] and not request.captions:
         return run.captions()
@@ -134,7 +134,7 @@ def choose_prompts(
 ) -> tuple[list[Prompt], str | None]:
     """The prompts of a generation, in order.
 
-    say: takes a line for the user.
+    say: prints a line for the user.
     Returns: (prompts, the style that they were drawn with, or None if they were given).
     """
     given = [Prompt(text) for text in request.texts]

@@ -123,7 +123,8 @@ def too_long(pipeline: Any, prompts: Iterable[str]) -> tuple[list[str], int]:
 
 
 class Embedder:
-    """Prompt embeddings of a pipeline, by its public `encode_prompt`; those used last are kept.
+    """Prompt embeddings of a pipeline, by its public `encode_prompt`; the most recent ones are
+    cached.
 
     keep_bytes: how much is kept, on the device.
     """

@@ -223,8 +223,8 @@ def summary_lines(result: Deduplication, written: WrittenGroups, folder: Path) -
     if counts["groups"]:
         yield (
             f"{summary}: {counts['groups']} groups of near-duplicates hold"
-            f" {counts['images_in_groups']} images, {counts['images_that_could_go']} could go; the"
-            f" largest group has {counts['largest_group']}"
+            f" {counts['images_in_groups']} images, {counts['images_that_could_go']} could be"
+            f" removed; the largest group has {counts['largest_group']}"
         )
     else:
         yield f"{summary}: no near-duplicates"

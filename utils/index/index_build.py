@@ -56,7 +56,7 @@ def build(
     try:
         _build(opts, processes, say, then)
     except KeyboardInterrupt:
-        raise Stopped("stopped; run the same command to continue", signal.SIGINT) from None
+        raise Stopped("stopped; run the same command again to continue", signal.SIGINT) from None
 
 
 def _build(opts, processes, say, then):
@@ -194,7 +194,7 @@ def _prepare(opts, build: Build, say: Say) -> None:
         if existing is None:
             existing = ExistingIndex(build.descriptor, planned=())
         if existing.recovered is not None:
-            say(f"{vector_index.FILE} was lost: it is rebuilt from {existing.recovered} shards")
+            say(f"{vector_index.FILE} is missing: it is rebuilt from {existing.recovered} shards")
         index_descriptor.require_descriptor(
             evaluation_stage.descriptor_choice(opts),
             build.root,
@@ -245,7 +245,8 @@ def _finish(opts, build: Build, launch: dict[str, Any], say: Say) -> None:
 
 
 def _missing_in_words(claims: Claims | Stride, missing: list[str], planned: int) -> str:
-    """A line on the shards that are not finished: those that another process holds, and others."""
+    """A line that counts the unfinished shards: those being built by another process, and the
+    missing ones."""
     held = 0
     for name in missing:
         with claims.take(name) as free:
@@ -259,7 +260,7 @@ def _missing_in_words(claims: Claims | Stride, missing: list[str], planned: int)
 
 
 def _require_accepted(opts, build: Build, planned: list[str], counts: dict[str, Any]) -> None:
-    """UsageError when more than --max_bad_images of the tar files or of the images cannot be
+    """Raise UsageError when more than --max_bad_images of the tar files or of the images cannot be
     read."""
     flag, accepted = f"--val_dir={opts.val_dir!r}", opts.max_bad_images
     named = set(build.source.names)  # a damaged shard whose tar file is gone cannot be rebuilt

@@ -133,7 +133,7 @@ def damage_in_words(root: str | Path, counts: dict[str, Any]) -> str:
 
 
 def require_whole(flag: str, root: str | Path, counts: dict[str, Any], *, max_bad: float) -> None:
-    """UsageError when more than the share `max_bad` of an index's tar files are damaged.
+    """Raise UsageError when more than the share `max_bad` of an index's tar files are damaged.
 
     There is no minimum allowance: a truncated tar file may be missing any number of images.
 
@@ -149,8 +149,8 @@ def require_whole(flag: str, root: str | Path, counts: dict[str, Any], *, max_ba
 def require_readable(
     flag: str, root: str | Path, names: Sequence[str], counts: dict[str, Any], *, max_bad: float
 ) -> None:
-    """UsageError when more than the share `max_bad` of an index's images could not be read. One
-    unreadable image is always accepted if another one can be read.
+    """Raise UsageError when more than the share `max_bad` of an index's images could not be read.
+    One unreadable image is always accepted if another one can be read.
 
     flag: the source, for the message; names: of the shards; counts: of these shards."""
     total, bad = counts["images"] + counts["unreadable"], counts["unreadable"]

@@ -1,4 +1,5 @@
-"""Which descriptor made the vectors of an index, and whether two descriptors can be compared."""
+"""Which descriptor computed the vectors of an index, and whether two descriptors can be
+compared."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def descriptor_record(choice: DescriptorChoice, descriptor: Extractor) -> dict[s
 def require_descriptor(
     choice: DescriptorChoice, root: str | Path, held: Record, record: Record | None = None
 ) -> None:
-    """UsageError, naming the flag, unless this choice is the descriptor that made an index.
+    """Raise UsageError, naming the flag, unless this choice is the descriptor that made an index.
 
     root: of the index
     held: the record in index.json

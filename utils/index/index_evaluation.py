@@ -25,7 +25,7 @@ from utils.runtime.errors import UsageError
 if TYPE_CHECKING:
     from utils.runtime.parallel import Processes
 
-Say = Callable[[str], None]  # takes a line for the user
+Say = Callable[[str], None]  # prints a line for the user
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class IndexTraining:
         if not index.complete:
             say(
                 f"the index {inputs.val_dir} is not complete: {len(index.shards)} of"
-                f" {len(index.planned)} shards are there, {len(index)} images; these are searched"
+                f" {len(index.planned)} shards ({len(index)} images) are searched"
             )
         generated, queries, manifest = evaluation_inputs.read_queries(inputs.query_dir, say=say)
         run = evaluation_inputs.training_run(inputs, manifest, say)
@@ -119,7 +119,7 @@ class IndexTraining:
 
 
 def require_flags(opts: Any) -> None:
-    """UsageError for flags that do not go with an index as --val_dir."""
+    """Raise UsageError for flags that do not go with an index as --val_dir."""
     for name in ("sim_save_path", "val_captions", "einsum_chunks"):
         if getattr(opts, name) != flags.default_of(opts, name):
             raise UsageError(
@@ -144,7 +144,8 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class MatchedImages:
-    """The images of the index that matter: those that are matched or are a prompt's own."""
+    """The images of the index that are a match of a generated image, or the training image of a
+    prompt."""
 
     scores: np.ndarray  # [Q, k] float32
     places: np.ndarray  # [Q, k] int64, of the matches among these images
@@ -154,8 +155,8 @@ class MatchedImages:
 def _with_matched_images(
     sets: Sets, index: vector_index.VectorIndex, result: SearchResult
 ) -> tuple[Sets, MatchedImages]:
-    """Replace the index, as the training images, by those of its images that matter. sets: without
-    the generated images that could not be read."""
+    """Replace the index, as the training images, by its MatchedImages. sets: without the generated
+    images that could not be read."""
     facts = sets.indexed or IndexFacts(index)
     named = {sets.known.sources.get(q.source_image or "") for q in sets.queries} - {None}
     own = np.array([facts.rows[key] for key in named if key is not None], np.int64)
@@ -213,8 +214,8 @@ def _measured(
 def block_bar(
     index: vector_index.VectorIndex, label: str, *, parts: int = 1, main_process: bool = True
 ) -> Callable[[Iterable], Iterable]:
-    """A function that wraps the blocks of one of `parts` parts of an index with a bar, if there are
-    several blocks."""
+    """A function that wraps the blocks of one of `parts` parts of an index in a progress bar, if
+    there are several blocks."""
     total = math.ceil(len(index) / parts / index.block_rows())
     return lambda blocks: progress(
         blocks, total=total, label=label, main_process=main_process and total > 1

@@ -1,5 +1,5 @@
-"""Before shards are built: remove the shards of an existing index that are no longer valid, and
-write index.json with the planned shards."""
+"""Prepare the building of shards: remove the shards of an existing index that are no longer valid,
+and write index.json with the planned shards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _remove_invalid_shards(build: Build, say: Say) -> None:
 
 
 def _remove_surplus_shards(build: Build, say: Say) -> None:
-    """Remove the last shards of a folder that has become shorter."""
+    """Remove the last shards of an index whose folder holds fewer images now."""
     surplus = {*shard_files.finished(build.root)} - {*build.source.names}
     for name in sorted(surplus, key=natural_key):
         say(f"shard {name} is removed: the folder holds fewer images now")
@@ -83,6 +83,6 @@ def _without_lost_shards(build: Build, planned: list[str], say: Say) -> list[str
 
 
 def _gone_local(names: Sequence[str], source: ImageSource) -> list[str]:
-    """Those of some finished shards whose local tar file no longer exists. A server is not asked,
-    as there may be thousands."""
+    """The finished shards whose local tar file no longer exists. A server is not asked, as there
+    may be thousands."""
     return source.gone(names) if isinstance(source, TarSource) else []

@@ -24,8 +24,8 @@ PARTIAL_FILE = re.compile(
 
 
 def claim_of_partial(file_name: str) -> str | None:
-    """The lock under which a half-written file is written: a shard's name, or that of index.json or
-    of the approximate search. None for any other file."""
+    """Name of the lock that a process holds while it writes a temporary file: that of a shard, of
+    index.json or of the approximate search. None for any other file."""
     match = PARTIAL_FILE.fullmatch(file_name)
     if match is None:
         return None
@@ -82,8 +82,8 @@ def existing_index(build_index: str, val_dir: str, source: ImageSource) -> Exist
 
 
 def _is_ours(path):
-    """Whether a build left this in a folder in which no shard is whole; files of shards may be
-    somebody's own."""
+    """Whether an interrupted build left this path in a folder without a whole shard, so that
+    nobody's own files are taken for ours."""
     if path.name == shard_files.FOLDER and path.is_dir():
         return all(PARTIAL_FILE.fullmatch(p.name) for p in path.iterdir())
     return path.name == CLAIMS or PARTIAL_FILE.fullmatch(path.name) is not None

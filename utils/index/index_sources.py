@@ -1,4 +1,4 @@
-"""The images that an index is built from: local tar files, tar files behind https addresses, or a
+"""The images that an index is built from: local tar files, tar files at https addresses, or a
 folder. Each source cuts its images into shards and has a change stamp for each shard."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ImageSource(Protocol):
         file cannot be read."""
 
     def gone(self, names: Iterable[str]) -> list[str]:
-        """Those of the given shards, planned now or earlier, whose tar file no longer exists."""
+        """The given shards, planned now or earlier, whose tar file no longer exists."""
 
     def content(self, name: str, scratch: Path) -> AbstractContextManager[ShardImages]:
         """The images of a shard, readable until the block ends. scratch: a folder for temporary
@@ -57,7 +57,7 @@ class ImageSource(Protocol):
 
 
 def record_of(source: ImageSource) -> dict[str, Any]:
-    """What index.json says about a source; vector_index.write_index takes it."""
+    """The record of a source in index.json, for vector_index.write_index."""
     return {"folder": str(source.folder), "shards": source.from_tars}
 
 
@@ -123,8 +123,8 @@ class TarSource:
 
 
 class AddressSource:
-    """Tar files behind https addresses in one folder. Each is a shard, which is downloaded to be
-    read and then deleted."""
+    """Tar files at https addresses in one folder. Each is a shard, which is downloaded to be read
+    and then deleted."""
 
     from_tars = True
 
@@ -133,8 +133,8 @@ class AddressSource:
         self._stamps: dict[str, downloads.Stamp] = {}  # of shards that `require_readable` asked for
 
     def require_readable(self, flag: str) -> None:
-        """UsageError unless the server answers for every address. Keeps the change stamps that it
-        answers. flag: the source, for the message."""
+        """Raise UsageError unless the server answers for every address. The change stamps in its
+        answers are kept. flag: the source, for the message."""
         answers = downloads.change_stamps(map(self._address, self.names))
         errors = [answer for answer in answers if isinstance(answer, DataError)]
         stamps = [answer for answer in answers if not isinstance(answer, DataError)]
@@ -154,8 +154,8 @@ class AddressSource:
         return self._stamps.get(name) or downloads.change_stamp(self._address(name))
 
     def gone(self, names: Iterable[str]) -> list[str]:
-        """Those of the given shards that the server says do not exist. A server that does not
-        answer may have them."""
+        """The given shards of which the server answers that they do not exist. A server that does
+        not answer may have them."""
         names = list(names)
         answers = downloads.change_stamps(map(self._address, names))
         return [
@@ -188,7 +188,7 @@ class FolderSource:
     from_tars = False
 
     def __init__(self, images: ImageSet, captions_file: str | Path | None = None) -> None:
-        """captions_file: as captions.read_captions takes it; DataError when an image has no caption
+        """captions_file: as captions.read_captions reads it; DataError when an image has no caption
         in it."""
         self.images, self.folder = images, Path(images.root).resolve()
         self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
@@ -255,7 +255,8 @@ def open_source(
 
 
 def _require_visible(flag, names):
-    """UsageError for a hidden tar file: its shard would count as a temporary file of the index."""
+    """Raise UsageError for a hidden tar file: its shard would count as a temporary file of the
+    index."""
     hidden = [name for name in names if name.startswith(".")]
     if hidden:
         raise UsageError(

@@ -172,8 +172,8 @@ def _merge_pairs(components, scores, rows, columns, *, threshold):
 
 
 def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """The labels of the whole from the labels of its parts. parts: [[N] int64]. Returns: [N]
-    int64."""
+    """Join groups that were found in parts: rows that are equal in one part's labels have equal
+    labels. parts: [[N] int64]. Returns: [N] int64."""
     parts = list(parts)
     components = Components(len(parts[0]))
     for labels in parts:

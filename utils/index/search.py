@@ -135,7 +135,8 @@ class Exact:
 
 
 def _best_on_cpu(query, block, k):
-    """(scores [Q, k], places in the block [Q, k]). query: [Q, D] array; block: [n, D] tensor."""
+    """The k best of a block. Returns: (scores [Q, k], positions in the block [Q, k]). query: [Q, D]
+    array; block: [n, D] tensor."""
     import faiss
 
     scores, places = faiss.knn(query, block.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -237,7 +238,7 @@ def files(root: Path) -> list[Path]:
 
 
 def planned(index: VectorIndex) -> list[Path]:
-    """Those of `files` that `approximate` would write."""
+    """The `files` that `approximate` would write."""
     if len(index) < LEAST_ANN:
         return []
     with contextlib.suppress(DataError):  # a damaged record is written again
@@ -254,8 +255,8 @@ def _fingerprint(index: VectorIndex) -> str:
 
 
 def _record(index: VectorIndex, fingerprint: str) -> dict[str, Any] | None:
-    """The record of the saved lists, or None when there are none of these shards. DataError when it
-    cannot be read."""
+    """The record of the saved lists, or None when none are saved for these shards. DataError when
+    it cannot be read."""
     path, record_path = files(index.root)
     if not (path.is_file() and record_path.is_file()):
         return None

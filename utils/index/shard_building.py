@@ -41,8 +41,8 @@ class Build:
 
     @property
     def stop(self) -> Path:
-        """A file that exists when a process of this launch has met an error: the others then end
-        after their current shard."""
+        """A file that exists when a process of this launch has failed: the others then end after
+        their current shard."""
         return self.root / CLAIMS / f".{self.launch}.stop"
 
     def unfinished(self) -> list[str]:
@@ -68,7 +68,7 @@ def make_shards(build: Build) -> tuple[int, int]:
 
 
 def _remove_partial_files(build: Build) -> None:
-    """Remove the half-written files of dead processes: nobody holds the lock of such a file."""
+    """Remove the half-written files of dead processes: no process holds the lock of such a file."""
     for folder in (build.root, build.root / shard_files.FOLDER):
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
             claim = index_resume.claim_of_partial(entry.name)
@@ -80,8 +80,8 @@ def _remove_partial_files(build: Build) -> None:
 
 
 def _take_shards(build: Build, pending: list[str], bar: Any) -> Iterator[int]:
-    """Build the pending shards that no other process holds, and try the others again until a round
-    finds none: a process that held one may have died. Yields: images of each shard built."""
+    """Build the pending shards that no other process is building, and try the others again until a
+    pass builds none, because another process may have died. Yields: images of each shard built."""
     built_any = True
     while built_any:
         built_any = False
@@ -93,8 +93,8 @@ def _take_shards(build: Build, pending: list[str], bar: Any) -> Iterator[int]:
 
 
 def _make_if_free(build: Build, name: str, bar: Any) -> int | None:
-    """Build a shard unless it is finished, another process holds it, or the launch has met an
-    error. Returns: its number of images, None if it was not built."""
+    """Build a shard unless it is finished, another process holds it, or a process of this launch
+    has failed. Returns: its number of images, None if it was not built."""
     if build.stop.exists() or shard_files.is_finished(build.root, name):
         return None
     with build.claims.take(name) as mine:
@@ -143,8 +143,8 @@ def make_shard(build: Build, name: str, bar: Any) -> int:
 
 @contextlib.contextmanager
 def end_together(build: Build) -> Iterator[None]:
-    """An error in one process ends the others of the launch too: after their current shard instead
-    of after all shards.
+    """When one process fails, end the other processes of the launch after their current shard
+    instead of after all shards.
 
     A ToolkitError, and a disk error, which becomes a DataError, is raised in all processes. Any
     other error is raised as it is; the launcher then ends the processes that wait for this one."""

@@ -151,8 +151,8 @@ class Shard:
 
 
 def _header(path):
-    """(rows, dimensions, offset of the data in bytes) of one of our .npy files. DataError if the
-    file is anything else, or truncated."""
+    """Read the header of a shard's .npy file. Returns: (rows, dimensions, offset of the data in
+    bytes). DataError if the file is anything else, or truncated."""
     try:
         with open(path, "rb") as handle:
             np.lib.format.read_magic(handle)
@@ -172,8 +172,8 @@ def _header(path):
 
 
 def shard_facts(root: str | Path, name: str) -> tuple[int, dict[str, Any]]:
-    """(rows of its Parquet, facts) of a shard. DataError when the Parquet is missing, damaged or
-    was not written by this toolkit."""
+    """Read the facts of a shard. Returns: (rows of its Parquet, facts). DataError when the Parquet
+    is missing, damaged or was not written by this toolkit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -212,8 +212,8 @@ def wrong_field(data: Any, **types: type) -> str | None:
 
 
 def read_shard(root: str | Path, name: str, *, first: int = 0) -> tuple[Shard, int]:
-    """(Shard, number of dimensions) of a finished shard. DataError unless both files are whole and
-    have the same number of rows. first: number of its first row in the index."""
+    """Read a finished shard. Returns: (Shard, number of dimensions). DataError unless both files
+    are whole and have the same number of rows. first: number of its first row in the index."""
     path, stamp = paths_of(root, name)[0], stamp_of(root, name)
     rows, dimensions, offset = _header(path)
     count, facts = shard_facts(root, name)

@@ -147,8 +147,8 @@ class VectorIndex:
 
     @contextlib.contextmanager
     def _require_unchanged(self, shard: Shard) -> Iterator[None]:
-        """DataError if a shard that the block reads was rebuilt since the index was opened. A build
-        rebuilds a shard whose images have changed, under the same file names."""
+        """Raise DataError if a shard that the block reads was rebuilt since the index was opened. A
+        build rebuilds a shard whose images have changed, under the same file names."""
         try:
             yield
         finally:
@@ -163,7 +163,7 @@ class VectorIndex:
         return {}
 
     def block_rows(self) -> int:
-        """Rows of a block of BLOCK_BYTES."""
+        """Number of rows of a block of BLOCK_BYTES."""
         return max(1, BLOCK_BYTES // (4 * self.dimensions))
 
     def blocks(
@@ -252,7 +252,7 @@ class VectorIndex:
         return self.arrow(rows, columns).to_pylist()
 
     def find(self, keys: Iterable[str]) -> dict[str, int]:
-        """{key: row} of those of the keys that are in the index."""
+        """{key: row} for the keys that are in the index."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -278,9 +278,9 @@ class VectorIndex:
         return existing[0] if existing else folders[0]
 
     def images(self, rows: Rows) -> ImageSet:
-        """The images of some rows, in that order; those of tar files are read in place, also behind
-        an address. `changed` are the images whose tar file was modified since the build, or whose
-        own file has another size."""
+        """The images of some rows, in that order; those of tar files are read in place, also at an
+        https address. `changed` are the images whose tar file was modified since the build, or
+        whose own file has another size."""
         keys, sizes, offsets = (
             tuple(c.to_pylist()) for c in self.arrow(rows, ("key", "bytes", "offset")).columns
         )
@@ -372,8 +372,9 @@ def open_index(flag: str, root: str | Path) -> VectorIndex:
 
 
 def _open_shards(root, names, descriptor):
-    """The shards of these names, their rows counted through. DataError unless all are whole and of
-    the given descriptor. Returns: ([Shard], dimensions of their vectors, 0 without a vector)."""
+    """Open the shards of these names; rows are numbered across all shards. DataError unless all are
+    whole and of the given descriptor. Returns: ([Shard], dimensions of their vectors, 0 without a
+    vector)."""
     shards, dimensions, first = [], 0, 0
     for name in names:
         shard, width = shard_files.read_shard(root, name, first=first)

@@ -46,7 +46,8 @@ Embeddings: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """What generation must know of a class of pipelines, to call it with embeddings of its own.
+    """What generation must know about a class of pipelines, to call it with embeddings that it has
+    edited.
 
     An example, of a pipeline with one text encoder and a U-Net, as Stable Diffusion 1:
 
@@ -246,21 +247,23 @@ def read(
     index = loading.read_index(flag, source, revision=revision)
     name = index.get("_class_name")
     if name not in takes:
-        raise UsageError(f"{flag}={str(source)!r} is a {name}; takes one of: {', '.join(takes)}")
+        raise UsageError(f"{flag}={str(source)!r} is a {name}; use one of: {', '.join(takes)}")
     return name, loading.read_configs(
         flag, source, index, denoiser=FAMILIES[name].denoiser, revision=revision
     )
 
 
 def require_resolution(source: str, name: str, configs: loading.Configs, side: int) -> None:
-    """UsageError unless a pipeline of class `name` takes images with a side of `side` pixels."""
+    """Raise UsageError unless a pipeline of class `name` generates images with a side of `side`
+    pixels."""
     multiple = FAMILIES[name].multiple(configs.factor, configs.patch)
     positions = configs.denoiser.get("pos_embed_max_size")
     largest = positions * configs.factor * configs.patch if positions else None
     if side % multiple or (largest and side > largest):
-        limit = f", up to {largest}" if largest else ""
+        limit = f" up to {largest}" if largest else ""
         raise UsageError(
-            f"--resolution={side} is not accepted; {source!r} takes multiples of {multiple}{limit}"
+            f"--resolution={side} is not accepted; use a multiple of {multiple}{limit} with"
+            f" {source!r}"
         )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPTextModel, CLIPTokenizer
 
-ACCEPTED = "takes a folder as written by diffusers' save_pretrained, or a hub name owner/model"
+ACCEPTED = "use a folder as written by diffusers' save_pretrained, or a hub name owner/model"
 
 
 def _factor(block_out_channels: list[int]) -> int:
@@ -58,7 +58,8 @@ class DiffusionParts:
 
 
 def require_pipeline(flag: str, source: str | Path) -> None:
-    """UsageError if a model is named by a path that is not a pipeline folder; a hub name passes.
+    """Raise UsageError if a model is named by a path that is not a pipeline folder; a hub name
+    passes.
 
     flag: the option that named it, for the message.
     source: a folder or a hub name.
@@ -243,13 +244,13 @@ def load_parts(
     pipeline = load_pipeline(flag, source, revision=revision)
     if type(pipeline).__name__ != "StableDiffusionPipeline":
         raise UsageError(
-            f"{flag}={source!r} is a {type(pipeline).__name__}; training takes a"
+            f"{flag}={source!r} is a {type(pipeline).__name__}; training needs a"
             " StableDiffusionPipeline"
         )
     if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         kind = pipeline.scheduler.config.prediction_type
         raise UsageError(
-            f"{flag}={source!r} predicts {kind!r}; training takes one of: epsilon, v_prediction"
+            f"{flag}={source!r} predicts {kind!r}; training needs one of: epsilon, v_prediction"
         )
     return DiffusionParts(
         tokenizer=(
@@ -271,8 +272,8 @@ def _other_tokenizer(
     tokenizer = load_tokenizer("--tokenizer_name", source, subfolder="", revision=revision)
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise UsageError(
-            f"--tokenizer_name={source!r} has {len(tokenizer)} ids; the model's text encoder takes"
-            f" {text_encoder.config.vocab_size}"
+            f"--tokenizer_name={source!r} has {len(tokenizer)} ids; the model's text encoder has"
+            f" embeddings for {text_encoder.config.vocab_size}"
         )
     # it may set no length, or one for which the encoder has no positions
     tokenizer.model_max_length = min(

@@ -13,12 +13,12 @@ from utils.runtime.errors import UsageError, first_line
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-ACCEPTED = "takes a .safetensors file, a folder that holds one, or a hub name owner/model"
+ACCEPTED = "use a .safetensors file, a folder that holds one, or a hub name owner/model"
 
 
 def require_lora(place: str) -> None:
-    """UsageError unless --lora can be used: peft is installed, and a place that looks like a path
-    is a .safetensors file or a folder that holds one.
+    """Raise UsageError unless --lora can be used: peft is installed, and a place that looks like a
+    path is a .safetensors file or a folder that holds one.
 
     place: the value of --lora.
     """
@@ -29,7 +29,8 @@ def require_lora(place: str) -> None:
     path = Path(place)
     if path.is_file() and path.suffix != ".safetensors":
         raise UsageError(
-            f"--lora={place!r} is not a .safetensors file, and others are not opened; {ACCEPTED}"
+            f"--lora={place!r} is not a .safetensors file, and other formats are not opened;"
+            f" {ACCEPTED}"
         )
     if path.is_dir():
         count = len(list(path.glob("*.safetensors")))

@@ -59,8 +59,8 @@ def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -
     if configs.scheduler.get("stochastic_sampling") and chosen == own:
         raise UsageError(
             f"{flag}={own!r} samples stochastically, with noise that these pipelines do not draw"
-            " from the image's own generator; takes a scheduler_config.json with"
-            " stochastic_sampling false"
+            " from the image's own generator; use a scheduler_config.json with stochastic_sampling"
+            " false"
         )
     if FAMILIES[name].schedulers != DENOISING:
         return ScheduledSteps(chosen, scheduler.order, None)

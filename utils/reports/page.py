@@ -237,7 +237,7 @@ def write_report(
         "Numbers": _list(
             [(k, words.get(k, ""), number(v)) for k, v in metrics.items()], kind="number"
         ),
-        "Left out": _list([(k, "", why) for k, why in left_out.items()]),
+        "Skipped": _list([(k, "", why) for k, why in left_out.items()]),
         "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
         "Settings": _list([(k, "", v) for k, v in flat(settings)]),
     }

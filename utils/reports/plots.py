@@ -236,7 +236,8 @@ def comparison(
     threshold: float | None,
     descriptor: str,
 ) -> None:
-    """`distributions` above `metric_bars` in one figure, as PNG; only the first without panels."""
+    """`distributions` above `metric_bars` in one figure, as PNG; without panels only the
+    distributions."""
     if not panels:
         distributions(path, named, threshold=threshold, descriptor=descriptor)
         return

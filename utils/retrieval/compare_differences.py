@@ -1,5 +1,5 @@
-"""Whether evaluations measured alike: settings that make their numbers and differ, and the metrics
-that this concerns."""
+"""Check that evaluations measured in the same way: which settings differ, and which metrics depend
+on them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def images_of(run: MeasuredRun) -> str:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """Where the settings of an evaluation say which network made the numbers of some metrics."""
+    """Where the settings of an evaluation record the network that some metrics read."""
 
     name: str  # for the user
     places: tuple[str, ...]  # settings that may hold the record; the first that does counts
@@ -95,8 +95,8 @@ def network_records() -> list[NetworkRecord]:
 
 
 def makers() -> dict[str, tuple[str, ...]]:
-    """The settings, and names of network records, that make numbers. Returns: {name: beginnings of
-    the keys of those numbers}."""
+    """The settings and network records on which numbers depend. Returns: {name: beginnings of the
+    keys of those numbers}."""
     all_metrics = metrics.METRICS.values()
     of_descriptor = tuple(b for m in all_metrics if not m.networks for b in m.beginnings)
     in_dtype = tuple(
@@ -130,7 +130,7 @@ def _shown(setting: str, value: Any) -> str:
 
 
 def differences(runs: Sequence[MeasuredRun]) -> Differences:
-    """Settings that make the numbers and are not the same in all runs; a part of a network's record
+    """Settings on which numbers depend and that differ between runs; a part of a network's record
     is named record.part."""
     values = {
         setting: _grouped((run.label, _shown(setting, run.settings.get(setting))) for run in runs)
@@ -146,7 +146,7 @@ def differences(runs: Sequence[MeasuredRun]) -> Differences:
 
 
 def concerned(runs: Sequence[MeasuredRun], differing: Differences) -> frozenset[str]:
-    """Metrics whose numbers a differing setting makes."""
+    """Metrics whose numbers depend on a setting that differs."""
     made = makers()
     starts = tuple(start for setting, _ in differing for start in made[setting.partition(".")[0]])
     return frozenset(
@@ -161,7 +161,7 @@ def _listed(groups: Mapping[str, list[str]]) -> str:
 def warnings(differing: Differences) -> list[str]:
     """A line for each difference."""
     return [
-        f"not measured alike: {setting}: {_listed(groups)}; its metrics are marked with *"
+        f"measured differently: {setting}: {_listed(groups)}; its metrics are marked with *"
         for setting, groups in differing
     ]
 

@@ -1,4 +1,5 @@
-"""Compare evaluations: read them, check that they measured alike, add intervals, make a table."""
+"""Compare evaluations: read them, check that they measured in the same way, add intervals, write a
+table."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ COLUMNS = ("query", "rank", "score", "prompt")  # that matches.csv must have
 
 
 def shown() -> list[str]:
-    """Keys that the table shows, in order; one that ends in * stands for all that begin so."""
+    """Keys that the table shows, in order; one that ends in * stands for all keys with that
+    beginning."""
     of_metrics = [key for metric in metrics.METRICS.values() for key in metric.shown]
     return list(dict.fromkeys((*FIRST_SHOWN, *of_metrics)))
 
@@ -58,7 +60,7 @@ class Comparison:
     """Evaluations side by side."""
 
     runs: list[MeasuredRun]
-    marked: frozenset[str]  # metrics that were not measured alike
+    marked: frozenset[str]  # metrics that were measured differently
     notes: list[str]  # lines for the user
     seed: int  # of the resampling
 
@@ -223,7 +225,7 @@ def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
     """Read the evaluations to compare, in the given order.
 
     dirs: folders of evaluations, or of generated images with one evaluation
-    force: go on where the evaluations did not measure alike
+    force: continue if the evaluations measured differently
     seed: of the resampling
 
     UsageError for folders that cannot be compared, DataError for files that cannot be read."""
@@ -234,7 +236,7 @@ def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
         (value, with_value), (other, with_other) = list(labels_by_value.items())[:2]
         raise UsageError(
             f"{FLAG}: {setting} is {value} in {with_value[0]!r} and {other} in {with_other[0]!r};"
-            " give evaluations that measured alike, or --force to compare them all the same"
+            " give evaluations with equal settings, or --force to compare them anyway"
         )
     notes = [*warnings(differing), *remarks(runs)]
     return Comparison(runs, concerned(runs, differing), notes, seed)

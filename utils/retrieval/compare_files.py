@@ -127,7 +127,7 @@ def _draw(path: Path, comparison: Comparison) -> None:
 
 
 def write(comparison: Comparison, folder: str | Path) -> Path:
-    """Write comparison.csv, .md, .json and .png, whole, over an earlier comparison if there is one.
+    """Write comparison.csv, .md, .json and .png as a whole; an earlier comparison is replaced.
 
     UsageError if the folder holds anything else. Returns: the folder.
     """

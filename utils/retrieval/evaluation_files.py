@@ -218,7 +218,7 @@ def write(
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Write all files of an evaluation into a folder, which the caller puts in place whole.
 
-    say: takes a line for the user
+    say: prints a line for the user
 
     Returns: rows of the page's table, {name: picture as JPEG}."""
     measured, sets, row = evaluated.measured, evaluated.sets, evaluated.row

@@ -13,7 +13,7 @@ from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
 from utils.runtime.errors import DataError, UsageError, require_file
 
-Say = Callable[[str], None]  # takes a line for the user
+Say = Callable[[str], None]  # prints a line for the user
 
 # Generated images ---------------------------------------------------------------------------------
 
@@ -56,8 +56,8 @@ def read_queries(
     absent = [file for file in rows if file not in present]
     if absent:
         raise DataError(
-            f"--query_dir={str(folder)!r}: its manifest lists {len(absent)} images that are absent,"
-            f" first {absent[0]!r}"
+            f"--query_dir={str(folder)!r}: its manifest lists {len(absent)} images that are"
+            f" missing, first {absent[0]!r}"
         )
     listed = images.take([i for i, k in enumerate(images.keys) if k in rows])
     queries = [
@@ -78,8 +78,8 @@ def read_queries(
 def generation_facts(
     folder: str | Path, queries: list[Query], manifest: Mapping[str, Any] | None
 ) -> GenerationFacts:
-    """What a folder of generated images says of itself. queries, manifest: as `read_queries`
-    returns them."""
+    """What a folder of generated images records about its generation. queries, manifest: as
+    `read_queries` returns them."""
     if manifest is not None:
         return GenerationFacts(run=manifest.get("run"))
     if queries[0].prompt is None:
@@ -179,7 +179,7 @@ def _warn_of_overlap(
 
 
 def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
-    """Paths of the images with all links of their folder followed; none behind an address."""
+    """Paths of the images with all links of their folder followed; none at an https address."""
     if not isinstance(images.root, Path):
         return set()
     root = images.root.resolve()
@@ -206,12 +206,12 @@ def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
 def _sources(
     inputs: EvaluationInputs, queries: Iterable[Query], training: image_sets.ImageSet, say: Say
 ) -> dict[str, str]:
-    """`source_keys`; empty, with a line, if a name fits several training images. A line also tells
-    that no name fits."""
+    """`source_keys`, or an empty dict and a printed line if a name fits several training images. A
+    line is also printed if no name fits."""
     try:
         matched = source_keys(inputs.query_dir, queries, training)
     except DataError as error:
-        say(f"training images of prompts are skipped: {error}")
+        say(f"the training images of the prompts are not used: {error}")
         return {}
     named = {q.source_image for q in queries if q.source_image}
     if named and not matched:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """What a builder may read."""
+    """What a builder of a network may read."""
 
     flags: MetricFlags
     metrics: tuple[str, ...]  # names of the metrics that are computed
@@ -157,13 +157,13 @@ def build_networks(
 
 
 def _require_few_pairs(name: str, metric: Metric, request: NetworkRequest) -> None:
-    """CannotMeasureError if the metric compares so many pairs that it must be asked for."""
+    """Raise CannotMeasureError if the metric compares so many pairs that it must be asked for."""
     if metric.limit is None:
         return
     pairs = metric.limit.count(request.generated, request.training)
     if pairs > metric.limit.most:
         raise CannotMeasureError(
-            f"{pairs} pairs of images take a while; ask for it with --metrics {name}"
+            f"{pairs} pairs of images take long to compare; request it with --metrics {name}"
         )
 
 
@@ -173,7 +173,7 @@ def _build_first(
     networks: Networks,
     failed: dict[str, str],
 ) -> None:
-    """Build the first of the networks that can be had, unless one is built already.
+    """Build the first of the networks that is available, unless one is built already.
 
     failed: name of a network -> why it cannot be had; extended here. CannotMeasureError with the
     last reason if none can be had."""

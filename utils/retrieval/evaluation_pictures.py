@@ -1,4 +1,5 @@
-"""The pictures of an evaluation: gallery, plots, and the rows of the page's table with theirs."""
+"""The pictures of an evaluation: gallery, plots, and the rows of the page's table with their small
+pictures."""
 
 from __future__ import annotations
 

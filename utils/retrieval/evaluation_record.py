@@ -108,11 +108,11 @@ def notes_of(
             " sets the number of chunks"
         )
     if replaces is not None:
-        yield f"the evaluation in {replaces} is replaced; --output_dir would keep both"
+        yield f"the evaluation in {replaces} is replaced; use --output_dir to keep both"
     if measured.matches.threshold is None:
         yield (
-            f"skipped: copy_share: the field has no threshold for {request.descriptor.pt_style};"
-            " give one with --copy_threshold"
+            "skipped: copy_share: the literature has no threshold for"
+            f" {request.descriptor.pt_style}; give one with --copy_threshold"
         )
     if equal := evaluation_files.equal_best(measured):
         have = "has" if equal == 1 else "have"
@@ -134,5 +134,5 @@ def _index_notes(indexed: IndexFacts) -> Iterator[str]:
     if damaged := index.damaged:
         yield (
             f"{counted(len(damaged), 'tar file')} could not be read to the end when the index was"
-            f" built, first {damaged[0][0]!r}; the images after that point are in no number"
+            f" built, first {damaged[0][0]!r}; the images after that point are not measured"
         )

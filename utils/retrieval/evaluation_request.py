@@ -1,5 +1,5 @@
-"""What an evaluation is asked to do, as records of values: everything below the stage reads these
-and never the options.
+"""The request for an evaluation, as records of values: everything below the stage reads these and
+never the options.
 
 Fields have the names of the flags that set them, without the dashes."""
 

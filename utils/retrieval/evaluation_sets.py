@@ -28,7 +28,7 @@ class Query:
 
 @dataclass(frozen=True)
 class GenerationFacts:
-    """What the folder of generated images says of itself."""
+    """What the folder of generated images records about their generation."""
 
     run: str | None = None  # path of the training run, as the manifest names it
     images_per_prompt: int | None = None  # of a published folder, which has no manifest
@@ -96,7 +96,7 @@ class Sets:
 
     @property
     def searched(self) -> ImageSet | Index:
-        """All training images that were compared with."""
+        """All training images with which generated images were compared."""
         return self.training if self.indexed is None else self.indexed.index
 
 

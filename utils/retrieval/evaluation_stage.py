@@ -44,7 +44,8 @@ Record = TypeVar("Record")
 
 
 def _record_of(kind: type[Record], opts: Any, **more: Any) -> Record:
-    """A record whose fields have the names of options. more: the fields that have other names."""
+    """Fill a record whose fields have the names of options. more: the fields that have other
+    names."""
     names = [f.name for f in fields(kind) if f.name not in more]  # type: ignore[arg-type]
     return kind(**{name: getattr(opts, name) for name in names}, **more)
 
@@ -74,8 +75,8 @@ def output_of(opts: Any) -> Output:
 
 
 class TrainingSide(Protocol):
-    """The kind of --val_dir: how its images are listed, and how generated images are compared with
-    them. Every process calls `measure`; the main one alone calls `read_sets`."""
+    """How the images of --val_dir are listed, and how generated images are compared with them.
+    Every process calls `measure`; the main one alone calls `read_sets`."""
 
     def read_sets(self, request: EvaluationRequest, *, say: Callable[[str], None]) -> Sets:
         """List both sets, before any network loads."""
@@ -142,7 +143,8 @@ class EvaluationPlan:
     folder: Evaluation  # that it is written to
 
     def summary(self, matrix_path: Path | None) -> dict[str, Any]:
-        """What it would read and write, of JSON types. matrix_path: file of all scores, or None."""
+        """What the evaluation would read and write, as JSON types. matrix_path: file of all scores,
+        or None."""
         more = (
             [matrix_path] if matrix_path else self.training.planned_files(self.request, self.sets)
         )
@@ -216,8 +218,8 @@ def run(opts: Any, processes: Processes, plan: EvaluationPlan) -> WrittenEvaluat
 def build(
     request: EvaluationRequest, sets: Sets, *, device: torch.device, dtype: torch.dtype
 ) -> Networks:
-    """Build the descriptor and the networks that the metrics read. UsageError if the descriptor
-    cannot be had, or a metric that --metrics names."""
+    """Build the descriptor and the networks that the metrics read. UsageError if the descriptor, or
+    a network of a metric that --metrics names, is not available."""
     descriptor = measurement.build_descriptor(request.descriptor, device=device, dtype=dtype)
     measurement.require_chunks(request.comparison.num_loss_chunks, descriptor)
     asked = metrics.asked(request.metrics)
@@ -258,7 +260,7 @@ def say_notes(
     """Print what a reader of the numbers should know."""
     for flag in ("keephead", "keeppredictor"):
         if getattr(opts, flag):
-            say(f"--{flag} is accepted as published, where it never had an effect")
+            say(f"--{flag} has no effect, as in the published script")
     path = plan.folder.path
     for line in evaluation_record.notes_of(
         plan.request,

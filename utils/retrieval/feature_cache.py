@@ -1,5 +1,5 @@
 """Features on disk, under a name that depends on all that determines them: the images (paths,
-sizes, times of change) and the extractor's record.
+sizes, modification times) and the extractor's record.
 
 Each is a safetensors file, whole or absent; every file may be deleted at any time. The unreadable
 images are kept with the features, so that a run that needs nothing else opens no image."""
@@ -30,20 +30,22 @@ VERSION = 1
 
 
 def default_folder() -> Path:
-    """Where features are kept without --cache_dir: the user's cache folder, never beside the
+    """Where features are cached without --cache_dir: the user's cache folder, never beside the
     images."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffrep" / "features"
 
 
 def folder_of(given: str | None) -> Path | None:
-    """The folder that --cache_dir names; the user's without it; None for `none`."""
+    """The folder that --cache_dir names; without the flag, the user's cache folder; None for
+    `none`."""
     if given == "none":
         return None
     return Path(given) if given else default_folder()
 
 
 def change_stamp(images: ImageSet) -> dict[str, str]:
-    """Paths, sizes and times of change of the images' files, to detect a change; as two hashes."""
+    """Two hashes of the paths, sizes and modification times of the images' files, to detect a
+    change."""
     stamps = hashlib.sha256()
     for i in range(len(images)):
         stamps.update(f"{_stamp(images, i)}\n".encode())
@@ -52,10 +54,10 @@ def change_stamp(images: ImageSet) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of kept features."""
+    """A folder of cached features."""
 
     folder: Path | None  # None: nothing is kept
-    say: Callable[[str], None]  # takes a line for the user
+    say: Callable[[str], None]  # prints a line for the user
 
     def path(
         self, stamp: Mapping[str, str], extractor: Extractor, facts: Mapping[str, Any]
@@ -115,13 +117,13 @@ class FeatureCache:
                 save_file(rows, part, metadata={"bad": json.dumps(bad)})
         except (OSError, SafetensorError) as error:
             self.say(
-                f"features are not kept in {self.folder} ({error}); --cache_dir names another"
-                " folder"
+                f"features could not be cached in {self.folder} ({error}); use --cache_dir for"
+                " another folder"
             )
 
 
 def _stamp(images: ImageSet, index: int) -> int | None:
-    """When the file of an image was changed, in ns; None for a dangling link."""
+    """Modification time of an image's file in ns; None for a dangling link."""
     try:
         return images.stamp(index)
     except OSError:

@@ -30,7 +30,7 @@ Batch = tuple[list[int], list[Size], list[tuple[int, str]], dict[str, list[Stack
 
 
 class _Unread(str):
-    """Why a disk or a server did not give an image; the image may be good."""
+    """Why a disk or a server did not deliver an image; the image may be good."""
 
 
 class _Inputs(torch.utils.data.Dataset):
@@ -240,8 +240,8 @@ def _shared_pass(
 
 
 def require_finite(images: ImageSet, indices: Sequence[int], rows: torch.Tensor) -> None:
-    """DataError, naming the first image, if features are not finite: no nearest neighbour is then
-    defined.
+    """Raise DataError, naming the first image, if features are not finite: no nearest neighbour is
+    then defined.
 
     rows: [n, D], of the images at `indices`.
     """

@@ -73,7 +73,7 @@ class NetworkFeatures:
 
 @dataclass(frozen=True)
 class OnDemand:
-    """What is computed when a metric or a file first asks for it."""
+    """Values that are computed when a metric or a file first needs them."""
 
     background: Callable[[], np.ndarray]  # [M], every training image's best match but itself
     complexity: Callable[[], Complexity]  # of every generated image's best match
@@ -130,7 +130,8 @@ class Measured:
             raise CannotMeasureError(NO_IMAGES)
         if min(len(generated), len(reference)) < at_least:
             raise CannotMeasureError(
-                f"needs {at_least} images a side; there are {len(generated)} and {len(reference)}"
+                f"needs {at_least} images in each set; there are {len(generated)} and"
+                f" {len(reference)}"
             )
         return generated, reference
 

@@ -41,7 +41,7 @@ Features = Mapping[str, tuple["torch.Tensor", "torch.Tensor | None"]]
 
 
 def require_possible(named: tuple[str, ...] | None, sets: Sets) -> None:
-    """UsageError if --metrics names a metric that these sets of images do not allow.
+    """Raise UsageError if --metrics names a metric that these sets of images do not allow.
 
     named: names that --metrics gives, or None"""
     for name in named or ():
@@ -67,8 +67,8 @@ def build_descriptor(
 
 
 def require_chunks(chunks: int | None, descriptor: Extractor) -> None:
-    """UsageError if --num_loss_chunks does not divide the length of the descriptor, which a black
-    image shows."""
+    """Raise UsageError if --num_loss_chunks does not divide the length of the descriptor, which is
+    measured on a black image."""
     import torch
     from PIL import Image
 
@@ -259,7 +259,7 @@ def _cosines(sets: Sets, networks: Networks, read: Features) -> dict[str, np.nda
 def _embedding_once(
     texts: Callable[[list[str]], torch.Tensor] | None,
 ) -> Callable[[list[str]], torch.Tensor]:
-    """The same embedding, which computes equal lists of prompts once."""
+    """Wrap an embedding so that equal lists of prompts are computed once."""
     if texts is None:
         raise TypeError("the network of the CLIP score embeds no text")
     once = functools.cache(lambda prompts: texts(list(prompts)))
@@ -267,8 +267,8 @@ def _embedding_once(
 
 
 def _edited(queries: list[Query]) -> list[str | None]:
-    """The prompts that the model was given, if some were edited; else none, as they would score
-    what the source prompts do."""
+    """The prompts that the model received, if some were edited; else none, because their score
+    would be that of the source prompts."""
     if all(q.prompt == q.source_prompt for q in queries):
         return [None] * len(queries)
     return [q.prompt for q in queries]

@@ -21,7 +21,8 @@ class PairLimit:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of --metrics. A name of a key that ends in * stands for all keys that begin so."""
+    """A metric of --metrics. A name of a key that ends in * stands for all keys with that
+    beginning."""
 
     compute: Callable[[Measured], Numbers]
     # key of metrics.json -> what it means, for the page; {} in the words is what * stands for.
@@ -47,7 +48,7 @@ class Metric:
 
 
 def fits(pattern: str, key: str) -> bool:
-    """Whether a key of metrics.json is the one that a pattern names, or one of those."""
+    """Whether a pattern names a key of metrics.json."""
     return key.startswith(pattern[:-1]) if pattern.endswith("*") else key == pattern
 
 

@@ -60,7 +60,7 @@ def accelerator(*, mixed_precision: str, backend: str | None = None) -> Accelera
 
 
 def first_process() -> bool:
-    """Whether the launcher made this the first process; can be asked before the processes meet."""
+    """Whether this is the launcher's first process; it is known before the processes connect."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -108,7 +108,7 @@ def measuring(
 def start_on_this_node(
     *, world_size: int, rank: int, dist_url: str | None, arguments: Sequence[str]
 ) -> bool:
-    """Run this script on this node with torchrun, a process a GPU, or one process without GPUs.
+    """Run this script on this node with torchrun, one process per GPU, or one process without GPUs.
 
     Returns: False, without doing anything, in a process that a launcher started. Exits with the
     status of the first process that fails.
@@ -154,7 +154,7 @@ def _meet_at(world_size: int, rank: int, dist_url: str | None, backend: str | No
         host = port = None
     if not host or not port:
         raise UsageError(
-            f"--dist-url={dist_url!r} is not accepted; takes tcp://host:port, where all processes"
+            f"--dist-url={dist_url!r} is not accepted; use tcp://host:port, where all processes"
             " meet"
         )
     os.environ |= {

@@ -81,7 +81,7 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Let a user's error in one process end all of them, so that none waits for one that ended.
+        """End all processes when a user's error ends one of them, so that none waits for it.
 
         A ToolkitError that one process raises in the block is raised with the same message in all
         processes, at the end of the block. Nothing in the block may wait for other processes."""
@@ -192,7 +192,8 @@ class Team:
 
 
 def team(accelerator: Ranked, shards: int) -> Team:
-    """The team of this process when P processes train a copy of the model on each shard.
+    """The team of this process when P processes train one copy of the model on each of `shards`
+    splits.
 
     With P <= shards, process i trains shards i, i + P, ... alone. With P a multiple of shards,
     P / shards processes train each shard together. UsageError for other P."""

@@ -57,7 +57,7 @@ def _latents(job, folder, processes, *, views, draws):
     """The cache of latents, or None where it does not pay."""
     if not views.center_crop:
         processes.say(
-            "latents are not cached: without --center_crop every draw sees another window"
+            "latents are not cached: without --center_crop every draw has a different crop"
         )
         return None
     latents = frozen_outputs.Latents(

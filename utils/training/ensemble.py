@@ -210,7 +210,7 @@ class Ensemble:
             if name not in state or state[name].shape != tensor.shape:
                 raise UsageError(
                     f"--resume_from_checkpoint: the state has no {name} of {tuple(tensor.shape)};"
-                    " it is another model's"
+                    " it belongs to another model"
                 )
         for name, tensor in own.items():
             tensor.copy_(state[name])

@@ -79,7 +79,7 @@ def make_optimizer(adam: AdamW, parameters: Iterable[torch.nn.Parameter]) -> tor
 
 
 def require_8bit() -> None:
-    """UsageError unless bitsandbytes can be imported."""
+    """Raise UsageError unless bitsandbytes can be imported."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(
             "--use_8bit_adam needs the package bitsandbytes, which is not installed: pip install"

@@ -59,8 +59,8 @@ def record_of(
 def require_same_options(
     record: Mapping[str, Any], options: Mapping[str, Any], changed: list[str]
 ) -> None:
-    """UsageError naming an option that differs from the run on disk and would change its result;
-    called before a model loads.
+    """Raise UsageError naming an option that differs from the run on disk and would change its
+    result; called before a model loads.
 
     record: run.json on disk; options: {flag: value} as they would be recorded now; changed: names
     of options that differ and may not.
@@ -85,8 +85,9 @@ def require_same_options(
 
 
 def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """UsageError naming anything else that differs between a run on disk and the one that is asked
-    for, if it would change the result. record: run.json on disk; fresh: what it would be now."""
+    """Raise UsageError naming anything else that differs between a run on disk and the one that is
+    asked for, if it would change the result. record: run.json on disk; fresh: what it would be
+    now."""
     options = fresh["options"]
     if record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
         raise UsageError(
@@ -100,7 +101,8 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
     ):
         if record[key] != fresh[key]:
             raise UsageError(
-                f"--{flag}={options[flag]!r}: {EARLIER} {what}; use the same or a new --output_dir"
+                f"--{flag}={options[flag]!r}: {EARLIER} {what}; use the same value or a new"
+                " --output_dir"
             )
     if record["processes"] != fresh["processes"]:
         raise UsageError(

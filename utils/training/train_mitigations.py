@@ -87,7 +87,8 @@ def caption_edit(*, trainspecial: str | None, trainspecial_prob: float) -> Train
 
 
 def mixup(*, mixup_noise_lam: float) -> TrainMitigation | None:
-    """Mixup: embeddings are mixed with those of a partner, by one ratio ~ Beta(a, 1) a step."""
+    """Mixup: embeddings are mixed with those of a partner, with one ratio ~ Beta(a, 1) for each
+    step."""
     if not mixup_noise_lam:
         return None
     edit = EmbeddingEdit(

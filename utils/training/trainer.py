@@ -1,5 +1,5 @@
-"""Trainer: an optimizer step of one copy of the model, and the state that belongs to a copy. Files,
-previews and trackers are the caller's."""
+"""Trainer: an optimizer step of one copy of the model, and the state that belongs to a copy. The
+caller handles files, previews and trackers."""
 
 from __future__ import annotations
 
@@ -329,8 +329,8 @@ class Trainer:
         return state
 
     def load_copy(self, split: int, state: Mapping[str, torch.Tensor]) -> None:
-        """Become the copy of a split. state: as `copy_state` gives it; empty for a copy that has
-        not trained yet."""
+        """Load the copy of a split. state: as `copy_state` gives it; empty for a copy that has not
+        trained yet."""
         self.split = split
         self._load_moments(state)
         if self.loss_rule is not None:
@@ -359,8 +359,8 @@ class Trainer:
         return value.to(self.device, copy=True)
 
     def require_finite(self, step: int) -> None:
-        """TrainingError when the weights are not finite. Call it before they are saved and only
-        then: this waits for the device."""
+        """Raise TrainingError when the weights are not finite. Call it before they are saved and
+        only then: this waits for the device."""
         if not torch.stack([p.detach().isfinite().all() for p in self.weights.values()]).all():
             raise TrainingError(
                 f"the weights are not finite after step {step}; what was saved before is kept."

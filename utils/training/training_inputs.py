@@ -71,12 +71,12 @@ def _readable(images, files, say):
     for key, reason in images.bad:
         say(f"skipped: {key} ({reason})")
     for folder in captions.empty_classes(images):
-        say(f"no class: the folder {folder!r} holds no image")
+        say(f"the folder {folder!r} holds no image and is not a class")
     return images
 
 
 def _texts(files, images, beside, say):
-    """Captions of the images, from a file or from beside them; None where the style takes none."""
+    """Captions of the images, from a file or from beside them; None where the style uses none."""
     path = files.captions
     if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
         path = images.root / "metadata.jsonl"
@@ -95,7 +95,10 @@ def _texts(files, images, beside, say):
         return {k: beside[k] for k in images.keys}
     texts, foreign = captions.read_captions(path, images)
     if foreign:
-        say(f"{foreign} captions have paths of another machine; matched by the end of the path")
+        say(
+            f"{foreign} captions have paths of another machine; they are matched by the end of the"
+            " path"
+        )
     return texts
 
 

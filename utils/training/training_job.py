@@ -78,8 +78,8 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInpu
 
 
 def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.TrainMitigation, ...]:
-    """The train-time mitigations that the options turn on; UsageError when two exclude one
-    another."""
+    """The train-time mitigations that the options turn on; UsageError when two exclude each
+    other."""
     values = {name: getattr(opts, name) for name in train_mitigations.flag_names()}
     return train_mitigations.chosen(values)
 

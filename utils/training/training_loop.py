@@ -58,7 +58,7 @@ class Loop:
         tracker: NoTracker | None = None,
         seconds: float = 0.0,
     ):
-        """seconds: of training in earlier sittings of a resumed run."""
+        """seconds: of training in earlier launches of a resumed run."""
         self.job, self.opts, self.run, self.processes = job, opts, run, processes
         self.tracker = tracker or NoTracker()
         self.earlier_seconds, self.pauses = seconds, Pauses()
@@ -68,7 +68,7 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, with earlier sittings, without previews and checkpoints."""
+        """Seconds of training so far, with earlier launches, without previews and checkpoints."""
         return self.earlier_seconds + self.pauses.outside
 
     # States ---------------------------------------------------------------------------------------
@@ -115,8 +115,8 @@ class Loop:
     # Rows -----------------------------------------------------------------------------------------
 
     def _require_finite(self, steps):
-        """TrainingError when one of `steps` is a number: each is the first step of a process after
-        which something was not finite, or NaN."""
+        """Raise TrainingError when one of `steps` is a number: each is the first step of a process
+        after which something was not finite, or NaN."""
         broken = steps[~steps.isnan()]
         if len(broken):
             raise TrainingError(
@@ -125,7 +125,7 @@ class Loop:
             )
 
     def _check(self):
-        """TrainingError, in every process, when a pending report is not finite."""
+        """Raise TrainingError, in every process, when a pending report is not finite."""
         broken = torch.tensor(
             [step_reports.first_not_finite(self.pending)],
             dtype=torch.float64,
@@ -276,7 +276,7 @@ class Loop:
             kind = type(error)
             reason = reason.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
             raise TrainingError(
-                f"{reason}; what was saved before is kept, continue with --resume_from_checkpoint"
+                f"{reason}; what was saved is kept; continue with --resume_from_checkpoint latest"
             ) from None
 
     def train(self, position: int = 0) -> None:

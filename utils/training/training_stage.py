@@ -58,8 +58,8 @@ def upload_of(opts: TrainOptions, run: NewRun) -> tuple[str, str] | None:
 
 
 def require_model(opts: TrainOptions) -> None:
-    """UsageError unless the base model, of which only the configuration is read, can be trained at
-    this resolution."""
+    """Raise UsageError unless the base model, of which only the configuration is read, can be
+    trained at this resolution."""
     source = opts.pretrained_model_name_or_path
     name, configs = families.read(
         "--pretrained_model_name_or_path",
@@ -100,7 +100,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
 
 
 def processes_of(opts: TrainOptions) -> tuple[Accelerator, Processes]:
-    """The processes that take part. --trainggpu starts none: a line says how to start as many."""
+    """The processes that take part. --trainggpu starts none; a line says how to start that many."""
     devices.dtype_of(opts.mixed_precision)  # raises where this machine cannot train in it
     accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
@@ -150,8 +150,8 @@ def encoded(opts: TrainOptions, plan: RunPlan, job: Job, processes: Processes) -
     if plan.record is not None and plan.record["encoded"] != kept:
         now, before = (" and ".join(c) or "nothing" for c in (kept, plan.record["encoded"]))
         processes.say(
-            f"kept beside the run: {now}, before: {before}; the result agrees to rounding, not to"
-            " the bit"
+            f"cached beside the run: {now}, before: {before}; the result agrees to rounding, not"
+            " to the bit"
         )
     return kept
 
@@ -178,7 +178,7 @@ def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     if processes.main:
         resume_states.clean(plan.run.path, after=state.position if state else 0)
     if state:
-        processes.say(f"continues from {state.path}")
+        processes.say(f"continuing from {state.path}")
     else:
         loop.show(0)
     processes.wait()

@@ -90,7 +90,7 @@ def test_the_published_crop_is_sscds(tiny, wanted, noise):
     assert other.record != found.record  # another side, other features
     with pytest.raises(
         UsageError,
-        match="--clip_protocol='dcr' feeds 224 pixels; --clip_model='tiny-clip-quickgelu' takes",
+        match="--clip_protocol='dcr' crops to 224 pixels; --clip_model='tiny-clip-quickgelu' needs",
     ):
         other.images("dcr")
 

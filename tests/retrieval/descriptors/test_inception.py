@@ -137,7 +137,9 @@ def test_absent_and_wrong_weights_are_one_line(tmp_path, monkeypatch):
     ):
         inception.build(None, device=CPU)
     torch.save({"a": torch.zeros(2)}, tmp_path / "w.pth")
-    with pytest.raises(DataError, match="w.pth: is not of the Inception network of FID"):
+    with pytest.raises(
+        DataError, match="w.pth: does not hold weights of the Inception network of FID"
+    ):
         inception.build(str(tmp_path / "w.pth"), device=CPU)
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>404</html>")
     with pytest.raises(DataError, match="page.pth: is a web page saved as weights"):

@@ -100,7 +100,9 @@ def test_files_that_are_no_sscd_are_named_before_any_image_is_read(wanted, tmp_p
     with pytest.raises(DataError, match=r"text\.pt' is not a TorchScript file"):
         build("text.pt")
     torch.jit.trace(torch.nn.Linear(4, 2), torch.rand(1, 4)).save(str(tmp_path / "linear.pt"))
-    with pytest.raises(UsageError, match=r"linear\.pt' takes no images .*; give an SSCD model"):
+    with pytest.raises(
+        UsageError, match=r"linear\.pt' does not accept images .*; give an SSCD model"
+    ):
         build("linear.pt")
     torch.jit.trace(torch.nn.Conv2d(3, 2, 3), torch.rand(1, 3, 8, 8)).save(str(tmp_path / "map.pt"))
     with pytest.raises(

@@ -47,8 +47,8 @@ class Clip:
             _short, side, _crop, mean, std = transforms.SSCD_PRESETS["dcr"]
             if self.record["imsize"] not in (side, (side, side)):
                 raise UsageError(
-                    f"--clip_protocol='dcr' feeds {side} pixels;"
-                    f" --clip_model={self.record['model']!r} takes {self.record['imsize']}, choose"
+                    f"--clip_protocol='dcr' crops to {side} pixels;"
+                    f" --clip_model={self.record['model']!r} needs {self.record['imsize']}; choose"
                     " another"
                 )
             transform = transforms.sscd_input("dcr")
@@ -129,7 +129,7 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
 
 
 def _require_weights(path: str, flag: str) -> None:
-    """UsageError or DataError, in one line, unless a file holds weights alone."""
+    """Raise UsageError or DataError, in one line, unless a file holds weights alone."""
     if not Path(path).is_file():
         raise UsageError(
             f"{flag}={path!r} does not exist; give an existing file, or a tag of open_clip"
@@ -153,7 +153,8 @@ def _record(
 
 
 def _require_tag(name: str, tag: str, flag: str, weights_flag: str) -> None:
-    """UsageError unless a tag has weights for this model, trained with its activation function."""
+    """Raise UsageError unless a tag has weights for this model, trained with its activation
+    function."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)

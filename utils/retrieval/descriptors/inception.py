@@ -48,7 +48,8 @@ def build(given: str | None, *, device: torch.device) -> tuple[Extractor, torch.
 
 
 def published(extractor: Extractor, module: torch.nn.Module, *, device: torch.device) -> Extractor:
-    """Build the extractor of `fid_dcr`: the same network as the first project's script feeds it.
+    """Build the extractor of `fid_dcr`: the same network, with its input scaled as in the published
+    script.
 
     Short side 299, centre crop, scaled to [-1, 1] by the transform and once more, by 2 x - 1, by
     the network: inputs in [-3, 1]. Training images keep their size.
@@ -76,7 +77,8 @@ def _module(path: Path) -> torch.nn.Module:
         )
     except (RuntimeError, KeyError) as error:
         raise DataError(
-            f"{path}: is not of the Inception network of FID ({first_line(error, 120)})"
+            f"{path}: does not hold weights of the Inception network of FID"
+            f" ({first_line(error, 120)})"
         ) from None
 
 

@@ -1,5 +1,5 @@
-"""What an extractor of features is, and what networks of any kind share: scaling of the input and
-several sizes."""
+"""Extractors of features: their interface, and what all networks share: scaling of the input and
+several image sizes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Wanted:
     isvit: bool = False  # anything but a vision transformer is an error
 
     def refuse(self, style: str, *names: str) -> None:
-        """UsageError if one of these fields is set, because the descriptor cannot do it.
+        """Raise UsageError if one of these fields is set, because the descriptor cannot do it.
 
         style: name of the descriptor, for the error
         names: of fields that are named as their flags"""
@@ -69,8 +69,8 @@ class Wanted:
 def on_scaled_input(
     forward: Network, mean: tuple[float, ...], std: tuple[float, ...], wanted: Wanted
 ) -> Network:
-    """A network on images of 8 bits, which are scaled on the device, in the wanted dtype, and at
-    several sizes where that is wanted.
+    """Wrap a network so that it accepts images of 8 bits: they are scaled on the device and
+    converted to the wanted dtype, at several sizes if `wanted.multiscale`.
 
     forward: [B, 3, H, W] in that dtype -> [B, D]
 

@@ -66,8 +66,8 @@ def _load(path: Path, wanted: Wanted) -> Any:
 
 
 def _require_descriptor(path: Path, network: Network, side: int) -> None:
-    """UsageError unless the network maps images to vectors, which two black images show before a
-    minute of reading. side: of the input in pixels."""
+    """Raise UsageError unless the network maps images to vectors. Two black images test this before
+    any image is read. side: of the input in pixels."""
     import torch
 
     try:
@@ -75,8 +75,8 @@ def _require_descriptor(path: Path, network: Network, side: int) -> None:
             vectors = network(torch.zeros(2, side, side, 3, dtype=torch.uint8))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"--weights={str(path)!r} takes no images ({first_line(error, 120)}); give an SSCD"
-            " model"
+            f"--weights={str(path)!r} does not accept images ({first_line(error, 120)}); give an"
+            " SSCD model"
         ) from None
     if vectors.ndim != 2 or len(vectors) != 2:
         raise UsageError(

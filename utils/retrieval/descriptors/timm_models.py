@@ -83,7 +83,7 @@ def _extractor(wanted: Wanted, name: str, path: Path | None) -> Extractor:
     if wanted.patch_tokens and wanted.multiscale:
         raise UsageError(
             "--multiscale averages descriptors of one length; --layer with splitloss gives tokens"
-            " of patches; leave one of both out"
+            " of patches; leave one of the two out"
         )
     model, weights_record = _model(wanted, name, path)
     config = timm.data.resolve_model_data_config(model)
@@ -192,8 +192,8 @@ def _patch(model: Any) -> int | None:
 
 
 def _tokens(model: Any, wanted: Wanted, layer: int) -> Network:
-    """The CLS token of a block, under the network's last normalisation; or its patch tokens, one
-    after the other. [B, 3, H, W] -> [B, D] or [B, P D].
+    """The CLS token of a block after the network's last normalisation, or its concatenated patch
+    tokens. [B, 3, H, W] -> [B, D] or [B, P D].
 
     layer: number of the block, counted from the end, 1 the last
 
@@ -220,8 +220,8 @@ def _tokens(model: Any, wanted: Wanted, layer: int) -> Network:
 
 
 def _whole_patches(forward: Network, patch: int) -> Network:
-    """The network on images that are cut, right and bottom, to whole patches, as the convolution of
-    the authors' patch embedding does. patch: side in pixels."""
+    """Wrap a network so that images are cropped at the right and bottom to whole patches, as the
+    convolution of the authors' patch embedding does. patch: side in pixels."""
 
     def cut(pixels: torch.Tensor) -> torch.Tensor:
         height, width = (side // patch * patch for side in pixels.shape[2:])

@@ -63,8 +63,8 @@ def find(
 
 
 def require_no_page(path: Path, name: str | None = None) -> Path:
-    """The path; DataError if the file is a web page, as a download behind a login or a dead link
-    gives. name: of the file, for the error."""
+    """Return the path; DataError if the file is a web page, which a login form or a dead link
+    delivers. name: of the file, for the error."""
     if downloads.is_web_page(path):
         raise DataError(
             f"{name or path}: is a web page saved as weights; download the file itself again"

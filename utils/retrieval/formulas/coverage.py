@@ -1,5 +1,5 @@
-"""Precision, recall, density and coverage of generated features, by balls that reach to the k-th
-nearest neighbour."""
+"""Precision, recall, density and coverage of generated features, from balls around features, whose
+radius is the distance to the k-th nearest neighbour."""
 
 from __future__ import annotations
 

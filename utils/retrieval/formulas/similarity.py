@@ -37,7 +37,7 @@ def dot_product(query: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
 
 
 def require_divisor(chunks: int, length: int) -> None:
-    """UsageError if `chunks` does not divide the length of descriptors."""
+    """Raise UsageError if `chunks` does not divide the length of descriptors."""
     if length % chunks:
         raise UsageError(
             f"--num_loss_chunks={chunks} does not divide the {length} dimensions of the descriptor;"
