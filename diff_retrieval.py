@@ -61,7 +61,8 @@ def report(opts: RetrievalOptions, written: WrittenEvaluation) -> None:
         hint = track(opts, written)
     except Exception as error:  # noqa: BLE001 - whatever a tracker raises, the evaluation is written
         hint = (
-            f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is whole"
+            f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is"
+            " complete"
         )
     if hint:
         print(hint)

@@ -482,7 +482,7 @@ def test_dry_run_writes_nothing(infer):
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--cfg_before", -2],
-            "--cfg_before=-2 is the guidance scale above --cfg_start; give --cfg_start too",
+            "--cfg_before=-2 is the guidance scale while the timestep is above --cfg_start; give",
         ),
         (
             ["--modelpath", "RUN", "-nb", 1, "--lora", "/no/lora"],

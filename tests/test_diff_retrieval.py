@@ -748,6 +748,6 @@ def test_a_tracker_that_fails_costs_a_line_not_the_evaluation(measure, copies, m
     folder, _ = measure(copies, *NO_FD, "--report_to", "tensorboard")
     assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
     assert (
-        "--report_to='tensorboard' failed (no route to the server); the evaluation is whole"
+        "--report_to='tensorboard' failed (no route to the server); the evaluation is complete"
         in measure.printed
     )

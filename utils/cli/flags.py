@@ -220,7 +220,7 @@ def _parse_one(option: dataclasses.Field, text: str) -> Any:
 
 
 def _value(option: dataclasses.Field, given: Any) -> Any:
-    """A field's value from what argparse gives: None, a text, a list of texts or True."""
+    """The value of a field from argparse's value: None, a text, a list of texts or True."""
     if given is None:
         if option.metadata["required"]:
             raise UsageError(f"--{option.name} is required; give the {option.metadata['help']}")

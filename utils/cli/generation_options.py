@@ -69,12 +69,10 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         "--modelstyle",
         kind=one_of(PROMPT_STYLES),
         group=PROMPTS,
-        help="prompt style: what drawn prompts are made of, as --class_prompt in training",
+        help="style of the prompts that are drawn, as --class_prompt in training",
         unset="the run's",
     )
-    captoken: str | None = flag(
-        None, group=RUNNING, help="caption token, accepted as published; it never had an effect"
-    )
+    captoken: str | None = flag(None, group=RUNNING, help="published flag without effect")
     nbatches: int | None = flag(
         None,
         "-nb",
@@ -134,7 +132,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         None,
         kind=real(0),
         group=SAMPLING,
-        help="scale of classifier-free guidance; 1 or less is none",
+        help="scale of classifier-free guidance; 1 or less turns guidance off",
         unset="7.5, for SD 3 and Flux the pipeline's own",
     )
     scheduler: str | None = flag(
@@ -174,7 +172,10 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         0.0,
         kind=real(),
         group=MITIGATIONS,
-        help="guidance scale above --cfg_start; 0: no guidance, -2: opposite guidance",
+        help=(
+            "guidance scale while the timestep is above --cfg_start; 0: no guidance, -2: opposite"
+            " guidance"
+        ),
     )
     detect: tuple[str, ...] = flag(
         (),
@@ -255,8 +256,8 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     def _check_mitigations(self) -> None:
         if self.cfg_before and self.cfg_start is None:
             raise UsageError(
-                f"--cfg_before={self.cfg_before:g} is the guidance scale above --cfg_start; give"
-                " --cfg_start too"
+                f"--cfg_before={self.cfg_before:g} is the guidance scale while the timestep is"
+                " above --cfg_start; give --cfg_start too"
             )
         if self.detect_steps is not None and not self.detect:
             raise UsageError(

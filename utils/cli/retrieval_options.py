@@ -151,12 +151,8 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         ),
         unset="the network's own output",
     )
-    keephead: bool = switch(
-        group=DESCRIPTOR, help="published flag, accepted; it never had an effect"
-    )
-    keeppredictor: bool = switch(
-        group=DESCRIPTOR, help="published flag, accepted; it never had an effect"
-    )
+    keephead: bool = switch(group=DESCRIPTOR, help="published flag without effect")
+    keeppredictor: bool = switch(group=DESCRIPTOR, help="published flag without effect")
     similarity_metric: str = flag(
         "dotproduct",
         kind=one_of(SIMILARITIES),
@@ -289,7 +285,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         None,
         kind=PATH,
         group=SPEED,
-        help="folder in which features are kept for the next evaluation; none: not kept",
+        help="folder in which features are cached for the next evaluation; none: no cache",
         unset="the user's cache folder",
     )
     build_index: str | None = flag(
@@ -321,7 +317,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         help="evaluations to compare, instead of a new evaluation",
     )
     force: bool = switch(
-        group=COMPARISON, help="comparison of numbers even if different descriptors gave them"
+        group=COMPARISON, help="comparison even of evaluations whose settings differ"
     )
     # the base class declares a str; None leaves the choice to the device
     mixed_precision: str | None = flag(  # type: ignore[assignment]
@@ -337,7 +333,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         "--batch-size",
         kind=whole(1),
         group=SPEED,
-        help="number of images that pass the network at once",
+        help="number of images that go through the network at once",
     )
     gpu: int | None = flag(
         None,

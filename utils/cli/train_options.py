@@ -204,8 +204,8 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         kind=real(above=0),
         group=MITIGATIONS,
         help=(
-            "anti-gradient control: ratio rho; a sample whose loss is below 1/rho of what its"
-            " timestep usually has is skipped"
+            "anti-gradient control: ratio rho; a sample whose loss is below 1/rho of the usual"
+            " loss at its timestep is skipped"
         ),
         unset="off",
     )
@@ -259,7 +259,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         512, kind=whole(8), group=DATA, help="side of the training images in pixels"
     )
     center_crop: bool = switch(
-        group=DATA, help="crop of the centre of an image, instead of a random window"
+        group=DATA, help="crop of the centre of an image, instead of a random crop"
     )
     random_flip: bool = switch(group=DATA, help="mirroring of a random half of the draws")
     train_batch_size: int = flag(

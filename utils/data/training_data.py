@@ -75,8 +75,8 @@ def split_images(count: int, splits: int, seed: int) -> list[np.ndarray]:
 
 
 class Draws(torch.utils.data.Dataset):
-    """The draws of one split: item (step, slot) is one image and its prompt, as slot `slot` of the
-    global micro-batch `step` sees it.
+    """The draws of one split: item (step, slot) is the image and the prompt in slot `slot` of the
+    global micro-batch `step`.
 
     Which image, crop, flip, caption and edit follow from (seed, split, step, slot). So the batch of
     P processes is the batch of one process that is P times as large."""

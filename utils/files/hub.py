@@ -58,7 +58,7 @@ def offline_if_unreachable() -> None:
 
 
 def require_token(token: str | None, repo_id: str) -> str:
-    """The token given, or the one that this machine is logged in with.
+    """The given token, or the token of this machine's login.
 
     Called before training starts. UsageError if there is no token, or if `repo_id` is not a valid
     name of a repository."""

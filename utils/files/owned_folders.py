@@ -37,7 +37,8 @@ def require_writable(flag: str, path: str | Path) -> None:
 def foreign_error(
     flag: str, path: str | Path, name: str, *, writer: str, accepted: str = "use a new folder"
 ) -> UsageError:
-    """The error for an output folder that holds `name`, a file or folder that is not ours.
+    """The error for an output folder that holds `name`, a file or folder that this toolkit did not
+    write.
 
     writer: the kind of output that belongs there, for example "evaluation";
     accepted: what to do instead."""

@@ -57,7 +57,7 @@ def reduced(image: Image, side: int) -> Image:
 
 
 def _share(items: Sequence[T], processes: parallel.Processes) -> Sequence[T]:
-    """The items of this process: consecutive ones; shares differ by at most one item."""
+    """The consecutive items that are this process's share; shares differ by at most one item."""
     first = len(items) * processes.index // processes.count
     last = len(items) * (processes.index + 1) // processes.count
     return items[first:last]

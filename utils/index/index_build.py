@@ -1,5 +1,5 @@
 """The stage --build_index of diff_retrieval.py: build an index of the images of --val_dir, or
-continue one."""
+continue an existing one."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def _open_build(
 
 
 def _claims(root: Path, names: list[str], processes: Processes, say: Say) -> Claims | Stride:
-    """How processes share the shards: by locks, or by number where the file system has no locks,
-    which the main process tries for all."""
+    """How processes share the shards: by locks, or in fixed parts where the file system has no
+    locks. The main process tests the locks for all."""
     has_locks = False
     with processes.together():
         try:
@@ -187,8 +187,8 @@ def _claims(root: Path, names: list[str], processes: Processes, say: Say) -> Cla
 
 
 def _prepare(opts, build: Build, say: Say) -> None:
-    """Check the existing index once more, as another launch may have begun it while the network was
-    loaded; then remove its invalid shards and write index.json."""
+    """Check the existing index once more, because another launch may have created it while the
+    network was loaded; then remove its invalid shards and write index.json."""
     with build.claims.while_others_wait().take(RECORD_CLAIM, wait=True):
         existing = _existing_index(opts, build.source)
         if existing is None:
@@ -254,8 +254,8 @@ def _missing_in_words(claims: Claims | Stride, missing: list[str], planned: int)
                 held += 1
     return (
         f"{len(missing)} of {planned} planned shards are not finished: {held} being built by"
-        f" another process, {len(missing) - held} missing, first {missing[0]!r}; the last launch to"
-        " finish writes the counts"
+        f" another process, {len(missing) - held} missing, first {missing[0]!r}; the last"
+        " launch to finish writes the counts"
     )
 
 

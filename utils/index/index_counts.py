@@ -63,14 +63,14 @@ def _shard_counts(
 
 
 def _filled(footer: pq.FileMetaData, column: str) -> int:
-    """Rows of a Parquet in which a column is not null; only its footer is read."""
+    """Number of rows of a Parquet in which a column is not null; only the file's footer is read."""
     place = shard_files.COLUMNS.index(column)
     groups = (footer.row_group(g) for g in range(footer.num_row_groups))
     return sum(g.num_rows - g.column(place).statistics.null_count for g in groups if g.num_rows)
 
 
 def _add_short_sides(histogram: np.ndarray, table: pa.Table) -> np.ndarray:
-    """The histogram of short sides with the images of a table added; it grows when it has to."""
+    """Add the images of a table to the histogram of short sides, which is extended where needed."""
     import pyarrow.compute as pc
 
     short_sides = pc.min_element_wise(table["width"], table["height"]).to_numpy()
@@ -94,7 +94,7 @@ def _smallest_median_largest(histogram: np.ndarray) -> list[int] | None:
 
 
 def in_words(counts: dict[str, Any]) -> str:
-    """A line for the user. counts: as `count` returns them."""
+    """The counts in a line for the user. counts: as `count` returns them."""
     total = counts["images"] + counts["unreadable"]
     parts = [
         f"{counts['shards']} shards: {counts['images']} images",

@@ -23,7 +23,7 @@ IGNORED = ("dtype", "weights")
 
 
 def descriptor_record(choice: DescriptorChoice, descriptor: Extractor) -> dict[str, Any]:
-    """What index.json records of the descriptor that makes the vectors."""
+    """What index.json records of the descriptor that computes the vectors."""
     return json.loads(json.dumps({"pt_style": choice.pt_style} | descriptor.record))
 
 

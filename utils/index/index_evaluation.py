@@ -114,7 +114,7 @@ class IndexTraining:
         )
 
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
-        """Lists of an approximate search, where there are none yet."""
+        """Files of the lists of an approximate search, if they are not written yet."""
         return search.planned(sets.training) if request.comparison.ann else []
 
 
@@ -135,7 +135,7 @@ def require_flags(opts: Any) -> None:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search gave. Q queries, k matches each, the best first."""
+    """The result of a search. Q queries, k matches each, the best first."""
 
     scores: np.ndarray  # [Q, k] float32
     rows: np.ndarray  # [Q, k] int64, of the index
@@ -238,7 +238,7 @@ def _approximately(
     index: vector_index.VectorIndex, query: np.ndarray, k: int, processes: Processes, say: Say
 ) -> SearchResult:
     """Search the lists of an index; every process searches for a part of the queries, if the lists
-    are kept on disk, else the main process alone."""
+    are saved on disk, else the main process alone."""
     searcher, kept, part = None, False, None
     with processes.together():
         if processes.main:  # it makes the lists, where there are none; the others read them

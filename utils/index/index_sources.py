@@ -113,7 +113,7 @@ class TarSource:
             raise DataError(f"{self.paths[name]}: cannot be read ({error.strerror})") from None
 
     def gone(self, names: Iterable[str]) -> list[str]:
-        """Those of the given shards whose tar file no longer exists."""
+        """The given shards whose tar file no longer exists."""
         return [n for n in names if not (self.folder / f"{n}.tar").exists()]
 
     @contextlib.contextmanager

@@ -54,7 +54,7 @@ class Searcher(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a record says about the search."""
+        """Settings of the search, for records."""
 
     def search(self, query: np.ndarray, k: int) -> Answer:
         """The best k rows of each query [Q, D]."""
@@ -111,7 +111,7 @@ class Exact:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a record says about the search."""
+        """Settings of the search, for records."""
         return {"search": "exact"}
 
     def search(self, query: np.ndarray, k: int) -> Answer:
@@ -187,7 +187,7 @@ class Approximate:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a record says about the search."""
+        """Settings of the search, for records."""
         return {
             "search": "approximate",
             "probes": self.probes,

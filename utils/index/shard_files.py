@@ -113,8 +113,8 @@ def _optional_facts(vectors, damage):
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8. Parquet could store another one only in altered form,
-    under which the file would not be found again."""
+    """Whether a file name is valid UTF-8. Parquet would store any other name in altered form, and
+    the file would not be found again."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -46,8 +46,7 @@ Embeddings: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """What generation must know about a class of pipelines, to call it with embeddings that it has
-    edited.
+    """What generation must know about a class of pipelines, to call it with edited embeddings.
 
     An example, of a pipeline with one text encoder and a U-Net, as Stable Diffusion 1:
 

@@ -62,7 +62,7 @@ def headline(metrics: Numbers, settings: Nested) -> str:
 
 def tiles(metrics: Numbers) -> list[Tile]:
     """The most important of the numbers that were computed. Returns: (title, [(value, words)],
-    whether to stress it: there are copies) of each."""
+    whether to stress it because there are copies) for each."""
     shown = _copies_tiles(metrics)
     pairs = {
         "Similarity, 95th percentile": {
@@ -168,8 +168,8 @@ def _gallery(pages: Sequence[bytes]) -> str:
         else ""
     )
     return (
-        '<p class="faint">Left a generated image, then the training images most similar to it,'
-        " with scores; in a vermilion frame where the score is above the threshold. The most"
+        '<p class="faint">On the left a generated image, then the training images most similar to'
+        " it, with scores; the frame is vermilion where the score is above the threshold. The most"
         " similar queries come first; further pages lie in gallery/ beside this"
         f" page.</p>{images[0]}{rest}"
     )

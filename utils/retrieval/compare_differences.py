@@ -34,7 +34,7 @@ Differences = list[tuple[str, dict[str, list[str]]]]  # (setting, {value as text
 class MeasuredRun:
     """An evaluation on disk."""
 
-    label: str  # that tells it from the others
+    label: str  # unique among the compared runs
     folder: Path
     metrics: dict[str, float]  # numbers of metrics.json, intervals as _lo and _hi
     settings: dict[str, Any]

@@ -140,8 +140,8 @@ def counts_of(measured: Measured, sets: Sets) -> dict[str, int | None]:
 
 
 def equal_best(measured: Measured) -> int | None:
-    """Number of generated images whose two best matches have the same score, as identical training
-    images give; the first in order is then named. None if one match is kept."""
+    """Number of generated images whose two best matches have the same score, as happens with
+    identical training images; the first in order is then named. None if one match is kept."""
     scores = measured.matches.scores
     if scores.shape[1] < 2:
         return None

@@ -52,7 +52,7 @@ class Network:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all features that it may give."""
+        """The names of all features that it may compute."""
         return (self.name, *self.variants)
 
 
@@ -125,8 +125,8 @@ class Networks:
     missing: dict[str, str] = field(default_factory=dict)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """What made the features of that name, with the SHA-256 of the weights; None if nothing
-        did."""
+        """The record of the network that computed the features of that name, with the SHA-256 of
+        its weights; None if there is none."""
         return self.extractors[name].record if name in self.extractors else None
 
 
@@ -157,7 +157,7 @@ def build_networks(
 
 
 def _require_few_pairs(name: str, metric: Metric, request: NetworkRequest) -> None:
-    """Raise CannotMeasureError if the metric compares so many pairs that it must be asked for."""
+    """Raise CannotMeasureError if the metric compares so many pairs that --metrics must name it."""
     if metric.limit is None:
         return
     pairs = metric.limit.count(request.generated, request.training)

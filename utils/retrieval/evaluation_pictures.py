@@ -53,7 +53,7 @@ def to_look_at(images: ImageSet, index: int, side: int, unshown: Unshown) -> Ima
 
 
 def unshown_in_words(unshown: Unshown) -> str:
-    """A line on the pictures that are grey. unshown: holds at least one."""
+    """A line that counts the grey pictures. unshown: holds at least one."""
     key, why = next(iter(unshown.items()))
     return f"pictures that cannot be read now are grey: {len(unshown)}, first {key!r} ({why})"
 

@@ -79,8 +79,8 @@ class FeatureCache:
         return self.folder / f"{digest[:32]}.safetensors"
 
     def read(self, path: Path) -> tuple[torch.Tensor, list[int], list[Bad]] | None:
-        """The features [N, D] of an earlier run, indices of the N images, and the unreadable ones.
-        None if there is no such file, or it is damaged."""
+        """The features [N, D] of an earlier run, indices of the N images, and the unreadable
+        images. None if there is no such file, or it is damaged."""
         from safetensors import SafetensorError, safe_open
 
         if self.folder is None or not path.is_file():
@@ -100,7 +100,7 @@ class FeatureCache:
         indices: Sequence[int],
         bad: Sequence[Bad],
     ) -> None:
-        """Keep features. If the disk is full, or the folder is not writable, a line says so: the
+        """Save features. If the disk is full, or the folder is not writable, a line says so: the
         next run computes them again."""
         import torch
         from safetensors import SafetensorError

@@ -131,7 +131,7 @@ def batches(
 
 @dataclass(frozen=True)
 class ReadPass:
-    """What a pass over some images gave; n of them are readable."""
+    """The result of a pass over some images; n of them are readable."""
 
     features: dict[str, torch.Tensor]  # extractor -> [n, D] float32 on the CPU; [0, 0] if n is 0
     indices: list[int]  # [n], in the order asked for
@@ -148,7 +148,7 @@ def read_pass(
     *,
     side: int | None = None,
 ) -> ReadPass:
-    """Extract features of some images, by this process alone; nothing is kept for a later run.
+    """Extract features of some images, by this process alone; nothing is cached for a later run.
 
     UnreadError when the disk or the server fails: an image that it does not give now is no bad
     image."""
@@ -174,7 +174,7 @@ def extract(
     images: ImageSet, extractors: Extractors, reading: ReaderSettings, *, side: int | None = None
 ) -> tuple[dict[str, torch.Tensor], list[int], list[Bad]]:
     """Extract features of every readable image by every extractor; features that an earlier run
-    kept are not computed again. Every process reads a consecutive share of the images.
+    cached are not computed again. Every process reads a consecutive share of the images.
 
     side: of the generations in pixels, to which training images are cut for the extractors that
         ask for it; None: no image is cut
@@ -209,7 +209,7 @@ def extract(
 def _kept_features(
     images: ImageSet, extractors: Extractors, reading: ReaderSettings, side: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The features that an earlier run kept, on the main process. Returns: {extractor: file},
+    """The features that an earlier run cached, on the main process. Returns: {extractor: file},
     {extractor: what FeatureCache.read gives}; both empty on others, and without a cache."""
     cache, paths, records = reading.cache, {}, {}
     if cache is not None and cache.folder is not None and reading.processes.main:

@@ -1,4 +1,4 @@
-"""Start of the processes of a script: by a launcher such as torchrun, by --world-size and --rank of
+"""Start the processes of a script: by a launcher such as torchrun, by --world-size and --rank of
 each process, or one process alone."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Encode images and captions ahead of training: outputs of the frozen networks are computed once
-and kept beside the run (--cache_latents auto)."""
+and cached beside the run (--cache_latents auto)."""
 
 from __future__ import annotations
 

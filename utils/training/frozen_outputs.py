@@ -1,4 +1,4 @@
-"""Outputs of the frozen networks for images and captions, computed once and kept beside the run
+"""Outputs of the frozen networks for images and captions, computed once and cached beside the run
 (utils/training/row_cache.py)."""
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def embedding_noise(*, rand_noise_lam: float) -> TrainMitigation | None:
 def anti_gradient_control(
     *, mem_ratio: float | None, arr_ema_decay: float, agc_bias_correction: bool
 ) -> TrainMitigation | None:
-    """AGC: samples whose loss is far below their timestep's usual one are dropped (Liu et al.
+    """AGC: samples whose loss is far below the usual loss at their timestep are dropped (Liu et al.
     2024)."""
     if not mem_ratio:
         return None

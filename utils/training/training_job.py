@@ -272,7 +272,7 @@ def require_host_memory(job: Job, say: Callable[[str], None]) -> None:
 
 def encode(job: Job, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
     """Compute the outputs of the frozen networks ahead (--cache_latents auto) into `folder`.
-    Returns: what is kept, of "latents" and "captions"."""
+    Returns: those of "latents" and "captions" that are cached."""
     if opts.cache_latents == "off":
         return []
     views = encode_ahead.Views(opts.resolution, opts.center_crop, opts.random_flip)

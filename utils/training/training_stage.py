@@ -144,8 +144,8 @@ def start(
 
 
 def encoded(opts: TrainOptions, plan: RunPlan, job: Job, processes: Processes) -> list[str]:
-    """Encode images and captions ahead; a line says when a resumed run keeps other outputs of the
-    frozen networks than before. Returns: what is kept, of "latents" and "captions"."""
+    """Encode images and captions ahead; a line says when a resumed run caches other outputs of the
+    frozen networks than before. Returns: those of "latents" and "captions" that are cached."""
     kept = training_job.encode(job, opts, plan.run.cache_path, processes)
     if plan.record is not None and plan.record["encoded"] != kept:
         now, before = (" and ".join(c) or "nothing" for c in (kept, plan.record["encoded"]))

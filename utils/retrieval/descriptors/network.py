@@ -57,7 +57,8 @@ class Wanted:
     isvit: bool = False  # anything but a vision transformer is an error
 
     def refuse(self, style: str, *names: str) -> None:
-        """Raise UsageError if one of these fields is set, because the descriptor cannot do it.
+        """Raise UsageError if one of these fields is set, because the descriptor does not support
+        it.
 
         style: name of the descriptor, for the error
         names: of fields that are named as their flags"""

@@ -25,7 +25,7 @@ class WeightsMissingError(UsageError):
 
 
 def _fetch(address: str, path: Path) -> None:
-    """Download a file from its authors' address, whole, in one attempt with 5 s to connect. OSError
+    """Download a whole file from its authors' address, in one attempt with 5 s to connect. OSError
     or DataError if that fails."""
     if os.environ.get("HF_HUB_OFFLINE"):
         raise OSError("HF_HUB_OFFLINE is set")
