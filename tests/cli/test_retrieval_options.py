@@ -245,7 +245,7 @@ def test_a_threshold_is_of_evaluations_and_of_near_duplicates():
     assert flags.parse(RetrievalOptions, [*given, "--dedup"], description="").copy_threshold == 0.8
     with pytest.raises(
         UsageError,
-        match="--copy_threshold=0.8 applies to an evaluation, and --build_index makes none",
+        match="--copy_threshold=0.8 applies to an evaluation, not to --build_index",
     ):
         flags.parse(RetrievalOptions, [*given, "--build_index", "i"], description="")
 

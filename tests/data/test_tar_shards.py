@@ -118,7 +118,9 @@ def test_a_source_that_names_nothing_is_told_in_a_line(shards, source, message):
     "source", ["pipe:cat x.tar", "https://example.org/{0..9}.tar", "s3://bucket/0.tar"]
 )
 def test_an_address_has_to_be_downloaded_first(source):
-    with pytest.raises(UsageError, match="--val_dir='.*' is an address; .* download them first"):
+    with pytest.raises(
+        UsageError, match="--val_dir='.*' is an address, which only --build_index reads"
+    ):
         tar_shards.list_shards("--val_dir", source)
 
 

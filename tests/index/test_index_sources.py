@@ -238,10 +238,10 @@ def test_sources_that_are_refused(shards, tmp_path):
         (
             "https://me:word@example.org/x/0.tar",
             {},
-            "is an address that is not read; .* without a user",
+            "is not an address that can be read; .* without a user",
         ),
-        ("http://example.org/x/0.tar", {}, "is an address that is not read"),
-        ("pipe:cat {0..9}.tar", {}, "is an address that is not read"),
+        ("http://example.org/x/0.tar", {}, "is not an address that can be read"),
+        ("pipe:cat {0..9}.tar", {}, "is not an address that can be read"),
         (
             "https://example.org/x/{9..0}.tar",
             {},

@@ -466,9 +466,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
 
     def _refuse_flags_of_evaluations(self, prepares: str) -> None:
         of_evaluations = [n for n in OF_EVALUATIONS if not (n == "copy_threshold" and self.dedup)]
-        self._refuse(
-            of_evaluations, f"applies to an evaluation, and {prepares} makes none; leave it out"
-        )
+        self._refuse(of_evaluations, f"applies to an evaluation, not to {prepares}; leave it out")
 
     def _check_index(self) -> None:
         if not self.build_index:
