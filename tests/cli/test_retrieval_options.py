@@ -214,7 +214,7 @@ def test_an_index_is_built_in_its_own_folder_and_duplicates_may_go_to_another():
 def test_what_is_of_an_evaluation_is_refused_where_none_is_made(prepares, given, shown):
     with pytest.raises(
         UsageError,
-        match=f"^{shown} applies to an evaluation, and {prepares[0]} makes none; leave it out",
+        match=f"^{shown} applies to an evaluation, not to {prepares[0]}; leave it out",
     ):
         flags.parse(RetrievalOptions, ["--val_dir", "v", *prepares, *given], description="")
 
