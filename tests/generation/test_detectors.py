@@ -226,7 +226,10 @@ def test_compare_scores_both_halves(script, micro_sd, tmp_path):
             "--detect='magnitude' needs an unconditional branch, and this pipeline runs without one",
         ),
         (["--detect", "nothing"], "--detect='nothing' is not accepted; use"),
-        (["--detect_steps", 2], "--detect_steps=2 is how many evaluations --detect averages"),
+        (
+            ["--detect_steps", 2],
+            "--detect_steps=2 is the number of evaluations that --detect averages",
+        ),
         (["--detect", "magnitude", "--detect_steps", 0], "--detect_steps='0' is not accepted"),
     ],
 )

@@ -42,10 +42,7 @@ def foreign_error(
 
     writer: the kind of output that belongs there, for example "evaluation";
     accepted: what to do instead."""
-    return UsageError(
-        f"{flag}={str(path)!r} holds {name!r}, which is not part of an output of {writer};"
-        f" {accepted}"
-    )
+    return UsageError(f"{flag}={str(path)!r} holds {name!r}, which no {writer} wrote; {accepted}")
 
 
 def require_ours(
