@@ -1,43 +1,47 @@
-"""The table of the replication study: budgets, seeds, every training and every set of images, as
-commands of the scripts.
+"""The experiments of the replication study: budgets, seeds, trainings and arms, and the commands
+that run them.
 
-An arm is one set of generated images: of which training, made and measured how. Experiments share
-arms and trainings: the run of ordinary training with duplicates is in six of the nine."""
+An arm is one set of generated images: it says which training the images come from, and how they are
+generated and evaluated. Experiments share arms and trainings: six of the nine experiments use the
+run of ordinary training with duplicates."""
 
 import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.commands import flag_words
+
 TINY_SD = "assets/tiny-sd"
 SEEDS = (1, 2, 3)
-REFERENCE_SEED = 1000  # of the scenes of the Frechet distance: nobody's training images
+# draws the scenes that the Frechet distance compares with; no training set has this seed
+REFERENCE_SEED = 1000
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every training and every arm costs.
+    """The size of every training and of every arm.
 
-    Chosen before the study on scenes of seed 100, by two things alone: all of it with three seeds
-    takes less than two hours of two cores, and ordinary training copies neither nothing nor
-    everything. Shares of copies of the pilots: 1,000 steps on 64 scenes none; 1,250 on 32 scenes 69
-    % of the images of duplicated prompts and 6 % of the others (with a cosine rate and no moving
-    average 62 and 6 %), without duplicates 28 % of all, at twice the rate 6 %. A first start with
-    1,280 steps and 128 images an arm was stopped after seven minutes, of 223 tasks 24 done: it
-    would have taken 130 minutes."""
+    It was chosen before the study, on scenes of seed 100, by two criteria alone: the whole study
+    with three seeds takes less than two hours on two cores, and ordinary training copies some
+    images but not all. Shares of copies in the pilots: 1,000 steps on 64 scenes: none; 1,250 steps
+    on 32 scenes: 69 % of the images of duplicated prompts and 6 % of the others (62 and 6 % with a
+    cosine rate and no moving average); without duplicates: 28 % of all images, and 6 % at twice the
+    learning rate. A first attempt with 1,280 steps and 128 images per arm was stopped after seven
+    minutes, with 24 of 223 tasks done: it would have taken 130 minutes."""
 
-    images: int = 32  # of a training set, where its size is not the question
-    steps: int = 1120  # optimizer steps; divisible by rounds x every number of copies
-    rounds: int = 5  # of an ensemble; and checkpoints along a run
+    images: int = 32  # in a training set, unless the experiment varies this number
+    steps: int = 1120  # optimizer steps; divisible by rounds x each number of copies
+    rounds: int = 5  # rounds of an ensemble; also the number of checkpoints during a run
     batch: int = 8
     learning_rate: float = 1e-3
     prompts: int = 32
-    # of each arm: the Frechet distance of fewer images is larger, so all have as many
+    # images per arm; the same for all, because the Frechet distance grows with fewer images
     generated: int = 64
     sampling_steps: int = 25
     fewer_steps: int = 10
     more_steps: int = 50
-    reference: int = 2000  # scenes outside every training set
+    reference: int = 2000  # scenes for the Frechet distance, outside every training set
 
 
 SMOKE = Budget(
@@ -56,27 +60,25 @@ SMOKE = Budget(
 
 @dataclass(frozen=True)
 class StudyTraining:
-    """images: of its training set, or None for the budget's; flags: what differs from the
-    recipe."""
+    """One training of the study, as its difference from the common recipe."""
 
-    images: int | None = None
-    flags: tuple = ()
-    copies: int = 1
-    checkpoints: bool = False  # along the run, or at its end alone
+    images: int | None = None  # size of the training set; None: the budget's
+    flags: tuple = ()  # flags of diff_train.py beside those of the recipe
+    copies: int = 1  # model copies of an ensemble
+    checkpoints: bool = False  # True: checkpoints during the run; False: only at its end
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A set of generated images. own_prompts: those that the run was trained with, where they are
-    not the captions."""
+    """One set of generated images."""
 
-    training: str | None  # None: the base model
+    training: str | None  # name of the training; None: the base model
     script: str = "diff_inference.py"
-    flags: tuple = ()
-    own_prompts: bool = False
-    part: int | None = None  # a checkpoint along the run: the first, second ... of the budget's
-    guidance: float = 3.0  # as tiny-sd was judged with; at 7.5 its colours saturate
-    sampling: str = "sampling_steps"  # which field of the budget
+    flags: tuple = ()  # flags of the script beside the common ones
+    own_prompts: bool = False  # True: the prompts of the training, which are not the captions
+    part: int | None = None  # which checkpoint during the run, from 1; None: the final one
+    guidance: float = 3.0  # tiny-sd was evaluated with 3; at 7.5 its colours saturate
+    sampling: str = "sampling_steps"  # the field of Budget that gives the number of steps
 
 
 CAPTIONS = ("--class_prompt", "instancelevel_blip")
@@ -84,9 +86,9 @@ DUPLICATES = ("--duplication", "dup_both")
 BOTH = CAPTIONS + DUPLICATES
 SIZES = (16, 32, 64, 128, 256)
 COPIES = (2, 4, 8)
-RATIOS = ("2", "1.5", "1.25", "1.1")  # from what skips least
-# --trainspecial_prob stays at its published default of 0.1, noise is that of the published
-# commands. Of mixup no value is published: Beta(1, 1) mixes at a uniform ratio.
+RATIOS = ("2", "1.5", "1.25", "1.1")  # in order: the first skips fewest draws
+# --trainspecial_prob keeps its published default of 0.1, and the noise is that of the published
+# commands. No value for mixup is published: Beta(1, 1) mixes at a uniform ratio.
 TRAIN_TIME = {
     "MC": ("--trainspecial", "allcaps"),
     "GN": ("--rand_noise_lam", "0.1"),
@@ -104,7 +106,7 @@ INFERENCE_TIME = {
     "GNI": {n: ("--rand_noise_lam", n) for n in ("0.1", "0.3", "0.6")},
 }
 
-# strengths of one thing, from the mildest on
+# {mitigation: arms with its strengths, the mildest first}
 GROUPS = {
     **{name: tuple(f"{name} {n}" for n in strengths) for name, strengths in INFERENCE_TIME.items()},
     "IET": tuple(f"IET {k}" for k in COPIES),
@@ -116,7 +118,7 @@ TRAININGS = {
     "dup_image": StudyTraining(flags=(*CAPTIONS, "--duplication", "dup_image")),
     "nodup": StudyTraining(flags=CAPTIONS),
     **{
-        f"{style}": StudyTraining(flags=("--class_prompt", style, *DUPLICATES))
+        style: StudyTraining(flags=("--class_prompt", style, *DUPLICATES))
         for style in ("nolevel", "classlevel", "instancelevel_random")
     },
     **{f"{n} images": StudyTraining(images=n, flags=CAPTIONS) for n in SIZES if n != 32},
@@ -124,8 +126,8 @@ TRAININGS = {
     **{f"IET {k}": StudyTraining(flags=CAPTIONS, copies=k) for k in COPIES},
     **{f"AGC {ratio}": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", ratio)) for ratio in RATIOS},
     "IET 4 AGC 1.25": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=4),
-    # added when the first seed showed that four copies copy nothing and that their banks hardly
-    # fill: it decides nothing
+    # This training was added when the first seed showed that four copies reproduce nothing and
+    # that their loss banks hardly fill. No verdict depends on it.
     "IET 2 AGC 1.25": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
 }
 
@@ -149,7 +151,7 @@ ARMS = {
 
 
 def names(budget):
-    """{number of the finding: {arm: its name there}}, in the order of the finding's table."""
+    """Return {finding: {arm: its name there}}, in the order of the finding's table."""
     step = budget.steps // budget.rounds
     along = {f"dup_both at {part}/5": f"{step * part:,} steps" for part in (1, 2, 3, 4)}
     strengths = {arm: arm for group in INFERENCE_TIME for arm in GROUPS[group]}
@@ -196,16 +198,17 @@ def names(budget):
     }
 
 
-# number of the finding -> its arms
+# {number of the finding: its arms}
 EXPERIMENTS = {number: tuple(named) for number, named in names(Budget()).items()}
 
 
 class StudyPlan:
-    """Where everything of a study lies, and its commands. out: folder of everything it makes;
-    budget: Budget.
+    """The folders of a study and the commands that fill them.
 
-    keyed: whether folders of runs and images end in a hash of their options, so that no finished
-    one is taken for another."""
+    out: the folder that holds all runs, images and reports;
+    budget: Budget;
+    keyed: whether the name of a run's or an arm's folder ends with a hash of its options, so that a
+        folder made with other options is never reused."""
 
     def __init__(self, out, budget, *, keyed=True):
         self.out, self.budget, self.keyed = Path(out), budget, keyed
@@ -220,32 +223,27 @@ class StudyPlan:
         return self.out / f"seed-{seed}" / f"scenes-{self.images_of(training)}"
 
     def run(self, training, seed):
-        return (
-            self.out
-            / f"seed-{seed}"
-            / "runs"
-            / self._named(training, lambda: self.run_key(training, seed))
-        )
+        named = self._named(training, lambda: self.run_key(training, seed))
+        return self.out / f"seed-{seed}" / "runs" / named
 
     def arm(self, name, seed):
-        return (
-            self.out / f"seed-{seed}" / "images" / self._named(name, lambda: self.key(name, seed))
-        )
+        named = self._named(name, lambda: self.key(name, seed))
+        return self.out / f"seed-{seed}" / "images" / named
 
     def _named(self, name, key):
         name = name.replace(" ", "-").replace("/", "-of-")
         return f"{name}-{key()}" if self.keyed else name
 
     def reports(self, name, seed):
-        """Folders of the two evaluations: against the training images, and against scenes outside
-        every training set."""
+        """Return the folders of an arm's two evaluations: against the training images, and against
+        scenes outside every training set."""
         return tuple(
             self.out / f"seed-{seed}" / kind / self.arm(name, seed).name
             for kind in ("reports", "distances")
         )
 
     def data_commands(self, seeds, arms):
-        """{what is there when it is done: command} of every set of scenes that these arms need."""
+        """Return {file written last: command} for each set of scenes that the arms need."""
         needed = {
             (self.scenes(ARMS[a].training, s), self.images_of(ARMS[a].training), s)
             for a in arms
@@ -253,192 +251,133 @@ class StudyPlan:
         }
         needed.add((self.reference(), self.budget.reference, REFERENCE_SEED))
         return {
-            folder / "captions.json": [
-                "-m",
-                "utils.data.scenes",
-                "--out",
-                folder,
-                "--count",
-                count,
-                "--seed",
-                seed,
-            ]
+            folder / "captions.json": scene_command({"--out": folder}, count, seed)
             for folder, count, seed in sorted(needed)
         }
 
     def training_command(self, name, seed):
-        """(what is there when it is done, command)."""
+        """Return (file written last, command) of a training."""
         training, b = TRAININGS[name], self.budget
         folder, rounds = self.run(name, seed), b.rounds if training.copies > 1 else 1
-        # of a copy and round: as many samples in all, however many copies
+        # steps of one copy in one round: all trainings see the same number of samples
         steps = b.steps // (training.copies * rounds)
-        ensemble = [
-            "--clients_num",
-            training.copies,
-            "--total_round",
-            rounds,
-            "--modelsaverounds",
-            rounds,
-        ]
+        ensemble = {
+            "--clients_num": training.copies,
+            "--total_round": rounds,
+            "--modelsaverounds": rounds,
+        }
         scenes = self.scenes(name, seed)
-        return folder / "run.json", [
-            "diff_train.py",
-            "--pretrained_model_name_or_path",
-            TINY_SD,
-            "--instance_data_dir",
-            scenes / "train",
-            *(
-                ()
-                if "instancelevel_random" in training.flags
-                else ("--instance_prompt_loc", scenes / "captions.json")
+        data = {
+            "--pretrained_model_name_or_path": TINY_SD,
+            "--instance_data_dir": scenes / "train",
+            "--instance_prompt_loc": (
+                None if "instancelevel_random" in training.flags else scenes / "captions.json"
             ),
-            *training.flags,
-            "--weight_pc",
-            "0.25",
-            "--resolution",
-            64,
-            "--center_crop",
-            "--train_batch_size",
-            b.batch,
-            "--max_train_steps",
-            steps,
-            *(ensemble if training.copies > 1 else ()),
-            "--learning_rate",
-            b.learning_rate,
-            "--lr_scheduler",
-            "constant_with_warmup",
-            "--lr_warmup_steps",
-            20,
-            "--use_ema",
-            "--save_steps",
-            b.steps,
-            "--modelsavesteps",
-            b.steps // b.rounds if training.checkpoints else b.steps,
-            "--num_workers",
-            0,
-            "--seed",
-            seed,
-            "--report_to",
-            "none",
-            "--output_dir",
-            folder,
-        ]
+        }
+        recipe = {
+            "--weight_pc": "0.25",
+            "--resolution": 64,
+            "--center_crop": True,
+            "--train_batch_size": b.batch,
+            "--max_train_steps": steps,
+            **(ensemble if training.copies > 1 else {}),
+            "--learning_rate": b.learning_rate,
+            "--lr_scheduler": "constant_with_warmup",
+            "--lr_warmup_steps": 20,
+            "--use_ema": True,
+            "--save_steps": b.steps,
+            "--modelsavesteps": b.steps // b.rounds if training.checkpoints else b.steps,
+            "--num_workers": 0,
+            "--seed": seed,
+            "--report_to": "none",
+            "--output_dir": folder,
+        }
+        command = ["diff_train.py", *flag_words(data), *training.flags, *flag_words(recipe)]
+        return folder / "run.json", command
 
     def arm_commands(self, name, seed):
-        """[(what is there when it is done, command)]: images, similarity, distance."""
-        arm, b = ARMS[name], self.budget
-        images, (report, distance) = self.arm(name, seed), self.reports(name, seed)
-        run = self.run(arm.training or "dup_both", seed)
-        scenes = self.scenes(arm.training, seed)
-        prompts = min(b.prompts, self.images_of(arm.training))
-        model = [TINY_SD] if arm.training is None else [run]
-        model += [] if arm.part is None else ["--iternum", b.steps // b.rounds * arm.part]
-        measured = [
-            "diff_retrieval.py",
-            "--query_dir",
-            images,
-            "--pt_style",
-            "pixel",
-            "--num_matches",
-            1,
-            "--num_workers",
-            2,
-            "--report_to",
-            "none",
-        ]
+        """Return [(file written last, command)] of an arm: generate its images, compare them with
+        the training images, compute their Frechet distance."""
+        report, distance = self.reports(name, seed)
+        compare = {
+            "--val_dir": self.scenes(ARMS[name].training, seed) / "train",
+            "--run": self.run(self.needs(name), seed),
+            "--metrics": "similarity,duplication,complexity",
+        }
+        frechet = {"--val_dir": self.reference() / "train", "--metrics": "fd"}
         return [
-            (
-                images / "manifest.json",
-                [
-                    arm.script,
-                    "--modelpath",
-                    *model,
-                    *arm.flags,
-                    "--prompts",
-                    (run if arm.own_prompts else scenes) / "captions.json",
-                    "-nb",
-                    prompts,
-                    "-imb",
-                    b.generated // prompts,
-                    "--resolution",
-                    64,
-                    "--num_inference_steps",
-                    getattr(b, arm.sampling),
-                    "--guidance_scale",
-                    arm.guidance,
-                    "--scheduler",
-                    "DPMSolverMultistep",
-                    "--seed",
-                    seed,
-                    "--savepath",
-                    images,
-                ],
-            ),
-            (
-                report / "metrics.json",
-                [
-                    *measured,
-                    "--val_dir",
-                    scenes / "train",
-                    "--run",
-                    run,
-                    "--metrics",
-                    "similarity,duplication,complexity",
-                    "--output_dir",
-                    report,
-                ],
-            ),
-            (
-                distance / "metrics.json",
-                [
-                    *measured,
-                    "--val_dir",
-                    self.reference() / "train",
-                    "--metrics",
-                    "fd",
-                    "--output_dir",
-                    distance,
-                ],
+            (self.arm(name, seed) / "manifest.json", self._generation_command(name, seed)),
+            *(
+                (folder / "metrics.json", self._evaluation_command(name, seed, flags, folder))
+                for folder, flags in ((report, compare), (distance, frechet))
             ),
         ]
 
+    def _generation_command(self, name, seed):
+        arm, b = ARMS[name], self.budget
+        run = self.run(self.needs(name), seed)
+        prompts = min(b.prompts, self.images_of(arm.training))
+        model = {
+            "--modelpath": TINY_SD if arm.training is None else run,
+            "--iternum": None if arm.part is None else b.steps // b.rounds * arm.part,
+        }
+        folder = run if arm.own_prompts else self.scenes(arm.training, seed)
+        images = {
+            "--prompts": folder / "captions.json",
+            "-nb": prompts,
+            "-imb": b.generated // prompts,
+            "--resolution": 64,
+            "--num_inference_steps": getattr(b, arm.sampling),
+            "--guidance_scale": arm.guidance,
+            "--scheduler": "DPMSolverMultistep",
+            "--seed": seed,
+            "--savepath": self.arm(name, seed),
+        }
+        return [arm.script, *flag_words(model), *arm.flags, *flag_words(images)]
+
+    def _evaluation_command(self, name, seed, flags, folder):
+        common = {
+            "--query_dir": self.arm(name, seed),
+            "--pt_style": "pixel",
+            "--num_matches": 1,
+            "--num_workers": 2,
+            "--report_to": "none",
+        }
+        return ["diff_retrieval.py", *flag_words(common | flags | {"--output_dir": folder})]
+
     def needs(self, name):
-        """The training without whose run an arm cannot be made: the base model is measured by the
-        duplicates of a run."""
+        """Return the training whose run an arm needs. The base model needs one too: its evaluation
+        reads from that run which images are duplicated."""
         return ARMS[name].training or "dup_both"
 
     def is_current(self, row):
-        """Whether a row is of an arm as it stands in this file, not of another budget or of one
-        that is gone."""
+        """Return whether a row belongs to an arm as this file defines it: not to another budget,
+        and not to an arm that was removed."""
         return row.arm in ARMS and row.key == self.key(row.arm, row.seed)
 
     def run_key(self, training, seed):
-        """A hash of the commands that make a run, whatever folder they write to."""
+        """Return a hash of the commands of a run. It does not depend on the output folder."""
         here = StudyPlan("out", self.budget, keyed=False)
-        scenes = ["-m", "utils.data.scenes", "--count", self.images_of(training), "--seed", seed]
+        scenes = scene_command({}, self.images_of(training), seed)
         return _hash([scenes, here.training_command(training, seed)[1]])
 
     def key(self, name, seed):
-        """What names an arm's row: a hash of all of the commands that make it, whatever folder they
-        write to."""
+        """Return the key of an arm's row: a hash of all of its commands. It does not depend on the
+        output folder."""
         here = StudyPlan("out", self.budget, keyed=False)
-        reference = [
-            "-m",
-            "utils.data.scenes",
-            "--count",
-            self.budget.reference,
-            "--seed",
-            REFERENCE_SEED,
-        ]
         commands = [
             [self.run_key(self.needs(name), seed)],
-            reference,
+            scene_command({}, self.budget.reference, REFERENCE_SEED),
             *(c for _, c in here.arm_commands(name, seed)),
         ]
         return _hash(commands)
 
 
+def scene_command(out, count, seed):
+    """The command that draws scenes. out: {"--out": folder}, or {} to leave the folder out."""
+    return ["-m", "utils.data.scenes", *flag_words({**out, "--count": count, "--seed": seed})]
+
+
 def _hash(commands):
-    return hashlib.sha256(
-        "\n".join(shlex.join(map(str, c)) for c in commands).encode()
-    ).hexdigest()[:8]
+    lines = "\n".join(shlex.join(map(str, c)) for c in commands)
+    return hashlib.sha256(lines.encode()).hexdigest()[:8]
