@@ -1,12 +1,13 @@
-"""Kill a training run at ten moments, resume it each time, and compare the final weights with those
-of a run left alone.
+"""Kill a training run ten times, resume it each time, and compare the final weights with those of
+an uninterrupted run.
 
     python benchmarks/kill_and_resume.py
 
-An ensemble of three copies with anti-gradient control, two rounds, on scenes with the model that
-the repository carries. Four kills come at a random moment from a random step on, two each while the
-copies are averaged, while a state is written, and while a checkpoint is. SIGKILL every time. Prints
-a checksum a row; ends with status 1 unless all are equal."""
+Each run trains an ensemble of three copies with anti-gradient control, for two rounds, on scenes,
+with the model of this repository. Every kill is a SIGKILL. Four kills come at a random moment of a
+random step, two while the copies are averaged, two while a state is written, and two while a
+checkpoint is written. The script prints one row with a checksum per run, and exits with status 1
+unless all checksums are equal."""
 
 import argparse
 import hashlib
@@ -20,74 +21,46 @@ import threading
 import time
 from pathlib import Path
 
-# children are forked: no thread pool may be alive before
+# the children are forked, so no thread pool may exist before
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-MOMENTS = (
-    "any",
-    "any",
-    "any",
-    "any",
-    "average",
-    "average",
-    "state",
-    "state",
-    "checkpoint",
-    "checkpoint",
-)
+from benchmarks.commands import flag_strings  # noqa: E402
+
+MOMENTS = ("any",) * 4 + ("average",) * 2 + ("state",) * 2 + ("checkpoint",) * 2
 
 
 def command(model, data, out, side):
-    """A run of three shards: 2 rounds of 6 steps a copy."""
-    return [
-        "--pretrained_model_name_or_path",
-        str(model),
-        "--instance_data_dir",
-        str(data / "train"),
-        "--instance_prompt_loc",
-        str(data / "captions.json"),
-        "--class_prompt",
-        "instancelevel_blip",
-        "--resolution",
-        str(side),
-        "--center_crop",
-        "--random_flip",
-        "--train_batch_size",
-        "2",
-        "--max_train_steps",
-        "6",
-        "--clients_num",
-        "3",
-        "--total_round",
-        "2",
-        "--modelsaverounds",
-        "1",
-        "--state_steps",
-        "4",
-        "--mem_ratio",
-        "1.25",
-        "--use_ema",
-        "--learning_rate",
-        "1e-3",
-        "--lr_warmup_steps",
-        "0",
-        "--log_steps",
-        "3",
-        "--sample_batch_size",
-        "1",
-        "--save_steps",
-        "99",
-        "--seed",
-        "5",
-        "--num_workers",
-        "0",
-        "--report_to",
-        "none",
-        "--output_dir",
-        str(out),
-    ]
+    """Return the arguments of diff_train.py: three shards, 2 rounds of 6 steps per copy."""
+    return flag_strings(
+        {
+            "--pretrained_model_name_or_path": model,
+            "--instance_data_dir": data / "train",
+            "--instance_prompt_loc": data / "captions.json",
+            "--class_prompt": "instancelevel_blip",
+            "--resolution": side,
+            "--center_crop": True,
+            "--random_flip": True,
+            "--train_batch_size": 2,
+            "--max_train_steps": 6,
+            "--clients_num": 3,
+            "--total_round": 2,
+            "--modelsaverounds": 1,
+            "--state_steps": 4,
+            "--mem_ratio": 1.25,
+            "--use_ema": True,
+            "--learning_rate": "1e-3",
+            "--lr_warmup_steps": 0,
+            "--log_steps": 3,
+            "--sample_batch_size": 1,
+            "--save_steps": 99,
+            "--seed": 5,
+            "--num_workers": 0,
+            "--report_to": "none",
+            "--output_dir": out,
+        }
+    )
 
 
 def die():
@@ -95,10 +68,11 @@ def die():
 
 
 def arm(moment, count, share):
-    """Let this process kill itself inside the `count`-th call of what the moment names.
+    """Make this process kill itself inside the `count`-th call of the function that the moment
+    names.
 
-    "any" is counted in steps, and dies `share` of a step's time later, wherever the process then
-    is: a time on the clock would miss a run that is faster than the one it was chosen from."""
+    "any" counts training steps, and kills `share` of a step's time later, wherever the process then
+    is. A fixed delay in seconds would miss a run that is faster than the one it was measured on."""
     from safetensors import torch as files
 
     from utils.files import run_folder
@@ -120,9 +94,9 @@ def arm(moment, count, share):
         if moment == "any":
             threading.Timer(share * (times[-1] - times[-2]), die).start()
             return real(*args, **kwargs)
-        if moment == "state":  # half a file
+        if moment == "state":  # leave half a file
             Path(args[1]).write_bytes(b"half of it")
-        elif moment == "checkpoint":  # half a folder
+        elif moment == "checkpoint":  # leave half a folder
             (args[1].parent / f".{args[1].name}.{os.getpid()}.part" / "unet").mkdir(parents=True)
         return die()
 
@@ -130,8 +104,9 @@ def arm(moment, count, share):
 
 
 def child(arguments, log, prepare=None):
-    """Run diff_train.py in a forked process that prints into a file. Returns: its exit status,
-    negative for a signal's."""
+    """Run diff_train.py in a forked process whose output goes to the file `log`.
+
+    Returns: its exit status, negative if a signal ended it."""
     from benchmarks.forked import run_forked
 
     def work():
@@ -145,34 +120,72 @@ def child(arguments, log, prepare=None):
 
 
 def checksum(run):
-    """SHA-256 over the weights of a run's final checkpoint, its metrics without times, and
-    skips.csv; 16 digits."""
+    """Return 16 digits of the SHA-256 of a run's final weights, metrics (without times) and
+    skips.csv."""
     import json
 
-    digest = hashlib.sha256(
-        (run / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    )
+    weights = run / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    digest.update(
-        json.dumps(
-            [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
-        ).encode()
-    )
+    timeless = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    digest.update(json.dumps(timeless).encode())
     return hashlib.sha256(digest.digest() + (run / "skips.csv").read_bytes()).hexdigest()[:16]
+
+
+def uninterrupted(args, out, log):
+    """Train without a kill and print its row. Returns: its checksum."""
+    run, started = out / "whole" / "run", time.perf_counter()
+    status = child(command(args.model, out / "scenes", run, args.side), log)
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(f"the uninterrupted run ended with status {status}: {log.read_text()[-600:]}")
+    expected = checksum(run)
+    print(f"uninterrupted{'':37} {expected}   {seconds:.1f} s")
+    return expected
+
+
+def killed_and_resumed(args, run, log, moment, rng):
+    """Train, kill at a moment, resume, and print the row. run: the new run folder.
+
+    Returns: (exit status of the killed process, checksum of the resumed run or why there is
+    none)."""
+    from utils.files import resume_states
+
+    share = rng.random()
+    # upper limits: 36 steps, the last of which would leave no step to resume; 400 tensors per
+    # round; six states; three checkpoints
+    count = {
+        "any": rng.randrange(2, 36),
+        "average": rng.randrange(1, 400),
+        "state": rng.randrange(2, 7),
+        "checkpoint": rng.randrange(1, 4),
+    }[moment]
+    arguments = command(args.model, run.parents[1] / "scenes", run, args.side)
+    killed = child(arguments, log, lambda: arm(moment, count, share))
+    states = [s.path.name for s in resume_states.list_states(run)] if run.exists() else []
+    status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
+    result = f"ended with status {status}: {log.read_text()[-600:]}" if status else checksum(run)
+    where = f"{'after' if moment == 'any' else 'in'} call {count}"
+    state = states[-1] if states else "no state"
+    print(f"killed ({killed}) {moment:10} {where:14} {state:12} {result}", flush=True)
+    return killed, result
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--model", default=str(ROOT / "assets" / "tiny-sd"))
-    parser.add_argument("--side", type=int, default=64, help="resolution that the model takes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
+    parser.add_argument("--model", default=str(ROOT / "assets" / "tiny-sd"), help="pipeline folder")
+    parser.add_argument("--side", type=int, default=64, help="resolution of the model, in pixels")
     parser.add_argument(
-        "--moments", default=",".join(MOMENTS), help="of any, average, state, checkpoint"
+        "--moments",
+        default=",".join(MOMENTS),
+        help="one kill per entry: any, average, state or checkpoint, separated by commas",
     )
     args = parser.parse_args(argv)
-    # before the forks, and by name, for the libraries import lazily: children then start at once
+    # imported before the forks, so that the children start at once; by name, because the libraries
+    # import their parts lazily
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
@@ -181,48 +194,18 @@ def main(argv=None):
     from utils.data import scenes
 
     rng, out = random.Random(args.seed), Path(tempfile.mkdtemp())
+    log, moments, equal = out / "log.txt", args.moments.split(","), 0
     try:
         scenes.write_scenes(out / "scenes", count=12, seed=1, size=args.side)
-        started = time.perf_counter()
-        log = out / "log.txt"
-        status = child(command(args.model, out / "scenes", out / "whole" / "run", args.side), log)
-        seconds = time.perf_counter() - started
-        if status:
-            sys.exit(f"the run that is left alone ended with {status}: {log.read_text()[-600:]}")
-        whole = checksum(out / "whole" / "run")
-        print(f"left alone{'':40} {whole}   {seconds:.1f} s")
-        same = 0
-        moments = args.moments.split(",")
+        expected = uninterrupted(args, out, log)
         for number, moment in enumerate(moments):
-            # each in a folder of its own, so that each builds its own cache of latents and may die
-            # doing it
-            run, share = out / f"{number}" / "run", rng.random()
-            # 36 steps, of which the last always leaves a step undone; 400 tensors a round; six
-            # states; three checkpoints
-            count = {
-                "any": rng.randrange(2, 36),
-                "average": rng.randrange(1, 400),
-                "state": rng.randrange(2, 7),
-                "checkpoint": rng.randrange(1, 4),
-            }[moment]
-            arguments = command(args.model, out / "scenes", run, args.side)
-            killed = child(arguments, log, lambda m=moment, c=count, s=share: arm(m, c, s))
-            from utils.files import resume_states
-
-            at = [s.path.name for s in resume_states.list_states(run)] if run.exists() else []
-            status = child([*arguments, "--resume_from_checkpoint", "latest"], log)
-            found = (
-                checksum(run) if status == 0 else f"ended with {status}: {log.read_text()[-600:]}"
-            )
-            where = f"{'after' if moment == 'any' else 'in'} call {count}"
-            print(
-                f"killed ({killed}) {moment:10} {where:14} {at[-1] if at else 'no state':12}"
-                f" {found}",
-                flush=True,
-            )
-            same += found == whole and killed == -signal.SIGKILL
-        print(f"{same} of {len(moments)} equal")
-        sys.exit(same != len(moments))
+            # a folder for each run: each builds its own latent cache, and may be killed while it
+            # does
+            run = out / f"{number}" / "run"
+            killed, result = killed_and_resumed(args, run, log, moment, rng)
+            equal += result == expected and killed == -signal.SIGKILL
+        print(f"{equal} of {len(moments)} equal")
+        sys.exit(equal != len(moments))
     finally:
         shutil.rmtree(out, ignore_errors=True)
 

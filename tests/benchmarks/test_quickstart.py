@@ -6,12 +6,11 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def small(monkeypatch, micro_sd):
-    """The quickstart on the random model, at its own sizes otherwise."""
+    """The quickstart with the random model; all other sizes are its own."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(quickstart, "TINY_SD", str(micro_sd))
-    monkeypatch.setattr(
-        quickstart, "SAMPLING", ["--num_inference_steps", "1", "--guidance_scale", "3"]
-    )
+    sampling = {"--num_inference_steps": "1", "--guidance_scale": "3"}
+    monkeypatch.setattr(quickstart, "SAMPLING", sampling)
 
 
 def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
@@ -36,12 +35,12 @@ def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
     quickstart.main(arguments)
     again = capsys.readouterr().out
     assert "\n$ python " not in again
-    assert again.count("# finished before: python ") == 12
+    assert again.count("# already finished: python ") == 12
     assert (tmp_path / "q" / "table.md").read_text() == table
 
 
 def test_another_seed_does_not_reuse_what_this_one_made(tmp_path):
     quickstart.require_same(tmp_path, {"seed": 0})
     quickstart.require_same(tmp_path, {"seed": 0})
-    with pytest.raises(SystemExit, match="--seed=1: .* was made with 0; give another --out"):
+    with pytest.raises(SystemExit, match="--seed=1: .* with --seed=0; .*another --out"):
         quickstart.require_same(tmp_path, {"seed": 1})
