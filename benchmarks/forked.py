@@ -1,13 +1,14 @@
-"""A process that is expected to be killed: forked, so that it has the libraries at once, and
-printing into a file."""
+"""Run a function in a forked process that may be killed. A fork has all libraries loaded already,
+so it starts at once."""
 
 import os
 import sys
 
 
 def run_forked(work, log):
-    """Call work() in a forked process whose output is appended to the file `log`. Returns: its exit
-    status, negative for a signal's."""
+    """Call work() in a forked process whose output is appended to the file `log`.
+
+    Returns: its exit status, negative if a signal ended it."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

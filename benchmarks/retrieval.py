@@ -1,25 +1,26 @@
-"""The published retrieval procedure against diff_retrieval.py in one run: from start to finished
-report, every process.
+"""Measure the published retrieval procedure beside diff_retrieval.py, from the start of each
+command to the finished report.
 
-    python benchmarks/retrieval.py                       600 queries, 1,500 training images, a
-descriptor that costs nothing
-    python benchmarks/retrieval.py --network resnet50    the same, a ResNet-50 with random weights
-    python benchmarks/retrieval.py --decoding            reading alone, against bare decoding
+    python benchmarks/retrieval.py                     # 600 queries, 1,500 training images, a
+                                                       # descriptor that costs nothing
+    python benchmarks/retrieval.py --network resnet50  # the same, a ResNet-50 with random weights
+    python benchmarks/retrieval.py --decoding          # reading images, beside bare decoding
 
-Three sides take turns, each turn a process of its own; a first turn of each warms up. Memory is
-that of a process and its workers together, what they share counted once. - published: a pass over
-each folder for descriptors, whole matrices of similarities (queries with training images, training
-  images with each other), all of the first one sorted; the complexity of matched images in a pass
-that decodes them again;
-  histogram, four scatter plots; gallery pages that search again and open the images again, drawn by
-matplotlib at 20 x 20
-  inches. Batches of 64.
-- ours: diff_retrieval.py on the same folders with an empty cache.
-- ours, cached: another folder of queries, with what the turn before kept of the training images.
-All take the same TorchScript file, transform, workers and threads, compute in float32, show ten
-matches a query and write 20 gallery pages at most, as published. Both of our sides' best scores
-must be the published ones, else the status is 1. Inception and CLIP run on no side. The published
-script also imports pandas, seaborn and OpenCV: this side does not."""
+Three sides take turns. Each turn is a process of its own, and the first turn of each side is a
+warm-up. Memory is that of the process and its workers together; shared pages count once.
+
+- published: one pass over each folder for descriptors; whole matrices of similarities (queries with
+  training images, training images with each other), the first one fully sorted; complexity of the
+  matched images, which are decoded again; a histogram and four scatter plots; gallery pages that
+  search again and open the images again, drawn by matplotlib at 20 x 20 inches. Batches of 64.
+- ours: diff_retrieval.py on the same folders, with an empty cache.
+- ours, cached: the same with another folder of queries and the features of the training images that
+  the turn before has cached.
+
+All sides use the same TorchScript file, transform, workers and threads, compute in float32, show
+ten matches per query and write at most 20 gallery pages, as published. The exit status is 1 unless
+the best scores of both of our sides equal the published ones. No side runs Inception or CLIP. The
+published script also imports pandas, seaborn and OpenCV; the side measured here does not."""
 
 import argparse
 import importlib.util
@@ -36,7 +37,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# carried by scikit-image: portraits, things, the sky, tissue; in colour
+from benchmarks.commands import flag_strings  # noqa: E402
+
+# colour photographs that come with scikit-image: portraits, objects, the sky, tissue
 PHOTOGRAPHS = (
     "astronaut.png",
     "chelsea.png",
@@ -49,16 +52,16 @@ PHOTOGRAPHS = (
     "rocket.jpg",
 )
 SIDES = ("published", "ours", "ours, cached")
-TOLERANCE = 1e-4  # of a score: what another order of sums in float32 may change
+TOLERANCE = 1e-4  # of a score: float32 sums in another order differ by less
 PUBLISHED = Path(__file__).with_name("published_retrieval.py")
-MATCHES = 10  # of a query, as published
+MATCHES = 10  # per query, as published
 
 
 # The images and the networks ----------------------------------------------------------------------
 
 
 def photographs():
-    """The photographs as PIL RGB; scikit-image itself is not imported."""
+    """Return the photographs as PIL RGB images, without importing scikit-image itself."""
     from PIL import Image
 
     folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
@@ -66,7 +69,7 @@ def photographs():
 
 
 def view(photograph, rng, side=256):
-    """A random square of a photograph, half of them mirrored, scaled to `side` pixels."""
+    """Return a random square of a photograph, scaled to `side` pixels; half of them mirrored."""
     from PIL import Image
 
     size = int(min(photograph.size) * rng.uniform(0.3, 1.0))
@@ -77,7 +80,7 @@ def view(photograph, rng, side=256):
 
 
 def with_noise(image, rng, scale=8):
-    """The image with Gaussian noise of `scale` of 255."""
+    """Return the image plus Gaussian noise with a standard deviation of `scale` (of 255)."""
     import numpy as np
     from PIL import Image
 
@@ -86,8 +89,8 @@ def with_noise(image, rng, scale=8):
 
 
 def write_images(out, *, queries, training, seed=0):
-    """`training` views in out/train; in out/queries0 and out/queries1 `queries` each, every other a
-    noisy copy of one."""
+    """Write `training` views to out/train, and `queries` images each to out/queries0 and
+    out/queries1. Every other query is a noisy copy of a training image."""
     import numpy as np
     from PIL import Image
 
@@ -98,15 +101,14 @@ def write_images(out, *, queries, training, seed=0):
             if name == "train" or i % 2:
                 image = view(sources[rng.integers(len(sources))], rng)
             else:
-                image = with_noise(
-                    Image.open(out / "train" / f"{rng.integers(training):05}.jpg"), rng
-                )
+                original = out / "train" / f"{rng.integers(training):05}.jpg"
+                image = with_noise(Image.open(original), rng)
             image.save(out / name / f"{i:05}.jpg", quality=90)
 
 
 def write_network(name, path):
-    """A TorchScript file of [B, 3, H, W] -> [B, D]: `free`, cells of an 8 x 8 grid, or `resnet50`,
-    random, 512-d."""
+    """Write a TorchScript file that maps [B, 3, H, W] to [B, D]: `free` gives the means of an 8 x 8
+    grid, `resnet50` the 512 outputs of a network with random weights."""
     import torch
 
     torch.manual_seed(0)
@@ -117,7 +119,7 @@ def write_network(name, path):
 
         network = resnet50(weights=None, num_classes=512)
     with warnings.catch_warnings():
-        # torch deprecates TorchScript, the form that SSCD has
+        # torch deprecates TorchScript, but SSCD is published in this format
         warnings.simplefilter("ignore", FutureWarning)
         torch.jit.trace(network.eval(), torch.rand(2, 3, 224, 224)).save(str(path))
 
@@ -125,8 +127,8 @@ def write_network(name, path):
 # Measuring ----------------------------------------------------------------------------------------
 
 
-def held(pid):
-    """Bytes that a process and its workers hold; what they share is counted once."""
+def held_bytes(pid):
+    """Return the memory of a process and its workers, in bytes; shared pages count once."""
     import psutil
 
     total = 0
@@ -135,13 +137,14 @@ def held(pid):
         for member in (process, *process.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 info = member.memory_full_info()
-                total += getattr(info, "pss", info.uss)  # only Linux tells shares of shared pages
+                total += getattr(info, "pss", info.uss)  # pss: Linux only
     return total
 
 
 def measured(command, *, threads, log):
-    """Run a command to its end. Returns: (seconds, peak bytes); SystemExit with what it said when
-    it fails."""
+    """Run a command to its end. Returns: (seconds, peak bytes).
+
+    Raises SystemExit with the end of its output if the command fails."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     peak, started = 0, time.perf_counter()
     with open(log, "w") as out:
@@ -150,7 +153,7 @@ def measured(command, *, threads, log):
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.2)
-                peak = max(peak, held(process.pid))
+                peak = max(peak, held_bytes(process.pid))
         finally:
             process.kill()
     seconds = time.perf_counter() - started
@@ -163,49 +166,40 @@ def measured(command, *, threads, log):
 
 
 def command_of(side, *, queries, out, cache, args, data):
-    """The command line of a turn. queries: the folder; out: a new one; cache: of our sides."""
-    folders = [
-        "--query_dir",
-        str(queries),
-        "--val_dir",
-        str(data / "train"),
-        "--weights",
-        str(data / "network.pt"),
-        "-j",
-        str(args.workers),
-    ]
+    """Return the command line of a turn.
+
+    queries: folder of queries; out: new output folder; cache: cache folder of our sides."""
+    folders = {
+        "--query_dir": queries,
+        "--val_dir": data / "train",
+        "--weights": data / "network.pt",
+        "-j": args.workers,
+    }
     if side == "published":
-        return [sys.executable, str(PUBLISHED), *folders, "--out", str(out)]
-    return [
-        sys.executable,
-        str(ROOT / "diff_retrieval.py"),
-        "--pt_style",
-        "sscd",
-        *folders,
-        "--metrics",
-        "similarity,background,complexity",
-        "--num_matches",
-        str(MATCHES),
-        "--mixed_precision",
-        "no",
-        "--report_to",
-        "none",
-        "--cache_dir",
-        str(cache),
-        "--output_dir",
-        str(out),
-    ]
+        return [sys.executable, str(PUBLISHED), *flag_strings(folders | {"--out": out})]
+    flags = {
+        "--pt_style": "sscd",
+        **folders,
+        "--metrics": "similarity,background,complexity",
+        "--num_matches": MATCHES,
+        "--mixed_precision": "no",
+        "--report_to": "none",
+        "--cache_dir": cache,
+        "--output_dir": out,
+    }
+    return [sys.executable, str(ROOT / "diff_retrieval.py"), *flag_strings(flags)]
 
 
 def take_turns(args, data):
-    """All rounds. Returns: {side: [(seconds, bytes)]} without the warm-up, and the largest
-    difference of a best score.
+    """Run all rounds.
 
-    The two folders of queries change places every round, so that scores found with a cache have
-    published ones to equal, from two rounds on."""
+    Returns: ({side: [(seconds, bytes)]} without the warm-up, largest difference of a best score).
+
+    The two folders of queries swap every round. So from two rounds on, the scores that our side
+    computes with a cache have published scores of the same folder to compare with."""
     import numpy as np
 
-    found, scores = {side: [] for side in SIDES}, []
+    turns, scores = {side: [] for side in SIDES}, []
     for number in range(args.rounds + args.warm_ups):
         for side in SIDES:
             folder, out = (number + (side == "ours, cached")) % 2, data / f"{side}-{number}"
@@ -217,32 +211,28 @@ def take_turns(args, data):
                 args=args,
                 data=data,
             )
-            found[side].append(measured(command, threads=args.threads, log=data / "log.txt"))
+            turns[side].append(measured(command, threads=args.threads, log=data / "log.txt"))
             scores.append((side, folder, np.load(out / "similarity.npy")))
     expected = {folder: values for side, folder, values in scores if side == "published"}
     comparable = [(values, expected[folder]) for _, folder, values in scores if folder in expected]
     difference = max(float(np.abs(values - wanted).max()) for values, wanted in comparable)
-    return {side: turns[args.warm_ups :] for side, turns in found.items()}, difference
+    return {side: each[args.warm_ups :] for side, each in turns.items()}, difference
 
 
 def compare(args, data):
-    """The table of all sides, ratios and the agreement of scores; SystemExit when they differ."""
+    """Print the table of all sides, their ratios and the largest difference of a best score.
+
+    Raises SystemExit if best scores differ by more than TOLERANCE."""
     from utils.reports.tables import markdown
 
-    found, difference = take_turns(args, data)
+    measurements, difference = take_turns(args, data)
     rows, median = [], {}
-    for side, turns in found.items():
+    for side, turns in measurements.items():
         seconds = [s for s, _ in turns]
         median[side] = statistics.median(seconds)
         memory = statistics.median(m for _, m in turns)
-        rows.append(
-            [
-                side,
-                f"{median[side]:.2f}",
-                f"{min(seconds):.2f} to {max(seconds):.2f}",
-                f"{memory / 2**20:.0f}",
-            ]
-        )
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        rows.append([side, f"{median[side]:.2f}", spread, f"{memory / 2**20:.0f}"])
     print(
         f"\n{args.network}, {args.queries} queries, {args.training} training images of 256 px, -j"
         f" {args.workers}, {args.threads} threads, {args.rounds} rounds\n"
@@ -252,16 +242,18 @@ def compare(args, data):
     print(f"ours / ours, cached: {median['ours'] / median['ours, cached']:.2f}")
     print(f"largest difference of a best score: {difference:.1e}")
     if not difference <= TOLERANCE:
-        sys.exit(f"the sides' best scores differ by {difference}; at most {TOLERANCE} was expected")
+        sys.exit(
+            f"best scores differ by {difference} between the sides; at most {TOLERANCE} is accepted"
+        )
 
 
-# Reading alone ------------------------------------------------------------------------------------
+# Reading images alone -----------------------------------------------------------------------------
 
 READ_BATCH = 128
 
 
 class Decoded:
-    """Item i: image i is decoded by Pillow and dropped."""
+    """A data set whose item i decodes image i with Pillow and drops the pixels."""
 
     def __init__(self, images):
         self.images = images
@@ -278,21 +270,19 @@ class Decoded:
 
 
 def bare_pass(images, workers):
-    """Decode every image in a loader's workers, and nothing else."""
+    """Decode every image in the workers of a loader, and do nothing else."""
     import torch
 
-    for _ in torch.utils.data.DataLoader(
-        Decoded(images), batch_size=READ_BATCH, num_workers=workers
-    ):
+    data = Decoded(images)
+    for _ in torch.utils.data.DataLoader(data, batch_size=READ_BATCH, num_workers=workers):
         pass
 
 
 def our_passes(network):
-    """What diff_retrieval.py does to a folder, nothing kept: up to the network, and with it.
-    network: a TorchScript file.
+    """Return two functions like bare_pass that read a folder as diff_retrieval.py does, without a
+    cache: up to the network, and through the network.
 
-    Returns: two passes as bare_pass.
-    """
+    network: a TorchScript file."""
     import torch
 
     from utils.retrieval import feature_cache, features
@@ -310,24 +300,24 @@ def our_passes(network):
     )
     extractors = {"descriptor": sscd.build(wanted)}
 
-    def how(workers):
+    def settings(workers):
         return features.ReaderSettings(
             READ_BATCH, workers, processes, feature_cache.FeatureCache(None, print)
         )
 
     def read(images, workers):
-        for _ in features.batches(images, range(len(images)), extractors, how(workers)):
+        for _ in features.batches(images, range(len(images)), extractors, settings(workers)):
             pass
 
     def extract(images, workers):
-        features.extract(images, extractors, how(workers))
+        features.extract(images, extractors, settings(workers))
 
     return read, extract
 
 
 def decoding(args, data):
-    """Images a second of both passes over the training images, in turns in this process; the
-    ratio."""
+    """Print images per second of three passes over the training images, which take turns in this
+    process, and the ratios."""
     import torch
 
     from utils.data import image_sets
@@ -341,13 +331,13 @@ def decoding(args, data):
         "ours, to the network": reading,
         "ours, through it": extracting,
     }
-    found = {name: [] for name in passes}
+    turns = {name: [] for name in passes}
     for _ in range(args.rounds + 1):
         for name, read in passes.items():
             started = time.perf_counter()
             read(images, args.workers)
-            found[name].append(len(images) / (time.perf_counter() - started))
-    rates = {name: sorted(turns[1:]) for name, turns in found.items()}
+            turns[name].append(len(images) / (time.perf_counter() - started))
+    rates = {name: sorted(each[1:]) for name, each in turns.items()}
     rows = [
         [name, f"{statistics.median(r):.0f}", f"{r[0]:.0f} to {r[-1]:.0f}"]
         for name, r in rates.items()
@@ -369,20 +359,30 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=("free", "resnet50"), default="free")
-    parser.add_argument("--queries", type=int, default=600)
-    parser.add_argument("--training", type=int, default=1500)
-    parser.add_argument("--rounds", type=int, default=3, help="that count")
-    parser.add_argument("--warm_ups", type=int, default=1, help="rounds before them")
-    parser.add_argument("-j", "--workers", type=int, default=2, help="of every side")
-    parser.add_argument("--threads", type=int, default=2, help="OMP_NUM_THREADS of every side")
-    parser.add_argument("--decoding", action="store_true", help="measure reading alone")
+    parser.add_argument(
+        "--network",
+        choices=("free", "resnet50"),
+        default="free",
+        help="free: costs nothing; resnet50: random weights (default: %(default)s)",
+    )
+    parser.add_argument("--queries", type=int, default=600, help="generated images")
+    parser.add_argument("--training", type=int, default=1500, help="training images")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds after the warm-up")
+    parser.add_argument("--warm_ups", type=int, default=1, help="warm-up rounds")
+    parser.add_argument("-j", "--workers", type=int, default=2, help="loader workers of each side")
+    parser.add_argument("--threads", type=int, default=2, help="OMP_NUM_THREADS of each side")
+    parser.add_argument(
+        "--decoding", action="store_true", help="measure only the reading of images"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         write_images(data, queries=args.queries, training=args.training)
         write_network(args.network, data / "network.pt")
-        (decoding if args.decoding else compare)(args, data)
+        if args.decoding:
+            decoding(args, data)
+        else:
+            compare(args, data)
 
 
 if __name__ == "__main__":

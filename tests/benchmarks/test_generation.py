@@ -1,5 +1,4 @@
-"""The two sides of the generation benchmark make the same number of images, each its own way;
-memory is read on the way."""
+"""The generation benchmark: both sides generate every prompt, and memory is printed on the way."""
 
 import argparse
 
@@ -42,6 +41,6 @@ def test_memory_is_read_at_the_marks(args, tmp_path, capsys):
         "1 images",
         "2 images",
         "5 images",
-        "when the manifest is written",
+        "manifest written",
     ]
     assert len(list((tmp_path / "many" / "generations").iterdir())) == 5

@@ -1,5 +1,5 @@
-"""The retrieval benchmark: its images, its sides at a small size, and that it fails when their
-scores differ."""
+"""The retrieval benchmark: its images, its sides at a small size, and its failure when their scores
+differ."""
 
 import re
 import subprocess
@@ -26,31 +26,18 @@ def rows_of(printed):
 
 
 def test_every_side_is_measured_and_their_scores_agree():
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "retrieval.py"),
-        "--queries",
-        "12",
-        "--training",
-        "30",
-        "--rounds",
-        "1",
-        "--warm_ups",
-        "0",
-        "-j",
-        "0",
-        "--threads",
-        "1",
-    ]
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
-    rows = rows_of(told.stdout)
+    script = str(ROOT / "benchmarks" / "retrieval.py")
+    flags = "--queries 12 --training 30 --rounds 1 --warm_ups 0 -j 0 --threads 1"
+    command = [sys.executable, script, *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    rows = rows_of(done.stdout)
     assert set(rows) == {"published", "ours", "ours, cached"}
     assert all(float(seconds) > 0 and int(memory) > 50 for seconds, _, memory in rows.values())
     for ratio in ("published / ours", "ours / ours, cached"):
-        assert float(re.search(rf"^{ratio}: (.+)$", told.stdout, re.M)[1]) > 0
+        assert float(re.search(rf"^{ratio}: (.+)$", done.stdout, re.M)[1]) > 0
     assert (
-        float(re.search(r"difference of a best score: (.+)$", told.stdout, re.M)[1])
+        float(re.search(r"difference of a best score: (.+)$", done.stdout, re.M)[1])
         <= retrieval.TOLERANCE
     )
 
@@ -67,7 +54,7 @@ def test_scores_that_differ_are_an_error(monkeypatch, capsys):
 
 
 def test_cached_scores_are_compared_with_published_ones_of_the_same_folder(monkeypatch, tmp_path):
-    """Every side is right but for the last turn, a cached one."""
+    """Every turn gives the right scores except for the last one, which is cached."""
 
     def fake(command, **_):
         out = tmp_path / command[-1].rpartition("/")[2]
@@ -81,9 +68,9 @@ def test_cached_scores_are_compared_with_published_ones_of_the_same_folder(monke
 
     monkeypatch.setattr(retrieval, "measured", fake)
     args = retrieval.argparse.Namespace(rounds=2, warm_ups=1, workers=0, threads=1)
-    found, difference = retrieval.take_turns(args, tmp_path)
+    turns, difference = retrieval.take_turns(args, tmp_path)
     assert difference == 0.25
-    assert found["published"] == [(5.0, 0), (8.0, 0)]  # the first turns, 2 to 4, only warmed up
+    assert turns["published"] == [(5.0, 0), (8.0, 0)]  # the first turns, 2 to 4, only warmed up
 
 
 def test_every_other_query_is_a_noisy_copy(tmp_path):
@@ -119,21 +106,8 @@ def test_memory_counts_workers(tmp_path):
 
 
 def test_reading_is_compared_with_bare_decoding(capsys):
-    retrieval.main(
-        [
-            "--decoding",
-            "--queries",
-            "1",
-            "--training",
-            "12",
-            "--rounds",
-            "1",
-            "-j",
-            "0",
-            "--threads",
-            "1",
-        ]
-    )
+    flags = "--decoding --queries 1 --training 12 --rounds 1 -j 0 --threads 1"
+    retrieval.main(flags.split())
     out = capsys.readouterr().out
     rows = rows_of(out)
     assert set(rows) == {"bare decoding", "ours, to the network", "ours, through it"}
