@@ -1,10 +1,11 @@
-"""The published retrieval procedure, plainly written, for benchmarks/retrieval.py to run in a
+"""Run the published retrieval procedure, plainly written. benchmarks/retrieval.py runs it in a
 process of its own.
 
-What the first paper's script does, with the metrics that need Inception or CLIP left out: a pass
-over each folder for descriptors, the whole matrix of similarities and all of it sorted, complexity
-of matched images decoded again, plots, and gallery pages that search again and open their images
-again, drawn by matplotlib at 20 x 20 inches. Nothing is slowed on purpose."""
+It does what the script of the first paper does, without the metrics that need Inception or CLIP:
+one pass over each folder for descriptors; the whole matrix of similarities, fully sorted;
+complexity of the matched images, which are decoded again; plots; and gallery pages that search
+again and open their images again, drawn by matplotlib at 20 x 20 inches. Nothing is slowed down on
+purpose."""
 
 import argparse
 import io
@@ -15,7 +16,7 @@ PAGES, PAGE_ROWS, MATCHES = 20, 10, 10
 
 
 class Folder:
-    """Item i: image i of a folder by name, transformed."""
+    """A data set whose item i is image i of a folder, sorted by name, transformed."""
 
     def __init__(self, root, transform):
         self.paths, self.transform = sorted(Path(root).iterdir()), transform
@@ -30,19 +31,19 @@ class Folder:
 
 
 def descriptors(folder, network, device, workers):
-    """One pass. Returns: [N, D], normalised, on the CPU."""
+    """Compute descriptors in one pass. Returns: [N, D], normalised, on the CPU."""
     import torch
 
     loader = torch.utils.data.DataLoader(
         folder, batch_size=64, num_workers=workers, pin_memory=device.type == "cuda"
     )
     with torch.no_grad():
-        found = torch.cat([network(pixels.to(device)).float().cpu() for pixels in loader])
-    return torch.nn.functional.normalize(found, dim=1)
+        rows = torch.cat([network(pixels.to(device)).float().cpu() for pixels in loader])
+    return torch.nn.functional.normalize(rows, dim=1)
 
 
 def complexity(image):
-    """Entropy in nats, KiB as JPEG, and total variation of a PIL RGB image."""
+    """Return the entropy in nats, the JPEG size in KiB and the total variation of a PIL image."""
     import numpy as np
     from skimage.color import rgb2gray
     from skimage.measure import shannon_entropy
@@ -55,8 +56,9 @@ def complexity(image):
 
 
 def draw_plots(out, best, background, measures):
-    """A histogram, and a scatter plot of each measure with its correlation. Returns: {measure: (r,
-    p)}."""
+    """Draw a histogram, and a scatter plot of each measure against the best scores.
+
+    Returns: {measure: (r, p)}."""
     import matplotlib
     from scipy.stats import pearsonr
 
@@ -68,19 +70,20 @@ def draw_plots(out, best, background, measures):
     pyplot.legend()
     pyplot.savefig(out / "histogram.png")
     pyplot.close()
-    found = {}
+    correlations = {}
     for name, values in measures.items():
-        found[name] = tuple(float(v) for v in pearsonr(values, best))
+        correlations[name] = tuple(float(v) for v in pearsonr(values, best))
         pyplot.scatter(values, best)
-        pyplot.title("r = {:.3f}, p = {:.3g}".format(*found[name]))
+        pyplot.title("r = {:.3f}, p = {:.3g}".format(*correlations[name]))
         pyplot.savefig(out / f"{name}.png")
         pyplot.close()
-    return found
+    return correlations
 
 
 def draw_page(path, rows):
-    """A gallery page to a PNG. rows: lists of [3, H, W] tensors in [-1, 1], a query and its
-    matches."""
+    """Draw a gallery page as a PNG file.
+
+    rows: a list per query with the query and its matches, tensors [3, H, W] in [-1, 1]."""
     import numpy as np
     from matplotlib import pyplot
 
@@ -95,10 +98,9 @@ def draw_page(path, rows):
 
 
 def published(args):
-    """The published side, to files in args.out."""
+    """Run the published side. It writes its files to the new folder args.out."""
     import numpy as np
     import torch
-    from PIL import Image
     from torchvision import transforms
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,32 +123,47 @@ def published(args):
     best = similarity.gather(1, nearest[:, None])[:, 0]
     background = among.topk(2).values[:, 1]  # the first one is the image itself
 
-    small = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224)])
-    matched = [complexity(small(Image.open(training.paths[i]).convert("RGB"))) for i in nearest]
-    entropy, size, variation = np.array(matched).T
-    measures = {
-        "entropy": entropy,
-        "size": size,
-        "variation": variation,
-        "mixed": entropy * size**0.5,
-    }
     out = Path(args.out)
     out.mkdir()
+    measures = matched_complexity([training.paths[i] for i in nearest])
     correlations = draw_plots(out, best.numpy(), background.numpy(), measures)
+    draw_gallery(out, queries, training, similarity, best)
+    np.save(out / "similarity.npy", best.numpy())
+    write_metrics(out, best.numpy(), background.numpy(), correlations)
 
+
+def matched_complexity(paths):
+    """Decode the matched images again. Returns: {measure: [Q] values}."""
+    import numpy as np
+    from PIL import Image
+    from torchvision import transforms
+
+    small = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224)])
+    matched = [complexity(small(Image.open(path).convert("RGB"))) for path in paths]
+    entropy, size, variation = np.array(matched).T
+    mixed = entropy * size**0.5
+    return {"entropy": entropy, "size": size, "variation": variation, "mixed": mixed}
+
+
+def draw_gallery(out, queries, training, similarity, best):
+    """Draw the gallery pages, queries with the highest scores first."""
     order = best.argsort(descending=True)[: PAGES * PAGE_ROWS]
     for number, rows in enumerate(order.split(PAGE_ROWS)):
         matches = similarity.topk(min(MATCHES, len(training))).indices
         shown = [[queries[int(q)], *(training[int(m)] for m in matches[q])] for q in rows]
         draw_page(out / f"page{number}.png", shown)
 
-    np.save(out / "similarity.npy", best.numpy())
+
+def write_metrics(out, best, background, correlations):
+    """Write metrics.json: correlations, and mean, deviation and percentiles of both scores."""
+    import numpy as np
+
     row = {
         f"{name}_{what}": value
         for name, pair in correlations.items()
         for what, value in zip("rp", pair, strict=True)
     }
-    for name, scores in (("sim", best.numpy()), ("bg", background.numpy())):
+    for name, scores in (("sim", best), ("bg", background)):
         row |= {f"{name}_mean": float(scores.mean()), f"{name}_std": float(scores.std())}
         row |= {f"{name}_{p}pc": float(np.percentile(scores, p)) for p in (75, 90, 95)}
     (out / "metrics.json").write_text(json.dumps(row, indent=1))
@@ -157,13 +174,13 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, what in (
-        ("query_dir", "generated images"),
-        ("val_dir", "training images"),
-        ("weights", "a TorchScript file"),
-        ("out", "new folder"),
+        ("query_dir", "folder of generated images"),
+        ("val_dir", "folder of training images"),
+        ("weights", "TorchScript file of the descriptor network"),
+        ("out", "output folder; it may not exist yet"),
     ):
         parser.add_argument(f"--{name}", required=True, help=what)
-    parser.add_argument("-j", "--workers", type=int, default=2)
+    parser.add_argument("-j", "--workers", type=int, default=2, help="loader workers")
     published(parser.parse_args(argv))
 
 

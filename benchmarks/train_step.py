@@ -1,19 +1,26 @@
-"""What a training step costs: ours, the published recipe's, and the bare network's, in one run.
+"""Measure the time of a training step: ours, the published recipe's, and that of the bare network.
 
-    python benchmarks/train_step.py                              # tiny-sd, 2 cores
-    python benchmarks/train_step.py --shape sd21 --mixed_precision bf16     # a GPU: Stable
-Diffusion 2.1, random weights
+    python benchmarks/train_step.py                    # tiny-sd on the CPU
+    python benchmarks/train_step.py --shape sd21 --mixed_precision bf16
+                                                       # on a GPU: Stable Diffusion 2.1's shape,
+                                                       # random weights
 
-Four sides take turns, five rounds, medians:
-- published: decode, encode, embed at every step, float32, AdamW as torch makes it, the loss read
-for the bar at every step; - ours: the whole loop of diff_train.py, logging included, with what
-frozen networks compute kept beside the run; - ours, nothing kept: the same with --cache_latents
-off; - bare: forward, backward and optimizer step of the U-Net on tensors at hand. Each has a copy
-of the same model, the same batch, images, threads and workers."""
+Four sides take turns for five rounds; the table gives medians.
+
+- published: decode, encode and embed at every step, float32, AdamW with torch's defaults; the
+  progress bar reads the loss at every step.
+- ours: the whole loop of diff_train.py, logging included; the outputs of the frozen networks are
+  cached beside the run.
+- ours, nothing kept: the same with --cache_latents off.
+- bare: forward, backward and optimizer step of the U-Net on fixed tensors.
+
+Each side has its own copy of the same model, and the same batch size, images, threads and
+workers."""
 
 import argparse
 import copy
 import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -23,13 +30,43 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# dense, multiply and add counted apart, by the maker
+from benchmarks.commands import flag_strings  # noqa: E402
+
+# dense FLOP/s as the maker states them; a multiply-add counts as two operations
 BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+SD21_TEXT_ENCODER = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+    "projection_dim": 512,
+}
+SD21_AUTOENCODER = {
+    "sample_size": 768,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+SD21_UNET = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
 
 
 def sd21_folder(out):
-    """A pipeline folder in the shape of Stable Diffusion 2.1 (base), with random weights. Returns:
-    its path."""
+    """Write a pipeline folder in the shape of Stable Diffusion 2.1 (base), with random weights.
+
+    Returns: its path."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -40,89 +77,24 @@ def sd21_folder(out):
     tiny = loading.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.model_max_length = 77
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=23,
-            num_attention_heads=16,
-            max_position_embeddings=77,
-            hidden_act="gelu",
-            projection_dim=512,
-        )
-    )
-    vae = AutoencoderKL(
-        sample_size=768,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        layers_per_block=2,
-        cross_attention_dim=1024,
-        attention_head_dim=(5, 10, 20, 20),
-        use_linear_projection=True,
-    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(**SD21_TEXT_ENCODER))
+    vae, unet = AutoencoderKL(**SD21_AUTOENCODER), UNet2DConditionModel(**SD21_UNET)
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
-    loading.assemble(
-        loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)
-    ).save_pretrained(out)
+    parts = loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)
+    loading.assemble(parts).save_pretrained(out)
     return out
 
 
 def our_loop(model, data, side, batch, args, out, *, kept):
-    """diff_train.py's own loop. Returns: (an endless iterator of steps, seconds that encoding ahead
-    took)."""
-    from utils.cli import flags, train_options
+    """Build the loop of diff_train.py. kept: whether outputs of frozen networks are cached.
+
+    Returns: (an endless iterator of steps, seconds that filling the cache took)."""
     from utils.files import run_folder
     from utils.runtime import launching, parallel
     from utils.training import training_job, training_loop
 
     run = run_folder.NewRun(out / "run")
-    opts = flags.parse(
-        train_options.TrainOptions,
-        [
-            "--pretrained_model_name_or_path",
-            str(model),
-            "--instance_data_dir",
-            str(data / "train"),
-            "--instance_prompt_loc",
-            str(data / "captions.json"),
-            "--class_prompt",
-            "instancelevel_blip",
-            "--resolution",
-            str(side),
-            "--center_crop",
-            "--random_flip",
-            "--train_batch_size",
-            str(batch),
-            "--max_train_steps",
-            "100000",
-            "--save_steps",
-            "100000",
-            "--modelsavesteps",
-            "100000",
-            "--learning_rate",
-            "5e-6",
-            "--seed",
-            "1",
-            "--num_workers",
-            str(args.num_workers),
-            "--mixed_precision",
-            args.mixed_precision,
-            "--report_to",
-            "none",
-            "--output_dir",
-            str(run.path),
-            *(["--compile"] if args.compile else []),
-        ],
-        description="",
-    )
+    opts = options_of(model, data, side, batch, args, run.path)
     accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
     job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
@@ -135,28 +107,59 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     return loop.positions(), seconds
 
 
-def published_loop(model, data, side, batch, args, device):
-    """The recipe of the published trainers, written plainly."""
-    import json
+def options_of(model, data, side, batch, args, run):
+    """Return the TrainOptions of our sides. run: the folder of the run."""
+    from utils.cli import flags, train_options
 
+    words = {
+        "--pretrained_model_name_or_path": model,
+        "--instance_data_dir": data / "train",
+        "--instance_prompt_loc": data / "captions.json",
+        "--class_prompt": "instancelevel_blip",
+        "--resolution": side,
+        "--center_crop": True,
+        "--random_flip": True,
+        "--train_batch_size": batch,
+        "--max_train_steps": 100_000,
+        "--save_steps": 100_000,
+        "--modelsavesteps": 100_000,
+        "--learning_rate": "5e-6",
+        "--seed": 1,
+        "--num_workers": args.num_workers,
+        "--mixed_precision": args.mixed_precision,
+        "--report_to": "none",
+        "--output_dir": run,
+        "--compile": args.compile,
+    }
+    return flags.parse(train_options.TrainOptions, flag_strings(words), description="")
+
+
+class CaptionedImages:
+    """The data set of the published recipe: item i is (pixels, token ids), computed when read."""
+
+    def __init__(self, data, prepare, tokenizer):
+        self.data, self.prepare, self.tokenizer = data, prepare, tokenizer
+        self.captions = json.loads((data / "captions.json").read_text())
+        self.keys = sorted(self.captions)
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        key = self.keys[index]
+        ids = self.tokenizer(
+            self.captions[key][0], truncation=True, padding="max_length", return_tensors="pt"
+        ).input_ids[0]
+        return self.prepare(Image.open(self.data / key).convert("RGB")), ids
+
+
+def published_batches(data, side, batch, workers, tokenizer):
+    """Yield the batches of the published recipe, epoch after epoch without an end."""
     import torch
-    from diffusers import DDPMScheduler
-    from PIL import Image
     from torchvision import transforms
-    from tqdm import tqdm
 
-    from utils.models import loading
-
-    parts = loading.load_parts("--model", str(model))
-    vae, text_encoder, unet = (
-        parts.vae.to(device),
-        parts.text_encoder.to(device),
-        parts.unet.to(device).train(),
-    )
-    vae.requires_grad_(False)
-    text_encoder.requires_grad_(False)
-    scheduler = DDPMScheduler.from_config(parts.scheduler.config)
-    captions = json.loads((data / "captions.json").read_text())
     prepare = transforms.Compose(
         [
             transforms.Resize(side),
@@ -166,27 +169,35 @@ def published_loop(model, data, side, batch, args, device):
             transforms.Normalize([0.5], [0.5]),
         ]
     )
-
-    class Images(torch.utils.data.Dataset):
-        keys = sorted(captions)
-
-        def __len__(self):
-            return len(self.keys)
-
-        def __getitem__(self, index):
-            key = self.keys[index]
-            ids = parts.tokenizer(
-                captions[key][0], truncation=True, padding="max_length", return_tensors="pt"
-            ).input_ids[0]
-            return prepare(Image.open(data / key).convert("RGB")), ids
-
     loader = torch.utils.data.DataLoader(
-        Images(), batch_size=batch, shuffle=True, drop_last=True, num_workers=args.num_workers
+        CaptionedImages(data, prepare, tokenizer),
+        batch_size=batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
     )
+    while True:
+        yield from loader
+
+
+def published_loop(model, data, side, batch, args, device):
+    """Train as the published trainers do, plainly written. Yields after every step."""
+    import torch
+    from diffusers import DDPMScheduler
+    from tqdm import tqdm
+
+    from utils.models import loading
+
+    parts = loading.load_parts("--model", str(model))
+    vae, text_encoder = parts.vae.to(device), parts.text_encoder.to(device)
+    unet = parts.unet.to(device).train()
+    vae.requires_grad_(False)
+    text_encoder.requires_grad_(False)
+    scheduler = DDPMScheduler.from_config(parts.scheduler.config)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     bar = tqdm(disable=None if sys.stderr.isatty() else True)
-    for pixels, ids in (item for _ in itertools.count() for item in loader):
+    for pixels, ids in published_batches(data, side, batch, args.num_workers, parts.tokenizer):
         latents = vae.encode(pixels.to(device)).latent_dist.sample() * vae.config.scaling_factor
         noise = torch.randn_like(latents)
         timesteps = torch.randint(
@@ -206,8 +217,8 @@ def published_loop(model, data, side, batch, args, device):
 
 
 def bare_loop(model, side, batch, args, device):
-    """Forward, backward and optimizer step on the same tensors again and again: what no loop can do
-    without."""
+    """Repeat forward, backward and optimizer step on the same tensors, which every loop has to
+    compute. Yields after every step."""
     import torch
 
     from utils.models import loading
@@ -236,8 +247,7 @@ def bare_loop(model, side, batch, args, device):
 
 
 def flops_of_a_step(model, side):
-    """Floating-point operations of forward and backward of the U-Net for one image, counted by
-    torch."""
+    """Count the floating-point operations of the U-Net, forward and backward, for one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -252,8 +262,8 @@ def flops_of_a_step(model, side):
 
 
 def measure(sides, steps, rounds, device):
-    """Seconds a step of every side, interleaved, and the peak of device memory above what stood
-    before.
+    """Measure seconds per step while the sides take turns, and the peak of device memory above the
+    memory before each turn.
 
     Returns: ({name: [seconds] * rounds}, {name: bytes or None}).
     """
@@ -284,29 +294,32 @@ def measure(sides, steps, rounds, device):
     return times, peaks
 
 
-def main(argv=None):
+def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=("tiny-sd", "sd21"), default="tiny-sd")
-    parser.add_argument("--steps", type=int, default=25, help="steps of a turn")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--shape", choices=("tiny-sd", "sd21"), default="tiny-sd", help="the model")
+    parser.add_argument("--steps", type=int, default=25, help="training steps per turn")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds after the warm-up")
+    parser.add_argument("--batch", type=int, default=16, help="batch size")
+    parser.add_argument("--images", type=int, default=256, help="number of training images")
+    parser.add_argument("--num_workers", type=int, default=2, help="loader workers of each side")
     parser.add_argument(
         "--mixed_precision",
         choices=("no", "bf16"),
         default="no",
-        help="of our side and the bare one",
+        help="precision of our sides and of the bare network",
     )
-    parser.add_argument("--compile", action="store_true", help="our side and the bare one compiled")
-    parser.add_argument("--work_dir", help="kept; else a temporary folder")
-    args = parser.parse_args(argv)
-    import torch
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the U-Net of our sides and the bare network"
+    )
+    parser.add_argument("--work_dir", help="folder for all files (default: a temporary one)")
+    return parser.parse_args(argv)
 
+
+def main(argv=None):
+    args = parse(argv)
     from utils.data import scenes
-    from utils.reports.tables import markdown
     from utils.runtime import devices
 
     device = devices.default_device()
@@ -316,16 +329,32 @@ def main(argv=None):
     model = ROOT / "assets" / "tiny-sd" if args.shape == "tiny-sd" else sd21_folder(out / "sd21")
     scenes.write_scenes(out / "scenes", count=args.images, seed=0, size=side)
     common = (model, out / "scenes", side, args.batch, args)
-    kept, seconds = our_loop(*common, out / "kept", kept=True)
-    anew, _ = our_loop(*common, out / "anew", kept=False)
+    cached, seconds = our_loop(*common, out / "kept", kept=True)
+    uncached, _ = our_loop(*common, out / "anew", kept=False)
     sides = {
         "published": published_loop(*common, device),
-        "ours": kept,
-        "ours, nothing kept": anew,
+        "ours": cached,
+        "ours, nothing kept": uncached,
         "bare": bare_loop(model, side, args.batch, args, device),
     }
     times, peaks = measure(sides, args.steps, args.rounds, device)
     median = {name: statistics.median(t) for name, t in times.items()}
+    report(args, side, device, times, peaks, median)
+    print(
+        f"encoding ahead, once: {seconds:.1f} s for {args.images} images in both orientations and"
+        " their captions"
+    )
+    print(f"peak memory of the process: {devices.peak_memory(device)['host'] / 2**30:.2f} GiB")
+    peak = next((v for k, v in BF16_PEAK.items() if k in name_of(device)), None)
+    if peak and device.type == "cuda":
+        speed = flops_of_a_step(model, side) * args.batch / median["ours"]
+        print(f"our U-Net: {speed / 1e12:.1f} TFLOP/s, {speed / peak:.1%} of the GPU's bf16 peak")
+
+
+def report(args, side, device, times, peaks, median):
+    """Print the table of the sides and the ratios of their times."""
+    from utils.reports.tables import markdown
+
     rows = []
     for name, t in times.items():
         spread, memory = f"{1000 * min(t):.1f} to {1000 * max(t):.1f}", peaks[name]
@@ -333,35 +362,26 @@ def main(argv=None):
         rows.append(
             [name, f"{1000 * median[name]:.1f}", spread, f"{args.batch / median[name]:.1f}", shown]
         )
-    where = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{torch.get_num_threads()} threads"
-    )
     print(
-        f"\n{args.shape}, {side} px, batch {args.batch}, {where}, ours and bare in"
+        f"\n{args.shape}, {side} px, batch {args.batch}, {name_of(device)}, ours and bare in"
         f" {args.mixed_precision}, {args.rounds} rounds of {args.steps} steps\n"
     )
-    print(
-        markdown(
-            ("side", "ms a step (median)", "range", "images/s", "GiB above weights and moments"),
-            rows,
-        )
-    )
+    memory = "GiB above weights and moments"
+    print(markdown(("side", "ms a step (median)", "range", "images/s", memory), rows))
     print(
         f"\npublished / ours: {median['published'] / median['ours']:.2f}   published / ours,"
         f" nothing kept: {median['published'] / median['ours, nothing kept']:.2f}   ours / bare:"
         f" {median['ours'] / median['bare']:.3f}"
     )
-    print(
-        f"encoding ahead, once: {seconds:.1f} s for {args.images} images in both orientations and"
-        " their captions"
-    )
-    print(f"peak memory of the process: {devices.peak_memory(device)['host'] / 2**30:.2f} GiB")
-    peak = next((v for k, v in BF16_PEAK.items() if device.type == "cuda" and k in where), None)
-    if peak:
-        done = flops_of_a_step(model, side) * args.batch / median["ours"]
-        print(f"our U-Net: {done / 1e12:.1f} TFLOP/s, {done / peak:.1%} of the GPU's bf16 peak")
+
+
+def name_of(device):
+    """Name the GPU, or the number of threads on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":
