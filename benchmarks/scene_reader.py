@@ -1,15 +1,16 @@
-"""Read a scene back from its pixels: the five things a caption asks for, and how many of them a
+"""Read a scene from its pixels: the five attributes that a caption names, and how many of them a
 picture shows.
 
-By rule, without learned weights: the palette votes for the background; the two other colours with
-most flat pixels in one piece are the things; each of the ten outlines is fitted to a thing in
-place, size and turn, and the best fit names it. The small thing is painted over the large one, so
-the large one is fitted without the pixels of the small.
+The reader works by rules, without learned weights. The pixels vote for a background colour; the two
+other colours with most flat pixels in one connected patch are the two shapes. Each of the ten
+outlines is fitted to each patch in position, size and rotation, and the best fit names the shape.
+The small shape is painted over the large one, so the large one is fitted without the pixels of the
+small one.
 
-Right on 2,000 held-out scenes: background 100 %, each colour and shape of a thing 99.95 %; blurred
-(sigma 0.7 pixels) and noisy (sigma 3 of 255): 100 % and 99.8 %. After tiny-sd's autoencoder (300
-scenes): background 100 %, colours 99.3 %, large shape 98.7 %, small shape 78.3 %, for it rounds
-small crosses and stars. Some 12 ms a picture on one core."""
+Accuracy on 2,000 held-out scenes: background 100 %, each colour and shape 99.95 %; blurred (sigma
+0.7 pixels) and noisy (sigma 3 of 255): 100 % and 99.8 %. After tiny-sd's autoencoder, on 300
+scenes: background 100 %, colours 99.3 %, large shape 98.7 %, small shape 78.3 %, because the
+autoencoder rounds small crosses and stars. A picture takes some 12 ms on one core."""
 
 import re
 from dataclasses import dataclass, fields
@@ -24,21 +25,22 @@ from utils.data.scenes import COLOURS, SHADE, SHAPES, TEXTURES
 _NAMES, _SHAPE_NAMES = list(COLOURS), list(SHAPES)
 _PURE = np.array(list(COLOURS.values()), np.float32)
 _PALETTE = np.concatenate([_PURE, SHADE * _PURE])  # the colours, then their shades
-# a pixel farther than this from the background and its shades is of something else; jitter moves a
-# colour by 31 at most, the palette's nearest to another with its shades, orange to yellow, lies 63
-# from it
+# A pixel farther than this from the background and its shades belongs to a shape. Jitter moves a
+# colour by at most 31. The closest colours of the palette, orange and yellow (with its shades), are
+# 63 apart.
 _APART = 30.0
-# fewer flat pixels in one piece are an edge between two things: of 1,000 scenes the least thing has
-# 23 (softened: 16), the most that is none 2 (softened: 12, and 5.5 at the 99th percentile)
+# A patch with fewer flat pixels is the edge between two shapes. In 1,000 scenes the smallest shape
+# has 23 flat pixels (softened: 16), and an edge has at most 2 (softened: 12; 5.5 at the 99th
+# percentile).
 _FEWEST_FLAT = 6.0
-# radii to try, shares of the side: those of scenes, and some room
+# radii to try, as shares of the side: those of scenes, and a margin
 LARGE, SMALL = (0.20, 0.42), (0.09, 0.21)
-_RIM = 2.0  # pixels over which an outline fades: one of its own, one for a decoder's softness
+_RIM = 2.0  # pixels over which an outline fades: one in a scene, one more after a decoder
 
 
 @dataclass(frozen=True)
 class SceneAttributes:
-    """What a caption asks for, or what a picture shows; None: not to be read."""
+    """The attributes that a caption names or that a picture shows. None: could not be read."""
 
     background: str | None
     large_colour: str | None
@@ -57,15 +59,15 @@ def _grammar():
 
 
 def asked_of(caption):
-    """What caption 0 of a scene asks for. Returns: SceneAttributes. ValueError for a caption of
-    another grammar."""
-    found = _grammar().fullmatch(caption)
-    if found is None:
+    """Parse caption 0 of a scene. Returns: SceneAttributes. ValueError for a caption of another
+    form."""
+    match = _grammar().fullmatch(caption)
+    if match is None:
         raise ValueError(
             f"caption {caption!r} is not of the form 'a red circle and a blue star on a striped"
             " green background'"
         )
-    large_colour, large_shape, small_colour, small_shape, background = found.groups()
+    large_colour, large_shape, small_colour, small_shape, background = match.groups()
     return SceneAttributes(background, large_colour, large_shape, small_colour, small_shape)
 
 
@@ -74,7 +76,7 @@ COLOUR_ATTRIBUTES = ("background", "large_colour", "small_colour")
 
 
 def agreement(reading, asked, *, of=ATTRIBUTES):
-    """Share of the attributes `of` that `reading` has right; one that was not read is wrong."""
+    """Return the share of the attributes `of` that `reading` has right. None counts as wrong."""
     pairs = [(getattr(reading, name), getattr(asked, name)) for name in of]
     return sum(got is not None and got == wanted for got, wanted in pairs) / len(of)
 
@@ -88,11 +90,10 @@ def _squared_distances(pixels, colours):
 
 
 def read_background(image):
-    """The background colour read off a scene: every pixel votes for the nearest of ten colours and
-    their ten shades.
+    """Read the background colour of a real or generated picture: every pixel votes for the nearest
+    of the ten colours and their ten shades.
 
-    image: PIL RGB or uint8 array [H, W, 3]. Returns: the name with the most votes. One rule for
-    real and generated."""
+    image: PIL RGB or uint8 array [H, W, 3]. Returns: the name with the most votes."""
     pixels = np.asarray(image, dtype=np.float32).reshape(-1, 3)
     nearest = _squared_distances(pixels, _PALETTE).argmin(1)
     votes = np.bincount(nearest, minlength=len(_PALETTE)).reshape(2, -1).sum(0)
@@ -100,15 +101,15 @@ def read_background(image):
 
 
 def _distance_to_ground(pixels, ground):
-    """How far each pixel is from a background of colour `ground` and from all mixtures with its
-    shade. Returns: [N]."""
+    """Return the distance of each pixel from the background colour `ground` and from all mixtures
+    with its shade: [N]."""
     along = np.clip(pixels @ ground / max(float(ground @ ground), 1.0), SHADE, 1.0)
     return np.sqrt(np.square(pixels - along[:, None] * ground).sum(1))
 
 
 def _ground_colour(pixels, index):
-    """The background's own, unshaded and jittered colour: the median of its pixels, else the
-    palette's."""
+    """Return the unshaded, jittered colour of the background: the median of its pixels, or the
+    palette's colour if there are none."""
     near = _squared_distances(pixels, _PALETTE).argmin(1)
     own, shaded = pixels[near == index], pixels[near == index + len(_NAMES)]
     if len(own) >= max(40, len(shaded) / 4):
@@ -117,8 +118,8 @@ def _ground_colour(pixels, index):
 
 
 def _flatness(picture):
-    """1 where a pixel's neighbours are like it, near 0 at edges, which mix two colours into a
-    third. Returns: [H, W]."""
+    """Return 1 for a pixel like its neighbours and near 0 at edges, where two colours mix into a
+    third: [H, W]."""
     size = (3, 3, 1)
     spread = (ndimage.maximum_filter(picture, size) - ndimage.minimum_filter(picture, size)).max(2)
     return 1.0 / (1.0 + np.square(spread / 40.0))
@@ -126,24 +127,23 @@ def _flatness(picture):
 
 @dataclass(frozen=True)
 class _Thing:
-    """A connected patch of one colour. rgb: its own; mask: [H, W] bool; votes: flat pixels; reach:
-    extent, pixels."""
+    """A connected patch of one colour: one of the two shapes."""
 
-    colour: str
-    rgb: np.ndarray
-    mask: np.ndarray
-    votes: float
-    reach: float
+    colour: str  # name in the palette
+    rgb: np.ndarray  # [3], the median of its flat pixels
+    mask: np.ndarray  # [H, W] bool
+    votes: float  # sum of its pixels' flatness
+    reach: float  # distance of its rim from its centre, pixels
 
 
 def _thing(picture, flatness, mask, index):
-    """The piece with most flat pixels among those of one colour. mask: [H, W] bool, not empty."""
+    """Return the patch of one colour with most flat pixels. mask: [H, W] bool, not empty."""
     pieces, count = ndimage.label(mask)
     votes = ndimage.sum_labels(flatness, pieces, range(1, count + 1))
     piece = pieces == int(np.argmax(votes)) + 1
     flat = piece & (flatness >= np.quantile(flatness[piece], 0.6))
     ys, xs = np.nonzero(piece)
-    # a whole or half hidden shape, stray pixels aside
+    # the 97th percentile ignores stray pixels
     reach = np.quantile(np.hypot(ys - ys.mean(), xs - xs.mean()), 0.97)
     return _Thing(
         _NAMES[index], np.median(picture[flat], axis=0), piece, float(votes.max()), float(reach)
@@ -151,24 +151,23 @@ def _thing(picture, flatness, mask, index):
 
 
 def _things(picture, background, to_ground):
-    """The two things on a background, the far-reaching one first; None for one that is not
-    there."""
+    """Return the two shapes on a background, the one with the larger reach first. None stands for
+    a missing shape."""
     distances = _squared_distances(picture.reshape(-1, 3), _PURE)
     distances[:, background] = np.inf
     nearest = np.where(to_ground > _APART, distances.argmin(1).reshape(to_ground.shape), -1)
     flatness = _flatness(picture)
-    enough = np.nonzero(np.bincount(nearest[nearest >= 0], minlength=len(_NAMES)) >= _FEWEST_FLAT)[
-        0
-    ]
-    found = [_thing(picture, flatness, nearest == index, index) for index in enough]
-    found = sorted((t for t in found if t.votes >= _FEWEST_FLAT), key=lambda t: -t.votes)[:2]
-    large, small = [*sorted(found, key=lambda t: -t.reach), None, None][:2]
+    pixels = np.bincount(nearest[nearest >= 0], minlength=len(_NAMES))
+    enough = np.flatnonzero(pixels >= _FEWEST_FLAT)
+    things = [_thing(picture, flatness, nearest == index, index) for index in enough]
+    things = sorted((t for t in things if t.votes >= _FEWEST_FLAT), key=lambda t: -t.votes)[:2]
+    large, small = [*sorted(things, key=lambda t: -t.reach), None, None][:2]
     return large, small
 
 
 # Shapes -------------------------------------------------------------------------------------------
 
-# how many turns of a shape look the same, and how many to try between two of those
+# how many rotations of a shape look the same, and how many to try between two of those
 _SAME_TURNS = {"square": 4, "triangle": 3, "star": 5, "cross": 4, "diamond": 2, "hexagon": 6}
 _TURNS = {
     "circle": 1,
@@ -182,14 +181,14 @@ _TURNS = {
     "heart": 20,
     "hexagon": 4,
 }
-# tables of distances: points a side, half their side in radii, and their oversampling
+# tables of distances: points per side, half a side in radii, oversampling
 _GRID, _SPAN, _FINE = 256, 2.0, 2
 
 
 @cache
 def _tables():
-    """Signed distances to the outlines, positive inside: [shapes, grid, grid]; areas; centroids
-    [shapes, 2], in radii."""
+    """Return the tables of all shapes, in radii: signed distances to the outline, positive inside
+    [shapes, grid, grid]; areas [shapes]; centroids [shapes, 2]."""
     tables, areas, centroids, step = [], [], [], 2 * _SPAN / _GRID
     for polygons in SHAPES.values():
         mask = Image.new("L", (_GRID * _FINE, _GRID * _FINE), 0)
@@ -209,7 +208,7 @@ def _tables():
 
 @cache
 def _starts():
-    """Every shape at every turn to try. Returns: indices of shapes [K], angles [K]."""
+    """List every shape at every rotation to try. Returns: indices of shapes [K], angles [K]."""
     rows = [
         (kind, 2 * np.pi / _SAME_TURNS.get(name, 1) * turn / _TURNS[name])
         for kind, name in enumerate(SHAPES)
@@ -219,8 +218,9 @@ def _starts():
 
 
 def _rendered(kinds, params, xs, ys):
-    """Share of each pixel that a shape covers. kinds: [K]; params: [K, 4], x, y, radius, angle.
-    Returns: [K, N]."""
+    """Return the share of each pixel that a shape covers: [K, N].
+
+    kinds: [K] indices of shapes; params: [K, 4], x, y, radius, angle; xs, ys: [N] pixel centres."""
     x, y, radius, angle = (params[:, i, None].astype(np.float32) for i in range(4))
     scale = _GRID / (2 * _SPAN) / radius
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -235,8 +235,9 @@ def _rendered(kinds, params, xs, ys):
 
 
 def _first_guesses(mask, radii):
-    """Every start laid on a patch: its centroid on the patch's, its area the patch's. Returns:
-    kinds [K], params [K, 4]."""
+    """Place every start on a patch, with the patch's centroid and area.
+
+    Returns: kinds [K], params [K, 4]."""
     _, areas, centroids = _tables()
     kinds, angles = _starts()
     ys, xs = np.nonzero(mask)
@@ -249,20 +250,22 @@ def _first_guesses(mask, radii):
 
 
 def _fit(cover, care, mask, radii):
-    """The shape, place, size and turn that explain a cover best; None where nothing counts.
+    """Find the shape, position, size and rotation that explain a cover best.
 
-    cover: [H, W], 0..1, how much a pixel is of the thing's colour; care: [H, W] bool, pixels that
-    count; mask: [H, W] bool, the thing's patch; radii: least and greatest, pixels. Returns: (index
-    of the shape, [4] params)."""
+    cover: [H, W], 0..1, how much a pixel has the shape's colour;
+    care: [H, W] bool, the pixels that count;
+    mask: [H, W] bool, the patch;
+    radii: least and greatest radius, pixels.
+    Returns: (index of the shape, [4] params), or None if no pixel counts."""
     ys, xs = np.nonzero(care & _box(mask))
     if not len(ys):
         return None
     target = cover[ys, xs].astype(np.float32)
     ys, xs = ys.astype(np.float32) + 0.5, xs.astype(np.float32) + 0.5
-    thin = slice(None, None, 1 + len(ys) // 400)  # some 300 pixels tell ten outlines apart
+    thin = slice(None, None, 1 + len(ys) // 400)  # some 300 pixels suffice to choose an outline
     kinds, params = _first_guesses(mask, radii)
     errors = np.square(_rendered(kinds, params, xs[thin], ys[thin]) - target[thin]).mean(1)
-    # the two best turns of each shape go on
+    # keep the two best rotations of each shape
     chosen = np.concatenate(
         [np.nonzero(kinds == k)[0][np.argsort(errors[kinds == k])[:2]] for k in range(len(SHAPES))]
     )
@@ -273,7 +276,7 @@ def _fit(cover, care, mask, radii):
 
 
 def _box(mask, margin=4):
-    """A mask's bounding box and a margin, filled."""
+    """Return the filled bounding box of a mask, with a margin."""
     box = np.zeros_like(mask)
     ys, xs = np.nonzero(mask)
     box[
@@ -284,13 +287,13 @@ def _box(mask, margin=4):
 
 
 def _refined(kinds, params, xs, ys, target, radii, rounds=6):
-    """Damped Gauss-Newton steps of x, y, radius and angle, all candidates at once."""
+    """Refine x, y, radius and angle of all candidates at once by damped Gauss-Newton steps."""
     count = len(params)
     damping = np.full(count, 0.05)
     residual = _rendered(kinds, params, xs, ys) - target
     error = np.square(residual).sum(1)
     for _ in range(rounds):
-        # differences over half a pixel, at the rim for the angle
+        # finite differences: half a pixel, for the angle half a pixel at the rim
         steps = np.stack([np.full(count, 0.5)] * 3 + [0.5 / params[:, 2]], axis=1)
         moved = (params[:, None] + steps[:, None] * np.eye(4)).reshape(-1, 4)
         slopes = (
@@ -307,24 +310,22 @@ def _refined(kinds, params, xs, ys, target, radii, rounds=6):
         tried[:, 2] = np.clip(tried[:, 2], *radii)
         now = _rendered(kinds, tried, xs, ys) - target
         better = np.square(now).sum(1) < error
-        params, residual = (
-            np.where(better[:, None], tried, params),
-            np.where(better[:, None], now, residual),
-        )
+        params = np.where(better[:, None], tried, params)
+        residual = np.where(better[:, None], now, residual)
         error, damping = np.square(residual).sum(1), np.where(better, damping / 3, damping * 5)
     return params
 
 
 def _cover(picture, thing, to_others):
-    """How much each pixel is of a thing's colour, 0..1: half where it lies half way to the nearest
-    of the others."""
+    """Return how much each pixel has a shape's colour, 0..1: 0.5 half way to the nearest other
+    colour."""
     to_thing = np.sqrt(np.square(picture - thing.rgb).sum(2))
     return to_others / (to_others + to_thing + 1e-3)
 
 
 def read_scene(image):
-    """The five attributes of a picture, from its pixels alone; its best guess on one that is no
-    scene.
+    """Read the five attributes of a picture from its pixels. On a picture that is not a scene the
+    result is the best guess.
 
     image: PIL RGB or uint8 array [H, W, 3], some 64 pixels a side. Returns: SceneAttributes.
     """
@@ -344,7 +345,7 @@ def read_scene(image):
         )
         kind, params = small_fit
         ys, xs = np.mgrid[: free.shape[0], : free.shape[1]].reshape(2, -1).astype(np.float32) + 0.5
-        # a pixel more: its rim is of neither colour
+        # one pixel more, because its rim has neither colour
         grown = params + np.array([0.0, 0.0, 1.0, 0.0])
         free = _rendered([kind], grown[None], xs, ys).reshape(free.shape) == 0
     if large:
@@ -353,8 +354,8 @@ def read_scene(image):
         )
     return SceneAttributes(
         background,
-        large and large.colour,
-        large_fit and _SHAPE_NAMES[large_fit[0]],
-        small and small.colour,
-        small_fit and _SHAPE_NAMES[small_fit[0]],
+        large.colour if large else None,
+        _SHAPE_NAMES[large_fit[0]] if large_fit else None,
+        small.colour if small else None,
+        _SHAPE_NAMES[small_fit[0]] if small_fit else None,
     )

@@ -1,21 +1,25 @@
-"""Search of an index on disk against faiss holding all of it in memory: seconds, memory, what is
-found, in one run.
+"""Measure the search of an index on disk beside faiss with all vectors in memory: seconds, memory,
+and which vectors are found.
 
-    python benchmarks/search.py                       1,000,000 vectors of 512 dimensions in 1,000
-shards, 1,000 queries
-    python benchmarks/search.py --folder DIR          keeps the index there, and takes the one that
-it finds
+    python benchmarks/search.py                  # 1,000,000 vectors of 512 dimensions in 1,000
+                                                 # shards, 1,000 queries
+    python benchmarks/search.py --folder DIR     # keep the index in DIR, and reuse it next time
 
-The vectors are synthetic: 20,000 clusters of unequal size, a vector's cosine with its centre about
-0.7. Each query is a planted near-copy of one vector, at a cosine drawn from 0.75 to 0.95. Three
-sides: - flat: faiss.IndexFlatIP with all vectors in memory, float32; loading is not counted. -
-exact: utils.index.search.Exact on the memory-mapped float16 shards, a block at a time. -
-approximate: the same index by IVF-PQ, its candidates scored exactly on the stored vectors. Seconds:
-one process holds all three, and they take turns search by search, as the speed of a shared machine
-drifts within seconds; ratios are within rounds. Memory: RssAnon, what is a process's own and not
-the page cache's, sampled in a process of each side while it opens and searches, above what it was
-when the libraries were imported and the queries read. Opening: in the process of the exact side.
-Status 1 when exact and flat disagree in a best match."""
+The vectors are synthetic: 20,000 clusters of unequal size; the cosine between a vector and its
+cluster's centre is about 0.7. Each query is a planted near-copy of one vector, at a cosine drawn
+from 0.75 to 0.95. There are three sides:
+
+- flat: faiss.IndexFlatIP with all vectors in memory as float32; loading does not count.
+- exact: utils.index.search.Exact on the memory-mapped float16 shards, one block at a time.
+- approximate: the same index by IVF-PQ; candidates are scored exactly on the stored vectors.
+
+Seconds: one process holds all three sides, and they take turns search by search, because the speed
+of a shared machine drifts within seconds. Ratios are taken within a round.
+Memory: one process per side opens the index and searches. The table gives the peak of its RssAnon
+(its own memory, without the page cache) above the value after it imported the libraries and read
+the queries. The time to open the index is that of the exact side's process.
+
+The exit status is 1 if exact and flat disagree on a best match."""
 
 import argparse
 import json
@@ -33,32 +37,42 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.commands import flag_strings  # noqa: E402
+
 SIDES = ("flat", "exact", "approximate")
-TURNS = "turns"  # of all sides
+TURNS = "turns"  # the process in which all sides take turns
 SIZES = ("vectors", "dimensions", "queries", "shards")
 CLUSTERS, NEAREST, FARTHEST = 20_000, 0.95, 0.75
 K = 10
+COLUMNS = (
+    "side",
+    "seconds (median)",
+    "range",
+    "RssAnon, MiB above",
+    "planted copy first",
+    "of flat's ten",
+)
 
 
 # The index ----------------------------------------------------------------------------------------
 
 
 def unit(vectors):
+    """Scale vectors to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def descriptor_of(sizes):
-    """What index.json says of synthetic vectors: their sizes, by which one kept in a folder is
-    known again."""
+    """Return the descriptor record of a synthetic index. Its sizes identify an index that is kept
+    in a folder."""
     return {"pt_style": "synthetic", **sizes}
 
 
 def write_synthetic(folder, sizes):
-    """The index, queries.npy and planted.npy (the row that each query is a near-copy of) under
-    `folder`.
+    """Write the index, queries.npy and planted.npy to `folder`. planted.npy holds the row of which
+    each query is a near-copy.
 
-    sizes: how many vectors, dimensions, queries, shards.
-    """
+    sizes: {"vectors", "dimensions", "queries", "shards": number}."""
     from utils.index import shard_files, vector_index
 
     vectors, dimensions, queries, shards = (sizes[name] for name in SIZES)
@@ -67,43 +81,41 @@ def write_synthetic(folder, sizes):
     centres = unit(rng.standard_normal((CLUSTERS, dimensions), dtype=np.float32))
     share = 1 / np.arange(1, CLUSTERS + 1) ** 0.8
     planted = rng.choice(vectors, queries, replace=False)
-    found = np.empty((queries, dimensions), np.float32)
+    near_copies = np.empty((queries, dimensions), np.float32)
     names = [f"{i:05d}" for i in range(shards)]
     descriptor = descriptor_of(sizes)
     source = {"folder": str(folder), "shards": True}
     vector_index.write_index(folder / "index", descriptor=descriptor, source=source, planned=names)
     bounds = np.arange(shards + 1) * vectors // shards
     for name, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-        of = rng.choice(CLUSTERS, last - first, p=share / share.sum())
+        cluster = rng.choice(CLUSTERS, last - first, p=share / share.sum())
         noise = rng.standard_normal((last - first, dimensions), dtype=np.float32) / dimensions**0.5
-        rows = unit(0.7 * centres[of] + 0.714 * noise)
+        rows = unit(0.7 * centres[cluster] + 0.714 * noise)
         for q in np.flatnonzero((planted >= first) & (planted < last)):
-            found[q] = near_copy(rows[planted[q] - first], rng.uniform(FARTHEST, NEAREST), rng)
+            cosine = rng.uniform(FARTHEST, NEAREST)
+            near_copies[q] = near_copy(rows[planted[q] - first], cosine, rng)
         known = [
             {"key": f"{name}.tar/{i:06d}.jpg", "bytes": 1, "offset": 0} for i in range(last - first)
         ]
         shard_files.write_shard(
             folder / "index", name, rows, known, descriptor=descriptor, change_stamp={}
         )
-    np.save(folder / "queries.npy", found)
+    np.save(folder / "queries.npy", near_copies)
     np.save(folder / "planted.npy", planted)
 
 
 def _remove_earlier(folder):
-    """Remove what a run that was stopped, or one of other sizes, left; SystemExit when the index is
-    somebody's own."""
+    """Remove the files of an interrupted run, or of one with other sizes. SystemExit if this
+    benchmark did not write the index."""
     from utils.index import vector_index
 
     if not (folder / "index").exists():
         return
-    record = (
-        vector_index.read_record(folder / "index")
-        if vector_index.is_index(folder / "index")
-        else {}
-    )
+    known = vector_index.is_index(folder / "index")
+    record = vector_index.read_record(folder / "index") if known else {}
     if record.get("descriptor", {}).get("pt_style") != "synthetic":
         raise SystemExit(
-            f"--folder={str(folder)!r} holds an 'index' that this benchmark did not make; takes"
+            f"--folder={str(folder)!r} holds an 'index' that this benchmark did not make; use"
             " another folder"
         )
     for name in ("planted.npy", "queries.npy"):
@@ -112,7 +124,7 @@ def _remove_earlier(folder):
 
 
 def near_copy(vector, cosine, rng):
-    """A unit vector at that cosine of `vector`, in a random direction."""
+    """Return a unit vector with the given cosine to `vector`, in a random direction."""
     other = rng.standard_normal(len(vector)).astype(np.float32)
     other = unit(other - (other @ vector) * vector)
     return cosine * vector + (1 - cosine**2) ** 0.5 * other
@@ -122,16 +134,16 @@ def near_copy(vector, cosine, rng):
 
 
 def anonymous():
-    """Memory of this process that no file backs, in bytes."""
+    """Return the memory of this process that no file backs, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 class Sampled:
-    """Peak of `anonymous` above what it was, while the block runs; sampled every 5 ms."""
+    """A context that samples `anonymous` every 5 ms. `above`: the peak minus the first value."""
 
     def __enter__(self):
-        self.before = self.most = anonymous()
+        self.before = self.peak = anonymous()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._sample)
         self.thread.start()
@@ -139,16 +151,16 @@ class Sampled:
 
     def _sample(self):
         while not self.ended.wait(0.005):
-            self.most = max(self.most, anonymous())
+            self.peak = max(self.peak, anonymous())
 
     def __exit__(self, *_):
         self.ended.set()
         self.thread.join()
-        self.above = max(self.most, anonymous()) - self.before
+        self.above = max(self.peak, anonymous()) - self.before
 
 
 def flat_search(index):
-    """All vectors in faiss's memory. Returns: its search."""
+    """Load all vectors into faiss. Returns: its search function."""
     import faiss
 
     whole = faiss.IndexFlatIP(index.dimensions)
@@ -169,7 +181,7 @@ def approximate_search(index):
     return search.approximate(index, say=lambda line: None).search
 
 
-# how each side is made of an opened index
+# {side: function that builds its search from an opened index}
 MAKE = {
     "flat": flat_search,
     "exact": exact_search,
@@ -177,8 +189,8 @@ MAKE = {
 }
 
 
-def prepared(threads):
-    """Use that many threads."""
+def use_threads(threads):
+    """Set the number of threads of torch and faiss."""
     import faiss
     import torch
 
@@ -187,8 +199,10 @@ def prepared(threads):
 
 
 def measure(side, folder, rounds):
-    """Open and search as `side` does, `rounds` times. Leaves the rows it found. Returns: seconds,
-    bytes."""
+    """Open the index and search as `side` does, `rounds` times. Saves the matched rows to
+    <side>.npy.
+
+    Returns: {"opening": seconds, "loading": seconds, "memory": bytes}."""
     from utils.index import vector_index
 
     query = np.load(folder / "queries.npy")
@@ -205,49 +219,39 @@ def measure(side, folder, rounds):
 
 
 def take_turns(_side, folder, rounds):
-    """All sides in one process, by turns, after a round that is not counted. Returns: {side:
-    [seconds of a search]}."""
+    """Let all sides search in turns in this process. The first round does not count.
+
+    Returns: {side: [seconds of a search]}."""
     from utils.index import vector_index
 
-    query, index = (
-        np.load(folder / "queries.npy"),
-        vector_index.open_index("--val_dir", folder / "index"),
-    )
+    query = np.load(folder / "queries.npy")
+    index = vector_index.open_index("--val_dir", folder / "index")
     find, seconds = {side: MAKE[side](index) for side in SIDES}, {side: [] for side in SIDES}
     for number in range(rounds + 1):
-        for side in SIDES[number % 3 :] + SIDES[: number % 3]:  # each follows each
+        for side in SIDES[number % 3 :] + SIDES[: number % 3]:  # the order rotates
             begun = time.perf_counter()
             find[side](query, K)
-            seconds[side] += [time.perf_counter() - begun] if number else []
+            if number:
+                seconds[side].append(time.perf_counter() - begun)
     return seconds
 
 
 def run_process(what, folder, *, rounds, threads):
-    """`measure` of a side, or `take_turns`, in a process of its own. Returns: what it returned."""
-    command = [
-        sys.executable,
-        __file__,
-        "--process",
-        what,
-        "--folder",
-        str(folder),
-        "--rounds",
-        str(rounds),
-        "--threads",
-        str(threads),
-    ]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        raise SystemExit(f"{what}: {told.stderr[-2000:]}")
-    return json.loads(told.stdout.strip().splitlines()[-1])
+    """Run `measure` of a side, or `take_turns`, in a process of its own. Returns: its result."""
+    flags = {"--process": what, "--folder": folder, "--rounds": rounds, "--threads": threads}
+    command = [sys.executable, __file__, *flag_strings(flags)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 # The comparison -----------------------------------------------------------------------------------
 
 
 def is_kept(folder, sizes):
-    """Whether the folder holds the whole index of these sizes, and its queries, which are written
-    last."""
+    """Return whether the folder holds a complete index of these sizes and its queries. planted.npy
+    is written last."""
     from utils.index import vector_index
 
     if not (folder / "planted.npy").exists() or not vector_index.is_index(folder / "index"):
@@ -256,10 +260,10 @@ def is_kept(folder, sizes):
 
 
 def compare(args, folder):
-    """Turns of every side, the table, the ratios. Returns: whether exact and flat name the same
-    best matches."""
+    """Measure every side and print the table and the ratios.
+
+    Returns: whether exact and flat agree on all best matches."""
     from utils.index import search, vector_index
-    from utils.reports.tables import markdown
 
     index = vector_index.open_index("--val_dir", folder / "index")
     print(
@@ -267,105 +271,89 @@ def compare(args, folder):
         f" {args.queries} queries, k = {K}, {args.threads} threads, {args.rounds} rounds",
         flush=True,
     )
-    searcher = search.approximate(index, say=print)  # made once, and kept in the folder
+    searcher = search.approximate(index, say=print)  # builds its lists and keeps them in the folder
     if isinstance(searcher, search.Exact):
         raise SystemExit(
-            f"--vectors={args.vectors}: takes {search.LEAST_ANN} or more, so that there is an"
-            " approximate search"
+            f"--vectors={args.vectors} is too small for an approximate search; use"
+            f" {search.LEAST_ANN} or more"
         )
-    built = searcher.record
-    del searcher
-    found = {side: run_process(side, folder, rounds=3, threads=args.threads) for side in SIDES}
+    lists = searcher.record
+    del searcher  # its memory would count for the sides
+    costs = {side: run_process(side, folder, rounds=3, threads=args.threads) for side in SIDES}
     seconds = run_process(TURNS, folder, rounds=args.rounds, threads=args.threads)
-    planted, rows = (
-        np.load(folder / "planted.npy"),
-        {side: np.load(folder / f"{side}.npy") for side in SIDES},
-    )
-    table = []
-    for side in SIDES:
-        times = sorted(seconds[side])
-        shared = np.mean(
-            [len(set(a) & set(b)) / K for a, b in zip(rows[side], rows["flat"], strict=True)]
-        )
-        table.append(
-            [
-                side,
-                f"{statistics.median(times):.3f}",
-                f"{times[0]:.3f} to {times[-1]:.3f}",
-                f"{found[side]['memory'] / 2**20:.0f}",
-                f"{(rows[side][:, 0] == planted).mean():.3f}",
-                f"{shared:.3f}",
-            ]
-        )
-    print()
-    print(
-        markdown(
-            (
-                "side",
-                "seconds (median)",
-                "range",
-                "RssAnon, MiB above",
-                "planted copy first",
-                "of flat's ten",
-            ),
-            table,
-        )
-    )
-    for one, other in (("exact", "flat"), ("exact", "approximate"), ("flat", "approximate")):
-        ratios = sorted(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
-        print(
-            f"\n{one} / {other} {statistics.median(ratios):.2f} ({ratios[0]:.2f} to"
-            f" {ratios[-1]:.2f})",
-            end="",
-        )
-    print("\n")
-    opening, loading = found["exact"]["opening"], found["approximate"]["loading"]
+    matches = {side: np.load(folder / f"{side}.npy") for side in SIDES}
+    print_table(seconds, costs, matches, np.load(folder / "planted.npy"))
+    print_ratios(seconds)
+    opening, loading = costs["exact"]["opening"], costs["approximate"]["loading"]
     print(
         f"opening {len(index.shards)} shards {opening:.2f} s; reading lists and codes"
         f" {loading:.2f} s"
     )
     print(
-        f"{built['lists']} lists, codes of {built['pieces']} x {built['bits']} bits: trained on"
-        f" {built['sample']} in {built['train_seconds']:.1f} s, all added in"
-        f" {built['add_seconds']:.1f} s"
+        f"{lists['lists']} lists, codes of {lists['pieces']} x {lists['bits']} bits: trained on"
+        f" {lists['sample']} in {lists['train_seconds']:.1f} s, all added in"
+        f" {lists['add_seconds']:.1f} s"
     )
-    return np.array_equal(rows["flat"][:, 0], rows["exact"][:, 0])
+    return np.array_equal(matches["flat"][:, 0], matches["exact"][:, 0])
 
 
-def main(argv=None):
+def print_table(seconds, costs, matches, planted):
+    """Print one row per side. matches: {side: [Q, K] rows}; planted: [Q] rows."""
+    from utils.reports.tables import markdown
+
+    table = []
+    for side in SIDES:
+        times = sorted(seconds[side])
+        both = zip(matches[side], matches["flat"], strict=True)
+        shared = np.mean([len(set(a) & set(b)) / K for a, b in both])
+        table.append(
+            [
+                side,
+                f"{statistics.median(times):.3f}",
+                f"{times[0]:.3f} to {times[-1]:.3f}",
+                f"{costs[side]['memory'] / 2**20:.0f}",
+                f"{(matches[side][:, 0] == planted).mean():.3f}",
+                f"{shared:.3f}",
+            ]
+        )
+    print(f"\n{markdown(COLUMNS, table)}")
+
+
+def print_ratios(seconds):
+    """Print median and range of the ratios of times within a round, for each pair of sides."""
+    for one, other in (("exact", "flat"), ("exact", "approximate"), ("flat", "approximate")):
+        ratios = sorted(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+        middle, least, most = statistics.median(ratios), ratios[0], ratios[-1]
+        print(f"\n{one} / {other} {middle:.2f} ({least:.2f} to {most:.2f})", end="")
+    print("\n")
+
+
+def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--vectors", type=int, default=1_000_000)
-    parser.add_argument("--dimensions", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=9,
-        help="searches of a side that count, after one that warms up",
-    )
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--vectors", type=int, default=1_000_000, help="vectors of the index")
+    parser.add_argument("--dimensions", type=int, default=512, help="dimensions of a vector")
+    parser.add_argument("--queries", type=int, default=1000, help="queries per search")
+    parser.add_argument("--shards", type=int, default=1000, help="shards of the index")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds after the warm-up")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch and faiss")
     parser.add_argument(
         "--folder",
         type=Path,
-        help=(
-            "where the index is kept (one of other sizes is replaced), else a "
-            "folder that is removed"
-        ),
+        help="folder that keeps the index; an index of other sizes is replaced (default: a"
+        " temporary folder)",
     )
     parser.add_argument("--process", choices=(*SIDES, TURNS), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
     if args.process:
-        prepared(args.threads)
-        print(
-            json.dumps(
-                (take_turns if args.process == TURNS else measure)(
-                    args.process, args.folder, args.rounds
-                )
-            )
-        )
+        use_threads(args.threads)
+        run = take_turns if args.process == TURNS else measure
+        print(json.dumps(run(args.process, args.folder, args.rounds)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch)

@@ -1,4 +1,4 @@
-"""The search benchmark at a small size: its sides, what it keeps, and that it fails when they
+"""The search benchmark at a small size: its sides, the index it keeps, and its failure when the sides
 disagree."""
 
 import json
@@ -8,41 +8,36 @@ import numpy as np
 import pytest
 
 from benchmarks import search
+from benchmarks.commands import flag_strings
 from utils.index import vector_index
 
-SMALL = [
-    "--vectors",
-    "12000",
-    "--dimensions",
-    "32",
-    "--queries",
-    "40",
-    "--shards",
-    "7",
-    "--rounds",
-    "2",
-    "--threads",
-    "1",
-]
+SMALL = {
+    "--vectors": 12000,
+    "--dimensions": 32,
+    "--queries": 40,
+    "--shards": 7,
+    "--rounds": 2,
+    "--threads": 1,
+}
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run(...) -> (status, what was printed): every process of it in this one. run.wrong: a side
-    that is made to find others."""
+    """run(*flags) -> (status, output): run the benchmark with all sides in this process.
+
+    run.wrong: the side that is made to return other rows."""
 
     def process(what, folder, *, rounds, threads):
-        search.prepared(threads)
-        found = (search.take_turns if what == search.TURNS else search.measure)(
-            what, folder, rounds
-        )
+        search.use_threads(threads)
+        measure = search.take_turns if what == search.TURNS else search.measure
+        result = measure(what, folder, rounds)
         if what == run.wrong:
             np.save(folder / f"{what}.npy", np.load(folder / f"{what}.npy")[:, ::-1])
-        return json.loads(json.dumps(found))
+        return json.loads(json.dumps(result))
 
     def run(*more):
         with pytest.raises(SystemExit) as ended:
-            search.main([*SMALL, "--folder", str(tmp_path), *more])
+            search.main([*flag_strings(SMALL | {"--folder": tmp_path}), *more])
         return ended.value.code, capsys.readouterr().out
 
     run.wrong = None
@@ -60,10 +55,10 @@ def test_every_side_is_measured_and_finds_the_planted_copies(run, tmp_path):
         if len(c) > 6
     }
     for side in search.SIDES:
-        seconds, _range, memory, found, of_ten = cells[side][:5]
+        seconds, _range, memory, planted_first, of_ten = cells[side][:5]
         assert float(seconds) > 0
         assert int(memory) >= 0
-        assert float(found) > 0.9
+        assert float(planted_first) > 0.9
         assert float(of_ten) > 0.5
     assert float(cells["exact"][4]) == float(cells["flat"][4]) == 1
     for ratio in ("exact / flat", "exact / approximate", "flat / approximate"):
@@ -74,12 +69,12 @@ def test_every_side_is_measured_and_finds_the_planted_copies(run, tmp_path):
     assert search.FARTHEST - 1e-3 < cosines.min() < cosines.max() < search.NEAREST + 1e-3
 
 
-def test_a_process_of_its_own_tells_what_it_measured(run, tmp_path, monkeypatch):
+def test_a_process_of_its_own_returns_what_it_measured(run, tmp_path, monkeypatch):
     run()
     monkeypatch.undo()
-    found = search.run_process("exact", tmp_path, rounds=1, threads=1)
-    assert set(found) == {"opening", "loading", "memory"}
-    assert found["memory"] > 0
+    costs = search.run_process("exact", tmp_path, rounds=1, threads=1)
+    assert set(costs) == {"opening", "loading", "memory"}
+    assert costs["memory"] > 0
     with pytest.raises(SystemExit, match="(?s)exact: .*No such file"):
         search.run_process("exact", tmp_path / "absent", rounds=1, threads=1)
 
@@ -99,7 +94,7 @@ def test_an_index_of_the_same_sizes_is_kept_and_others_are_replaced(run, tmp_pat
     assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns != made
 
 
-def test_an_index_of_somebody_is_left_alone(run, tmp_path):
+def test_an_index_that_it_did_not_write_is_not_replaced(run, tmp_path):
     vector_index.write_index(
         tmp_path / "index",
         descriptor={"pt_style": "sscd"},
