@@ -82,11 +82,12 @@ def test_a_checkpoint_of_what_is_no_run_is_an_error(micro_sd):
 
 
 def test_an_option_that_needs_an_unconditional_branch_is_refused_without_one():
+    flags = "--guidance_scale above 1"
     needs = [("--rand_augs", False), ("--cfg_start", True)]
-    generation_plan.require_unconditional(needs, guided=True)
-    generation_plan.require_unconditional(needs[:1], guided=False)
+    generation_plan.require_unconditional(needs, guided=True, flags=flags)
+    generation_plan.require_unconditional(needs[:1], guided=False, flags=flags)
     with pytest.raises(
         UsageError,
         match="--cfg_start needs an unconditional branch, .* use --guidance_scale above 1",
     ):
-        generation_plan.require_unconditional(needs, guided=False)
+        generation_plan.require_unconditional(needs, guided=False, flags=flags)

@@ -163,17 +163,18 @@ def _resolve(opts: Any) -> _Resolved:
     )
 
 
-def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool) -> None:
+def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool, flags: str) -> None:
     """Raise UsageError if the pipeline runs without the unconditional branch that an option needs.
 
     needs: (the option as it was given, whether it needs that branch).
     guided: whether the pipeline has it.
+    flags: those that give the pipeline this branch, for the error.
     """
     for flag, needed in needs:
         if needed and not guided:
             raise UsageError(
                 f"{flag} needs an unconditional branch, and this pipeline runs without one: use"
-                " --guidance_scale above 1, and for Flux --negative_prompt, which may be empty"
+                f" {flags}"
             )
 
 
@@ -190,6 +191,7 @@ def _require_supported(
             *((f"--detect={name!r}", each.unconditional) for name, each in watching.items()),
         ],
         guided=resolved.guided,
+        flags=families.FAMILIES[resolved.class_name].unconditional_flags,
     )
     configs, scheduler = resolved.configs, resolved.scheduler
     tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))

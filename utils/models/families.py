@@ -90,6 +90,12 @@ class Family:
     # (the denoiser's configuration, guidance scale, negative prompt) -> (arguments of the
     # pipeline's call, whether it runs an unconditional branch)
     guide: Callable[[dict, float, str | None], tuple[dict, bool]]
+    # whether it matches flows, so that the first timestep depends on the size of the image
+    flow: bool = False
+    # steps_offset that the pipeline writes into its scheduler's configuration; None leaves that
+    steps_offset: int | None = None
+    # flags that give the pipeline an unconditional branch, for errors
+    unconditional_flags: str = "--guidance_scale above 1"
     # whether a base model's default steps, guidance and scheduler are those of Stable Diffusion's
     # papers
     stable_diffusion: bool = True
@@ -197,7 +203,7 @@ _SD = Family(
     guide=_guide,
 )
 FAMILIES = {
-    "StableDiffusionPipeline": _SD,
+    "StableDiffusionPipeline": replace(_SD, steps_offset=1),
     "StableDiffusionXLPipeline": replace(
         _SD, encode=_paired_encode, encode_negative=_paired_negative
     ),
@@ -210,6 +216,7 @@ FAMILIES = {
         schedulers=FLOW_MATCHING,
         multiple=lambda factor, patch: factor * patch,
         guide=_guide,
+        flow=True,
         stable_diffusion=False,
     ),
     "FluxPipeline": Family(
@@ -221,12 +228,11 @@ FAMILIES = {
         schedulers=FLOW_MATCHING,
         multiple=lambda factor, patch: factor * 2,
         guide=_guide_flux,
+        flow=True,
+        unconditional_flags="--guidance_scale above 1 and --negative_prompt, which may be empty",
         stable_diffusion=False,
     ),
 }
-
-
-TRAINED = ("StableDiffusionPipeline",)  # classes that diff_train.py accepts
 
 
 def read(

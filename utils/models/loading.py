@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     )
     from transformers import CLIPTextModel, CLIPTokenizer
 
+# classes of pipelines that diff_train.py accepts: those that consist of DiffusionParts
+TRAINED = ("StableDiffusionPipeline",)
 ACCEPTED = "use a folder as written by diffusers' save_pretrained, or a hub name owner/model"
 
 
@@ -242,10 +244,10 @@ def load_parts(
     tokenizer: a folder or hub name, instead of the pipeline's own tokenizer.
     """
     pipeline = load_pipeline(flag, source, revision=revision)
-    if type(pipeline).__name__ != "StableDiffusionPipeline":
+    if type(pipeline).__name__ not in TRAINED:
         raise UsageError(
-            f"{flag}={source!r} is a {type(pipeline).__name__}; training needs a"
-            " StableDiffusionPipeline"
+            f"{flag}={source!r} is a {type(pipeline).__name__}; training needs one of:"
+            f" {', '.join(TRAINED)}"
         )
     if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         kind = pipeline.scheduler.config.prediction_type

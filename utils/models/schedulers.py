@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from utils.models.families import DENOISING, FAMILIES
+from utils.models.families import FAMILIES
 from utils.models.loading import Configs
 from utils.runtime.errors import UsageError, choose
 
@@ -62,11 +62,12 @@ def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -
             " from the image's own generator; use a scheduler_config.json with stochastic_sampling"
             " false"
         )
-    if FAMILIES[name].schedulers != DENOISING:
+    family = FAMILIES[name]
+    if family.flow:
         return ScheduledSteps(chosen, scheduler.order, None)
     config = dict(configs.scheduler)
-    if name == "StableDiffusionPipeline":
-        config["steps_offset"] = 1  # the pipeline itself sets it
+    if family.steps_offset is not None:
+        config["steps_offset"] = family.steps_offset
     try:
         built = _built(scheduler, config)
     except (ValueError, NotImplementedError) as error:

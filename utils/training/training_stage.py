@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import flags
 from utils.files import hub, resume_states, run_folder
-from utils.models import families
+from utils.models import families, loading
 from utils.reports import tracking
 from utils.runtime import devices, launching, parallel
 from utils.training import optimisation, run_record, training_job, training_loop
@@ -65,7 +65,7 @@ def require_model(opts: TrainOptions) -> None:
         "--pretrained_model_name_or_path",
         source,
         revision=opts.revision,
-        takes=families.TRAINED,
+        takes=loading.TRAINED,
     )
     families.require_resolution(source, name, configs, opts.resolution)
 
