@@ -136,7 +136,8 @@ def test_the_embedding_edit_of_the_documentation_takes_effect(train, monkeypatch
     declared, code = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "train.md").read_text(), re.DOTALL
     )
-    room = dict(vars(train_mitigations))
+    monkeypatch.setattr(seeding, "STREAMS", dict(seeding.STREAMS))
+    room = dict(vars(train_mitigations), STREAMS=seeding.STREAMS)
     exec(code, room)
     plain = unet(train("plain"))
     register(monkeypatch, room["dropped_tokens"], declared)
@@ -150,6 +151,24 @@ def test_the_embedding_edit_of_the_documentation_takes_effect(train, monkeypatch
     kept = edit.apply(torch.ones(8, 32, 16), None, drawn)
     assert kept.amin(2).mean().item() == pytest.approx(0.5, abs=0.1)
     assert torch.equal(kept.amin(2), kept.amax(2))  # whole tokens
+
+
+def test_an_embedding_edit_draws_one_value_from_a_stream_that_it_names():
+    def sample(generator, shape):
+        return torch.rand(shape, generator=generator)
+
+    def step(rng):
+        return rng.random()
+
+    def apply(own, partners, drawn):
+        return own
+
+    with pytest.raises(ValueError, match="draw_sample or draw_step, not both"):
+        train_mitigations.EmbeddingEdit(apply, "noise", sample, step)
+    for given in ({"draw_sample": sample}, {"draw_step": step}, {"stream": "noise"}):
+        with pytest.raises(ValueError, match="names a stream if it draws a value, else none"):
+            train_mitigations.EmbeddingEdit(apply, **given)
+    assert train_mitigations.EmbeddingEdit(apply).draw(StepRandom(0, 0, 0, [0]), (3, 2)) is None
 
 
 def test_a_new_caption_edit_is_a_line_in_caption_edits(train, monkeypatch):

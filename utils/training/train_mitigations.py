@@ -28,21 +28,32 @@ class EmbeddingEdit:
     apply: (embeddings [B, T, D], partners, drawn) -> [B, T, D], on the device; gradients flow
         through it to a text encoder that is trained. partners: embeddings [B, T, D] of other
         prompts of the batch, or None; drawn: the random value of this micro-batch, or None.
-    stream: the stream of utils/runtime/seeding.STREAMS that the random value is drawn from.
+    stream: the stream of utils/runtime/seeding.STREAMS that the random value is drawn from; an
+        edit that draws must name one.
     draw_sample: (torch generator of a sample, shape (T, D)) -> tensor. The random value is the
         stack of all samples, [B, ...].
-    draw_step: (numpy generator of the step) -> number, one for the global batch.
+    draw_step: (numpy generator of the step) -> number, one for the global batch; an edit has
+        draw_sample or draw_step, not both (ValueError).
     partners: whether it needs the partners; they are a permutation of the global batch.
     """
 
     apply: Callable[..., torch.Tensor]
-    stream: str = "noise"
+    stream: str | None = None
     draw_sample: Callable[[torch.Generator, tuple[int, int]], torch.Tensor] | None = None
     draw_step: Callable[[np.random.Generator], float] | None = None
     partners: bool = False
 
+    def __post_init__(self) -> None:
+        if self.draw_sample is not None and self.draw_step is not None:
+            raise ValueError("an EmbeddingEdit has draw_sample or draw_step, not both")
+        draws = self.draw_sample is not None or self.draw_step is not None
+        if draws != (self.stream is not None):
+            raise ValueError("an EmbeddingEdit names a stream if it draws a value, else none")
+
     def draw(self, random: StepRandom, shape: tuple[int, int]) -> torch.Tensor | float | None:
         """The random value of a micro-batch, on the CPU. shape: (T, D) of an embedding."""
+        if self.stream is None:
+            return None
         if self.draw_sample is not None:
             generators = random.of_samples(self.stream)
             return torch.stack([self.draw_sample(each, shape) for each in generators])
