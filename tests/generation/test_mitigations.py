@@ -110,6 +110,18 @@ def test_a_pipeline_that_lacks_what_a_mitigation_needs_is_an_error_that_names_it
         mitigations.require(auto, tokenizer=True, order=2)
 
 
+def test_a_mitigation_checks_the_first_timestep_and_notes_what_a_pipeline_lacks():
+    noise, start = (
+        mitigations.chosen(OFF | given) for given in ({"rand_noise_lam": 0.1}, {"cfg_start": 500.0})
+    )
+    mitigations.require(start, tokenizer=True, first_timestep=501)
+    with pytest.raises(UsageError, match="--cfg_start=500 is not below the first .* below 500"):
+        mitigations.require(start, tokenizer=True, first_timestep=500)
+    (line,) = mitigations.notes(noise + start, guided=False)
+    assert line.endswith("--rand_noise_lam adds noise to the conditional one only")
+    assert mitigations.notes(noise + start, guided=True) == []
+
+
 def test_a_new_mitigation_is_a_function_and_a_line(monkeypatch):
     def louder(*, loudness):
         return mitigations.Mitigation(

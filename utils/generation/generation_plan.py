@@ -179,7 +179,6 @@ def require_unconditional(needs: Iterable[tuple[str, bool]], *, guided: bool, fl
 
 
 def _require_supported(
-    opts: Any,
     resolved: _Resolved,
     chosen: tuple[Mitigation, ...],
     watching: Mapping[str, Detector],
@@ -195,21 +194,20 @@ def _require_supported(
     )
     configs, scheduler = resolved.configs, resolved.scheduler
     tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))
-    mitigations.require(chosen, tokenizer=tokenizer, order=scheduler.order)
-    first = scheduler.first_timestep or configs.scheduler.get("num_train_timesteps", 1000)
-    if opts.cfg_start not in (None, "auto") and opts.cfg_start >= first:
-        raise UsageError(
-            f"--cfg_start={opts.cfg_start:g} is not below the first timestep; use auto, or a"
-            f" number from 0 to below {first:g}"
-        )
+    most = configs.scheduler.get("num_train_timesteps", 1000)
+    mitigations.require(
+        chosen,
+        tokenizer=tokenizer,
+        order=scheduler.order,
+        first_timestep=scheduler.first_timestep or most,
+    )
 
 
-def _say_assumptions(opts: Any, resolved: _Resolved, say: Callable[[str], None]) -> None:
-    if opts.rand_noise_lam and not resolved.guided:
-        say(
-            "this pipeline runs without an unconditional branch: --rand_noise_lam adds noise to the"
-            " conditional one only"
-        )
+def _say_assumptions(
+    resolved: _Resolved, chosen: tuple[Mitigation, ...], say: Callable[[str], None]
+) -> None:
+    for line in mitigations.notes(chosen, guided=resolved.guided):
+        say(line)
     if not resolved.side_known:
         say(
             f"no run records a resolution: the images have {resolved.side} px; --resolution sets"
@@ -294,8 +292,8 @@ def plan(
     resolved = _resolve(opts)
     values = _flag_values(opts)
     chosen, watching = mitigations.chosen(values), detectors.chosen(opts.detect, values)
-    _require_supported(opts, resolved, chosen, watching)
-    _say_assumptions(opts, resolved, say)
+    _require_supported(resolved, chosen, watching)
+    _say_assumptions(resolved, chosen, say)
     request = _prompt_request(opts, default_prompts)
     prompts, style = choose_prompts(request, resolved.model, say=say)
     pipeline = _pipeline_plan(opts, resolved)

@@ -4,6 +4,7 @@ calls the hooks and knows no mitigation by name."""
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,11 @@ class Mitigation:
     unconditional: bool = False
     # whether it needs a scheduler that evaluates the denoiser once per step
     first_order: bool = False
+    # (first timestep of the scheduler) -> None; raises UsageError if it does not fit the flags
+    check: Callable[[float], None] | None = None
+    # (whether the pipeline runs an unconditional branch) -> a line to print before the
+    # generation, or None
+    note: Callable[[bool], str | None] | None = None
     # (manifest rows of a finished generation) -> a line to print, or None
     summary: Callable[[list[dict]], str | None] | None = None
 
@@ -48,7 +54,21 @@ def embedding_noise(*, rand_noise_lam: float) -> Mitigation | None:
     if not rand_noise_lam:
         return None
     edit = functools.partial(embedding_edits.drawn_noise, strength=rand_noise_lam)
-    return Mitigation(f"ginfer{rand_noise_lam:g}", "--rand_noise_lam", edit_embedding=edit)
+    return Mitigation(
+        f"ginfer{rand_noise_lam:g}",
+        "--rand_noise_lam",
+        edit_embedding=edit,
+        note=_noise_on_one_branch,
+    )
+
+
+def _noise_on_one_branch(guided: bool) -> str | None:
+    if guided:
+        return None
+    return (
+        "this pipeline runs without an unconditional branch: --rand_noise_lam adds noise to the"
+        " conditional one only"
+    )
 
 
 def prompt_edit(*, rand_augs: str | None, rand_aug_repeats: int) -> Mitigation | None:
@@ -77,7 +97,16 @@ def guidance_transition(*, cfg_start: float | str | None, cfg_before: float) -> 
         "--cfg_start",
         steer=lambda scale: guidance.StaticTransition(start=cfg_start, before=cfg_before),
         unconditional=True,
+        check=functools.partial(_require_start_below, cfg_start),
     )
+
+
+def _require_start_below(start: float, first_timestep: float) -> None:
+    if start >= first_timestep:
+        raise UsageError(
+            f"--cfg_start={start:g} is not below the first timestep; takes auto, or a number from 0"
+            f" to below {first_timestep:g}"
+        )
 
 
 # The parameters of each are the flags that it reads. To add a mitigation, write a function like
@@ -115,11 +144,18 @@ def without() -> dict[str, None]:
     return dict.fromkeys(flag_names())
 
 
-def require(mitigations: Iterable[Mitigation], *, tokenizer: bool, order: int = 1) -> None:
-    """Raise UsageError if the pipeline lacks what a mitigation needs.
+def require(
+    mitigations: Iterable[Mitigation],
+    *,
+    tokenizer: bool,
+    order: int = 1,
+    first_timestep: float = math.inf,
+) -> None:
+    """Raise UsageError if the pipeline lacks what a mitigation needs, or does not fit its flags.
 
     tokenizer: whether the pipeline has one.
     order: evaluations of the denoiser per step of its scheduler.
+    first_timestep: at which its scheduler starts.
     """
     for each in mitigations:
         if each.first_order and order > 1:
@@ -132,6 +168,17 @@ def require(mitigations: Iterable[Mitigation], *, tokenizer: bool, order: int = 
                 f"{each.flag} needs a tokenizer, which this pipeline does not have; use another"
                 " pipeline"
             )
+        if each.check:
+            each.check(first_timestep)
+
+
+def notes(mitigations: Iterable[Mitigation], *, guided: bool) -> list[str]:
+    """What mitigations report about a pipeline before the generation: lines to print.
+
+    guided: whether it runs an unconditional branch.
+    """
+    lines = [each.note(guided) for each in mitigations if each.note]
+    return [line for line in lines if line is not None]
 
 
 def summaries(mitigations: Iterable[Mitigation], rows: list[dict]) -> list[str]:
