@@ -13,6 +13,8 @@ from utils.cli.kinds import SWITCH
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.cli.scenes_options import ScenesOptions
 from utils.cli.train_options import TrainOptions
+from utils.models import scheduler_names
+from utils.retrieval.descriptors import timm_models
 
 SCRIPTS = (TrainOptions, GenerationOptions, MitigationOptions, RetrievalOptions, ScenesOptions)
 # Keys of records on disk, in their order: run.json of version 0.1.0 must be understood for ever.
@@ -118,3 +120,12 @@ def test_a_help_text_begins_with_a_noun_in_lower_case_and_leaves_the_default_to_
         assert "default" not in text
         assert not text.endswith(".")
         assert text[0].islower() or text.split()[0] in ("AdamW", "LoRA")
+
+
+def test_help_lists_the_names_of_schedulers_and_of_dinos_networks():
+    def text(options, name):
+        return {f.name: f for f in dataclasses.fields(options)}[name].metadata["help"]
+
+    for name in (*scheduler_names.DENOISING, *scheduler_names.FLOW_MATCHING):
+        assert name in text(GenerationOptions, "scheduler")
+    assert all(name in text(RetrievalOptions, "arch") for name in timm_models.DINO)

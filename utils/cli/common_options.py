@@ -54,7 +54,10 @@ class ReadingOptions(Options):
         0.01,
         kind=real(0, 1),
         group=READING,
-        help="share of the images that may be unreadable and are skipped; more is an error",
+        help=(
+            "share of the images that may be unreadable and are skipped; more is an error, but one"
+            " unreadable image is always accepted"
+        ),
         may_change_on_resume=True,
     )
 

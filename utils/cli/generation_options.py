@@ -15,6 +15,7 @@ from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, some_of, wh
 from utils.data.caption_edits import PROMPT_EDITS
 from utils.data.captions import PROMPT_STYLES
 from utils.generation.detectors import DETECTORS
+from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.reports.tracking import TRACKERS
 from utils.runtime.errors import UsageError
 
@@ -138,7 +139,10 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     scheduler: str | None = flag(
         None,
         group=SAMPLING,
-        help="scheduler: a class of diffusers, without the word Scheduler",
+        help=(
+            "scheduler: a class of diffusers, without the word Scheduler; for SD 1, 2 and XL one"
+            f" of: {', '.join(DENOISING)}; for SD 3 and Flux {', '.join(FLOW_MATCHING)}"
+        ),
         unset="the pipeline's own, for a base model DPMSolverMultistep",
     )
     rand_noise_lam: float = flag(
@@ -232,7 +236,14 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         kind=PATH,
         group=SAVING,
         help="folder of the generation",
-        unset="<run>/inferences/<name>, or <name> in a folder of the script",
+        unset="<run>/inferences/<run_name>, or <run_name> in a folder of the script",
+    )
+    run_name: str | None = flag(
+        None,
+        group=SAVING,
+        help="name of the generation's folder and of the run in the tracker",
+        unset="the mitigations' names and 8 digits of the settings",
+        may_change_on_resume=True,
     )
 
     @property

@@ -19,6 +19,7 @@ from utils.cli.kinds import PATH, TRUTH, one_of, real, some_of, whole
 from utils.data.transforms import SSCD_PRESETS
 from utils.files.owned_folders import require_writable
 from utils.retrieval.descriptors.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
+from utils.retrieval.descriptors.timm_models import DINO
 from utils.retrieval.formulas.similarity import SIMILARITIES
 from utils.retrieval.metrics import METRICS
 from utils.runtime.errors import UsageError
@@ -110,8 +111,8 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         group=DESCRIPTOR,
         help=(
             "network of the descriptor; sscd: resnet50, resnet50_disc, resnet50_im; clip: resnet50,"
-            " vit_base, vit_large or open_clip's model:tag; dino: vit_base, dinov2_base and others;"
-            " timm: a model name"
+            " vit_base, vit_large or open_clip's model:tag; dino:"
+            f" {', '.join(DINO)}; timm: a model name"
         ),
     )
     preset: str = flag(
@@ -363,7 +364,11 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         None,
         "--dist-url",
         group=PROCESSES,
-        help="address where the processes meet: tcp://host:port; not opened with one process",
+        help=(
+            "address where the processes meet: tcp://host:port; required with --world-size above 1,"
+            " not opened with one process"
+        ),
+        unset="tcp://127.0.0.1:29500 with --multiprocessing-distributed, otherwise none",
     )
     dist_backend: str | None = flag(
         None,

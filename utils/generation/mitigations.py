@@ -104,7 +104,7 @@ def guidance_transition(*, cfg_start: float | str | None, cfg_before: float) -> 
 def _require_start_below(start: float, first_timestep: float) -> None:
     if start >= first_timestep:
         raise UsageError(
-            f"--cfg_start={start:g} is not below the first timestep; takes auto, or a number from 0"
+            f"--cfg_start={start:g} is not below the first timestep; use auto, or a number from 0"
             f" to below {first_timestep:g}"
         )
 

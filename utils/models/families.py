@@ -12,32 +12,8 @@ from typing import Any, TypeAlias
 import torch
 
 from utils.models import loading
+from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.runtime.errors import UsageError
-
-# The schedulers whose noise comes from the image's own generator, and whose betas and prediction
-# type fit these pipelines. Not listed: those that draw from a Brownian tree or a generator of their
-# own (an image would depend on its batch), those for other networks (EDM, unCLIP, consistency
-# models), and inverse schedulers.
-DENOISING = (
-    "DDIM",
-    "DDPM",
-    "DEISMultistep",
-    "DPMSolverMultistep",
-    "DPMSolverSinglestep",
-    "EulerAncestralDiscrete",
-    "EulerDiscrete",
-    "HeunDiscrete",
-    "KDPM2AncestralDiscrete",
-    "KDPM2Discrete",
-    "LCM",
-    "LMSDiscrete",
-    "PNDM",
-    "SASolver",
-    "TCD",
-    "UniPCMultistep",
-)
-FLOW_MATCHING = ("FlowMatchEulerDiscrete",)
-
 
 Device: TypeAlias = str | torch.device
 # argument of the pipeline's call, such as "prompt_embeds" -> [B, ...]
