@@ -164,6 +164,14 @@ def test_a_plain_pipeline_folder_takes_a_style_and_a_captions_file(infer, micro_
     assert all(captions[r["source_image"]][0] == r["prompt"] for r in rows)
 
 
+def test_a_style_draws_from_a_metadata_jsonl_without_a_run(infer, micro_sd, tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file_name": "a.png", "text": "a red circle"}\n')
+    flags = ("-nb", 2, "--capstyle", "instancelevel_blip", "--instance_prompt_loc", path)
+    rows = manifest_of(infer(*flags, "--resolution", 16, model=micro_sd))["images"]
+    assert [(r["source_image"], r["prompt"]) for r in rows] == [("a.png", "a red circle")] * 2
+
+
 def test_a_base_model_by_name_is_rendered_at_its_own_size_and_reduced(script, micro_sd, tmp_path):
     shapes = {}
     for resolution in (8, 256):

@@ -3,6 +3,8 @@ import json
 import pytest
 from PIL import Image
 
+from utils.cli import flags
+from utils.cli.train_options import TrainOptions
 from utils.data import captions, image_sets
 from utils.data.caption_edits import RandomTokens
 from utils.runtime.errors import DataError, UsageError
@@ -188,3 +190,37 @@ def test_captions_of_a_metadata_jsonl(scenes_dir, tmp_path):
         DataError, match="line 2 is .*use an object with file_name and text or caption"
     ):
         captions.read_captions(path, images)
+
+
+def test_a_new_prompt_style_is_a_function_and_a_line(folder, monkeypatch):
+    def last(images, texts, tokens, seed):
+        return {k: texts[k][-1:] for k in images.keys}
+
+    style = captions.PromptStyle(last, uses_captions=True, needs_captions=True)
+    monkeypatch.setitem(captions.PROMPT_STYLES, "last", style)
+    images = image_sets.list_images("--d", folder)
+    texts = {k: ["own", f"last of {k}"] for k in images.keys}
+    resolved = captions.resolve_prompts("last", images, captions=texts)
+    assert resolved["dogs/1.png"] == ["last of dogs/1.png"]
+    needed = ["--pretrained_model_name_or_path", "m", "--instance_data_dir", str(folder)]
+    with pytest.raises(UsageError, match="--class_prompt='last' needs --instance_prompt_loc"):
+        parse_training([*needed, "--class_prompt", "last"])
+    opts = parse_training([*needed, "--class_prompt", "last", "--instance_prompt_loc", "c.json"])
+    assert opts.class_prompt == "last"
+
+
+def parse_training(argv):
+    return flags.parse(TrainOptions, argv, description=None)
+
+
+def test_every_captions_file_is_read_by_one_function(tmp_path):
+    path = write(tmp_path / "c.json", {"a.png": ["own", "other"], "b.png": "only"})
+    lines = tmp_path / "metadata.jsonl"
+    lines.write_text(
+        '{"file_name": "a.png", "text": ["own", "other"]}\n{"file_name": "b.png", "text": "only"}'
+    )
+    assert captions.read_file(path) == captions.read_file(lines)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for empty in (tmp_path / "empty.jsonl", write(tmp_path / "list.json", ["a"])):
+        with pytest.raises(DataError, match="holds no captions"):
+            captions.read_file(empty)

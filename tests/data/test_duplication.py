@@ -54,6 +54,12 @@ def test_draws_agree_with_a_naive_sampler():
     assert np.abs(ours - theirs).max() < 0.015
 
 
+def test_only_nodup_does_not_duplicate_and_only_dup_image_varies_captions():
+    choices = duplication.DUPLICATIONS
+    assert {name for name, choice in choices.items() if not choice.duplicates} == {"nodup"}
+    assert {name for name, choice in choices.items() if choice.varies} == {"dup_image"}
+
+
 def test_dup_image_draws_among_all_captions_of_a_duplicated_image_alone():
     rng = np.random.default_rng(0)
     captions = ["own", "x", "y"]

@@ -48,6 +48,20 @@ def test_a_captions_file_keeps_its_keys_and_strings_count_as_lists(tmp_path):
     assert [(p.source_image, p.text) for p in read] == [("a/1.png", "first"), ("b.png", "only")]
 
 
+def test_a_metadata_jsonl_gives_prompts_and_captions_to_draw_from(tmp_path):
+    path = tmp_path / "metadata.jsonl"
+    path.write_text(
+        '{"file_name": "a/1.png", "text": ["first", "second"]}\n{"file_name": "b.png", "text": "x"}\n'
+    )
+    read = prompts.read_prompts(path)
+    assert [(p.source_image, p.text) for p in read] == [("a/1.png", "first"), ("b.png", "x")]
+    request = prompts.PromptRequest(count=20, style="instancelevel_blip", captions=str(path))
+    model = ModelSource("--modelpath", "unused")
+    drawn, style = prompts.choose_prompts(request, model, say=pytest.fail)
+    assert style == "instancelevel_blip"
+    assert {(p.source_image, p.text) for p in drawn} == {("a/1.png", "first"), ("b.png", "x")}
+
+
 def test_four_thousand_of_a_captions_file_of_ten_thousand(tmp_path):
     """As the second project evaluates: prompts in the file's order, each with its image."""
     (tmp_path / "c.json").write_text(

@@ -29,8 +29,6 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
-# values of --class_prompt under which an image has captions of its own
-CAPTION_STYLES = ("instancelevel_blip", "instancelevel_ogcap")
 
 # titles of --help
 MODEL = "model"
@@ -437,7 +435,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
             is_shards(self.instance_data_dir)
             or (Path(self.instance_data_dir) / "metadata.jsonl").is_file()
         )
-        needed = self.class_prompt in CAPTION_STYLES
+        needed = PROMPT_STYLES[self.class_prompt].needs_captions
         if needed and not self.instance_prompt_loc and not captions_inside:
             raise UsageError(
                 f"--class_prompt={self.class_prompt!r} needs --instance_prompt_loc; give a captions"
@@ -445,24 +443,28 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
             )
 
     def _check_caption_edit(self) -> None:
-        if self.trainspecial and self.class_prompt not in CAPTION_STYLES:
+        if self.trainspecial and not PROMPT_STYLES[self.class_prompt].needs_captions:
+            accepted = [name for name, style in PROMPT_STYLES.items() if style.needs_captions]
             raise UsageError(
                 f"--trainspecial={self.trainspecial!r} edits captions;"
                 f" --class_prompt={self.class_prompt!r} has none; use --class_prompt"
-                f" {' or '.join(CAPTION_STYLES)}"
+                f" {' or '.join(accepted)}"
             )
 
     def _check_duplication(self) -> None:
-        if self.duplication == "dup_image" and self.class_prompt == "instancelevel_ogcap":
+        choice = DUPLICATIONS[self.duplication]
+        if choice.varies and PROMPT_STYLES[self.class_prompt].one_caption:
+            accepted = [name for name, other in DUPLICATIONS.items() if not other.varies]
             raise UsageError(
-                "--duplication='dup_image' draws among an image's captions;"
-                " --class_prompt='instancelevel_ogcap' has one per image; use --duplication nodup"
-                " or dup_both"
+                f"--duplication={self.duplication!r} draws among an image's captions;"
+                f" --class_prompt={self.class_prompt!r} has one per image; use --duplication"
+                f" {' or '.join(accepted)}"
             )
-        if self.weights_file and self.duplication != "nodup":
+        if self.weights_file and choice.duplicates:
+            accepted = [name for name, other in DUPLICATIONS.items() if not other.duplicates]
             raise UsageError(
                 f"--weights_file={self.weights_file!r} and --duplication={self.duplication!r} both"
-                " set the weights of the draw; use --duplication nodup"
+                f" set the weights of the draw; use --duplication {' or '.join(accepted)}"
             )
 
     def _check_learning_rate(self) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,17 +176,31 @@ def _read_jsonl(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_captions(path: str | Path, images: ImageSet) -> tuple[Captions, int]:
-    """Captions of an image set from a file (--instance_prompt_loc).
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The entries of a captions file: {image path as it is written: caption or list of captions}.
 
-    path: of a JSON file, {image path: caption or list of captions}, or of a metadata.jsonl, which
-    has a line for each image: {"file_name": path, "text": caption or list}.
-    DataError says how many images have no caption. Returns: {image key: captions}; number of
-    foreign matches, see `match_keys`."""
+    path: of a JSON file with such an object, or of a metadata.jsonl, which has a line for each
+    image: {"file_name": path, "text": caption or list}.
+    DataError if it has no entries. The values are not checked, see `first_caption`."""
     path = Path(path)
     data = _read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
     if not isinstance(data, dict) or not data:
         raise DataError(f"{path}: holds no captions; use JSON, image path -> list of captions")
+    return data
+
+
+def first_caption(path: str | Path, key: str, value: Any) -> str:
+    """Caption 0 of an entry of the captions file at `path`; DataError if the value holds none."""
+    return _as_list(Path(path), key, value)[0]
+
+
+def read_captions(path: str | Path, images: ImageSet) -> tuple[Captions, int]:
+    """Captions of an image set from a file (--instance_prompt_loc).
+
+    path: of a captions file, see `read_file`.
+    DataError says how many images have no caption. Returns: {image key: captions}; number of
+    foreign matches, see `match_keys`."""
+    path, data = Path(path), read_file(path)
     matches, foreign = match_keys(path, data, images.root, images.keys)
     missing = [k for k in images.keys if k not in matches]
     if missing:
@@ -230,8 +245,25 @@ def empty_classes(images: ImageSet) -> list[str]:
 
 # Prompt styles (--class_prompt) -------------------------------------------------------------------
 
-# (images, captions or None, random tokens or None, seed) -> {image key: prompts}
-PromptStyle = Callable[[ImageSet, Captions | None, RandomTokens | None, int], Captions]
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """What the prompts of images are, a line of PROMPT_STYLES."""
+
+    # (images, captions or None, random tokens or None, seed) -> {image key: prompts}
+    resolve: Callable[[ImageSet, Captions | None, RandomTokens | None, int], Captions]
+    # whether it reads captions of the images, where there are any
+    uses_captions: bool = False
+    # whether it needs captions; they are text, which --trainspecial can edit
+    needs_captions: bool = False
+    # whether an image has no more than one caption
+    one_caption: bool = False
+    # whether `resolve` needs random tokens, and so the model's tokenizer
+    needs_tokenizer: bool = False
+    # whether a generation draws its prompts uniformly over images, not over distinct prompts
+    drawn_by_image: bool = False
+    # (images, captions or None) -> None; raises UsageError or DataError, before a model is loaded
+    check: Callable[[ImageSet, Captions | None], None] | None = None
 
 
 def _nolevel(
@@ -250,6 +282,10 @@ def _classlevel(
             f" {str(images.root)!r} are in no folder, first {loose[0]!r}"
         )
     return {k: [f"An image of {class_of(k)}"] for k in images.keys}
+
+
+def _require_classes(images: ImageSet, captions: Captions | None) -> None:
+    _classlevel(images, None, None, 0)
 
 
 def _own_captions(
@@ -303,14 +339,35 @@ def _random_ids(
     return {k: drawn(k) for k in images.keys}
 
 
+def _require_written_ids(images: ImageSet, captions: Captions | None) -> None:
+    # the tokenizer, which is loaded with the model, knows which ids exist
+    for listed in (captions or {}).values():
+        for caption in listed:
+            written_ids(caption)
+
+
+# --class_prompt -> what the prompts of the images are
 PROMPT_STYLES: dict[str, PromptStyle] = {
-    "nolevel": _nolevel,
-    "classlevel": _classlevel,
-    "instancelevel_blip": _own_captions,
-    "instancelevel_ogcap": _own_captions,
-    "instancelevel_random": _random_ids,
+    "nolevel": PromptStyle(_nolevel),
+    "classlevel": PromptStyle(_classlevel, check=_require_classes),
+    "instancelevel_blip": PromptStyle(
+        _own_captions, uses_captions=True, needs_captions=True, drawn_by_image=True
+    ),
+    "instancelevel_ogcap": PromptStyle(
+        _own_captions,
+        uses_captions=True,
+        needs_captions=True,
+        one_caption=True,
+        drawn_by_image=True,
+    ),
+    "instancelevel_random": PromptStyle(
+        _random_ids,
+        uses_captions=True,
+        needs_tokenizer=True,
+        drawn_by_image=True,
+        check=_require_written_ids,
+    ),
 }
-USES_CAPTIONS = ("instancelevel_blip", "instancelevel_ogcap", "instancelevel_random")
 
 
 def resolve_prompts(
@@ -325,10 +382,10 @@ def resolve_prompts(
 
     style: a key of PROMPT_STYLES;
     captions: of the images, for styles that use them;
-    tokenizer: for instancelevel_random;
+    tokenizer: for styles that need one;
     seed: of random captions."""
-    tokens = None
-    if style == "instancelevel_random":
+    chosen, tokens = PROMPT_STYLES[style], None
+    if chosen.needs_tokenizer:
         assert tokenizer is not None
         tokens = RandomTokens(tokenizer)
-    return PROMPT_STYLES[style](images, captions, tokens, seed)
+    return chosen.resolve(images, captions, tokens, seed)

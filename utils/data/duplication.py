@@ -27,10 +27,14 @@ class CaptionChoice:
     choose: (captions, duplicated, rng) -> caption. duplicated: whether the image is drawn more
         often.
     prompts: (captions) -> the captions that `choose` may return.
+    duplicates: whether images are drawn more often; if not, the images that would be are recorded.
+    varies: whether `choose` may return another caption than caption 0.
     """
 
     choose: Callable[..., str]
     prompts: Callable[[Sequence[str]], Sequence[str]]
+    duplicates: bool = True
+    varies: bool = False
 
     def __call__(self, captions: Sequence[str], duplicated: bool, rng: np.random.Generator) -> str:
         """The caption of a draw, see `choose`."""
@@ -59,9 +63,9 @@ def all_captions(captions: Sequence[str]) -> Sequence[str]:
 
 # --duplication -> which of an image's captions a draw takes
 DUPLICATIONS: dict[str, CaptionChoice] = {
-    "nodup": CaptionChoice(own_caption, first_caption_alone),
+    "nodup": CaptionChoice(own_caption, first_caption_alone, duplicates=False),
     "dup_both": CaptionChoice(own_caption, first_caption_alone),
-    "dup_image": CaptionChoice(varied_caption, all_captions),
+    "dup_image": CaptionChoice(varied_caption, all_captions, varies=True),
 }
 
 

@@ -52,7 +52,7 @@ def captioned_images(
 ) -> tuple[CaptionedImages, list[str]]:
     """Choose the duplicated images and set the weights of the draw.
 
-    style: --duplication. Under nodup no image is duplicated.
+    style: --duplication, a key of DUPLICATIONS; under nodup no image is duplicated.
     share: of the images that are duplicated, in [0, 1].
     weight: of a duplicated image in the draw; another image has 1.
     weights: [N] of --weights_file, used under nodup alone.
@@ -61,7 +61,7 @@ def captioned_images(
     chosen = duplication.duplicated_images(len(images), share, seed)
     keys = [images.keys[i] for i in chosen]
     duplicated = torch.zeros(len(images), dtype=torch.bool)
-    if style != "nodup":
+    if duplication.DUPLICATIONS[style].duplicates:
         duplicated[chosen] = True
         weights = torch.where(duplicated, weight, 1.0).double().numpy()
     return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys

@@ -35,19 +35,29 @@ class PromptRequest:
     seed: int = 0
 
 
-def _prompts_of_json(data: object) -> list[Prompt]:
-    if isinstance(data, dict):
-        firsts = {
-            key: value[0] if isinstance(value, list) and value else value
-            for key, value in data.items()
-        }
-        return [Prompt(text, key) for key, text in firsts.items()]
-    return [Prompt(text) for text in data] if isinstance(data, list) else []
+def _prompts_of_captions(path: Path) -> list[Prompt]:
+    entries = captions.read_file(path)
+    return [Prompt(captions.first_caption(path, key, value), key) for key, value in entries.items()]
+
+
+def _prompts_of_json(path: Path) -> list[Prompt]:
+    data = whole_files.read_json(path)
+    if isinstance(data, list):
+        return [Prompt(text) for text in data]
+    return _prompts_of_captions(path)
+
+
+def _is_metadata(line: str) -> bool:
+    """Whether a line of a .jsonl file belongs to a metadata.jsonl, not to a list of prompts."""
+    row = json.loads(line)
+    return isinstance(row, dict) and "file_name" in row and "prompt" not in row
 
 
 def _prompts_of_lines(path: Path) -> list[Prompt]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        if path.suffix == ".jsonl" and lines and _is_metadata(lines[0]):
+            return _prompts_of_captions(path)
         if path.suffix == ".jsonl":
             return [Prompt(json.loads(line)["prompt"]) for line in lines]
         return [Prompt(line.strip("\r")) for line in lines]
@@ -59,13 +69,14 @@ def _prompts_of_lines(path: Path) -> list[Prompt]:
 
 def read_prompts(file: str | Path) -> list[Prompt]:
     """Read a file of prompts: .txt with one per line, .jsonl with `prompt`, .json with a list or a
-    captions file. UsageError for another suffix, DataError for a file without prompts.
+    captions file, and a metadata.jsonl. UsageError for another suffix, DataError for a file without
+    prompts.
 
     A captions file gives caption 0 of each image, with the image's key as source_image.
     """
     path = require_file("--prompts", file)
     if path.suffix == ".json":
-        prompts = _prompts_of_json(whole_files.read_json(path))
+        prompts = _prompts_of_json(path)
     elif path.suffix in (".txt", ".jsonl"):
         prompts = _prompts_of_lines(path)
     else:
@@ -82,26 +93,26 @@ def _styled_captions(
 ) -> dict[str, list[str]]:
     """The prompts of a style: {image key: prompts}. They are the recorded prompts of the run, or
     are resolved again if the options ask for others."""
-    run = model.run
+    run, chosen = model.run, captions.PROMPT_STYLES[style]
     if run and style == run.options["class_prompt"] and not request.captions:
         return run.captions()
     location = request.captions or (run.located("instance_prompt_loc") if run else None)
-    if style in captions.USES_CAPTIONS and style != "instancelevel_random" and not location:
-        raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions JSON")
+    if chosen.needs_captions and not location:
+        raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions file")
     if run:
         # only the images that it was trained on
         keys, root = tuple(run.captions()), run.located("instance_data_dir")
         assert root is not None  # every run records it
     else:
         assert location is not None  # `choose_prompts` refuses a model without a run or captions
-        read = whole_files.read_json(require_file("--instance_prompt_loc", location))
-        keys, root = tuple(sorted(read, key=image_sets.natural_key)), Path(location).parent
+        entries = captions.read_file(require_file("--instance_prompt_loc", location))
+        keys, root = tuple(sorted(entries, key=image_sets.natural_key)), Path(location).parent
     images = image_sets.ImageSet(root, keys, (0,) * len(keys))
     texts = None
-    if location and style in captions.USES_CAPTIONS:
+    if location and chosen.uses_captions:
         texts, _ = captions.read_captions(location, images)
     tokenizer = None
-    if style == "instancelevel_random":
+    if chosen.needs_tokenizer:
         tokenizer = loading.load_tokenizer(model.flag, model.source)
     return captions.resolve_prompts(
         style, images, captions=texts, tokenizer=tokenizer, seed=request.seed
@@ -111,21 +122,21 @@ def _styled_captions(
 def draw_prompts(
     resolved: dict[str, list[str]], style: str, *, count: int, seed: int
 ) -> list[Prompt]:
-    """Draw prompts with replacement: uniform over classes for classlevel and nolevel, else uniform
-    over images.
+    """Draw prompts with replacement, uniform over images or over distinct prompts.
 
     resolved: {image key: prompts}, of which the first is used.
+    style: a key of PROMPT_STYLES, which says how prompts are drawn.
     """
     distinct = list(dict.fromkeys(texts[0] for texts in resolved.values()))
     keys = list(resolved)
     drawn = []
     for number in range(count):
         rng = seeding.numpy_rng(seed, "prompt", number)
-        if style in ("classlevel", "nolevel"):
-            drawn.append(Prompt(distinct[rng.integers(len(distinct))]))
-        else:
+        if captions.PROMPT_STYLES[style].drawn_by_image:
             key = keys[rng.integers(len(keys))]
             drawn.append(Prompt(resolved[key][0], key))
+        else:
+            drawn.append(Prompt(distinct[rng.integers(len(distinct))]))
     return drawn
 
 

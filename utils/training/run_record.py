@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.data import captions
+from utils.data.duplication import DUPLICATIONS
 from utils.files import owned_folders, run_folder
 from utils.models import fingerprints
 from utils.runtime import devices, environment
@@ -48,7 +49,7 @@ def record_of(
         ),
         "classes": captions.class_names(used),
         "duplicated": job.duplicated,
-        "counterfactual": options["duplication"] == "nodup",
+        "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
     }
     if job.plan.splits > 1:
         # records of every version call a split "shard"

@@ -80,9 +80,8 @@ def _texts(files, images, beside, say):
     path = files.captions
     if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
         path = images.root / "metadata.jsonl"
-    if files.prompt_style not in captions.USES_CAPTIONS or (
-        path is None and files.prompt_style == "instancelevel_random"
-    ):
+    style = captions.PROMPT_STYLES[files.prompt_style]
+    if not style.uses_captions or (path is None and not style.needs_captions):
         return None
     if path is None:
         missing = [k for k in images.keys if k not in beside]
@@ -127,12 +126,9 @@ def checked_inputs(
         raise UsageError(
             f"--clients_num={copies} splits of {kept} images: use at most one split per image"
         )
-    if files.prompt_style == "classlevel":
-        captions.resolve_prompts("classlevel", images)  # raises when images lie in no folder
     weights = _weights(files.weights, images, say)
     texts = _texts(files, images, beside, say)
-    if files.prompt_style == "instancelevel_random":
-        for caption in (c for listed in (texts or {}).values() for c in listed):
-            # raises on text; the tokenizer, with the model, knows which ids exist
-            captions.written_ids(caption)
+    check = captions.PROMPT_STYLES[files.prompt_style].check
+    if check is not None:
+        check(images, texts)
     return TrainingInputs(images, texts, weights)
