@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_architecture import ALLOWED, modules
+from tests.test_architecture import ALLOWED, STAGES, modules
 
 MAP = ROOT / "utils" / "README.md"
 PAGES = sorted(
@@ -53,6 +53,15 @@ def test_every_module_has_its_line_in_the_map_and_every_line_a_module():
     assert sorted(set(exist) - set(lines)) == [], "modules without a line in utils/README.md"
     assert sorted(set(lines) - set(exist)) == [], "lines of utils/README.md without a module"
     assert len(lines) == len(set(lines))
+
+
+def test_the_map_names_the_stages():
+    named = {
+        path.removesuffix(".py").replace("/", ".")
+        for path, words in tree_lines()
+        if words.startswith("STAGE:")
+    }
+    assert named == STAGES
 
 
 def test_every_folder_has_its_line_in_the_map_and_lines_are_short():
@@ -109,6 +118,31 @@ def test_the_readme_is_short_and_narrow():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 250
     assert [line for line in lines if len(line) > 120] == []
+
+
+def prose(text):
+    """(number, line) of a page outside fenced blocks, tables, indented blocks and pictures."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.startswith("```")
+        fenced ^= fence
+        if not (fence or fenced or line.startswith(("|", "    ", "!["))):
+            yield number, line
+
+
+@pytest.mark.parametrize(
+    # docs/study.md is generated
+    "path",
+    [p for p in PAGES if p.parent.name == "docs" and p.name != "study.md"],
+    ids=lambda p: p.name,
+)
+def test_lines_of_prose_have_at_most_120_columns(path):
+    assert [number for number, line in prose(path.read_text()) if len(line) > 120] == []
+
+
+def test_prose_is_what_stands_outside_blocks_tables_and_pictures():
+    page = "a\n```bash\nb\n```\n- c\n| d |\n    e\n![f](g)\nh"
+    assert list(prose(page)) == [(1, "a"), (5, "- c"), (9, "h")]
 
 
 def test_the_index_of_the_documentation_lists_every_page():
