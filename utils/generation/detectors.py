@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from utils.generation import flag_values
+from utils.runtime import flag_values
 
 if TYPE_CHECKING:  # the flags list the detectors' names, and --help must not wait for torch
     import torch

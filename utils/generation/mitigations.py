@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from utils.data.caption_edits import PROMPT_EDITS, RandomTokens
-from utils.generation import flag_values, guidance
+from utils.generation import guidance
 from utils.generation.denoiser_hook import Chain, Hook
 from utils.generation.detectors import Detection, Detector
 from utils.models import embedding_edits
+from utils.runtime import flag_values
 from utils.runtime.errors import UsageError
 
 

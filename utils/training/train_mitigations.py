@@ -4,7 +4,6 @@ out. The loop calls hooks and knows no mitigation by name."""
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from utils.data import caption_edits, duplication
 from utils.models import embedding_edits
+from utils.runtime import flag_values
 from utils.runtime.errors import UsageError
 from utils.training.loss_control import AntiGradientControl, LossRule
 from utils.training.step_random import StepRandom
@@ -153,9 +153,9 @@ def anti_gradient_control(
 MITIGATIONS = (caption_edit, mixup, embedding_noise, anti_gradient_control)
 
 
-def flag_names() -> list[str]:
+def flag_names() -> tuple[str, ...]:
     """Names of the flags that the mitigations read."""
-    return [name for build in MITIGATIONS for name in inspect.signature(build).parameters]
+    return flag_values.flag_names(MITIGATIONS)
 
 
 def chosen(values: Mapping[str, Any]) -> tuple[TrainMitigation, ...]:
@@ -163,10 +163,7 @@ def chosen(values: Mapping[str, Any]) -> tuple[TrainMitigation, ...]:
 
     values: flag (without dashes) -> value, of all of `flag_names()`.
     """
-    built = (
-        build(**{name: values[name] for name in inspect.signature(build).parameters})
-        for build in MITIGATIONS
-    )
+    built = (build(**flag_values.arguments(build, values)) for build in MITIGATIONS)
     mitigations = tuple(each for each in built if each is not None)
     rules = [each.flag for each in mitigations if each.loss_rule is not None]
     if len(rules) > 1:
