@@ -20,7 +20,7 @@ def test_an_error_of_another_process_ends_this_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("processes", "shards", "expected"),
+    ("processes", "splits", "expected"),
     [
         (1, 4, [(0, 1, 0, 1)]),
         (2, 3, [(0, 2, 0, 1), (1, 2, 0, 1)]),
@@ -29,18 +29,18 @@ def test_an_error_of_another_process_ends_this_one(monkeypatch):
         (1, 1, [(0, 1, 0, 1)]),
     ],
 )
-def test_teams(processes, shards, expected, monkeypatch):
+def test_teams(processes, splits, expected, monkeypatch):
     monkeypatch.setattr(torch.distributed, "new_group", lambda ranks: tuple(ranks))
     made = [
-        parallel.team(SimpleNamespace(num_processes=processes, process_index=i), shards)
+        parallel.team(SimpleNamespace(num_processes=processes, process_index=i), splits)
         for i in range(processes)
     ]
     assert [(t.number, t.count, t.rank, t.size) for t in made] == expected
-    if shards == 2 and processes == 4:
+    if splits == 2 and processes == 4:
         assert [t.group for t in made] == [(0, 1), (0, 1), (2, 3), (2, 3)]
 
 
-def test_more_processes_than_shards_come_in_multiples():
+def test_more_processes_than_splits_come_in_multiples():
     with pytest.raises(
         UsageError,
         match="--clients_num=2 with 3 processes: use at most 2 processes, or a multiple of 2",

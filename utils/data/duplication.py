@@ -108,7 +108,7 @@ class DrawOrder:
 
     count: number of images;
     weights: [count], for draws with replacement; None shuffles all images in every epoch;
-    shard: number of the part of the training images, of an ensemble."""
+    split: number of the ensemble's split that the images belong to, from 0."""
 
     def __init__(
         self, count: int, *, weights: np.ndarray | None = None, seed: int, split: int = 0

@@ -1,6 +1,6 @@
 """Trackers of experiments: wandb, tensorboard or none, with one interface (--report_to).
 
-A row that is logged with a `group` goes under <group>/ and has an axis of its own. The shards of an
+A row that is logged with a `group` goes under <group>/ and has an axis of its own. The splits of an
 ensemble need that, because each counts its own steps."""
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class WandbTracker(NoTracker):
         if group is None:
             self._run.log(row, step=step)
             return
-        # wandb drops rows whose step decreases, as from one shard to the next
+        # wandb drops rows whose step decreases, as from one split to the next
         if group not in self._groups:
             self._run.define_metric(f"{group}/*", step_metric=f"{group}/samples")
             self._groups.add(group)

@@ -191,24 +191,23 @@ class Team:
         return torch.cat(parts)
 
 
-def team(accelerator: Ranked, shards: int) -> Team:
-    """The team of this process when P processes train one copy of the model on each of `shards`
-    splits.
+def team(accelerator: Ranked, splits: int) -> Team:
+    """The team of this process when P processes train a copy of the model on each split.
 
-    With P <= shards, process i trains shards i, i + P, ... alone. With P a multiple of shards,
-    P / shards processes train each shard together. UsageError for other P."""
+    With P <= splits, process i trains splits i, i + P, ... alone. With P a multiple of splits,
+    P / splits processes train each split together. UsageError for other P."""
     processes, index = accelerator.num_processes, accelerator.process_index
-    if processes <= shards:
-        return Team(index, processes) if shards > 1 else Team()
-    if processes % shards:
+    if processes <= splits:
+        return Team(index, processes) if splits > 1 else Team()
+    if processes % splits:
         raise UsageError(
-            f"--clients_num={shards} with {processes} processes: use at most {shards} processes,"
-            f" or a multiple of {shards}"
+            f"--clients_num={splits} with {processes} processes: use at most {splits} processes,"
+            f" or a multiple of {splits}"
         )
-    size = processes // shards
+    size = processes // splits
     groups = [None]
-    if shards > 1:
+    if splits > 1:
         groups = [
-            torch.distributed.new_group(range(t * size, (t + 1) * size)) for t in range(shards)
+            torch.distributed.new_group(range(t * size, (t + 1) * size)) for t in range(splits)
         ]
-    return Team(index // size, shards, index % size, size, groups[index // size])
+    return Team(index // size, splits, index % size, size, groups[index // size])

@@ -24,7 +24,7 @@ STREAMS = {
     "tiny-sd/training": "weights, batches, timesteps and noise in the training of tiny-sd",
     "duplication": "which training images are duplicated",
     "subset": "which training images belong to --trainsubset",
-    "shards": "which training images belong to which shard of an ensemble",
+    "shards": "which training images belong to which split of an ensemble",
     "unet": "initial weights of --unet_from_scratch",
     "random-captions": "token ids that are captions under instancelevel_random",
     "order": "the order in which training images are drawn",
