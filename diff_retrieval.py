@@ -145,7 +145,7 @@ def build_index(opts: RetrievalOptions, processes: Processes) -> None:
             later += search.files(Path(opts.build_index))
         if opts.dedup:
             later += deduplication.require_possible(opts)
-    index_build.build(opts, processes, processes.say, then=later)
+    index_build.build(opts, processes, then=later)
 
 
 def open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:

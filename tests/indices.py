@@ -1,12 +1,21 @@
 """Indices of descriptors made on the spot, of vectors or of images, for tests of what works on an
 index."""
 
+import copy
+
 import numpy as np
 import torch
 
 from utils.index import shard_files, vector_index
 from utils.retrieval.descriptors import extractors, network
 from utils.retrieval.formulas.similarity import normalised
+
+
+def printing_to(processes, say):
+    """The same processes, whose lines for the user go to `say`."""
+    processes = copy.copy(processes)
+    processes.say = say
+    return processes
 
 
 def index_of(

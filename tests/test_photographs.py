@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 import diff_retrieval
-from tests.indices import image_index
+from tests.indices import image_index, printing_to
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data.image_files import open_image
 from utils.data.image_sets import list_images
@@ -286,7 +286,8 @@ def pairs_found(index, threshold):
     a photograph}."""
     lines = []
     opts = RetrievalOptions(val_dir="DIR", dedup=True, copy_threshold=threshold, num_workers=1)
-    deduplication.deduplicate(opts, index, Processes(Alone(torch.device("cpu"))), lines.append)
+    processes = printing_to(Processes(Alone(torch.device("cpu"))), lines.append)
+    deduplication.deduplicate(opts, index, processes)
     rows = pq.read_table(
         index.root / f"dedup-{threshold:g}" / "groups.parquet", columns=["group", "key"]
     ).to_pylist()

@@ -51,7 +51,8 @@ def build(tmp_path):
         with launching.measuring(
             world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None
         ) as processes:
-            index_build.build(opts, processes, lines.append)
+            processes.say = lines.append
+            index_build.build(opts, processes)
         return lines
 
     return build

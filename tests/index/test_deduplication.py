@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from tests.index.test_near_duplicates import Searcher
-from tests.indices import image_index, index_of
+from tests.indices import image_index, index_of, printing_to
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.data import duplication, scenes
 from utils.data.image_sets import list_images
@@ -129,7 +129,9 @@ def options(**more):
 def deduplicated(index, *, folder=None, processes=ALONE, searcher=None, **more):
     """Run --dedup. Returns: (rows of groups.parquet, weights or None, summary, lines)."""
     lines = []
-    deduplication.deduplicate(options(**more), index, processes, lines.append, searcher=searcher)
+    deduplication.deduplicate(
+        options(**more), index, printing_to(processes, lines.append), searcher=searcher
+    )
     folder = folder or index.root / f"dedup-{more.get('copy_threshold') or 0.95:g}"
     weights = folder / "weights.json"
     return (
@@ -255,7 +257,7 @@ def test_several_processes_share_the_pairs_of_blocks(index, monkeypatch):
     expected = deduplicated(index)[:2]
     assert deduplicated(index, processes=OneOf(0))[:2] == expected
     shutil.rmtree(index.root / "dedup-0.95")
-    deduplication.deduplicate(options(), index, OneOf(1), say=pytest.fail)
+    deduplication.deduplicate(options(), index, printing_to(OneOf(1), pytest.fail))
     assert not (index.root / "dedup-0.95").exists()  # the main process writes
     assert len(shares) == 2
     whole = near_duplicates.exact_groups(index, threshold=0.95)
@@ -415,7 +417,7 @@ def test_output_dir_is_used(index, tmp_path):
 
 def test_a_dry_run_says_what_would_be_written(index):
     lines = []
-    deduplication.deduplicate(options(dry_run=True), index, ALONE, lines.append)
+    deduplication.deduplicate(options(dry_run=True), index, printing_to(ALONE, lines.append))
     writes = json.loads(lines[0])["writes"]
     folder = index.root / "dedup-0.95"
     assert not folder.exists()
@@ -428,7 +430,9 @@ def test_a_dry_run_says_what_would_be_written(index):
 def test_a_dry_run_names_the_lists_of_an_approximate_search(index, monkeypatch):
     monkeypatch.setattr(search, "LEAST_ANN", 10)
     lines = []
-    deduplication.deduplicate(options(dry_run=True, ann=True), index, ALONE, lines.append)
+    deduplication.deduplicate(
+        options(dry_run=True, ann=True), index, printing_to(ALONE, lines.append)
+    )
     assert json.loads(lines[0])["writes"][:2] == [
         str(index.root / name) for name in ("ann.faiss", "ann.json")
     ]
@@ -443,7 +447,7 @@ def test_flags_of_another_descriptor_are_refused(index):
         with pytest.raises(
             UsageError, match=f"^{message}: the index .* was made with pt_style 'pixel'"
         ):
-            deduplication.deduplicate(options(**more), index, ALONE, pytest.fail)
+            deduplication.deduplicate(options(**more), index, printing_to(ALONE, pytest.fail))
 
 
 def test_the_searcher_of_ann_is_built_once(script, index, monkeypatch):

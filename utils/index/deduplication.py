@@ -28,7 +28,7 @@ from utils.runtime.errors import UsageError
 if TYPE_CHECKING:
     from utils.cli.retrieval_options import RetrievalOptions
     from utils.index.near_duplicates import Groups
-    from utils.index.search import Say, Searcher
+    from utils.index.search import Searcher
     from utils.index.vector_index import VectorIndex
     from utils.runtime.parallel import Processes
 
@@ -46,7 +46,6 @@ def deduplicate(
     opts: RetrievalOptions,
     index: VectorIndex,
     processes: Processes,
-    say: Say = print,
     *,
     searcher: Searcher | None = None,
 ) -> None:
@@ -54,7 +53,6 @@ def deduplicate(
 
     opts: copy_threshold, output_dir, ann, num_workers, dry_run and the flags of the descriptor are
         read.
-    say: prints a line for the user; only the main process calls it.
     searcher: for approximate groups; None to build one.
 
     UsageError for a threshold or an output folder that is not accepted, and for flags of another
@@ -69,11 +67,11 @@ def deduplicate(
     approximately = opts.ann or len(index) > near_duplicates.EXACT_ROWS
     if opts.dry_run:
         if processes.main:
-            say(_plan(opts, index, threshold, approximately=approximately))
+            processes.say(_plan(opts, index, threshold, approximately=approximately))
         return
     started = time.perf_counter()
     if approximately:
-        groups = _approximate_groups(index, processes, searcher, threshold=threshold, say=say)
+        groups = _approximate_groups(index, processes, searcher, threshold=threshold)
     else:
         groups = _exact_groups(index, processes, threshold=threshold)
     if groups is None:  # not the main process
@@ -81,7 +79,7 @@ def deduplicate(
     seconds = round(time.perf_counter() - started, 1)
     method = "approximate" if approximately else "exact"
     result = Deduplication(groups, threshold, method, seconds)
-    _write(opts, index, result, folder, say)
+    _write(opts, index, result, folder, processes)
 
 
 def _plan(opts, index, threshold, *, approximately):
@@ -91,15 +89,15 @@ def _plan(opts, index, threshold, *, approximately):
     return json.dumps({"options": flags.as_dict(opts), "writes": writes}, indent=1)
 
 
-def _write(opts, index, result, folder, say):
+def _write(opts, index, result, folder, processes):
     """Write the files and print the lines of the report."""
     written = deduplication_files.write(
         folder, index, result, options=flags.as_dict(opts), workers=opts.num_workers
     )
     for line in summary_lines(result, written, folder):
-        say(line)
+        processes.say(line)
     if written.unreadable:
-        say(evaluation_pictures.unshown_in_words(written.unreadable))
+        processes.say(evaluation_pictures.unshown_in_words(written.unreadable))
 
 
 # Checks before any work ---------------------------------------------------------------------------
@@ -193,7 +191,6 @@ def _approximate_groups(
     searcher: Searcher | None,
     *,
     threshold: float,
-    say: Say,
 ) -> Groups | None:
     """Groups from the nearest neighbours of each image, by the main process alone. Returns: None in
     the other processes."""
@@ -201,7 +198,7 @@ def _approximate_groups(
         return None
     if searcher is None:
         searcher = search.approximate(
-            index, say=say, wrap=index_evaluation.block_bar(index, "filling lists")
+            index, say=processes.say, wrap=index_evaluation.block_bar(index, "filling lists")
         )
     nearest = near_duplicates.neighbours(
         index, searcher, wrap=index_evaluation.block_bar(index, "near-duplicates")

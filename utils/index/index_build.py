@@ -25,7 +25,6 @@ from utils.index import (
 )
 from utils.index.index_resume import RECORD_CLAIM, ExistingIndex
 from utils.index.index_sources import ImageSource
-from utils.index.search import Say
 from utils.index.shard_building import Build
 from utils.retrieval import evaluation_stage, features, measurement
 from utils.runtime import devices, environment
@@ -41,40 +40,38 @@ if TYPE_CHECKING:
 def build(
     opts: RetrievalOptions,
     processes: Processes,
-    say: Say = print,
     *,
     then: Iterable[str | Path] = (),
 ) -> None:
     """Build an index of --val_dir in --build_index. Shards of an existing index that are whole and
     of the same images are kept.
 
-    say: prints a line for the user; only the main process calls it.
     then: paths that the caller writes afterwards, for --dry_run.
 
     UsageError for a folder that is not ours, for an index of other images or of another descriptor,
     and, once everything is written, when too many images cannot be read. Stopped after Ctrl-C."""
     try:
-        _build(opts, processes, say, then)
+        _build(opts, processes, then)
     except KeyboardInterrupt:
         raise Stopped("stopped; run the same command again to continue", signal.SIGINT) from None
 
 
-def _build(opts, processes, say, then):
+def _build(opts, processes, then):
     with processes.together():
         source = index_sources.open_source(
             opts.val_dir, opts.val_captions, ask_server=processes.main
         )
         existing = _existing_index(opts, source)
         if opts.dry_run and processes.main:
-            say(json.dumps(_plan(opts, source, existing, then), indent=1))
+            processes.say(json.dumps(_plan(opts, source, existing, then), indent=1))
     if opts.dry_run:
         return
     with processes.together():
         dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
-    build = _open_build(opts, processes, source, dtype, say)
+    build = _open_build(opts, processes, source, dtype)
     with processes.together():
         if processes.main:
-            _prepare(opts, build, say)
+            _prepare(opts, build)
     started = time.perf_counter()
     with shard_building.end_together(build):
         own = shard_building.make_shards(build)
@@ -92,7 +89,7 @@ def _build(opts, processes, say, then):
     }
     with processes.together():
         if processes.main:
-            _finish(opts, build, launch, say)
+            _finish(opts, build, launch)
 
 
 # Before -------------------------------------------------------------------------------------------
@@ -138,9 +135,7 @@ def _plan(
     }
 
 
-def _open_build(
-    opts, processes: Processes, source: ImageSource, dtype: torch.dtype, say: Say
-) -> Build:
+def _open_build(opts, processes: Processes, source: ImageSource, dtype: torch.dtype) -> Build:
     """Load the network of the descriptor and choose how processes share the shards."""
     with processes.together():
         choice = evaluation_stage.descriptor_choice(opts)
@@ -153,7 +148,7 @@ def _open_build(
     return Build(
         root=root,
         source=source,
-        claims=_claims(root, source.names, processes, say),
+        claims=_claims(root, source.names, processes),
         extractor=extractor,
         descriptor=descriptor,
         reader=reader,
@@ -162,7 +157,7 @@ def _open_build(
     )
 
 
-def _claims(root: Path, names: list[str], processes: Processes, say: Say) -> Claims | Stride:
+def _claims(root: Path, names: list[str], processes: Processes) -> Claims | Stride:
     """How processes share the shards: by locks, or in fixed parts where the file system has no
     locks. The main process tests the locks for all."""
     has_locks = False
@@ -178,15 +173,14 @@ def _claims(root: Path, names: list[str], processes: Processes, say: Say) -> Cla
             ) from None
     if processes.share(has_locks):
         return claims
-    if processes.main:
-        say(
-            f"{root}: this file system has no locks; each process builds a fixed share of the"
-            " shards, and a second launch at the same time would build them twice"
-        )
+    processes.say(
+        f"{root}: this file system has no locks; each process builds a fixed share of the"
+        " shards, and a second launch at the same time would build them twice"
+    )
     return Stride(names, processes.index, processes.count)
 
 
-def _prepare(opts, build: Build, say: Say) -> None:
+def _prepare(opts, build: Build) -> None:
     """Check the existing index once more, because another launch may have created it while the
     network was loaded; then remove its invalid shards and write index.json."""
     with build.claims.while_others_wait().take(RECORD_CLAIM, wait=True):
@@ -194,24 +188,26 @@ def _prepare(opts, build: Build, say: Say) -> None:
         if existing is None:
             existing = ExistingIndex(build.descriptor, planned=())
         if existing.recovered is not None:
-            say(f"{vector_index.FILE} is missing: it is rebuilt from {existing.recovered} shards")
+            build.processes.say(
+                f"{vector_index.FILE} is missing: it is rebuilt from {existing.recovered} shards"
+            )
         index_descriptor.require_descriptor(
             evaluation_stage.descriptor_choice(opts),
             build.root,
             existing.descriptor,
             build.descriptor,
         )
-        index_preparation.prepare(build, existing, say)
+        index_preparation.prepare(build, existing)
 
 
 # After --------------------------------------------------------------------------------------------
 
 
-def _finish(opts, build: Build, launch: dict[str, Any], say: Say) -> None:
+def _finish(opts, build: Build, launch: dict[str, Any]) -> None:
     """Report what was built, and write the counts if every planned shard is finished. UsageError
     when more images or tar files than --max_bad_images accepts cannot be read: the index is
     complete all the same."""
-    claims = build.claims.while_others_wait()
+    claims, say = build.claims.while_others_wait(), build.processes.say
     with claims.take(RECORD_CLAIM, wait=True):
         record = vector_index.read_record(build.root)
         planned = record["shards"]

@@ -23,9 +23,7 @@ from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, On
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from utils.runtime.parallel import Processes
-
-Say = Callable[[str], None]  # prints a line for the user
+    from utils.runtime.parallel import Processes, Say
 
 
 @dataclass(frozen=True)

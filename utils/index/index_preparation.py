@@ -9,21 +9,20 @@ from utils.data.image_sets import natural_key
 from utils.index import index_resume, index_sources, shard_files, vector_index
 from utils.index.index_resume import ExistingIndex
 from utils.index.index_sources import ImageSource, TarSource
-from utils.index.search import Say
 from utils.index.shard_building import Build
 
 
-def prepare(build: Build, existing: ExistingIndex, say: Say) -> None:
+def prepare(build: Build, existing: ExistingIndex) -> None:
     """Remove invalid shards and write index.json. The main process calls this and holds the lock of
     index.json; other launches may be building shards meanwhile."""
     root, source = build.root, build.source
-    _remove_invalid_shards(build, say)
+    _remove_invalid_shards(build)
     if source.from_tars:  # other tar files of the folder may have been named earlier
         planned = sorted({*source.names, *existing.planned}, key=natural_key)
-        planned = _without_lost_shards(build, planned, say)
+        planned = _without_lost_shards(build, planned)
     else:  # the shards of a folder are always all of its images
         planned = sorted(source.names, key=natural_key)
-        _remove_surplus_shards(build, say)
+        _remove_surplus_shards(build)
     is_recorded = planned == list(existing.planned) and existing.recovered is None
     if build.unfinished() or not is_recorded:
         # without the counts of an earlier build, which no longer hold
@@ -35,7 +34,7 @@ def prepare(build: Build, existing: ExistingIndex, say: Say) -> None:
         )
 
 
-def _remove_invalid_shards(build: Build, say: Say) -> None:
+def _remove_invalid_shards(build: Build) -> None:
     """Remove the vectors of shards that are damaged, or whose images or descriptor have changed."""
     claims = build.claims.while_others_wait()
     for name in build.source.names:
@@ -44,20 +43,20 @@ def _remove_invalid_shards(build: Build, say: Say) -> None:
                 continue
             reason = index_resume.rebuild_reason(build.root, name, build.source, build.descriptor)
             if reason:
-                say(f"shard {name} is rebuilt: {reason}")
+                build.processes.say(f"shard {name} is rebuilt: {reason}")
                 shard_files.paths_of(build.root, name)[0].unlink()
 
 
-def _remove_surplus_shards(build: Build, say: Say) -> None:
+def _remove_surplus_shards(build: Build) -> None:
     """Remove the last shards of an index whose folder holds fewer images now."""
     surplus = {*shard_files.finished(build.root)} - {*build.source.names}
     for name in sorted(surplus, key=natural_key):
-        say(f"shard {name} is removed: the folder holds fewer images now")
+        build.processes.say(f"shard {name} is removed: the folder holds fewer images now")
         for path in shard_files.paths_of(build.root, name):
             path.unlink(missing_ok=True)
 
 
-def _without_lost_shards(build: Build, planned: list[str], say: Say) -> list[str]:
+def _without_lost_shards(build: Build, planned: list[str]) -> list[str]:
     """The planned shards without the lost ones, which were never built and whose tar files no
     longer exist. An index that waited for them would never be complete."""
     root, source = build.root, build.source
@@ -66,7 +65,7 @@ def _without_lost_shards(build: Build, planned: list[str], say: Say) -> list[str
     lost = set(source.gone([n for n in unnamed if n not in finished]))
     kept = _gone_local([n for n in unnamed if n in finished], source)
     if lost:
-        say(
+        build.processes.say(
             f"{len(lost)} shards of the index are not named by --val_dir, and their tar files no"
             f" longer exist, first {min(lost, key=natural_key)!r}: they were never built and are"
             " removed from the plan"
@@ -75,7 +74,7 @@ def _without_lost_shards(build: Build, planned: list[str], say: Say) -> list[str
             for path in shard_files.paths_of(root, name):
                 path.unlink(missing_ok=True)  # a Parquet whose vectors were removed
     if kept:
-        say(
+        build.processes.say(
             f"{len(kept)} shards of the index are not named by --val_dir, and their tar files no"
             f" longer exist, first {kept[0]!r}: their vectors stay in the index"
         )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import faiss
     import torch
 
-Say = Callable[[str], None]  # prints a line for the user; only the main process calls it
+    from utils.runtime.parallel import Say
+
 Wrap = Callable[[Iterable], Iterable]  # wraps an iterable, here the blocks, in a progress bar
 Answer = tuple[np.ndarray, np.ndarray]  # (scores [Q, k] float32, rows [Q, k] int64)
 

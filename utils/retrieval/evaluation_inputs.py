@@ -3,9 +3,9 @@ captions, duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.data import captions, image_sets, tar_shards
 from utils.files import generation_folder, run_folder, whole_files
@@ -13,7 +13,8 @@ from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
 from utils.runtime.errors import DataError, UsageError, require_file
 
-Say = Callable[[str], None]  # prints a line for the user
+if TYPE_CHECKING:
+    from utils.runtime.parallel import Say
 
 # Generated images ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -14,6 +14,7 @@ import torch
 from utils.runtime.errors import ToolkitError, UsageError
 
 Value = TypeVar("Value")
+Say = Callable[[str], None]  # prints a line for the user
 
 
 class Ranked(Protocol):
