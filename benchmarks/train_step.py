@@ -103,7 +103,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
         training_job.encode(job, opts, out / "encoded", processes)
     seconds = time.perf_counter() - started
     run.path.mkdir(parents=True, exist_ok=True)
-    loop = training_loop.Loop(job, opts, run, processes)
+    loop = training_loop.Loop(job, training_job.loop_settings(opts), run, processes)
     return loop.positions(), seconds
 
 

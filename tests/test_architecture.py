@@ -35,7 +35,6 @@ ALLOWED = {
 # the stages: they and the folder `cli` alone take options, and so may ask what a flag was
 STAGES = {
     "training.training_job",
-    "training.training_loop",
     "training.training_stage",
     "generation.generation_plan",
     "generation.generation_stage",

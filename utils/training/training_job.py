@@ -24,6 +24,7 @@ from utils.training import (
     train_mitigations,
     trainer,
     training_inputs,
+    training_loop,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     from utils.cli.train_options import TrainOptions
     from utils.data.training_data import CaptionedImages
-    from utils.runtime.parallel import Processes
+    from utils.models.loading import DiffusionParts
+    from utils.runtime.parallel import Processes, Team
     from utils.training.train_mitigations import TrainHooks
     from utils.training.training_inputs import TrainingInputs
 
@@ -113,7 +115,26 @@ def hooks_and_data(
     return captioned, duplicated, hooks
 
 
-def _optimisation(opts, *, per_step, steps):
+def loop_settings(opts: TrainOptions) -> training_loop.LoopSettings:
+    """What the loop does beside the steps."""
+    return training_loop.LoopSettings(
+        every=training_loop.Intervals(
+            rows=opts.log_steps,
+            previews=opts.save_steps,
+            checkpoints=opts.modelsavesteps,
+            ensemble_checkpoints=opts.modelsaverounds,
+            states=opts.state_steps or opts.modelsavesteps,
+        ),
+        previews=training_loop.PreviewSettings(
+            count=opts.sample_batch_size, seed=opts.generation_seed, side=opts.resolution
+        ),
+        states_kept=opts.checkpoints_total_limit,
+        batch_size=opts.train_batch_size,
+        workers=opts.num_workers,
+    )
+
+
+def _optimisation(opts: TrainOptions, *, per_step: int, steps: int) -> optimisation.Optimisation:
     """per_step: images of an optimizer step; steps: of a copy in a round."""
     return optimisation.Optimisation(
         optimisation.AdamW(
@@ -135,7 +156,9 @@ def _optimisation(opts, *, per_step, steps):
     )
 
 
-def _plan(opts, splits, *, per_step, teams):
+def _plan(
+    opts: TrainOptions, splits: list[np.ndarray], *, per_step: int, teams: int
+) -> ensemble.EnsemblePlan:
     longest = max(len(part) for part in splits)
     steps = opts.max_train_steps or opts.num_train_epochs * math.ceil(longest / per_step)
     return ensemble.EnsemblePlan(
@@ -146,7 +169,7 @@ def _plan(opts, splits, *, per_step, teams):
     )
 
 
-def _split(opts, captioned, seed):
+def _split(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list[np.ndarray]:
     """Indices of the images of each split; UsageError when a split has nothing to draw."""
     splits = training_data.split_images(len(captioned.images), opts.clients_num, seed)
     weights = captioned.weights
@@ -158,7 +181,15 @@ def _split(opts, captioned, seed):
     return splits
 
 
-def _draws(opts, captioned, splits, hooks, *, team, seed):
+def _draws(
+    opts: TrainOptions,
+    captioned: CaptionedImages,
+    splits: list[np.ndarray],
+    hooks: TrainHooks,
+    *,
+    team: Team,
+    seed: int,
+) -> dict[int, training_data.Draws]:
     """{split: its Draws}, of the splits that this process's team trains."""
     read = functools.partial(
         transforms.training_input,
@@ -181,7 +212,7 @@ def _draws(opts, captioned, splits, hooks, *, team, seed):
     }
 
 
-def _load_parts(opts, seed):
+def _load_parts(opts: TrainOptions, seed: int) -> tuple[DiffusionParts, dict[str, str]]:
     """The base model. Returns: (DiffusionParts, fingerprints of its networks as they came)."""
     parts = loading.load_parts(
         "--pretrained_model_name_or_path",
@@ -228,7 +259,18 @@ def build(opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, se
     )
 
 
-def _trainer(opts, parts, accelerator, team, *, hooks, seed, images, optimised):
+def _trainer(
+    opts: TrainOptions,
+    parts: DiffusionParts,
+    accelerator: Accelerator,
+    team: Team,
+    *,
+    hooks: TrainHooks,
+    seed: int,
+    images: int,
+    optimised: optimisation.Optimisation,
+) -> trainer.Trainer:
+    """images: number of the training images of all splits."""
     task = trainer.Task(
         hooks=hooks,
         seed=seed,

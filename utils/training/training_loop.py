@@ -20,13 +20,43 @@ from utils.training import step_reports, trainer
 from utils.training.previews import preview
 
 if TYPE_CHECKING:
-    from utils.cli.train_options import TrainOptions
     from utils.files.resume_states import State
     from utils.files.run_folder import NewRun
     from utils.runtime.parallel import Processes
     from utils.training.ensemble import Progress
     from utils.training.step_reports import StepReport, Summary
     from utils.training.training_job import Job
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often something is written."""
+
+    rows: int  # optimizer steps between rows of metrics.jsonl
+    previews: int  # optimizer steps between preview grids
+    checkpoints: int  # optimizer steps between checkpoints of a single model
+    ensemble_checkpoints: int  # rounds between checkpoints of an ensemble
+    states: int  # optimizer steps between states to resume from
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    """What a preview grid shows."""
+
+    count: int  # images
+    seed: int  # of their initial latents
+    side: int  # pixels of an image
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop does beside the steps, and how it reads images."""
+
+    every: Intervals
+    previews: PreviewSettings
+    states_kept: int  # the newest states; older ones are deleted
+    batch_size: int  # images of a micro-batch of a process
+    workers: int  # processes that read images; 0 reads in the training process
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class Loop:
     def __init__(
         self,
         job: Job,
-        opts: TrainOptions,
+        settings: LoopSettings,
         run: NewRun,
         processes: Processes,
         *,
@@ -59,7 +89,7 @@ class Loop:
         seconds: float = 0.0,
     ):
         """seconds: of training in earlier launches of a resumed run."""
-        self.job, self.opts, self.run, self.processes = job, opts, run, processes
+        self.job, self.settings, self.run, self.processes = job, settings, run, processes
         self.tracker = tracker or NoTracker()
         self.earlier_seconds, self.pauses = seconds, Pauses()
         # reports of this process's steps since the last row of metrics.jsonl, oldest first
@@ -109,7 +139,7 @@ class Loop:
             tensors,
             info,
             processes=self.processes,
-            limit=self.opts.checkpoints_total_limit,
+            limit=self.settings.states_kept,
         )
 
     # Rows -----------------------------------------------------------------------------------------
@@ -181,35 +211,34 @@ class Loop:
                 self.job.model,
                 self.job.data.prompts,
                 path,
-                count=self.opts.sample_batch_size,
-                seed=self.opts.generation_seed,
-                side=self.opts.resolution,
+                count=self.settings.previews.count,
+                seed=self.settings.previews.seed,
+                side=self.settings.previews.side,
             )
             self.tracker.image("generations", path, step)
 
     def _due(self, at: Progress) -> Due:
-        plan, opts = self.job.plan, self.opts
+        plan, every = self.job.plan, self.settings.every
         last = at.position == plan.total
         turn_over = at.position % plan.steps == 0
-        log = last or at.position % opts.log_steps == 0 or (turn_over and plan.splits > 1)
-        state_steps = opts.state_steps or opts.modelsavesteps
-        state = last or at.round_over or at.position % state_steps == 0
+        log = last or at.position % every.rows == 0 or (turn_over and plan.splits > 1)
+        state = last or at.round_over or at.position % every.states == 0
         if self.job.is_ensemble:
             return Due(log, self._shows_round(at, last), self._checkpoint_of_round(at), last, state)
-        show = last or at.position % opts.save_steps == 0
-        checkpoint = at.position if at.position % opts.modelsavesteps == 0 else None
+        show = last or at.position % every.previews == 0
+        checkpoint = at.position if at.position % every.checkpoints == 0 else None
         return Due(log, show, checkpoint, last, state)
 
     def _shows_round(self, at, last):
-        """Whether a multiple of --save_steps was passed in the round that is over."""
+        """Whether a step of a preview grid was passed in the round that is over."""
         if not at.round_over:
             return False
-        steps, every = self.job.plan.steps, self.opts.save_steps
+        steps, every = self.job.plan.steps, self.settings.every.previews
         step = at.round * steps
         return last or step // every > (step - steps) // every
 
     def _checkpoint_of_round(self, at):
-        saves = at.round_over and at.round % self.opts.modelsaverounds == 0
+        saves = at.round_over and at.round % self.settings.every.ensemble_checkpoints == 0
         return at.round if saves else None
 
     def _after(self, at):
@@ -247,9 +276,9 @@ class Loop:
         SIGTERM and SIGINT save a state and end with exit status 143 or 130.
         """
         # without images to read, a draw costs less than sending it from another process
-        workers = self.opts.num_workers if self.job.model.cached_latents is None else 0
+        workers = self.settings.workers if self.job.model.cached_latents is None else 0
         looped = self.job.copies.run(
-            position, batch_size=self.opts.train_batch_size, num_workers=workers
+            position, batch_size=self.settings.batch_size, num_workers=workers
         )
         self.pauses, self.logged = Pauses(), 0.0
         with StopSignal() as stop:
@@ -259,7 +288,7 @@ class Loop:
                 self._after(at)
                 # several processes must stop at the same step, and asking costs a wait: they ask
                 # when they log
-                asks = self.processes.count == 1 or at.position % self.opts.log_steps == 0
+                asks = self.processes.count == 1 or at.position % self.settings.every.rows == 0
                 if asks and self.processes.any(stop.number is not None):
                     self._stop(at, stop.number)
                 yield at

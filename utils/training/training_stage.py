@@ -132,7 +132,8 @@ def start(
         record["id"] = plan.record["id"]
     training_job.require_host_memory(job, processes.say)
     seconds = plan.state.info["seconds"] if plan.state else 0.0
-    loop = training_loop.Loop(job, opts, plan.run, processes, seconds=seconds)
+    settings = training_job.loop_settings(opts)
+    loop = training_loop.Loop(job, settings, plan.run, processes, seconds=seconds)
     if plan.state:
         loop.restore(plan.state)  # raises on a damaged file before anything is written
     processes.wait()  # all have read what is on disk before the main process writes
