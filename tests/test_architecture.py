@@ -38,10 +38,12 @@ STAGES = {
     "training.training_stage",
     "generation.generation_plan",
     "generation.generation_stage",
+    "retrieval.compare_stage",
     "retrieval.evaluation_stage",
     "index.deduplication",
     "index.index_build",
     "index.index_evaluation",
+    "index.index_stage",
 }
 EXCEPTIONS = {  # (module, what it imports): why
     ("data.scenes", "cli.exits"): "the command that draws scenes lives in its room",

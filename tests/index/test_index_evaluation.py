@@ -456,7 +456,7 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
     assert rows[:, 0].tolist() == list(range(0, 3000, 600))
 
 
-@pytest.mark.parametrize("mode", ["evaluate", "prepare"])
+@pytest.mark.parametrize("mode", ["--query_dir", "--dedup"])
 def test_other_processes_take_the_index_that_the_main_one_opened(
     mode, generated, index, monkeypatch
 ):
@@ -481,7 +481,7 @@ def test_other_processes_take_the_index_that_the_main_one_opened(
 
     monkeypatch.setattr(vector_index, "open_index", opened)
     flags_given = ["--val_dir", str(index.root), "--pt_style", "pixel"]
-    flags_given += ["--query_dir", str(generated)] if mode == "evaluate" else ["--dedup"]
+    flags_given += ["--query_dir", str(generated)] if mode == "--query_dir" else ["--dedup"]
     opts = flags.parse(RetrievalOptions, flags_given, description="")
     with pytest.raises(SharedError):
-        getattr(diff_retrieval, mode)(opts, Second())
+        diff_retrieval.measure(opts, Second())

@@ -23,6 +23,7 @@ from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, On
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from utils.cli.retrieval_options import RetrievalOptions
     from utils.runtime.parallel import Processes, Say
 
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class IndexTraining:
     """Training images that are an index (a TrainingSide of evaluation_stage)."""
 
-    opts: Any  # RetrievalOptions
+    opts: RetrievalOptions
 
     def read_sets(self, request: EvaluationRequest, *, say: Say) -> Sets:
         """List the generated images, and open the index as the training images, before any network
@@ -116,7 +117,7 @@ class IndexTraining:
         return search.planned(sets.training) if request.comparison.ann else []
 
 
-def require_flags(opts: Any) -> None:
+def require_flags(opts: RetrievalOptions) -> None:
     """Raise UsageError for flags that do not go with an index as --val_dir."""
     for name in ("sim_save_path", "val_captions", "einsum_chunks"):
         if getattr(opts, name) != flags.default_of(opts, name):

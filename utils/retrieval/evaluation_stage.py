@@ -1,14 +1,17 @@
 """The stage of an evaluation: plan, build networks, read images, measure, write.
 
-It alone in this folder takes the options of diff_retrieval.py, and turns them into records."""
+It turns the options of diff_retrieval.py into records, which all modules below it take."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from utils.cli import flags
+from utils.reports import tracking
 from utils.reports.progress import progress
 from utils.retrieval import (
     evaluation_files,
@@ -31,10 +34,12 @@ from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.measured import Measured
 from utils.runtime import devices
+from utils.runtime.errors import first_line
 
 if TYPE_CHECKING:
     import torch
 
+    from utils.cli.retrieval_options import RetrievalOptions
     from utils.files.evaluation_folder import Evaluation
     from utils.runtime.parallel import Processes
 
@@ -43,19 +48,19 @@ Record = TypeVar("Record")
 # From options to records --------------------------------------------------------------------------
 
 
-def _record_of(kind: type[Record], opts: Any, **more: Any) -> Record:
+def _record_of(kind: type[Record], opts: RetrievalOptions, **more: Any) -> Record:
     """Fill a record whose fields have the names of options. more: the fields that have other
     names."""
     names = [f.name for f in fields(kind) if f.name not in more]  # type: ignore[arg-type]
     return kind(**{name: getattr(opts, name) for name in names}, **more)
 
 
-def descriptor_choice(opts: Any) -> DescriptorChoice:
+def descriptor_choice(opts: RetrievalOptions) -> DescriptorChoice:
     """Which descriptor the options ask for."""
     return _record_of(DescriptorChoice, opts)
 
 
-def request_of(opts: Any) -> EvaluationRequest:
+def request_of(opts: RetrievalOptions) -> EvaluationRequest:
     """What the options ask to measure."""
     return EvaluationRequest(
         inputs=_record_of(EvaluationInputs, opts),
@@ -66,7 +71,7 @@ def request_of(opts: Any) -> EvaluationRequest:
     )
 
 
-def output_of(opts: Any) -> Output:
+def output_of(opts: RetrievalOptions) -> Output:
     """What the options ask to write."""
     return Output(opts.output_dir, save_scores=not opts.dontsave, workers=opts.num_workers)
 
@@ -129,6 +134,22 @@ class ImageTraining:
         return []
 
 
+# The command ----------------------------------------------------------------------------------
+
+
+def evaluate(opts: RetrievalOptions, processes: Processes, training: TrainingSide) -> None:
+    """Compare generated with training images, write the evaluation and report it. Processes share
+    the reading; the main one does the rest."""
+    planned = plan(opts, processes, training)
+    if opts.dry_run:
+        summary = {"options": flags.as_dict(opts), **planned.summary(opts.matrix_path)}
+        processes.say(json.dumps(summary, indent=1))
+        return
+    written = run(opts, processes, planned)
+    if written is not None:
+        report(opts, written)
+
+
 # Plan ---------------------------------------------------------------------------------------------
 
 
@@ -155,7 +176,7 @@ class EvaluationPlan:
         }
 
 
-def plan(opts: Any, processes: Processes, training: TrainingSide) -> EvaluationPlan:
+def plan(opts: RetrievalOptions, processes: Processes, training: TrainingSide) -> EvaluationPlan:
     """Check and list the inputs; every process sees what the main one lists, as a folder may grow.
     UsageError if what is asked for cannot be measured."""
     request, output, sets = request_of(opts), output_of(opts), None
@@ -183,7 +204,9 @@ class WrittenEvaluation:
     table: tuple[list[dict[str, Any]], dict[str, bytes]]
 
 
-def run(opts: Any, processes: Processes, plan: EvaluationPlan) -> WrittenEvaluation | None:
+def run(
+    opts: RetrievalOptions, processes: Processes, plan: EvaluationPlan
+) -> WrittenEvaluation | None:
     """Measure and write what was planned. Every process calls this; the main one alone writes.
     Returns: None on the others."""
     dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
@@ -240,7 +263,7 @@ def build(
     return networks
 
 
-def reader_settings(opts: Any, processes: Processes) -> ReaderSettings:
+def reader_settings(opts: RetrievalOptions, processes: Processes) -> ReaderSettings:
     """How images are read."""
     folder = feature_cache.folder_of(opts.cache_dir)
     return ReaderSettings(
@@ -255,7 +278,7 @@ def reader_settings(opts: Any, processes: Processes) -> ReaderSettings:
 
 
 def say_notes(
-    opts: Any, plan: EvaluationPlan, evaluated: Evaluated, say: Callable[[str], None]
+    opts: RetrievalOptions, plan: EvaluationPlan, evaluated: Evaluated, say: Callable[[str], None]
 ) -> None:
     """Print what a reader of the numbers should know."""
     for flag in ("keephead", "keeppredictor"):
@@ -270,3 +293,42 @@ def say_notes(
         replaces=path if (path / "metrics.json").exists() else None,
     ):
         say(line)
+
+
+# Report -------------------------------------------------------------------------------------------
+
+
+def report(opts: RetrievalOptions, written: WrittenEvaluation) -> None:
+    """Print where the results are, and send them to the tracker."""
+    keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
+    print("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))
+    print(f"report: {written.folder / 'report.html'}")
+    try:
+        hint = track(opts, written)
+    except Exception as error:  # noqa: BLE001 - a tracker's; the evaluation is written all the same
+        hint = (
+            f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is"
+            " complete"
+        )
+    if hint:
+        print(hint)
+
+
+def track(opts: RetrievalOptions, written: WrittenEvaluation) -> str | None:
+    """Send numbers, plots, the first gallery pages and the matches to the tracker. Returns: its
+    hint, or None."""
+    tracker = tracking.open_tracker(
+        "none" if opts.noeval else opts.report_to,
+        folder=written.folder.parent,
+        project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"),
+        name=opts.run_name,
+        config=written.settings,
+    )
+    tracker.log(written.row, 0)
+    for path in sorted((written.folder / "plots").glob("*.png")):
+        tracker.image(f"plots/{path.stem}", path, 0)  # a number may have the plot's name
+    for page in sorted((written.folder / "gallery").glob("*.png"))[:3]:
+        tracker.image(f"gallery/{page.stem}", page, 0)
+    tracker.table("matches", *written.table, 0)
+    tracker.finish()
+    return tracker.hint
