@@ -423,8 +423,8 @@ def test_a_dry_run_says_what_would_be_written(index):
     assert not folder.exists()
     deduplicated(index)
     assert sorted(writes) == sorted(map(str, folder.iterdir()))
-    assert writes == deduplication.planned(options(), str(index.root), 0.95)
-    assert deduplication.planned(options(output_dir="o"), "absent", 0.95)[0] == "o/groups.parquet"
+    assert writes == deduplication.planned(None, str(index.root), 0.95)
+    assert deduplication.planned("o", "absent", 0.95)[0] == "o/groups.parquet"
 
 
 def test_a_dry_run_names_the_lists_of_an_approximate_search(index, monkeypatch):
@@ -511,7 +511,7 @@ def test_the_printed_command_quotes_the_folder_for_a_shell(index, tmp_path):
 
 def test_thresholds():
     def threshold(style, given=None):
-        return deduplication.threshold_of(options(copy_threshold=given), {"pt_style": style})
+        return deduplication.threshold_of(given, {"pt_style": style})
 
     assert (threshold("pixel"), threshold("sscd"), threshold("timm", 0.6)) == (0.95, 0.75, 0.6)
     with pytest.raises(

@@ -7,8 +7,9 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from utils.cli import flags
 from utils.files import owned_folders
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from utils.index.near_duplicates import Groups
     from utils.index.search import Searcher
     from utils.index.vector_index import VectorIndex
+    from utils.retrieval.evaluation_request import DescriptorChoice
     from utils.runtime.parallel import Processes
 
 # scores from which two images count as near-duplicates. SSCD's authors report a precision of 90 %
@@ -42,6 +44,33 @@ HIGHEST = 0.999
 CHAIN_SHARE, CHAIN_IMAGES = 0.01, 100
 
 
+@dataclass(frozen=True)
+class DeduplicationRequest:
+    """What --dedup is asked for."""
+
+    threshold: float | None  # --copy_threshold; None: the descriptor's own
+    output_dir: str | None  # None: a folder in that of the index
+    approximately: bool  # --ann: groups from the nearest neighbours of each image
+    descriptor: DescriptorChoice | None  # None without a flag of it: that of the index
+    workers: int  # processes that read the images of the gallery
+    options: dict[str, Any]  # all flags, for the record
+
+
+def _request_of(opts: RetrievalOptions) -> DeduplicationRequest:
+    """What the options ask for."""
+    named = any(
+        getattr(opts, name) != flags.default_of(opts, name) for name in index_descriptor.AS_GIVEN
+    )
+    return DeduplicationRequest(
+        threshold=opts.copy_threshold,
+        output_dir=opts.output_dir,
+        approximately=opts.ann,
+        descriptor=evaluation_stage.descriptor_choice(opts) if named else None,
+        workers=opts.num_workers,
+        options=flags.as_dict(opts),
+    )
+
+
 def deduplicate(
     opts: RetrievalOptions,
     index: VectorIndex,
@@ -51,23 +80,20 @@ def deduplicate(
 ) -> None:
     """Find the groups of near-duplicates of an index and write them.
 
-    opts: copy_threshold, output_dir, ann, num_workers, dry_run and the flags of the descriptor are
-        read.
     searcher: for approximate groups; None to build one.
 
     UsageError for a threshold or an output folder that is not accepted, and for flags of another
     descriptor than the index's."""
+    request = _request_of(opts)
     with processes.together():
-        if _names_a_descriptor(opts):  # else it is taken from the index
-            index_descriptor.require_descriptor(
-                evaluation_stage.descriptor_choice(opts), index.root, index.descriptor
-            )
-        threshold = threshold_of(opts, index.descriptor)
-        folder = folder_of(opts, index.root, threshold)
-    approximately = opts.ann or len(index) > near_duplicates.EXACT_ROWS
+        if request.descriptor is not None:
+            index_descriptor.require_descriptor(request.descriptor, index.root, index.descriptor)
+        threshold = threshold_of(request.threshold, index.descriptor)
+        folder = folder_of(request.output_dir, index.root, threshold)
+    approximately = request.approximately or len(index) > near_duplicates.EXACT_ROWS
     if opts.dry_run:
         if processes.main:
-            processes.say(_plan(opts, index, threshold, approximately=approximately))
+            processes.say(_plan(request, index, threshold, approximately=approximately))
         return
     started = time.perf_counter()
     if approximately:
@@ -79,20 +105,28 @@ def deduplicate(
     seconds = round(time.perf_counter() - started, 1)
     method = "approximate" if approximately else "exact"
     result = Deduplication(groups, threshold, method, seconds)
-    _write(opts, index, result, folder, processes)
+    _write(request, index, result, folder, processes)
 
 
-def _plan(opts, index, threshold, *, approximately):
+def _plan(
+    request: DeduplicationRequest, index: VectorIndex, threshold: float, *, approximately: bool
+) -> str:
     """What --dedup would write, for --dry_run, as JSON."""
     lists = search.planned(index) if approximately else []
-    writes = [*map(str, lists), *planned(opts, index.root, threshold)]
-    return json.dumps({"options": flags.as_dict(opts), "writes": writes}, indent=1)
+    writes = [*map(str, lists), *planned(request.output_dir, index.root, threshold)]
+    return json.dumps({"options": request.options, "writes": writes}, indent=1)
 
 
-def _write(opts, index, result, folder, processes):
+def _write(
+    request: DeduplicationRequest,
+    index: VectorIndex,
+    result: Deduplication,
+    folder: Path,
+    processes: Processes,
+) -> None:
     """Write the files and print the lines of the report."""
     written = deduplication_files.write(
-        folder, index, result, options=flags.as_dict(opts), workers=opts.num_workers
+        folder, index, result, options=request.options, workers=request.workers
     )
     for line in summary_lines(result, written, folder):
         processes.say(line)
@@ -103,21 +137,13 @@ def _write(opts, index, result, folder, processes):
 # Checks before any work ---------------------------------------------------------------------------
 
 
-def _names_a_descriptor(opts):
-    """Whether a flag of the descriptor was given."""
-    return any(
-        getattr(opts, name) != flags.default_of(opts, name) for name in index_descriptor.AS_GIVEN
-    )
-
-
-def threshold_of(opts: RetrievalOptions, descriptor: dict[str, Any]) -> float:
+def threshold_of(threshold: float | None, descriptor: dict[str, Any]) -> float:
     """The score from which two images count as near-duplicates: --copy_threshold, else the
     descriptor's own.
 
     descriptor: a record with pt_style. UsageError when there is none, and for one that is 0 or less
     (all images would be one group) or above HIGHEST."""
     style = descriptor.get("pt_style")
-    threshold = opts.copy_threshold
     if threshold is None:
         threshold = THRESHOLDS.get(str(style))
     if threshold is None:
@@ -135,27 +161,28 @@ def threshold_of(opts: RetrievalOptions, descriptor: dict[str, Any]) -> float:
     return threshold
 
 
-def planned(opts: RetrievalOptions, root: str | Path | None, threshold: float) -> list[str]:
+def planned(output_dir: str | None, root: str | Path, threshold: float) -> list[str]:
     """Paths that a --dedup of the index at `root` writes; the index need not exist yet."""
-    return [str(_folder(opts, root, threshold) / name) for name in FILES]
+    return [str(_folder(output_dir, root, threshold) / name) for name in FILES]
 
 
 def require_possible(opts: RetrievalOptions) -> list[str]:
     """Check --dedup before --build_index builds the index, which takes long. UsageError for a
     threshold or an output folder that is not accepted. Returns: as `planned`."""
-    threshold = threshold_of(opts, {"pt_style": opts.pt_style})
-    folder_of(opts, opts.build_index, threshold)
-    return planned(opts, opts.build_index, threshold)
+    root = cast("str", opts.build_index)
+    threshold = threshold_of(opts.copy_threshold, {"pt_style": opts.pt_style})
+    folder_of(opts.output_dir, root, threshold)
+    return planned(opts.output_dir, root, threshold)
 
 
-def _folder(opts, root, threshold):
-    return Path(opts.output_dir) if opts.output_dir else Path(root) / f"dedup-{threshold:g}"
+def _folder(output_dir: str | None, root: str | Path, threshold: float) -> Path:
+    return Path(output_dir) if output_dir else Path(root) / f"dedup-{threshold:g}"
 
 
-def folder_of(opts, root, threshold):
+def folder_of(output_dir: str | None, root: str | Path, threshold: float) -> Path:
     """Path of the folder to write for the index at `root`; UsageError unless it is new, empty, or a
     --dedup and nothing else."""
-    folder = _folder(opts, root, threshold)
+    folder = _folder(output_dir, root, threshold)
     owned_folders.require_ours(
         "--output_dir", folder, files=OUR_FILES, record="summary.json", kind=KIND, writer="--dedup"
     )

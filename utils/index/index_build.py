@@ -8,8 +8,9 @@ import secrets
 import signal
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from utils.cli import flags
 from utils.files.locks import CLAIMS, Claims, Stride
@@ -34,7 +35,34 @@ if TYPE_CHECKING:
     import torch
 
     from utils.cli.retrieval_options import RetrievalOptions
+    from utils.retrieval.evaluation_request import DescriptorChoice
     from utils.runtime.parallel import Processes
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images of an index."""
+
+    folder: str  # --val_dir: a folder, tar files or their address
+    captions: str | None  # captions file of a folder
+    max_bad: float  # share of unreadable images, or of tar files, above which it is an error
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a build is asked for."""
+
+    index: str  # --build_index: the folder of the index
+    images: ImageFiles
+    descriptor: DescriptorChoice
+    batch_size: int  # images that pass the network at once
+    workers: int  # processes that read images, of each process
+    mixed_precision: str | None  # of the network; None: that of the device
+
+    @property
+    def root(self) -> Path:
+        """Path of the folder of the index."""
+        return Path(self.index)
 
 
 def build(
@@ -50,28 +78,63 @@ def build(
 
     UsageError for a folder that is not ours, for an index of other images or of another descriptor,
     and, once everything is written, when too many images cannot be read. Stopped after Ctrl-C."""
+    request = _request_of(opts)
     try:
-        _build(opts, processes, then)
+        if opts.dry_run:
+            _show_plan(request, processes, flags.as_dict(opts), then)
+        else:
+            _build(request, processes)
     except KeyboardInterrupt:
         raise Stopped("stopped; run the same command again to continue", signal.SIGINT) from None
 
 
-def _build(opts, processes, then):
+def _request_of(opts: RetrievalOptions) -> BuildRequest:
+    """What the options ask to build."""
+    return BuildRequest(
+        index=cast("str", opts.build_index),
+        images=ImageFiles(
+            cast("str", opts.val_dir), captions=opts.val_captions, max_bad=opts.max_bad_images
+        ),
+        descriptor=evaluation_stage.descriptor_choice(opts),
+        batch_size=opts.batch_size,
+        workers=opts.num_workers,
+        mixed_precision=opts.mixed_precision,
+    )
+
+
+def _show_plan(
+    request: BuildRequest,
+    processes: Processes,
+    options: dict[str, Any],
+    then: Iterable[str | Path],
+) -> None:
+    """Print what a build would do, for --dry_run. options: as they are recorded."""
     with processes.together():
-        source = index_sources.open_source(
-            opts.val_dir, opts.val_captions, ask_server=processes.main
-        )
-        existing = _existing_index(opts, source)
-        if opts.dry_run and processes.main:
-            processes.say(json.dumps(_plan(opts, source, existing, then), indent=1))
-    if opts.dry_run:
-        return
+        source, existing = _opened(request, processes)
+        if processes.main:
+            plan = {"options": options, **_plan(request, source, existing, then)}
+            processes.say(json.dumps(plan, indent=1))
+
+
+def _opened(
+    request: BuildRequest, processes: Processes
+) -> tuple[ImageSource, ExistingIndex | None]:
+    """The images, and the index that the build continues, None for a new one."""
+    source = index_sources.open_source(
+        request.images.folder, request.images.captions, ask_server=processes.main
+    )
+    return source, _existing_index(request, source)
+
+
+def _build(request: BuildRequest, processes: Processes) -> None:
     with processes.together():
-        dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
-    build = _open_build(opts, processes, source, dtype)
+        source, _ = _opened(request, processes)
+    with processes.together():
+        dtype = devices.measuring_dtype(request.mixed_precision, processes.device)
+    build = _open_build(request, processes, source, dtype)
     with processes.together():
         if processes.main:
-            _prepare(opts, build)
+            _prepare(request, build)
     started = time.perf_counter()
     with shard_building.end_together(build):
         own = shard_building.make_shards(build)
@@ -89,32 +152,30 @@ def _build(opts, processes, then):
     }
     with processes.together():
         if processes.main:
-            _finish(opts, build, launch)
+            _finish(request, build, launch)
 
 
 # Before -------------------------------------------------------------------------------------------
 
 
-def _existing_index(opts, source: ImageSource) -> ExistingIndex | None:
+def _existing_index(request: BuildRequest, source: ImageSource) -> ExistingIndex | None:
     """The index at --build_index, None for a new one. UsageError when its descriptor differs from
     what the flags say, before any network loads."""
-    existing = index_resume.existing_index(opts.build_index, opts.val_dir, source)
+    existing = index_resume.existing_index(request.index, request.images.folder, source)
     if existing is not None:
-        index_descriptor.require_descriptor(
-            evaluation_stage.descriptor_choice(opts), opts.build_index, existing.descriptor
-        )
+        index_descriptor.require_descriptor(request.descriptor, request.index, existing.descriptor)
     return existing
 
 
 def _plan(
-    opts,
+    request: BuildRequest,
     source: ImageSource,
     existing: ExistingIndex | None,
     then: Iterable[str | Path],
 ) -> dict[str, Any]:
     """What a build would do, for --dry_run; nothing is written. then: paths that are written
     afterwards."""
-    root = Path(opts.build_index)
+    root = request.root
     valid = set()
     if existing is not None:
         finished = [n for n in source.names if shard_files.is_finished(root, n)]
@@ -128,23 +189,24 @@ def _plan(
         if name not in valid:
             writes.extend(shard_files.paths_of(root, name))
     return {
-        "options": flags.as_dict(opts),
         "shards": len(source.names),
         "finished": len(valid),
         "writes": [str(path) for path in (*writes, *then)],
     }
 
 
-def _open_build(opts, processes: Processes, source: ImageSource, dtype: torch.dtype) -> Build:
+def _open_build(
+    request: BuildRequest, processes: Processes, source: ImageSource, dtype: torch.dtype
+) -> Build:
     """Load the network of the descriptor and choose how processes share the shards."""
     with processes.together():
-        choice = evaluation_stage.descriptor_choice(opts)
+        choice = request.descriptor
         extractor = measurement.build_descriptor(choice, device=processes.device, dtype=dtype)
         descriptor = index_descriptor.descriptor_record(choice, extractor)
     reader = features.ReaderSettings(
-        batch_size=opts.batch_size, num_workers=opts.num_workers, processes=processes, cache=None
+        batch_size=request.batch_size, num_workers=request.workers, processes=processes, cache=None
     )
-    root = Path(opts.build_index)
+    root = request.root
     return Build(
         root=root,
         source=source,
@@ -180,11 +242,11 @@ def _claims(root: Path, names: list[str], processes: Processes) -> Claims | Stri
     return Stride(names, processes.index, processes.count)
 
 
-def _prepare(opts, build: Build) -> None:
+def _prepare(request: BuildRequest, build: Build) -> None:
     """Check the existing index once more, because another launch may have created it while the
     network was loaded; then remove its invalid shards and write index.json."""
     with build.claims.while_others_wait().take(RECORD_CLAIM, wait=True):
-        existing = _existing_index(opts, build.source)
+        existing = _existing_index(request, build.source)
         if existing is None:
             existing = ExistingIndex(build.descriptor, planned=())
         if existing.recovered is not None:
@@ -192,7 +254,7 @@ def _prepare(opts, build: Build) -> None:
                 f"{vector_index.FILE} is missing: it is rebuilt from {existing.recovered} shards"
             )
         index_descriptor.require_descriptor(
-            evaluation_stage.descriptor_choice(opts),
+            request.descriptor,
             build.root,
             existing.descriptor,
             build.descriptor,
@@ -203,7 +265,7 @@ def _prepare(opts, build: Build) -> None:
 # After --------------------------------------------------------------------------------------------
 
 
-def _finish(opts, build: Build, launch: dict[str, Any]) -> None:
+def _finish(request: BuildRequest, build: Build, launch: dict[str, Any]) -> None:
     """Report what was built, and write the counts if every planned shard is finished. UsageError
     when more images or tar files than --max_bad_images accepts cannot be read: the index is
     complete all the same."""
@@ -237,7 +299,7 @@ def _finish(opts, build: Build, launch: dict[str, Any]) -> None:
     if counts["damaged_shards"]:
         say(index_counts.damage_in_words(build.root, counts))
     say(f"index: {build.root}")
-    _require_accepted(opts, build, planned, counts)
+    _require_accepted(request.images, build, planned, counts)
 
 
 def _missing_in_words(claims: Claims | Stride, missing: list[str], planned: int) -> str:
@@ -255,10 +317,12 @@ def _missing_in_words(claims: Claims | Stride, missing: list[str], planned: int)
     )
 
 
-def _require_accepted(opts, build: Build, planned: list[str], counts: dict[str, Any]) -> None:
+def _require_accepted(
+    images: ImageFiles, build: Build, planned: list[str], counts: dict[str, Any]
+) -> None:
     """Raise UsageError when more than --max_bad_images of the tar files or of the images cannot be
     read."""
-    flag, accepted = f"--val_dir={opts.val_dir!r}", opts.max_bad_images
+    flag, accepted = f"--val_dir={images.folder!r}", images.max_bad
     named = set(build.source.names)  # a damaged shard whose tar file is gone cannot be rebuilt
     damaged = [n for n in counts["damaged_shards"] if n in named]
     index_counts.require_whole(
