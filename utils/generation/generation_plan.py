@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.files import run_folder
 from utils.files.generation_folder import Generation, generation_name
@@ -22,6 +22,9 @@ from utils.models import families, fingerprints, lora, schedulers
 from utils.models.loading import Configs
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from utils.cli.generation_options import GenerationOptions
 
 DEFAULT_RESOLUTION = 256  # pixels, if no run records one, as published
 
@@ -85,23 +88,25 @@ class _Resolved:
 
 
 def _settings(
-    opts: Any,
     pipeline: PipelinePlan,
     images: ImagesPlan,
-    style: str | None,
     values: Mapping[str, Any],
+    *,
+    style: str | None,
+    iternum: int | None,
 ) -> dict:
     """The settings that determine the images, by flag. A run is named by its id, and prompts and
     LoRA weights by their hash, so that a moved folder is the same.
 
-    style: of the prompts that were drawn, or None.
     values: the flags of mitigations and detectors.
+    style: of the prompts that were drawn, or None.
+    iternum: --iternum, the checkpoint of the run.
     """
     texts = json.dumps([[prompt.text, prompt.source_image] for prompt in images.prompts])
     model = pipeline.model
     return {
         "modelpath": model.run.record.get("id") if model.run else model.source,
-        "iternum": opts.iternum,
+        "iternum": iternum,
         "capstyle": style,
         "nbatches": len(images.prompts),
         "im_batch": images.per_prompt,
@@ -112,7 +117,7 @@ def _settings(
         "negative_prompt": images.sample.negative_prompt,
         "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
         **mitigations.settings(values),
-        **detectors.settings(opts.detect, values),
+        **detectors.settings(tuple(images.detectors), values),
         "seed": images.seed,
         "mixed_precision": pipeline.mixed_precision,
         # last: prompts may differ because one of the above does, which then is the one reported
@@ -120,7 +125,9 @@ def _settings(
     }
 
 
-def _sample_settings(opts: Any, model: ModelSource, class_name: str, side: int) -> SampleSettings:
+def _sample_settings(
+    opts: GenerationOptions, model: ModelSource, class_name: str, side: int
+) -> SampleSettings:
     steps, scale = families.default_sampling(class_name)
     return SampleSettings(
         steps=opts.num_inference_steps or steps,
@@ -130,7 +137,7 @@ def _sample_settings(opts: Any, model: ModelSource, class_name: str, side: int) 
     )
 
 
-def _resolve(opts: Any) -> _Resolved:
+def _resolve(opts: GenerationOptions) -> _Resolved:
     """Resolve what depends on the model; UsageError for a value that it does not accept."""
     devices.dtype_of(opts.mixed_precision)
     base_model = opts.pretrained_model_name_or_path or opts.default_model
@@ -215,13 +222,13 @@ def _say_assumptions(
         )
 
 
-def _flag_values(opts: Any) -> dict[str, Any]:
+def _flag_values(opts: GenerationOptions) -> dict[str, Any]:
     """The flags of mitigations and detectors: {flag: value}."""
     names = (*mitigations.flag_names(), *detectors.flag_names())
     return {name: getattr(opts, name) for name in names}
 
 
-def _prompt_request(opts: Any, default_prompts: tuple[str, ...]) -> PromptRequest:
+def _prompt_request(opts: GenerationOptions, default_prompts: tuple[str, ...]) -> PromptRequest:
     return PromptRequest(
         file=opts.prompts,
         texts=opts.prompt or default_prompts,
@@ -232,7 +239,7 @@ def _prompt_request(opts: Any, default_prompts: tuple[str, ...]) -> PromptReques
     )
 
 
-def _pipeline_plan(opts: Any, resolved: _Resolved) -> PipelinePlan:
+def _pipeline_plan(opts: GenerationOptions, resolved: _Resolved) -> PipelinePlan:
     return PipelinePlan(
         model=resolved.model,
         class_name=resolved.class_name,
@@ -244,7 +251,7 @@ def _pipeline_plan(opts: Any, resolved: _Resolved) -> PipelinePlan:
 
 
 def _images_plan(
-    opts: Any,
+    opts: GenerationOptions,
     resolved: _Resolved,
     prompts: list[Prompt],
     chosen: tuple[Mitigation, ...],
@@ -262,18 +269,23 @@ def _images_plan(
 
 
 def _folder(
-    opts: Any, run: run_folder.Run | None, name: str, *, default_root: str | Path, process: int
+    savepath: str | None,
+    run: run_folder.Run | None,
+    name: str,
+    *,
+    default_root: str | Path,
+    process: int,
 ) -> Generation:
     """The folder of a generation: --savepath, else a folder of that name.
 
     run: if given, the folder stands in the run's folder instead of `default_root`.
     """
     root = run.path / "inferences" if run else Path(default_root)
-    return Generation(opts.savepath or root / name, process=process)
+    return Generation(savepath or root / name, process=process)
 
 
 def plan(
-    opts: Any,
+    opts: GenerationOptions,
     *,
     default_prompts: tuple[str, ...],
     default_root: str | Path,
@@ -298,14 +310,14 @@ def plan(
     prompts, style = choose_prompts(request, resolved.model, say=say)
     pipeline = _pipeline_plan(opts, resolved)
     images = _images_plan(opts, resolved, prompts, chosen, watching)
-    settings = _settings(opts, pipeline, images, style, values)
+    settings = _settings(pipeline, images, values, style=style, iternum=opts.iternum)
     name = opts.run_name or default_name(chosen, settings)
     run = resolved.model.run if beside_run else None
     return GenerationPlan(
         pipeline=pipeline,
         images=images,
         settings=settings,
-        folder=_folder(opts, run, name, default_root=default_root, process=process),
+        folder=_folder(opts.savepath, run, name, default_root=default_root, process=process),
         batch_size=opts.batch_size,
         save_threads=opts.num_workers,
         label=opts.dataset,
@@ -333,7 +345,7 @@ def unmitigated(asked: GenerationPlan, *, named: bool, process: int) -> Generati
     )
 
 
-def plans_of(opts: Any, *, process: int, **places: Any) -> list[GenerationPlan]:
+def plans_of(opts: GenerationOptions, *, process: int, **places: Any) -> list[GenerationPlan]:
     """The generations that a script makes: one, and with --compare the one without mitigations
     before it.
 

@@ -27,6 +27,8 @@ from utils.runtime.errors import Stopped
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from utils.cli.generation_options import GenerationOptions
+
 SHOWN = 8  # images sent to a tracker
 
 T = TypeVar("T")
@@ -190,7 +192,7 @@ def _finish(
     )
 
 
-def _track(opts: Any, plan: GenerationPlan, figures: dict) -> str | None:
+def _track(opts: GenerationOptions, plan: GenerationPlan, figures: dict) -> str | None:
     """Send a finished generation to the tracker that was asked for: its figures, its first images
     and the grid of pairs. Returns: a line about where they are, or None."""
     tracker = tracking.open_tracker(
@@ -220,7 +222,7 @@ def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
 
 
 def _report(
-    opts: Any, plans: list[GenerationPlan], figures: dict, say: Callable[[str], None]
+    opts: GenerationOptions, plans: list[GenerationPlan], figures: dict, say: Callable[[str], None]
 ) -> None:
     """Write the grid of --compare and send the last generation to the tracker."""
     if opts.compare:
@@ -273,7 +275,7 @@ class _Generator:
 
 
 def generate_folders(
-    opts: Any,
+    opts: GenerationOptions,
     *,
     default_prompts: tuple[str, ...] = (),
     default_root: Path,
