@@ -1,16 +1,17 @@
-"""What the papers found, found again on the benchmark that this project carries: `make study`.
+"""Replicate the findings of the papers on the benchmark that comes with this project: `make study`.
 
-Nine findings, each a few trainings of tiny-sd on scenes and sets of images made with them, all
-through the four scripts. What is finished is kept: a run by its folder, a set of images as a row of
-docs/study.csv, keyed by all of its options, so a clone that holds some rows makes only the others.
-docs/study.md and its figures are written anew from the rows at the end.
+There are nine findings. Each needs a few trainings of tiny-sd on scenes and some sets of images
+generated with the trained models; all commands use the four scripts. Finished work is kept: a
+training as its run folder, a set of images as a row of docs/study.csv. The key of a row depends on
+all of its options, so a clone that holds some rows computes only the others. At the end the script
+rewrites docs/study.md and its figures from the rows.
 
-    python benchmarks/replication_study.py --only 1,6 --seeds 1      # two findings, one seed
-    python benchmarks/replication_study.py --budget 60               # begin nothing after an hour;
-go on another day
-    python benchmarks/replication_study.py --smoke                   # all of it, too short to find
-anything
-    python benchmarks/replication_study.py --dry_run                 # print the commands
+    python benchmarks/replication_study.py --only 1,6 --seeds 1   # two findings, one seed
+    python benchmarks/replication_study.py --budget 60            # start nothing after an hour; the
+                                                                  # next call continues
+    python benchmarks/replication_study.py --smoke                # everything, but too short for a
+                                                                  # result
+    python benchmarks/replication_study.py --dry_run              # print the commands
 """
 
 import argparse
@@ -26,7 +27,7 @@ from utils.runtime.errors import DataError  # noqa: E402
 
 
 def numbers(text):
-    """Whole numbers separated by commas."""
+    """Parse whole numbers separated by commas."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -38,10 +39,11 @@ def numbers(text):
 def seeds_of(text):
     chosen = numbers(text)
     if min(chosen) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: seeds are 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r}: a seed is 0 or more")
     if experiments.REFERENCE_SEED in chosen:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: {experiments.REFERENCE_SEED} draws the scenes of the Frechet distance"
+            f"{text!r}: {experiments.REFERENCE_SEED} draws the scenes of the Frechet distance; use"
+            " other seeds"
         )
     return chosen
 
@@ -52,7 +54,7 @@ def minutes(text):
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text!r}; takes minutes, 0 or more")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes, 0 or more")
 
 
 def findings_of(text):
@@ -69,7 +71,7 @@ def make_training(plan, name, seed):
 
 
 def make_arm(plan, name, seed, machine):
-    """Run an arm's commands. Returns: its Row."""
+    """Run the commands of an arm. Returns: its Row."""
     started = time.perf_counter()
     for done, command in plan.arm_commands(name, seed):
         running.run_command(done, command)
@@ -83,10 +85,12 @@ def make_arm(plan, name, seed, machine):
     )
 
 
-def tasks_of(plan, arms, seeds, found, machine):
-    """Tasks of running.run_graph for the arms that have no row: data, then each training and what
-    is made with it."""
-    missing = {s: [a for a in arms if plan.key(a, s) not in found] for s in seeds}
+def tasks_of(plan, arms, seeds, table, machine):
+    """Return the tasks of running.run_graph for the arms without a row: first the scenes, then each
+    training, then its arms.
+
+    table: {key: Row} of the rows that exist."""
+    missing = {s: [a for a in arms if plan.key(a, s) not in table] for s in seeds}
     data = {}
     for seed, names in missing.items():
         data |= plan.data_commands([seed], names) if names else {}
@@ -104,9 +108,11 @@ def tasks_of(plan, arms, seeds, found, machine):
 
 
 def run_all(tasks, path, *, names, budget):
-    """Run tasks, writing each row into the table at `path` as it comes. Returns: lines of what
-    failed."""
-    started, failed, done = time.perf_counter(), [], 0
+    """Run the tasks, and add each finished row to the table at `path`.
+
+    names: the device of each worker; budget: minutes after which nothing starts, or None.
+    Returns: one line per failed task."""
+    started, failed = time.perf_counter(), []
 
     def spent():
         return (time.perf_counter() - started) / 60
@@ -118,23 +124,19 @@ def run_all(tasks, path, *, names, budget):
             workers=len(names),
             may_start=lambda: budget is None or spent() < budget,
         )
-        for name, result in graph:
-            done += 1
-            label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+        for done, (name, result) in enumerate(graph, 1):
+            label, ending = " ".join(map(str, name)) if isinstance(name, tuple) else str(name), ""
             if isinstance(result, BaseException):
                 failed.append(f"{label}: {result}")
+                ending = ": failed"
             elif isinstance(result, rows.Row):
                 rows.add_row(path, result)
-            print(
-                f"{done}/{len(tasks)}"
-                f" {label}{': failed' if isinstance(result, BaseException) else ''}  "
-                f" ({spent():.1f} min)",
-                flush=True,
-            )
+            print(f"{done}/{len(tasks)} {label}{ending}   ({spent():.1f} min)", flush=True)
     return failed
 
 
 def print_commands(plan, arms, seeds):
+    """Print every command of the study, finished or not."""
     for command in plan.data_commands(seeds, arms).values():
         print(running.line_of(command))
     for seed in seeds:
@@ -145,7 +147,8 @@ def print_commands(plan, arms, seeds):
                     print(running.line_of(command))
 
 
-def main(argv=None):
+def parse(argv):
+    """Parse the flags, fill in their defaults, and read the rows that exist into args.table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -153,70 +156,71 @@ def main(argv=None):
         "--only",
         type=findings_of,
         default=tuple(experiments.EXPERIMENTS),
-        help="numbers of findings: 1,6",
+        help="numbers of findings, as in 1,6 (default: all)",
     )
     parser.add_argument(
         "--seeds",
         type=seeds_of,
-        help=f"default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke",
+        help=f"seeds (default: {','.join(map(str, experiments.SEEDS))}; 1 with --smoke)",
     )
-    parser.add_argument("--budget", type=minutes, help="minutes after which nothing more is begun")
+    parser.add_argument("--budget", type=minutes, help="minutes after which no task starts")
     parser.add_argument(
-        "--smoke", action="store_true", help="a few steps each: whether it runs, not what it finds"
+        "--smoke", action="store_true", help="a few steps each: test that it runs, not its results"
     )
     parser.add_argument(
-        "--workers", type=int, help="processes (default: one a GPU, else one a core)"
+        "--workers", type=int, help="worker processes (default: one per GPU, or one per core)"
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of runs and images (default: runs/study, or runs/study-smoke)",
+        help="folder of runs and images (default: runs/study; runs/study-smoke with --smoke)",
     )
     parser.add_argument(
         "--docs",
         type=Path,
-        help="folder of study.csv, study.md and figures (default: docs; smoke: --out)",
+        help="folder of study.csv, study.md and figures (default: docs; --out with --smoke)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print every command and stop")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
-        parser.error(f"argument --workers: {args.workers}; takes 1 or more")
-    out = args.out or Path("runs/study-smoke" if args.smoke else "runs/study")
-    docs = args.docs or (out if args.smoke else Path("docs"))
-    plan = experiments.StudyPlan(out, experiments.SMOKE if args.smoke else experiments.Budget())
-    seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
-    arms = list(
-        dict.fromkeys(arm for number in args.only for arm in experiments.EXPERIMENTS[number])
-    )
-    if args.dry_run:
-        print_commands(plan, arms, seeds)
-        return
-    names = running.devices()
-    names = [names[i % len(names)] for i in range(args.workers or len(names))]
+        parser.error(f"argument --workers: {args.workers} is not 1 or more")
+    args.out = args.out or Path("runs/study-smoke" if args.smoke else "runs/study")
+    args.docs = args.docs or (args.out if args.smoke else Path("docs"))
+    args.seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
     try:
-        table = rows.read_rows(docs / "study.csv")
+        args.table = {} if args.dry_run else rows.read_rows(args.docs / "study.csv")
     except DataError as error:
         parser.error(str(error))
-    tasks = tasks_of(plan, arms, seeds, table, running.machine())
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    budget = experiments.SMOKE if args.smoke else experiments.Budget()
+    plan = experiments.StudyPlan(args.out, budget)
+    arms = list(dict.fromkeys(a for number in args.only for a in experiments.EXPERIMENTS[number]))
+    if args.dry_run:
+        print_commands(plan, arms, args.seeds)
+        return
+    devices = running.devices()
+    names = [devices[i % len(devices)] for i in range(args.workers or len(devices))]
+    path, failed = args.docs / "study.csv", []
+    tasks = tasks_of(plan, arms, args.seeds, args.table, running.machine())
+    missing = sum(name[0] == "arm" for name in tasks if isinstance(name, tuple))
     print(
-        f"{len(arms) * len(seeds)} sets of images, of which"
-        f" {sum(t[0] == 'arm' for t in tasks if isinstance(t, tuple))} are to be made; {len(names)}"
-        " processes"
+        f"{len(arms) * len(args.seeds)} sets of images, of which {missing} are missing;"
+        f" {len(names)} worker processes"
     )
     try:
-        failed = (
-            run_all(tasks, docs / "study.csv", names=names, budget=args.budget) if tasks else []
-        )
-    finally:  # whatever ended it: the page is that of the rows there are, of all seeds
-        found = rows.read_rows(docs / "study.csv").values()
-        pages.write(docs, plan.budget, [row for row in found if plan.is_current(row)])
-        print(f"look at {docs / 'study.md'}")
+        if tasks:
+            failed = run_all(tasks, path, names=names, budget=args.budget)
+    finally:  # even after an error, the page shows all rows that exist, of all seeds
+        table = rows.read_rows(path).values()
+        pages.write(args.docs, plan.budget, [row for row in table if plan.is_current(row)])
+        print(f"results are in {args.docs / 'study.md'}")
     if failed:
-        sys.exit(
-            "\n".join(
-                ["study: error: what follows failed; the same command tries it again", *failed]
-            )
-        )
+        head = "study: error: these tasks failed; the same command retries them:"
+        sys.exit("\n".join([head, *failed]))
 
 
 if __name__ == "__main__":

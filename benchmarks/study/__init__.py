@@ -1,2 +1,2 @@
-"""The replication study: its table of experiments, how it runs them, what it concludes and the page
-it writes."""
+"""The replication study: its experiments, how they run, what the results say about the papers'
+findings, and the page that reports them."""

@@ -1,4 +1,4 @@
-"""The study's figures: copying against a number, and copying against what it costs."""
+"""Draw the figures of the study: copying against a number, and copying against its costs."""
 
 import itertools
 
@@ -11,10 +11,12 @@ COLOURS = (BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def against(path, places, *, seeds, means, xlabel, ylabel, log=False, marks=None):
-    """A mean with its interval over numbers, and a thin line a seed behind it.
+    """Draw a mean with its interval against a number, and a thin line for each seed. Writes a PNG.
 
-    places: [N] numbers; seeds: [[N]] a seed; means: [N] (value, low, high), all in the unit of
-    ylabel; marks: labels of the places, else themselves. Writes a PNG."""
+    places: [N] numbers;
+    seeds: for each seed [N] values;
+    means: [N] (value, low, high), in the unit of ylabel as seeds are;
+    marks: labels of the places, or None for the numbers themselves."""
     figure, axes = plots.new_axes(figsize=(5.2, 3.4))
     for i, values in enumerate(seeds):
         axes.plot(places, values, color=GREY, linewidth=0.8, label="one seed" if i == 0 else None)
@@ -41,11 +43,12 @@ def against(path, places, *, seeds, means, xlabel, ylabel, log=False, marks=None
 
 
 def trade_off(path, points, *, ylabel, panels):
-    """Copying against its costs, a panel a cost; the first point is the baseline, drawn with lines
-    through it.
+    """Draw copying against its costs, one panel per cost. Writes a PNG.
 
-    points: [(label, group, (value, low, high) of copying, {cost: (value, low, high)})], those of a
-    group joined by a line from the baseline on; panels: [(cost, xlabel)]. Writes a PNG."""
+    The first point is the baseline; dashed lines go through it. The points of a group are joined by
+    a line that starts at the baseline.
+    points: [(label, group, (value, low, high) of copying, {cost: (value, low, high)})];
+    panels: [(cost, xlabel)]."""
     figure, rows = plots.new_axes(
         1, len(panels), figsize=(5.0 * len(panels), 4.4), sharey=True, layout="constrained"
     )
@@ -59,19 +62,8 @@ def trade_off(path, points, *, ylabel, panels):
                 (costs[cost][0], y[0]) for _, g, y, costs in points if g in (group, baseline[1])
             ]
             axes.plot(*zip(*line, strict=True), color=colours[group], linewidth=0.8, alpha=0.6)
-        for _, group, (y, low, high), costs in points:
-            x, left, right = costs[cost]
-            axes.errorbar(
-                [x],
-                [y],
-                [[y - low], [high - y]],
-                [[x - left], [right - x]],
-                color=colours.get(group, ORANGE),
-                marker="o",
-                elinewidth=0.6,
-                alpha=0.35,
-            )
-            axes.plot([x], [y], "o", color=colours.get(group, ORANGE))
+        for _, group, y, costs in points:
+            _point(axes, costs[cost], y, colours.get(group, ORANGE))
         _name(
             axes,
             [
@@ -84,9 +76,26 @@ def trade_off(path, points, *, ylabel, panels):
     plots.save(figure, path)
 
 
+def _point(axes, across, up, colour):
+    """Draw a point with its interval in both directions. across, up: (value, low, high)."""
+    (x, left, right), (y, low, high) = across, up
+    axes.errorbar(
+        [x],
+        [y],
+        [[y - low], [high - y]],
+        [[x - left], [right - x]],
+        color=colour,
+        marker="o",
+        elinewidth=0.6,
+        alpha=0.35,
+    )
+    axes.plot([x], [y], "o", color=colour)
+
+
 def cloud(path, seeds, *, xlabel, ylabel, r):
-    """A dot a prompt, a colour a seed. seeds: [[N, 2]] a seed; r: the correlation that the title
-    gives. Writes a PNG."""
+    """Draw one dot per prompt and one colour per seed. Writes a PNG.
+
+    seeds: for each seed [N, 2] (x, y); r: the correlation in the title."""
     figure, axes = plots.new_axes(figsize=(6.4, 3.6))
     for pairs, colour in zip(seeds, itertools.cycle(COLOURS), strict=False):
         axes.scatter(*pairs.T, s=22, alpha=0.7, linewidths=0, color=colour)
@@ -100,10 +109,10 @@ def cloud(path, seeds, *, xlabel, ylabel, r):
 
 
 def _name(axes, placed):
-    """Names beside points, each where it covers neither a point nor another name, if there is such
-    a place."""
+    """Write names beside points. A name covers no point and no other name if any of the tried
+    places allows it."""
     axes.figure.canvas.draw()
-    scale = axes.figure.dpi / 72  # pixels a point
+    scale = axes.figure.dpi / 72  # pixels per point (1/72 inch)
     taken = [
         _box(*axes.transData.transform((x, y)), -4 * scale, 8 * scale, 8 * scale, -4 * scale)
         for x, y, _, _ in placed

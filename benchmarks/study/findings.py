@@ -1,10 +1,10 @@
-"""The nine findings as claims that rows can be held against. Written before the first run of the
-study; no threshold moves.
+"""The nine findings as claims that are tested against the rows of the study. They were written
+before the first run of the study, and no threshold has moved since.
 
-A claim says that one arm copies more than another. Copied is an image whose `pixel` similarity to
-some training image is above 0.95, as everywhere on scenes. Both arms are compared prompt by prompt:
-the difference between the shares of copies among the images of the prompt of one training image,
-with one seed."""
+A claim says that one arm copies more than another. An image counts as copied if its `pixel`
+similarity to some training image is above 0.95, as everywhere on scenes. Two arms are compared
+prompt by prompt, within a seed: the difference between the shares of copies among the images that
+each arm generated for the prompt of one training image."""
 
 from dataclasses import dataclass
 
@@ -16,42 +16,37 @@ from utils.runtime.seeding import numpy_rng
 COPIED = 0.95
 ROUNDS = 2000
 LEVEL = 0.05
-NO_WORSE = 0.05  # a Frechet distance at most 5 % above the other is no worse
+NO_WORSE = 0.05  # a Frechet distance at most 5 % above the other one counts as no worse
 HOLDS, FAILS, UNCLEAR = "holds", "fails", "unclear"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`more` copies more than `less`: arms, or several whose mean it is. duplicated: on prompts of
-    duplicated images alone.
-
-    decides: whether the finding's word rests on it, as the papers say it; else it is shown beside.
-    either: the finding says that the two differ, not which is more."""
+    """`more` copies more than `less`. Each side names arms; of several arms the mean counts."""
 
     more: tuple
     less: tuple
-    duplicated: bool = False
-    decides: bool = True
-    either: bool = False
+    duplicated: bool = False  # only the prompts of duplicated images count
+    decides: bool = True  # the verdict depends on it, as in the papers; else it is only shown
+    either: bool = False  # the finding says that the arms differ, not which one copies more
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Similarity falls with a complexity of the matched training image. measure: of Row; in one
-    arm, all seeds."""
+    """Within an arm, similarity falls as the complexity of the matched training image rises."""
 
     arm: str
-    measure: str
+    measure: str  # field of Row
     decides: bool = True
 
 
 @dataclass(frozen=True)
 class NoWorse:
-    """The Frechet distance of `arm` is at most NO_WORSE above that of `than` with every seed; with
-    none: it fails.
+    """The Frechet distance of `arm` exceeds that of `than` by at most NO_WORSE with every seed. The
+    claim fails if it exceeds it by more with every seed.
 
-    Of a distance there is one number a seed, and of three no interval or test: their least and most
-    are shown."""
+    A seed has only one distance, and three seeds allow no interval and no test: the table shows the
+    least and the most of the seeds."""
 
     arm: str
     than: str
@@ -60,18 +55,16 @@ class NoWorse:
 
 @dataclass(frozen=True)
 class Result:
-    """effect: published direction positive; low, high: 95 % interval; plus, minus, p: of the sign
-    test; score: the same difference of mean similarity; None where there is none. Of NoWorse, low
-    and high are the seeds' least and most."""
+    """What the rows say about a claim."""
 
     claim: object
-    effect: float
-    low: float
+    effect: float  # positive: in the published direction
+    low: float  # 95 % interval of the effect; of NoWorse: the least and the most of the seeds
     high: float
-    plus: int | None
+    plus: int | None  # sign test: differences above 0, below 0, and p; None: no test
     minus: int | None
     p: float | None
-    score: float | None
+    score: float | None  # the same difference of mean similarity; None: not defined
     word: str
 
 
@@ -82,13 +75,14 @@ class Finding:
 
 
 def _chain(*arms, **options):
-    """Each arm copies more than the next."""
+    """Claim that each arm copies more than the next one."""
     return tuple(
         Claim((more,), (less,), **options) for more, less in zip(arms, arms[1:], strict=False)
     )
 
 
 def _below(more, arms, **options):
+    """Claim that each of the arms copies less than `more`."""
     return tuple(Claim((more,), (less,), **options) for less in arms)
 
 
@@ -188,86 +182,90 @@ FINDINGS = {
 }
 
 
-# Held against rows --------------------------------------------------------------------------------
+# Testing claims against rows ----------------------------------------------------------------------
 
 
 def by_source(row, values, *, duplicated=False):
-    """{training image: mean of the values of its prompt's images}. values: [Q]; duplicated: of
-    those alone."""
+    """Average values over the images of each prompt: {training image of the prompt: mean}.
+
+    values: [Q]; duplicated: only the prompts of duplicated images."""
     kept = np.flatnonzero(row.duplicated) if duplicated else range(len(values))
-    found = {}
+    groups = {}
     for i in kept:
-        found.setdefault(row.source[i], []).append(values[i])
-    return {source: float(np.mean(several)) for source, several in found.items()}
+        groups.setdefault(row.source[i], []).append(values[i])
+    return {source: float(np.mean(group)) for source, group in groups.items()}
 
 
 def _mean_by_source(rows, values_of, duplicated):
-    """The mean over arms of by_source, of the prompts that all of them have."""
+    """Average by_source over arms, for the prompts that all arms have."""
     each = [by_source(row, values_of(row), duplicated=duplicated) for row in rows]
     return {s: np.mean([e[s] for e in each]) for s in each[0] if all(s in e for e in each)}
 
 
 def paired(more, less, values_of, *, duplicated=False):
-    """Differences prompt by prompt. more, less: rows of one seed. Returns: [N], of the prompts that
-    both have."""
+    """Return the differences between two sides, one for each prompt that both have: [N].
+
+    more, less: rows of one seed."""
     one, other = (_mean_by_source(rows, values_of, duplicated) for rows in (more, less))
     return np.array([one[s] - other[s] for s in one if s in other])
 
 
 def interval(seeds, statistic, *, rounds=ROUNDS):
-    """95 % interval over seeds x prompts: seeds are drawn with replacement, then prompts within
-    each.
+    """Compute a bootstrap 95 % interval over seeds and prompts: seeds are drawn with replacement,
+    then prompts within each seed.
 
-    seeds: [array [N_s, ...]] a seed; statistic: [R, N_s, ...] -> [R], whose mean over seeds it is;
-    where it is NaN, as the correlation with a constant, it is left out. Returns: (low, high), NaN
-    if it never is a number."""
-    rng, found = numpy_rng(0, "bootstrap"), np.full((rounds, len(seeds)), np.nan)
-    chosen = rng.integers(len(seeds), size=found.shape)
+    seeds: for each seed an array [N_s, ...];
+    statistic: [R, N_s, ...] -> [R]; its mean over the drawn seeds is used, without NaN (such as the
+        correlation with a constant).
+    Returns: (low, high), NaN if the statistic is always NaN."""
+    rng, drawn = numpy_rng(0, "bootstrap"), np.full((rounds, len(seeds)), np.nan)
+    chosen = rng.integers(len(seeds), size=drawn.shape)
     for number, values in enumerate(seeds):
         places = np.nonzero(chosen == number)
         if len(places[0]):
-            found[places] = statistic(
-                values[rng.integers(len(values), size=(len(places[0]), len(values)))]
-            )
-    numbers = found[~np.isnan(found).all(1)]
-    return (
-        tuple(float(v) for v in np.percentile(np.nanmean(numbers, 1), (2.5, 97.5)))
-        if len(numbers)
-        else (np.nan, np.nan)
-    )
+            prompts = rng.integers(len(values), size=(len(places[0]), len(values)))
+            drawn[places] = statistic(values[prompts])
+    numbers = drawn[~np.isnan(drawn).all(1)]
+    if not len(numbers):
+        return np.nan, np.nan
+    low, high = np.percentile(np.nanmean(numbers, 1), (2.5, 97.5))
+    return float(low), float(high)
 
 
 def mean(drawn):
-    """The statistic of `interval` that is the mean. drawn: [R, N]. Returns: [R]."""
+    """The mean, as a statistic of `interval`. drawn: [R, N]. Returns: [R]."""
     return drawn.mean(1)
 
 
 def percentile_95(drawn):
-    """The statistic that is the linear 95th percentile of all images. drawn: [R, N, images of a
-    prompt]. Returns: [R]."""
+    """The linear 95th percentile of all images, as a statistic of `interval`.
+
+    drawn: [R, N, images per prompt]. Returns: [R]."""
     return np.percentile(drawn.reshape(len(drawn), -1), 95, axis=1)
 
 
 def sign_test(differences):
-    """(how many are above 0, how many below, two-sided p of as many or fewer under a fair coin);
-    ties are left out."""
+    """Count the differences above 0 and below 0, without ties, and test against a fair coin.
+
+    Returns: (above, below, two-sided p)."""
     plus, minus = int((differences > 0).sum()), int((differences < 0).sum())
     return plus, minus, float(binomtest(plus, plus + minus).pvalue) if plus + minus else 1.0
 
 
 def word_of(low, high, p, *, either=False):
-    """The word for an effect: its interval must leave out 0 and its signs be unlikely by chance."""
-    if not (p < LEVEL and (low > 0 or high < 0)):  # nor where they are no numbers
+    """Choose the word for an effect. It is clear only if its interval excludes 0 and p < LEVEL."""
+    if not (p < LEVEL and (low > 0 or high < 0)):  # also if they are NaN
         return UNCLEAR
     return HOLDS if low > 0 or either else FAILS
 
 
 def copied(row):
+    """Return which images of a row are copies: [Q] bool."""
     return row.score > COPIED
 
 
 def _hold_claim(claim, rows_of):
-    """rows_of: arm -> {seed: Row}."""
+    """Return the Result of a Claim. rows_of: arm -> {seed: Row}."""
     arms = [rows_of(arm) for arm in (*claim.more, *claim.less)]
     seeds = sorted(set.intersection(*(set(a) for a in arms)))
     split = len(claim.more)
@@ -283,32 +281,34 @@ def _hold_claim(claim, rows_of):
             for s in seeds
         ]
 
-    found = differences(copied)
-    (low, high), (plus, minus, p) = interval(found, mean), sign_test(np.concatenate(found))
+    shares = differences(copied)
+    (low, high), (plus, minus, p) = interval(shares, mean), sign_test(np.concatenate(shares))
     score = float(np.mean([d.mean() for d in differences(lambda row: row.score)]))
-    effect = float(np.mean([d.mean() for d in found]))
+    effect = float(np.mean([d.mean() for d in shares]))
     return Result(
         claim, effect, low, high, plus, minus, p, score, word_of(low, high, p, either=claim.either)
     )
 
 
 def pearson(pairs):
-    """Pearson's r of [..., N, 2]. Returns: [...]; NaN where a column is constant."""
+    """Compute Pearson's r of pairs [..., N, 2]. Returns: [...], NaN where a column is constant."""
     x, y = np.moveaxis(pairs - pairs.mean(-2, keepdims=True), -1, 0)
     scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     return np.divide((x * y).sum(-1), scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 
 def halves(pairs):
-    """Differences of similarity between the simpler and the more complex half of prompts, in order.
+    """Return the differences of similarity between the simpler and the more complex half of the
+    prompts, in the order of complexity.
+
     pairs: [N, 2] of (complexity, similarity). Returns: [N // 2]."""
     ordered = pairs[np.argsort(pairs[:, 0], kind="stable"), 1]
     return ordered[: len(ordered) // 2] - ordered[(len(ordered) + 1) // 2 :]
 
 
 def by_prompt(row, measure):
-    """[N, 2]: of each prompt's images the mean complexity of what they matched, and their mean
-    similarity."""
+    """Return for each prompt the mean complexity of the matched training images, and the mean
+    similarity: [N, 2]."""
     x, y = by_source(row, getattr(row, measure)), by_source(row, row.score)
     return np.array([(x[s], y[s]) for s in x])
 
@@ -326,7 +326,7 @@ def _hold_no_worse(claim, rows_of):
     above = np.array(
         [arm[s].metrics["fd"] / than[s].metrics["fd"] - 1 for s in sorted(set(arm) & set(than))]
     )
-    low, high = float(above.min()), float(above.max())  # of three seeds no percentile says more
+    low, high = float(above.min()), float(above.max())  # with three seeds, percentiles add nothing
     word = HOLDS if high <= NO_WORSE else FAILS if low > NO_WORSE else UNCLEAR
     return Result(claim, -float(above.mean()), -high, -low, None, None, None, None, word)
 
@@ -335,42 +335,40 @@ HOLD = {Claim: _hold_claim, Correlation: _hold_correlation, NoWorse: _hold_no_wo
 
 
 def arms_of(claim):
-    """Names of the arms that a claim compares."""
-    return (
-        (*claim.more, *claim.less)
-        if isinstance(claim, Claim)
-        else tuple(v for k, v in vars(claim).items() if k in ("arm", "than"))
-    )
+    """Return the names of the arms that a claim compares."""
+    if isinstance(claim, Claim):
+        return (*claim.more, *claim.less)
+    return tuple(v for k, v in vars(claim).items() if k in ("arm", "than"))
 
 
 def seeds_of(finding, rows):
-    """Seeds with which every arm that decides has a row, in order."""
+    """Return the seeds for which every deciding arm has a row, in order."""
     deciding = {arm for claim in finding.claims if claim.decides for arm in arms_of(claim)}
     return sorted(
         set.intersection(*({row.seed for row in rows if row.arm == arm} for arm in deciding))
     )
 
 
-# arms of which the complexity of every matched image is kept
+# arms whose rows keep the complexity of every matched image
 CORRELATED = {c.arm for f in FINDINGS.values() for c in f.claims if isinstance(c, Correlation)}
 
 
 def hold(finding, rows):
-    """[Result] of the claims whose arms have rows with a common seed. rows: [Row]."""
+    """Test the claims whose arms have rows with a common seed. rows: [Row]. Returns: [Result]."""
 
     def rows_of(arm):
         return {row.seed: row for row in rows if row.arm == arm}
 
-    found = []
-    for claim in finding.claims:
-        if set.intersection(*(set(rows_of(arm)) for arm in arms_of(claim))):
-            found.append(HOLD[type(claim)](claim, rows_of))
-    return found
+    return [
+        HOLD[type(claim)](claim, rows_of)
+        for claim in finding.claims
+        if set.intersection(*(set(rows_of(arm)) for arm in arms_of(claim)))
+    ]
 
 
 def verdict(finding, results):
-    """One word for a finding: fails if a claim that decides fails, holds if all of them hold, else
-    unclear."""
+    """Return one word for a finding: fails if a deciding claim fails, holds if all deciding claims
+    hold, else unclear."""
     words = [r.word for r in results if r.claim.decides]
     if FAILS in words:
         return FAILS

@@ -1,5 +1,5 @@
-"""From what the scripts left on disk to a row: similarity, distance, and how far the pictures obey
-their captions."""
+"""Read the results of an arm from the files of the scripts into a row: similarity, distance, and
+how well the pictures follow their captions."""
 
 import csv
 import datetime
@@ -14,41 +14,41 @@ from utils.files.whole_files import read_json
 
 
 def agreements(images, rows):
-    """Shares of what each image's own caption asks for that is there. images: a generation folder;
-    rows: of its manifest.
+    """Compute which share of the attributes in its own caption each image shows.
 
-    Returns: [Q, 2], of all five attributes and of the three colours; NaN for a prompt that is no
-    caption but a class's or random words."""
-    found = []
+    images: a generation folder; rows: the images of its manifest.
+    Returns: [Q, 2], of all five attributes and of the three colours. NaN for a prompt that is not a
+    scene's caption (a class name, or random words)."""
+    shares = []
     for row in rows:
         try:
             asked = scene_reader.asked_of(row["source_prompt"])
         except ValueError:
-            found.append((np.nan, np.nan))
+            shares.append((np.nan, np.nan))
             continue
         with Image.open(images / row["file"]) as image:
             reading = scene_reader.read_scene(image.convert("RGB"))
         colours = scene_reader.agreement(reading, asked, of=scene_reader.COLOUR_ATTRIBUTES)
-        found.append((scene_reader.agreement(reading, asked), colours))
-    return np.array(found)
+        shares.append((scene_reader.agreement(reading, asked), colours))
+    return np.array(shares)
 
 
 def read_arm(plan, name, seed, *, machine, seconds, complexity):
-    """The Row of an arm whose commands have run. complexity: whether that of every matched image is
-    kept."""
+    """Return the Row of an arm whose commands have run.
+
+    seconds: time of its commands; complexity: whether to keep the complexity of every matched
+    image."""
     images, (report, distance) = plan.arm(name, seed), plan.reports(name, seed)
-    made, run = (
-        read_json(images / "manifest.json"),
-        read_json(plan.run(plan.needs(name), seed) / "run.json"),
-    )
+    manifest = read_json(images / "manifest.json")
+    run = read_json(plan.run(plan.needs(name), seed) / "run.json")
     measured, far = read_json(report / "metrics.json"), read_json(distance / "metrics.json")
     with open(report / "matches.csv", newline="", encoding="utf-8") as handle:
         best = {line["query"]: line for line in csv.DictReader(handle) if line["rank"] == "1"}
-    lines = [best[row["file"]] for row in made["images"]]
-    agreed = agreements(images, made["images"])
-    # or, without duplicates, those that its seed would duplicate
+    lines = [best[row["file"]] for row in manifest["images"]]
+    agreed = agreements(images, manifest["images"])
+    # without duplication: the images that this seed would duplicate
     duplicated = {_number(path) for path in run["duplicated"]}
-    source = [_number(row["source_image"]) for row in made["images"]]
+    source = [_number(row["source_image"]) for row in manifest["images"]]
     return Row(
         key=plan.key(name, seed),
         arm=name,
@@ -72,5 +72,5 @@ def read_arm(plan, name, seed, *, machine, seconds, complexity):
 
 
 def _number(path):
-    """A scene's number, which its path ends in."""
+    """Return the number of a scene, with which its path ends."""
     return int(Path(path).stem)

@@ -1,5 +1,5 @@
-"""docs/study.md and its figures, from rows alone: what was asked, what was measured, one word, and
-why."""
+"""Write docs/study.md and its figures from the rows alone: each finding, its measurements, its
+verdict and the reasons."""
 
 import re
 from pathlib import Path
@@ -17,15 +17,15 @@ INTRODUCTION = HERE / "introduction.md"
 REASONS = HERE / "reasons.md"
 MEASURES = {"entropy": "entropy", "jpeg_kib": "JPEG size", "total_variation": "total variation"}
 SIMILARITY = "similarity to the nearest training image"
-# findings whose models are trained without duplicates: what would be duplicated is of no interest
-# there
+# findings whose models are trained without duplicates: which images would be duplicated does not
+# matter for them
 WITHOUT_DUPLICATES = (3, 7)
-# their prompts are shared by many images: none of them is that of a duplicated one
+# arms whose prompts are shared by many images, so that no prompt belongs to a duplicated image
 SHARED_PROMPTS = ("nolevel", "classlevel")
 
 
 class Table:
-    """Rows by arm and seed, with their means and intervals; each is computed once, for tables and
+    """The rows by arm and seed, with their means and intervals, each computed once for tables and
     figures."""
 
     def __init__(self, rows):
@@ -34,14 +34,14 @@ class Table:
             self.rows.setdefault(row.arm, []).append(row)
 
     def share(self, arm, *, duplicated=False):
-        """Per cent of images that are copies, or None: (mean over seeds, low, high)."""
+        """Return the per cent of images that are copies: (mean over seeds, low, high), or None."""
         return self._interval(
             arm, lambda row: 100.0 * findings.copied(row), duplicated, ("share", duplicated)
         )
 
     def agreement(self, arm, *, of="agreement"):
-        """Per cent of what captions ask for, or `of` their "colours", or None for prompts that are
-        no captions."""
+        """Return the per cent of the captions' attributes that the pictures show, or of their
+        colours with of="colours". None if the prompts are not captions."""
         if np.isnan(self.rows[arm][0].agreement).any():
             return None
         return self._interval(arm, lambda row: 100 * getattr(row, of), False, of)
@@ -54,15 +54,14 @@ class Table:
             ]
             seeds = [np.array(list(s.values())) for s in seeds if s]
             means = float(np.mean([s.mean() for s in seeds])) if seeds else None
-            self._kept[arm, name] = (
-                (means, *findings.interval(seeds, findings.mean)) if seeds else None
-            )
+            interval = findings.interval(seeds, findings.mean) if seeds else ()
+            self._kept[arm, name] = (means, *interval) if seeds else None
         return self._kept[arm, name]
 
     def percentile(self, arm):
-        """sim_95pc: (mean over seeds, low, high)."""
+        """Return sim_95pc: (mean over seeds, low, high)."""
         if (arm, "percentile") not in self._kept:
-            # images of a prompt side by side: every prompt of an arm has as many
+            # [prompts, images per prompt]; every prompt of an arm has as many images
             seeds = [
                 row.score[np.argsort(row.source, kind="stable")].reshape(
                     len(set(row.source.tolist())), -1
@@ -74,9 +73,9 @@ class Table:
         return self._kept[arm, "percentile"]
 
     def seeds(self, arm, number_of):
-        """(mean, least, most) over seeds of a number of a row, or None where some row has none."""
-        found = [number_of(row) for row in self.rows[arm]]
-        return None if None in found else (float(np.mean(found)), min(found), max(found))
+        """Return (mean, least, most) of a row's number over seeds, or None if a row lacks it."""
+        numbers = [number_of(row) for row in self.rows[arm]]
+        return None if None in numbers else (float(np.mean(numbers)), min(numbers), max(numbers))
 
     def distance(self, arm):
         return self.seeds(arm, lambda row: row.metrics["fd"])
@@ -87,19 +86,19 @@ def _dup_gap(row):
     return None if None in both else both[0] - both[1]
 
 
-def _cell(found, digits):
-    return (
-        "-"
-        if found is None
-        else f"{found[0]:.{digits}f} ({found[1]:.{digits}f} to {found[2]:.{digits}f})"
-    )
+def _cell(estimate, digits):
+    """Format (value, low, high), or None."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{number:.{digits}f}" for number in estimate)
+    return f"{value} ({low} to {high})"
 
 
 def columns_of(number):
-    """{column of a finding's table: (table, arm) -> text}."""
+    """Return the columns of a finding's table: {title: (table, arm) -> text}."""
 
-    def of_duplicated(found, arm):
-        return None if arm in SHARED_PROMPTS else found
+    def of_duplicated(estimate, arm):
+        return None if arm in SHARED_PROMPTS else estimate
 
     duplicates = {
         "of duplicated prompts, %": lambda t, arm: _cell(
@@ -118,16 +117,16 @@ def columns_of(number):
 
 
 def arms_table(table, number, named):
-    """named: {arm: its name}, of those that have rows."""
+    """Return the table of a finding's arms. named: {arm: its name} of the arms that have rows."""
     columns = columns_of(number)
     return markdown(
         ("", *columns),
-        [[name, *(of(table, arm) for of in columns.values())] for arm, name in named.items()],
+        [[name, *(text(table, arm) for text in columns.values())] for arm, name in named.items()],
     )
 
 
-def _said(claim, named):
-    """A claim in words."""
+def _in_words(claim, named):
+    """Return a claim in words."""
     if isinstance(claim, findings.NoWorse):
         return f"Fréchet distance: {named[claim.arm]} no worse than {named[claim.than]}"
     if isinstance(claim, findings.Correlation):
@@ -136,20 +135,19 @@ def _said(claim, named):
         " and ".join([named[a] for a in arms]) if len(arms) < 3 else "the mean of the others"
         for arms in (claim.more, claim.less)
     )
-    return (
-        f"{more} {'other than' if claim.either else '>'} {less}"
-        + ", duplicated prompts" * claim.duplicated
-    )
+    compared = f"{more} {'other than' if claim.either else '>'} {less}"
+    return f"{compared}, duplicated prompts" if claim.duplicated else compared
 
 
 def claims_table(results, named):
+    """Return the table of a finding's claims and their results."""
     lines = []
     for r in results:
         scale, digits = (1, 2) if isinstance(r.claim, findings.Correlation) else (100, 1)
         low, high = f"{scale * r.low:+.{digits}f}", f"{scale * r.high:+.{digits}f}"
         lines.append(
             [
-                _said(r.claim, named) + ("" if r.claim.decides else " (beside)"),
+                _in_words(r.claim, named) + ("" if r.claim.decides else " (beside)"),
                 f"{scale * r.effect:+.{digits}f}",
                 f"seeds: {low} to {high}" if r.p is None else f"{low} to {high}",
                 "-" if r.p is None else f"{r.plus} : {r.minus}",
@@ -173,8 +171,8 @@ def _bars(path, table, number, named, budget):
             None if arm in SHARED_PROMPTS else table.share(arm, duplicated=True)
         )
     panels = [
-        (title, [(name, *(of(arm) or (None,) * 3)) for arm, name in named.items()])
-        for title, of in kinds.items()
+        (title, [(name, *(estimate(arm) or (None,) * 3)) for arm, name in named.items()])
+        for title, estimate in kinds.items()
     ]
     plots.metric_bars(path, panels)
 
@@ -243,6 +241,7 @@ def _cloud(path, table, number, named, budget):
     )
 
 
+# {number of the finding: function that draws its figure}
 DRAWN = {
     1: _bars,
     2: _bars,
@@ -260,8 +259,9 @@ DRAWN = {
 
 
 def read_reasons(path=REASONS):
-    """{number of the finding: (words for the summary, Markdown below its figure)} of a file of `##
-    <number> <words>`."""
+    """Read the reasons from a file with headings `## <number> <words>`.
+
+    Returns: {number of the finding: (words for the summary, Markdown below its figure)}."""
     parts = re.split(r"^## (\d+) +(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     return {
         int(n): (short.strip(), body.strip())
@@ -274,7 +274,7 @@ def _machine(rows):
 
 
 def _spent(rows):
-    """Hours of all workers: trainings once each, and what was made with them."""
+    """Return the hours of all workers: each training once, and all arms."""
     trainings = {
         (experiments.ARMS[r.arm].training or "dup_both", r.seed): r.training_seconds for r in rows
     }
@@ -282,23 +282,22 @@ def _spent(rows):
 
 
 def _section(number, finding, rows, named, budget, path, text):
-    """(word, Markdown) of a finding that was run, and its figure."""
+    """Draw the figure of a finding that has rows. Returns: (word, Markdown)."""
     seeds = findings.seeds_of(finding, rows)
     rows = [row for row in rows if row.seed in seeds]
-    there = {row.arm for row in rows}
-    named = {arm: name for arm, name in named.items() if arm in there}
+    measured = {row.arm for row in rows}
+    named = {arm: name for arm, name in named.items() if arm in measured}
     results = findings.hold(finding, rows)
     word = findings.verdict(finding, results)
     table = Table(rows)
     DRAWN[number](path, table, number, named, budget)
-    made = (
-        f"Seeds {', '.join(map(str, seeds))}."
-        if len(seeds) > 1
-        else (f"Seed {seeds[0]} alone: the intervals say nothing of how trainings differ.")
-    )
+    if len(seeds) > 1:
+        seeds_line = f"Seeds {', '.join(map(str, seeds))}."
+    else:
+        seeds_line = f"Seed {seeds[0]} alone: the intervals say nothing of how trainings differ."
     parts = [
         f"## {number}. {finding.title}: {word}",
-        made,
+        seeds_line,
         arms_table(table, number, named),
         claims_table(results, named),
         f"![Finding {number}](images/{path.name})",
@@ -308,15 +307,15 @@ def _section(number, finding, rows, named, budget, path, text):
 
 
 def write(docs, budget, rows):
-    """Write docs/study.md and docs/images/study_<n>.png from rows, as far as there are any."""
+    """Write docs/study.md and docs/images/study_<n>.png from the rows that exist."""
     reasons, parts, words = read_reasons(), [], []
     named = experiments.names(budget)
     for number, finding in findings.FINDINGS.items():
         seeds = findings.seeds_of(finding, rows)
-        # they were written about the study's own rows: beside those of a smoke run they would be
-        # read as its results
-        about_these = budget == experiments.Budget() and set(experiments.SEEDS) <= set(seeds)
-        short, text = reasons.get(number, ("", "")) if about_these else ("", "")
+        # the reasons are about the study's own rows; beside other rows, such as those of a smoke
+        # run, they would be read as their results
+        about_these_rows = budget == experiments.Budget() and set(experiments.SEEDS) <= set(seeds)
+        short, text = reasons.get(number, ("", "")) if about_these_rows else ("", "")
         if seeds:
             path = docs / "images" / f"study_{number}.png"
             word, part = _section(number, finding, rows, named[number], budget, path, text)
@@ -325,22 +324,27 @@ def write(docs, budget, rows):
             part = f"## {number}. {finding.title}\n\nNot run.\n"
             words.append([str(number), finding.title, "not run", ""])
         parts.append(part)
-    b = budget
+    head = introduction(budget, rows)
+    summary = markdown(("", "finding, as published", "here", "in short"), words)
+    write_text(docs / "study.md", "\n".join([head, summary + "\n", *parts]))
+
+
+def introduction(budget, rows):
+    """Return the head of the page, with the sizes of the study filled in."""
     head = INTRODUCTION.read_text(encoding="utf-8").format(
         hours=f"{_spent(rows):.1f}",
         machine=_machine(rows) or "no machine",
-        steps=b.steps,
-        rounds=b.rounds,
-        batch=b.batch,
-        images=b.images,
-        rate=b.learning_rate,
-        generated=b.generated,
-        prompts=b.prompts,
-        sampling=b.sampling_steps,
-        reference=b.reference,
+        steps=budget.steps,
+        rounds=budget.rounds,
+        batch=budget.batch,
+        images=budget.images,
+        rate=budget.learning_rate,
+        generated=budget.generated,
+        prompts=budget.prompts,
+        sampling=budget.sampling_steps,
+        reference=budget.reference,
         fd=FD,
     )
     if budget != experiments.Budget():
         head += "\n**A smoke run: too short to find anything. Its words mean nothing.**\n"
-    summary = markdown(("", "finding, as published", "here", "in short"), words)
-    write_text(docs / "study.md", "\n".join([head, summary + "\n", *parts]))
+    return head

@@ -1,5 +1,5 @@
-"""Rows of docs/study.csv: what one arm gave with one seed, image by image, keyed by all of its
-options."""
+"""Rows of docs/study.csv: the results of one arm with one seed, image by image. The key of a row
+depends on all of its options."""
 
 import csv
 from dataclasses import dataclass, fields
@@ -32,28 +32,23 @@ def _numbers(text, kind=float):
 
 @dataclass(frozen=True)
 class Row:
-    """metrics: {name: number} without those that were not measured; the rest image by image, in
-    order of generation.
+    """The results of one arm with one seed. Arrays hold a value per image, as generated."""
 
-    source: [Q] number of the prompt's own scene; score: [Q] s_g; duplicated: [Q] whether the source
-    was duplicated or would have been; agreement: [Q] share of what the caption asks for that is
-    there, NaN where it asks for nothing; colours: of its colours; entropy, jpeg_kib,
-    total_variation: [Q] of the matched training image, or [0] where no finding asks for them."""
-
-    key: str
+    key: str  # hash of all commands that produced it
     arm: str
     seed: int
-    images: int
+    images: int  # size of the training set
     training_seconds: float
-    seconds: float
+    seconds: float  # of generation and evaluation
     date: str
     machine: str
-    metrics: dict
-    source: np.ndarray
-    score: np.ndarray
-    duplicated: np.ndarray
-    agreement: np.ndarray
-    colours: np.ndarray
+    metrics: dict  # {name: number}, without those that were not measured
+    source: np.ndarray  # [Q] int, number of the scene whose caption is the prompt
+    score: np.ndarray  # [Q] similarity s_g to the nearest training image
+    duplicated: np.ndarray  # [Q] 1 if the source is duplicated, or would be in such a run
+    agreement: np.ndarray  # [Q] share of the caption's attributes in the picture; NaN: no caption
+    colours: np.ndarray  # [Q] the same for the colours alone
+    # of the matched training image, [Q], or [0] if no finding needs it
     entropy: np.ndarray
     jpeg_kib: np.ndarray
     total_variation: np.ndarray
@@ -77,7 +72,7 @@ def _cell(value, digits=6):
 
 
 def write_rows(path, rows):
-    """Write rows whole, sorted by seed and arm: two studies that found the same write the same
+    """Write the whole file, sorted by seed and arm. Studies with the same results write the same
     lines."""
     table = [
         {name: _cell(getattr(row, name)) for name in PLAIN}
@@ -94,14 +89,13 @@ def write_rows(path, rows):
 
 
 def add_row(path, row):
-    """Write a row into a file that another study may be writing into, too: what it holds by now is
-    kept."""
+    """Add a row to a file. Rows that another study has added in the meantime stay."""
     write_rows(path, (read_rows(path) | {row.key: row}).values())
 
 
 def read_rows(path):
-    """{key: Row} of a file, none if there is no file. DataError if it has not the columns that are
-    written today."""
+    """Read {key: Row}; {} if there is no file. DataError if its columns are not those of this
+    version."""
     path = Path(path)
     if not path.exists():
         return {}
@@ -109,8 +103,8 @@ def read_rows(path):
         lines = csv.DictReader(handle)
         if tuple(lines.fieldnames or ()) != COLUMNS:
             raise DataError(
-                f"{path}: has other columns than this version of the study writes; move it"
-                " elsewhere"
+                f"{path}: has other columns than this version of the study writes; move the file"
+                " away"
             )
         return {line["key"]: _row(line) for line in lines}
 

@@ -1,5 +1,5 @@
-"""Commands of the scripts in worker processes, one a device: libraries are imported once a worker,
-not once a command."""
+"""Run commands of the scripts in worker processes, one per device. A worker imports the libraries
+once, not once per command."""
 
 import contextlib
 import importlib
@@ -20,19 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def devices():
-    """What work is shared over: a GPU each, or else a CPU core each, on which one thread wastes
-    least. Returns: [name]."""
+    """List the devices that share the work: the GPUs, or else the CPU cores, because one thread per
+    process is the most efficient. Returns: ["cuda:<name>"] or ["cpu:<number>"]."""
     import torch
 
     count = torch.cuda.device_count()
-    # of all the machine's, those that are ours: numbers or UUIDs
+    # the GPUs of the machine that this process may use: numbers or UUIDs
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     gpus = [f"cuda:{name}" for name in (given or range(count))[:count]]
     return gpus or [f"cpu:{i}" for i in range(len(os.sched_getaffinity(0)))]
 
 
 def machine():
-    """What computes, in words: the GPU, or the processor and its cores."""
+    """Name the GPU, or the processor and its number of cores."""
     import torch
 
     if torch.cuda.is_available():
@@ -47,19 +47,19 @@ def machine():
 
 
 def _start(names):
-    """In a new worker: take a device before torch is imported."""
+    """Initialise a new worker: choose its device before torch is imported."""
     kind, name = names.get().split(":")
     os.environ.update(
         {"CUDA_VISIBLE_DEVICES": name} if kind == "cuda" else {"OMP_NUM_THREADS": "1"}
     )
     os.environ["TQDM_DISABLE"] = "1"
     sys.path.insert(0, str(ROOT))
-    # a worker whose parent was killed would write where the next study begins
+    # without its parent, a worker would go on writing into folders that the next study uses
     signals.end_with_parent()
 
 
 def pool(names):
-    """A pool of a worker a device. names: of devices()."""
+    """Start a pool with one worker per device. names: as devices() gives them."""
     context = multiprocessing.get_context("spawn")
     waiting = context.Queue()
     for name in names:
@@ -70,39 +70,41 @@ def pool(names):
 
 
 def is_done(path):
-    """Whether what a command makes last is there; a run's record is there from the start and says
-    when it has finished."""
+    """Return whether a command has finished: whether the file that it writes last exists. A run
+    writes run.json at its start; that file says when the run has finished."""
     path = Path(path)
     return path.exists() and (path.name != "run.json" or read_json(path).get("finished") is True)
 
 
 def line_of(command):
+    """Return a command as a line that can be pasted into a shell."""
     return f"python {shlex.join(map(str, command))}"
 
 
 def make_way(done, command):
-    """Set aside what was drawn or trained half, which is made anew; a generation continues by
-    itself."""
+    """Move unfinished scenes or an unfinished training away, because these start again from the
+    beginning. A generation continues by itself."""
     if command[0] in ("-m", "diff_train.py") and done.parent.exists():
         set_aside(done.parent)
 
 
 def call(command):
-    """Run a command of the project in this process: importing the libraries takes longer than most
-    of them."""
+    """Run a command of the project in this process. In a new process, importing the libraries would
+    take longer than most commands."""
     words = [str(word) for word in command]
-    module, arguments = (
-        (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
-    )
+    if words[0] == "-m":
+        module, *arguments = words[1:]
+    else:
+        module, arguments = words[0].removesuffix(".py"), words[1:]
     importlib.import_module(module).main(arguments)
 
 
 def run_command(done, command):
-    """Run a command of the project in this process unless `done` is there; what it prints goes to a
-    log beside.
+    """Run a command of the project in this process unless its result exists. Its output goes to a
+    log beside the result's folder.
 
-    RuntimeError with its last lines if it ends otherwise than well.
-    """
+    done: the file that the command writes last. RuntimeError with the last lines of the output if
+    the command fails."""
     done = Path(done)
     if is_done(done):
         return
@@ -113,7 +115,7 @@ def run_command(done, command):
             call(command)
         except SystemExit as error:
             ended = error.code
-        except Exception:  # noqa: BLE001  whatever it is goes into the log and to the user
+        except Exception:  # noqa: BLE001  any error goes into the log and to the user
             traceback.print_exc()
             ended = 1
     log = done.parent.with_name(f"{done.parent.name}.log")
@@ -121,25 +123,26 @@ def run_command(done, command):
     log.write_text(f"$ {line_of(command)}\n{printed.getvalue()}", encoding="utf-8")
     if ended or not is_done(done):
         lines = " / ".join(printed.getvalue().strip().splitlines()[-3:])
-        raise RuntimeError(f"{line_of(command)}\nended with {ended}: {lines} (all of it: {log})")
+        raise RuntimeError(f"{line_of(command)}\nended with {ended}: {lines} (whole output: {log})")
 
 
 def set_aside(folder):
-    """Move what an interrupted command left out of the way; nothing is deleted."""
+    """Rename the folder of an interrupted command. Nothing is deleted."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}-interrupted-{number}")).exists():
         number += 1
     folder.rename(aside)
-    print(f"what an interrupted command left was moved to {aside}")
+    print(f"files of an interrupted command were moved to {aside}")
 
 
 def run_graph(executor, tasks, *, workers, may_start=lambda: True):
-    """Run tasks as the ones they wait for finish, in their order otherwise.
+    """Run tasks as soon as the tasks that they need have finished, otherwise in their order.
 
-    tasks: {name: (names it waits for, function, arguments)}; workers: how many run at once, each
-    begun when one is free; may_start: asked before each. Yields: (name, result), or (name,
-    exception): what waits for a failed task is not started, and nothing is once a worker was
-    killed."""
+    tasks: {name: (names of the tasks it needs, function, arguments)};
+    workers: how many tasks run at once;
+    may_start: called before each start; False: no further task starts.
+    Yields: (name, result) or (name, exception). Tasks that need a failed task do not start, and no
+    task starts after a worker was killed."""
     waiting, finished, running = dict(tasks), set(), {}
     while True:
         for name, (needed, function, arguments) in list(waiting.items()):
@@ -149,7 +152,7 @@ def run_graph(executor, tasks, *, workers, may_start=lambda: True):
                 del waiting[name]
                 try:
                     running[executor.submit(function, *arguments)] = name
-                except BrokenExecutor as error:  # a worker was killed, as for memory
+                except BrokenExecutor as error:  # a worker was killed, e.g. for its memory
                     waiting.clear()
                     yield name, error
                     break

@@ -22,7 +22,7 @@ TINY = dataclasses.replace(
 
 
 class Here:
-    """An executor that does its work at once, where it is asked."""
+    """An executor that runs each task at once, in this process."""
 
     def submit(self, function, *arguments):
         future = Future()
@@ -35,7 +35,7 @@ class Here:
 
 @pytest.fixture
 def small(monkeypatch, micro_sd):
-    """The study on the random model, in this process, of two arms."""
+    """A study of two arms with the random model, in this process."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(experiments, "TINY_SD", str(micro_sd))
     monkeypatch.setattr(experiments, "SMOKE", TINY)
@@ -49,7 +49,7 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
     arguments = ["--smoke", "--only", "4", "--out", str(out), "--docs", str(docs)]
     replication_study.main(arguments)
     printed = capsys.readouterr().out
-    assert "2 sets of images, of which 2 are to be made; 1 processes" in printed
+    assert "2 sets of images, of which 2 are missing; 1 worker processes" in printed
     assert "5/5 arm dup_both 1" in printed  # scenes, scenes of the distance, a training, two arms
     made = list(rows.read_rows(docs / "study.csv").values())
     assert [(r.arm, r.images, len(r.score)) for r in made] == [
@@ -60,34 +60,27 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
     assert all(0 <= r.agreement.min() <= r.agreement.max() <= 1 for r in made)
     assert all(r.metrics["fd"] > 0 for r in made)
     assert "## 4." in (docs / "study.md").read_text()
-    # a row is enough, its images need not be there; and a lost row is made again from them
+    # a row suffices without its images; a lost row is computed again from existing images
     kept = (docs / "study.csv").read_text().splitlines(keepends=True)
     (docs / "study.csv").write_text("".join(kept[:2]))
     replication_study.main(arguments)
-    assert "of which 1 are to be made" in capsys.readouterr().out
+    assert "of which 1 are missing" in capsys.readouterr().out
     again = list(rows.read_rows(docs / "study.csv").values())
     assert [(r.arm, r.score.tolist()) for r in again] == [(r.arm, r.score.tolist()) for r in made]
     replication_study.main([*arguments, "--out", str(tmp_path / "empty")])
-    assert "of which 0 are to be made" in capsys.readouterr().out
+    assert "of which 0 are missing" in capsys.readouterr().out
     assert not (tmp_path / "empty").exists()
 
 
-def test_what_fails_is_said_and_the_rest_is_made(small, tmp_path, capsys, monkeypatch):
+def test_a_failure_is_reported_and_the_other_tasks_run(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         experiments,
         "ARMS",
         experiments.ARMS
         | {"dup_both at 1/5": experiments.Arm("dup_both", flags=("--cfg_start", "x"))},
     )
-    arguments = [
-        "--smoke",
-        "--only",
-        "4",
-        "--out",
-        str(tmp_path / "runs"),
-        "--docs",
-        str(tmp_path / "docs"),
-    ]
+    folders = ["--out", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+    arguments = ["--smoke", "--only", "4", *folders]
     with pytest.raises(
         SystemExit, match=r"(?s)study: error.*arm dup_both at 1/5 1: .*--cfg_start='x'"
     ):
@@ -97,39 +90,28 @@ def test_what_fails_is_said_and_the_rest_is_made(small, tmp_path, capsys, monkey
 
 
 def test_a_spent_budget_begins_nothing(small, tmp_path, capsys):
-    replication_study.main(
-        [
-            "--smoke",
-            "--only",
-            "4",
-            "--budget",
-            "0",
-            "--out",
-            str(tmp_path / "r"),
-            "--docs",
-            str(tmp_path / "d"),
-        ]
-    )
+    folders = ["--out", str(tmp_path / "r"), "--docs", str(tmp_path / "d")]
+    replication_study.main(["--smoke", "--only", "4", "--budget", "0", *folders])
     assert not (tmp_path / "r").exists()
     assert "Not run." in (tmp_path / "d" / "study.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "error"),
     [
         (["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 9"),
         (["--seeds", "a"], "argument --seeds: 'a' is not a list"),
-        (["--workers", "0"], "argument --workers: 0; takes 1 or more"),
-        (["--budget", "-1"], "argument --budget: '-1'; takes minutes, 0 or more"),
+        (["--workers", "0"], "argument --workers: 0 is not 1 or more"),
+        (["--budget", "-1"], "argument --budget: '-1' is not a number of minutes, 0 or more"),
         (["--seeds", "-3"], "argument --seeds: '-3'"),
         (["--seeds", "1000"], "argument --seeds: '1000': 1000 draws the scenes"),
     ],
 )
-def test_bad_flags(flags, said, capsys):
+def test_bad_flags(flags, error, capsys):
     with pytest.raises(SystemExit) as ended:
         replication_study.main(flags)
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 def test_every_command_is_printed(capsys):
