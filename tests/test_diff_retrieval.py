@@ -530,7 +530,7 @@ def test_one_query_has_a_gallery_and_a_page(measure, copies):
     folder, found = measure(copies)
     assert sorted(p.name for p in folder.iterdir()) == ROOT_FILES
     assert len(list((folder / "gallery").iterdir())) == 1
-    assert "needs 2 images in each set" in found["left_out"]["fd"]
+    assert "needs 2 generated and 2 training images; there are 1 and" in found["left_out"]["fd"]
 
 
 def test_scripts_in_captions_are_shown_as_text(measure, copies):

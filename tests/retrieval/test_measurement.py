@@ -79,8 +79,15 @@ def built(monkeypatch):
     monkeypatch.setattr(clip, "load", builder("clip", towers))
     monkeypatch.setattr(clip.Clip, "images", lambda self, protocol="standard": network)
     monkeypatch.setattr(memorized, "pixels", builder("mq", network))
-    monkeypatch.setattr(memorized, "NEIGHBOURS", 5)
+    for metric in ("mq", "prdc"):  # as many as `sets` has
+        require(monkeypatch, metric, 4, 5)
     return made
+
+
+def require(monkeypatch, name, generated, training):
+    """Let a metric need so many images."""
+    changed = dataclasses.replace(metrics.METRICS[name], least=(generated, training))
+    monkeypatch.setitem(metrics.METRICS, name, changed)
 
 
 def networks_of(asked, sets):
@@ -189,11 +196,16 @@ def test_many_pairs_are_compared_pixel_by_pixel_only_when_asked(built, sets, mon
         == "20 pairs of images take long to compare; request it with --metrics mq"
     )
     assert "mq" in networks_of(request(metrics=("mq",)), sets).extractors
-    monkeypatch.setattr(memorized, "NEIGHBOURS", 6)
-    with pytest.raises(
-        UsageError,
-        match="^--metrics='mq' cannot be computed: needs 6 training images; there are 5$",
-    ):
+
+
+def test_a_metric_of_too_few_images_is_left_out_before_its_network_is_built(
+    built, sets, monkeypatch
+):
+    require(monkeypatch, "mq", 1, 6)
+    words = "needs 1 generated and 6 training images; there are 4 and 5"
+    assert networks_of(request(), sets).missing["mq"] == words
+    assert "mq" not in built
+    with pytest.raises(UsageError, match=f"^--metrics='mq' cannot be computed: {words}$"):
         networks_of(request(metrics=("mq",)), sets)
 
 
@@ -340,8 +352,11 @@ def test_a_descriptor_of_parts_is_compared_part_by_part_unless_told_how(sets):
 def test_one_training_image_has_no_background(sets):
     alone = dataclasses.replace(sets, training=sets.training.take([0]), known=TrainingFacts())
     found = measured_of(alone, random_features(alone))
-    with pytest.raises(metrics.CannotMeasureError, match="there is only 1"):
-        metrics.background(found)
+    row, left_out = measurement.compute(metrics.asked(("background",)), found, alone, named=False)
+    assert (row, left_out) == (
+        {},
+        {"background": "needs 1 generated and 2 training images; there are 4 and 1"},
+    )
     assert found.origins.duplicated is None
 
 
@@ -449,18 +464,20 @@ def test_what_cannot_be_measured_is_left_out_or_an_error_when_named(sets):
         random_features(sets),
         networks=networks,
     )
-    row, left_out = measurement.compute(metrics.asked(None), found, named=False)
+    row, left_out = measurement.compute(metrics.asked(None), found, sets, named=False)
     assert {"sim_mean", "bg_mean", "cc_ent"} <= set(row)
     assert left_out == {
         "duplication": metrics.NO_RUN,
         "fid": "no Inception",
         "clip": metrics.NO_PROMPTS,
-        **dict.fromkeys(("fd", "kid", "prdc", "mq"), "its features were not computed"),
+        **dict.fromkeys(("fd", "kid"), "its features were not computed"),
+        "prdc": "needs 6 generated and 6 training images; there are 4 and 5",
+        "mq": "needs 1 generated and 50 training images; there are 4 and 5",
     }
-    row, left_out = measurement.compute(metrics.asked(("similarity",)), found, named=True)
+    row, left_out = measurement.compute(metrics.asked(("similarity",)), found, sets, named=True)
     assert (set(row), left_out) == (set(metrics.similarity(found)), {})
     with pytest.raises(
         UsageError,
         match="^--metrics='duplication' cannot be computed: which training images are dup",
     ):
-        measurement.compute(metrics.asked(("similarity", "duplication")), found, named=True)
+        measurement.compute(metrics.asked(("similarity", "duplication")), found, sets, named=True)

@@ -97,7 +97,7 @@ def test_kernel_distance_and_coverage_prefer_inceptions_features():
     assert metrics.coverage(both)["precision"] == 1
     assert metrics.kid(both)["kid_mean"] < 0.2
     alone = measured(features={"fd": (x, other + 9)})
-    assert (both.distance_network, alone.distance_network) == ("fid", "fd")
+    assert [metrics.network_of("kid", m) for m in (both, alone, measured())] == ["fid", "fd", None]
     assert metrics.coverage(alone)["precision"] == 0
     assert metrics.kid(alone)["kid_mean"] > 1
 
@@ -140,27 +140,32 @@ def test_mirrored_images_count_when_asked():
         (metrics.fd, {}, "not computed"),
         (metrics.fd, {"missing": {"fd": "no weights"}}, "no weights"),
         (metrics.fid, {"missing": {"fid": "no Inception"}}, "no Inception"),
-        (
-            metrics.fd,
-            {"features": {"fd": (torch.eye(4), torch.eye(4)[:1])}},
-            "2 images in each set; there are 4 and 1",
-        ),
-        (
-            metrics.coverage,
-            {"features": {"fd": (torch.eye(5), torch.eye(5))}},
-            "6 images in each set; there are 5 and 5",
-        ),
         (metrics.clip, {}, "no image has a prompt"),
-        (
-            metrics.mq,
-            {"features": {"mq": (torch.rand(2, 12), torch.rand(49, 12))}},
-            "50 training images; there are 49",
-        ),
     ],
 )
 def test_what_cannot_be_measured_says_why(metric, changes, why):
     with pytest.raises(metrics.CannotMeasureError, match=why):
         metric(measured(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "fewer"),
+    [
+        ("similarity", (1, 1), (0, 1)),
+        ("background", (1, 2), (1, 1)),
+        ("fid", (2, 2), (1, 9)),
+        ("fd", (2, 2), (4, 1)),
+        ("prdc", (6, 6), (5, 5)),
+        ("mq", (1, 50), (2, 49)),
+    ],
+)
+def test_every_metric_needs_so_many_images(name, counts, fewer):
+    metrics.METRICS[name].require_images(*counts)
+    words = "^needs {} generated and {} training images; there are {} and {}$".format(
+        *counts, *fewer
+    )
+    with pytest.raises(metrics.CannotMeasureError, match=words):
+        metrics.METRICS[name].require_images(*fewer)
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,6 @@ def build_clip(request: NetworkRequest) -> dict[str, Extractor]:
 
 def build_pixels(request: NetworkRequest) -> dict[str, Extractor]:
     """The pixels themselves, at --mq_size."""
-    if request.training < memorized.NEIGHBOURS:
-        raise CannotMeasureError(
-            f"needs {memorized.NEIGHBOURS} training images; there are {request.training}"
-        )
     return {"mq": memorized.pixels(request.flags.mq_size)}
 
 
@@ -146,6 +142,7 @@ def build_networks(
         try:
             if indexed and metric.needs_images:
                 raise CannotMeasureError(NO_IMAGES)
+            metric.require_images(request.generated, request.training)
             if not named:
                 _require_few_pairs(name, metric, request)
             _build_first(metric.networks, request, networks, failed)

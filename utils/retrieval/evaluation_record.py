@@ -59,7 +59,7 @@ def settings_of(
         "copy_threshold": measured.matches.threshold,
         **(networks.record("descriptor") or {}),
         **{name: networks.record(name) for name in names},
-        "kid_prdc_network": measured.distance_network,
+        "kid_prdc_network": metrics.network_of("kid", measured),
         **{flag: getattr(request.flags, flag) for flag in flags},
         **fingerprints,
         "seed": request.flags.seed,

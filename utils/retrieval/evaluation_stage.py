@@ -220,7 +220,7 @@ def run(
         return None
     named = plan.request.metrics is not None
     asked = metrics.asked(plan.request.metrics)
-    row, skipped = measurement.compute(asked, measured, named=named)
+    row, skipped = measurement.compute(asked, measured, sets, named=named)
     settings = evaluation_record.settings_of(
         plan.request,
         sets,

@@ -111,32 +111,18 @@ class Measured:
             self._computed[name] = compute()
         return self._computed[name]
 
-    def pair(
-        self, network: str | None, metric: str, at_least: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, network: str | None, metric: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The features of both sets by a network. Returns: [Q, D], [M, D].
 
         network: its name, or None if the metric's networks were not built
         metric: for the reason why it is missing
-        at_least: images that each set must have
 
-        CannotMeasureError if there are no features, fewer images, or an index, which holds no
-        features of its images."""
+        CannotMeasureError if there are no features, or an index, which holds no features of its
+        images."""
         missing = self.networks.missing
         if network is None or network not in self.networks.pairs:
             raise CannotMeasureError(missing.get(metric, "its features were not computed"))
         generated, reference = self.networks.pairs[network]
         if reference is None:
             raise CannotMeasureError(NO_IMAGES)
-        if min(len(generated), len(reference)) < at_least:
-            raise CannotMeasureError(
-                f"needs {at_least} images in each set; there are {len(generated)} and"
-                f" {len(reference)}"
-            )
         return generated, reference
-
-    @property
-    def distance_network(self) -> str | None:
-        """The network whose features KID, precision and coverage read: Inception's as published,
-        else that of --fd_extractor, else None."""
-        return next((name for name in ("fid", "fd") if name in self.networks.pairs), None)

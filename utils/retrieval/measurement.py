@@ -45,18 +45,15 @@ def require_possible(named: tuple[str, ...] | None, sets: Sets) -> None:
 
     named: names that --metrics gives, or None"""
     for name in named or ():
-        metric, why = metrics.METRICS[name], None
-        if metric.needs_images and sets.indexed is not None:
-            why = NO_IMAGES
-        elif len(sets.generated) < metric.least[0] or len(sets.training) < metric.least[1]:
-            why = (
-                f"needs {metric.least[0]} generated and {metric.least[1]} training images; there"
-                f" are {len(sets.generated)} and {len(sets.training)}"
-            )
-        elif name == "duplication" and sets.known.duplicated is None:
-            why = NO_RUN
-        if why is not None:
-            raise UsageError(f"--metrics={name!r} cannot be computed: {why}")
+        metric = metrics.METRICS[name]
+        try:
+            if metric.needs_images and sets.indexed is not None:
+                raise CannotMeasureError(NO_IMAGES)
+            metric.require_images(len(sets.generated), len(sets.training))
+            if name == "duplication" and sets.known.duplicated is None:
+                raise CannotMeasureError(NO_RUN)
+        except CannotMeasureError as error:
+            raise UsageError(f"--metrics={name!r} cannot be computed: {error}") from None
 
 
 def build_descriptor(
@@ -166,10 +163,6 @@ def of_features(
 def _background(train: torch.Tensor, **options: Any) -> np.ndarray:
     """The similarity of every training image to its best match other than itself. [M]. options: of
     similarity.top_matches."""
-    if len(train) < 2:
-        raise CannotMeasureError(
-            "background compares training images with each other; there is only 1"
-        )
     scores, _ = sim.top_matches(train, train, k=1, exclude_self=True, **options)
     return scores[:, 0].numpy()
 
@@ -278,10 +271,11 @@ def _edited(queries: list[Query]) -> list[str | None]:
 
 
 def compute(
-    asked: Mapping[str, Metric], measured: Measured, *, named: bool
+    asked: Mapping[str, Metric], measured: Measured, sets: Sets, *, named: bool
 ) -> tuple[Numbers, dict[str, str]]:
     """Compute the metrics that are asked for.
 
+    sets: without the images that could not be read, so that a metric may now have too few
     named: whether --metrics names them; UsageError then if one cannot be computed
 
     Returns: the numbers of all, {metric: why it was skipped}."""
@@ -291,6 +285,7 @@ def compute(
         try:
             if name in measured.networks.missing:
                 raise CannotMeasureError(measured.networks.missing[name])
+            metric.require_images(len(sets.generated), len(sets.searched))
             row |= metric.compute(measured)
         except CannotMeasureError as error:
             if named:

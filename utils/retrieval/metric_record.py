@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from utils.retrieval.evaluation_networks import Network
-from utils.retrieval.measured import Measured
+from utils.retrieval.measured import CannotMeasureError, Measured
 
 Numbers = dict[str, float | int]  # key of metrics.json -> number
 
@@ -45,6 +45,14 @@ class Metric:
     def beginnings(self) -> tuple[str, ...]:
         """Beginnings of all keys that it writes."""
         return tuple(key.removesuffix("*") for key in self.words)
+
+    def require_images(self, generated: int, training: int) -> None:
+        """CannotMeasureError if there are fewer generated or training images than `least`."""
+        if generated < self.least[0] or training < self.least[1]:
+            raise CannotMeasureError(
+                f"needs {self.least[0]} generated and {self.least[1]} training images; there are"
+                f" {generated} and {training}"
+            )
 
 
 def fits(pattern: str, key: str) -> bool:

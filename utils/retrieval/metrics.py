@@ -105,28 +105,28 @@ def fid(measured: Measured) -> Numbers:
     row: Numbers = {}
     for name in ("fid", "fid_dcr"):
         if name == "fid" or name in measured.networks.pairs:
-            generated, reference = measured.pair(name, "fid", 2)
+            generated, reference = measured.pair(name, "fid")
             row |= {name: frechet_distance(generated, reference), f"{name}_n": len(generated)}
     return row | {"fid_reference_n": len(reference)}
 
 
 def fd(measured: Measured) -> Numbers:
     """Frechet distance on the features of --fd_extractor, as fd_<its name>."""
-    generated, reference = measured.pair("fd", "fd", 2)
+    generated, reference = measured.pair("fd", "fd")
     key = f"fd_{measured.flags.fd_extractor}"
     return {key: frechet_distance(generated, reference), f"{key}_n": len(generated)}
 
 
 def kid(measured: Measured) -> Numbers:
     """Kernel distance: mean and standard deviation over subsets."""
-    generated, reference = measured.pair(measured.distance_network, "kid", 2)
+    generated, reference = measured.pair(network_of("kid", measured), "kid")
     mean, std = kernel_distance(generated, reference, seed=measured.flags.seed)
     return {"kid_mean": mean, "kid_std": std}
 
 
 def coverage(measured: Measured) -> Numbers:
     """Precision, recall, density and coverage."""
-    return prdc(*measured.pair(measured.distance_network, "prdc", MIN_IMAGES))
+    return prdc(*measured.pair(network_of("prdc", measured), "prdc"))
 
 
 def clip(measured: Measured) -> Numbers:
@@ -145,11 +145,7 @@ def clip(measured: Measured) -> Numbers:
 def mq(measured: Measured) -> Numbers:
     """Memorized quantity: how many generated images are much nearer, in pixels, to one training
     image than to its neighbours, at nine thresholds of the ratio."""
-    generated, training = measured.pair("mq", "mq", 1)
-    if len(training) < memorized.NEIGHBOURS:
-        raise CannotMeasureError(
-            f"needs {memorized.NEIGHBOURS} training images; there are {len(training)}"
-        )
+    generated, training = measured.pair("mq", "mq")
     return memorized.quantities(memorized.ratios(generated, training, flip=measured.flags.mq_flip))
 
 
@@ -300,6 +296,13 @@ METRICS = {
 def asked(names: Iterable[str] | None) -> dict[str, Metric]:
     """The metrics to compute: those that --metrics names, else all. Returns: {name: Metric}."""
     return {name: METRICS[name] for name in names or METRICS}
+
+
+def network_of(name: str, measured: Measured) -> str | None:
+    """The network that a metric reads: the first of its networks that was built; None if none
+    was."""
+    names = (network.name for network in METRICS[name].networks)
+    return next((name for name in names if name in measured.networks.pairs), None)
 
 
 def all_networks() -> list[Network]:
