@@ -81,7 +81,7 @@ class IndexTraining:
     ) -> tuple[Measured | None, Sets]:
         """Search the index for every generated image. Every process searches a part of the index
         or, approximately, for a part of the generated images."""
-        processes, index = reading.processes, sets.training
+        processes, index = reading.processes, _opened(sets)
         with processes.together():
             record = index_descriptor.descriptor_record(
                 request.descriptor, networks.extractors["descriptor"]
@@ -114,7 +114,14 @@ class IndexTraining:
 
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         """Files of the lists of an approximate search, if they are not written yet."""
-        return search.planned(sets.training) if request.comparison.ann else []
+        return search.planned(_opened(sets)) if request.comparison.ann else []
+
+
+def _opened(sets: Sets) -> vector_index.VectorIndex:
+    """The index that `read_sets` opened as the training images."""
+    if not isinstance(sets.training, vector_index.VectorIndex):
+        raise TypeError("the training images are no index, or it was searched already")
+    return sets.training
 
 
 def require_flags(opts: RetrievalOptions) -> None:

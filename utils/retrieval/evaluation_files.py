@@ -161,7 +161,7 @@ def match_rows(measured: Measured, sets: Sets, row: Numbers) -> Iterator[dict[st
             columns = {
                 "query": query.key,
                 "rank": rank,
-                "match": sets.training.keys[match],
+                "match": sets.training_images.keys[match],
                 "score": f"{score:.6f}",
                 **facts,
                 "duplicated": None if duplicated is None else int(duplicated),

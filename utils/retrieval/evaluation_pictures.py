@@ -73,7 +73,7 @@ def write_gallery(
 
     @functools.lru_cache(2000)  # many queries may have one training image; 50 KB each
     def picture_of(training: bool, index: int) -> Image.Image:
-        images = sets.training if training else sets.generated
+        images = sets.training_images if training else sets.generated
         return galleries.fitted(to_look_at(images, index, galleries.SIDE, unshown), galleries.SIDE)
 
     columns = min(GALLERY_COLUMNS, matches.scores.shape[1])
@@ -82,7 +82,7 @@ def write_gallery(
         rows = []
         for q in queries:
             best = zip(matches.indices[q, :columns], matches.scores[q, :columns], strict=True)
-            shown = [(picture_of(True, int(m)), s, sets.training.keys[m]) for m, s in best]
+            shown = [(picture_of(True, int(m)), s, sets.training_images.keys[m]) for m, s in best]
             label = sets.queries[q].key.rpartition("/")[2]
             rows.append((picture_of(False, int(q)), label, shown))
         return galleries.match_page(rows, threshold=matches.threshold, columns=columns)
@@ -185,7 +185,7 @@ def page_rows(
     # name of a picture -> where its image is
     places = {r["query_picture"]: (sets.generated, q) for r, q in zip(rows, order, strict=True)}
     places |= {
-        r["match_picture"]: (sets.training, int(measured.matches.indices[q, 0]))
+        r["match_picture"]: (sets.training_images, int(measured.matches.indices[q, 0]))
         for r, q in zip(rows, order, strict=True)
     }
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -196,7 +196,7 @@ def page_rows(
 def _page_row(measured: Measured, sets: Sets, q: int) -> dict[str, Any]:
     """The row of the page's table for the q-th generated image and its best match."""
     match, query = int(measured.matches.indices[q, 0]), sets.queries[q]
-    key = sets.training.keys[match]
+    key = sets.training_images.keys[match]
     source_score = None
     if measured.origins.sources[q] >= 0:
         source_score = round(float(measured.origins.source_scores[q]), 6)

@@ -89,10 +89,18 @@ class Sets:
     generated: ImageSet
     queries: list[Query]  # one for each generated image, in the same order
     # all training images; an index until it is searched, then its images that matter
-    training: Any
+    training: ImageSet | Index
     known: TrainingFacts = TrainingFacts()
     generation: GenerationFacts = GenerationFacts()
     indexed: IndexFacts | None = None  # where --val_dir is an index
+
+    @property
+    def training_images(self) -> ImageSet:
+        """`training` as images that can be opened; of an index, those that matter. TypeError before
+        the index was searched."""
+        if not isinstance(self.training, ImageSet):
+            raise TypeError("the index was not searched yet; its images are not known")
+        return self.training
 
     @property
     def searched(self) -> ImageSet | Index:
@@ -102,7 +110,7 @@ class Sets:
 
 def source_indices(sets: Sets) -> np.ndarray:
     """Index of every generated image's own training image; -1 where it has none. [Q] int64."""
-    index = {key: i for i, key in enumerate(sets.training.keys)}
+    index = {key: i for i, key in enumerate(sets.training_images.keys)}
     sources = sets.known.sources
     return np.array(
         [index.get(sources.get(q.source_image or "", ""), -1) for q in sets.queries], np.int64

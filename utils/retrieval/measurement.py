@@ -106,15 +106,15 @@ def read_features(
     # the distances compare like with like: a training image as a generation of this size shows it
     side = _first_side(sets.generated)
     training, kept_training, bad_training = features.extract(
-        sets.training, extractors, reading, side=side
+        sets.training_images, extractors, reading, side=side
     )
-    image_sets.require_readable("--val_dir", sets.training, bad_training, max_bad=max_bad)
+    image_sets.require_readable("--val_dir", sets.training_images, bad_training, max_bad=max_bad)
     read = replace(
         sets,
         queries=[sets.queries[i] for i in kept],
         generated=replace(sets.generated.take(kept), bad=tuple(bad)),
         training=replace(
-            sets.training.take(kept_training), bad=(*sets.training.bad, *bad_training)
+            sets.training_images.take(kept_training), bad=(*sets.training_images.bad, *bad_training)
         ),
     )
     return {name: (generated[name], training[name]) for name in generated}, read
@@ -200,7 +200,7 @@ def origins_of(sets: Sets, scores: Callable[[np.ndarray, np.ndarray], np.ndarray
         prompts=[q.source_prompt if q.source_prompt is not None else q.key for q in sets.queries],
         sources=sources,
         source_scores=source_scores,
-        duplicated=None if duplicated is None else np.isin(sets.training.keys, duplicated),
+        duplicated=None if duplicated is None else np.isin(sets.training_images.keys, duplicated),
     )
 
 
@@ -213,7 +213,7 @@ def complexity_of_matches(
 
     def compute() -> complexity.Complexity:
         try:
-            return complexity.of_images(sets.training, matches[:, 0], workers=workers)
+            return complexity.of_images(sets.training_images, matches[:, 0], workers=workers)
         except DataError as error:  # an image could be read a minute ago
             raise CannotMeasureError(str(error)) from None
 
@@ -244,7 +244,7 @@ def _cosines(sets: Sets, networks: Networks, read: Features) -> dict[str, np.nda
         edited = _edited(sets.queries)
         cosines[f"clipscore_edited{end}"] = alignment.cosines(generated, edited, embed)
         if training is not None:
-            captions = [sets.known.captions.get(key) for key in sets.training.keys]
+            captions = [sets.known.captions.get(key) for key in sets.training_images.keys]
             cosines[f"clipscore_bg{end}"] = alignment.cosines(training, captions, embed)
     return cosines
 
