@@ -2,6 +2,7 @@ import dataclasses
 import io
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -118,6 +119,29 @@ def test_the_clip_score_is_the_generations(sets):
     rows = rows_of(sets, {"clipscore": 0.25})
     assert [r["clipscore"] for r in rows] == ["0.300000"] * 2 + [None] * 2 + ["0.200000"] * 2
     assert {r["clipscore"] for r in rows_of(sets, {})} == {None}  # --metrics without clip
+
+
+def test_the_scores_of_detectors_are_columns_where_there_are_any(sets, tmp_path, monkeypatch):
+    evaluation_files.write_matches(tmp_path, measured(), sets, {})
+    plain = (tmp_path / "matches.csv").read_text().splitlines()
+    assert plain[0] == ",".join(evaluation_files.COLUMNS)
+    scores = ({"magnitude": 1.25}, {"magnitude": 0.5, "power": 3.0}, {})
+    scored = dataclasses.replace(
+        sets,
+        queries=[
+            dataclasses.replace(query, detections=detections)
+            for query, detections in zip(sets.queries, scores, strict=True)
+        ],
+    )
+    evaluation_files.write_matches(tmp_path, measured(), scored, {})
+    lines = (tmp_path / "matches.csv").read_text().splitlines()
+    more = ["detect_magnitude,detect_power", *["1.25,"] * 2, *["0.5,3.0"] * 2, *[","] * 2]
+    assert lines == [f"{line},{cells}" for line, cells in zip(plain, more, strict=True)]
+    monkeypatch.setattr(evaluation_files, "LONG_TABLE", 5)
+    evaluation_files.write_matches(tmp_path, measured(), scored, {})
+    table = pq.read_table(tmp_path / "matches.parquet")
+    assert table["detect_magnitude"].to_pylist() == [1.25, 1.25, 0.5, 0.5, None, None]
+    assert table["detect_power"].to_pylist() == [None, None, 3.0, 3.0, None, None]
 
 
 def test_a_long_table_is_parquet_and_can_be_compared(sets, tmp_path, monkeypatch):

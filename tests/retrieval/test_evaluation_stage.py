@@ -13,6 +13,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.indices import image_index
 from utils.data import image_sets, transforms
+from utils.files import whole_files
 from utils.retrieval import evaluation_networks, metrics
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.descriptors.weights import WeightsMissingError
@@ -145,6 +146,21 @@ def test_too_few_images_are_refused_before_one_is_read(refused, folders, monkeyp
     given = ("--query_dir", folders[0], "--val_dir", folders[1], "--metrics", "levels")
     line = refused("diff_retrieval", *given, *FLAGS)
     assert "needs 1 generated and 5 training images; there are 3 and 4" in line
+
+
+def test_matches_repeat_the_scores_of_detectors_that_the_manifest_holds(measure, folders):
+    rows = [
+        {
+            **{"file": f"{i}.png", "index": i, "seed": i, "prompt": "p", "source_prompt": "p"},
+            **{"source_image": None, "detections": {"magnitude": i + 0.5}},
+        }
+        for i in range(3)
+    ]
+    whole_files.write_manifest(folders[0] / "manifest.json", "generation", images=rows)
+    folder, _, _ = measure("one", "--metrics", "similarity", "--num_matches", 2)
+    with open(folder / "matches.csv", newline="") as handle:
+        scores = [(row["query"], row["detect_magnitude"]) for row in csv.DictReader(handle)]
+    assert scores == [(f"{i}.png", f"{i}.5") for i in (0, 0, 1, 1, 2, 2)]
 
 
 def test_every_network_stores_its_record_in_the_settings(measure):

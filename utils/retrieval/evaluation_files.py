@@ -148,6 +148,13 @@ def equal_best(measured: Measured) -> int | None:
     return int((scores[:, 0] == scores[:, 1]).sum())
 
 
+def detector_columns(sets: Sets) -> tuple[str, ...]:
+    """Columns of matches.csv with the scores of --detect: detect_<name> of every detector that
+    scored a generated image; none without --detect."""
+    names = dict.fromkeys(name for query in sets.queries for name in query.detections)
+    return tuple(f"detect_{name}" for name in names)
+
+
 def match_rows(measured: Measured, sets: Sets, row: Numbers) -> Iterator[dict[str, Any]]:
     """Rows of matches.csv: the k best training images of every generated image.
 
@@ -189,6 +196,7 @@ def _query_facts(measured: Measured, query: Query, q: int, row: Numbers) -> dict
         "source_score": source_score,
         "seed": query.seed,
         "clipscore": clipscore,
+        **{f"detect_{name}": score for name, score in query.detections.items()},
     }
 
 
@@ -197,8 +205,10 @@ def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) ->
     matches.parquet too, with what the index knows of the matches."""
     indexed = sets.indexed
     files = matches_files(measured.matches.scores.size, indexed=indexed is not None)
+    detected = detector_columns(sets)
+    names = (*COLUMNS, *detected)
     if "matches.csv" in files:
-        tables.write_csv(folder / "matches.csv", COLUMNS, match_rows(measured, sets, row))
+        tables.write_csv(folder / "matches.csv", names, match_rows(measured, sets, row))
     if "matches.parquet" not in files:
         return
     images = indexed.images if indexed is not None else {}
@@ -207,7 +217,8 @@ def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) ->
         columns | {name: images[columns["match"]][column] for name, column in more.items()}
         for columns in match_rows(measured, sets, row)
     )
-    tables.write_parquet(folder / "matches.parquet", (*COLUMNS, *more), rows, numbers=NUMBERS)
+    numbers = NUMBERS | dict.fromkeys(detected, float)
+    tables.write_parquet(folder / "matches.parquet", (*names, *more), rows, numbers=numbers)
 
 
 # All files ----------------------------------------------------------------------------------------
