@@ -97,7 +97,7 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     opts = options_of(model, data, side, batch, args, run.path)
     accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
-    job = training_job.build(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
+    job = training_job.prepare(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()
     if kept:
         training_job.encode(job, opts, out / "encoded", processes)

@@ -284,7 +284,7 @@ MUTANTS = [
     ),
     Mutant(
         "a stale cache is used",
-        "utils.training.frozen_outputs:Latents.moments",
+        "utils.training.frozen_outputs:CachedLatents.moments",
         "[int(f) for f in flipped]",
         "[0 for f in flipped]",
         "tests/training/test_frozen_outputs.py::test_kept_moments_are_those_of_encoding_each_view",

@@ -66,7 +66,7 @@ def test_intervals_resample_prompts_of_best_matches_from_the_seed(tmp_path):
     rng = np.random.default_rng(0)
     scores, clip = rng.random(60).round(3).tolist(), rng.random(60).round(3).tolist()
     dirs = [evaluation(tmp_path / name, scores=scores, clip=clip) for name in "ab"]
-    metrics = read(dirs, seed=7).runs[0].metrics
+    metrics = read(dirs, seed=7).evaluations[0].metrics
     prompts = [f"prompt, {i // 2}" for i in range(60)]
     for name, values, statistic in (
         ("sim_mean", scores, bootstrap.mean),
@@ -77,7 +77,7 @@ def test_intervals_resample_prompts_of_best_matches_from_the_seed(tmp_path):
         assert (metrics[f"{name}_lo"], metrics[f"{name}_hi"]) == expected
         assert metrics[f"{name}_lo"] < metrics[name] < metrics[f"{name}_hi"]
     assert (metrics["copy_share_lo"], metrics["copy_share_hi"]) == (0.1, 0.4)
-    assert read(dirs, seed=8).runs[0].metrics["sim_mean_lo"] != metrics["sim_mean_lo"]
+    assert read(dirs, seed=8).evaluations[0].metrics["sim_mean_lo"] != metrics["sim_mean_lo"]
 
 
 def test_one_prompt_has_no_interval_and_images_without_prompts_stand_for_themselves(tmp_path):
@@ -86,26 +86,26 @@ def test_one_prompt_has_no_interval_and_images_without_prompts_stand_for_themsel
     text = (two / "matches.csv").read_text()
     (two / "matches.csv").write_text(text.replace('"prompt, 0"', ""))
     found = read([one, two])
-    assert "sim_mean_lo" not in found.runs[0].metrics
-    assert found.runs[1].metrics["sim_mean_lo"] == pytest.approx(0.2)
-    assert found.runs[1].metrics["sim_mean_hi"] == pytest.approx(0.4)
+    assert "sim_mean_lo" not in found.evaluations[0].metrics
+    assert found.evaluations[1].metrics["sim_mean_lo"] == pytest.approx(0.2)
+    assert found.evaluations[1].metrics["sim_mean_hi"] == pytest.approx(0.4)
 
 
 def test_intervals_that_an_evaluation_has_are_kept(tmp_path):
     dirs = [
         evaluation(tmp_path / n, metrics={"sim_mean_lo": 0.11, "sim_mean_hi": 0.99}) for n in "ab"
     ]
-    assert read(dirs).runs[0].metrics["sim_mean_lo"] == 0.11
+    assert read(dirs).evaluations[0].metrics["sim_mean_lo"] == 0.11
 
 
 def test_a_generation_folder_stands_for_its_only_evaluation(pair, tmp_path):
     given = [p.parent.parent for p in pair]
     found = read(given)
-    assert [r.folder for r in found.runs] == pair
-    assert [r.label for r in found.runs] == ["none", "noise"]
+    assert [r.folder for r in found.evaluations] == pair
+    assert [r.label for r in found.evaluations] == ["none", "noise"]
     (given[0] / "evaluations" / ".pixel-1.12.part").mkdir()
     (given[0] / "evaluations" / ".pixel-1.12.part" / "metrics.json").write_text("")
-    assert read(given).runs[0].folder == pair[0]
+    assert read(given).evaluations[0].folder == pair[0]
     evaluation(given[0] / "evaluations" / "sscd-2")
     with pytest.raises(UsageError) as error:
         read(given)
@@ -337,4 +337,6 @@ def test_numbers_alone_are_metrics(tmp_path):
     odd = {"fid": math.nan, "recall": math.inf, "precision": None, "density": True, "coverage": 1}
     found = read([evaluation(tmp_path / n, metrics=odd) for n in "ab"])
     assert found.metrics[-1] == "coverage"
-    assert not {"fid", "recall", "precision", "density", "version"} & set(found.runs[0].metrics)
+    assert not {"fid", "recall", "precision", "density", "version"} & set(
+        found.evaluations[0].metrics
+    )

@@ -17,7 +17,7 @@ from utils.files import whole_files
 from utils.retrieval import evaluation_networks, metrics
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.descriptors.weights import WeightsMissingError
-from utils.retrieval.evaluation_networks import Network
+from utils.retrieval.evaluation_networks import MetricNetwork
 from utils.retrieval.metric_record import Metric
 
 FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0, "--cache_dir", "none")
@@ -43,7 +43,7 @@ def register(monkeypatch, *, build=build_levels, **changes):
     entry = Metric(
         levels,
         words={"levels_gap": "how much brighter generations are"},
-        networks=(Network("levels", build),),
+        networks=(MetricNetwork("levels", build),),
         shown=("levels_gap",),
         **changes,
     )

@@ -91,7 +91,7 @@ def require(monkeypatch, name, generated, training):
 
 
 def networks_of(asked, sets):
-    return evaluation_stage.build(asked, sets, device=CPU, dtype=torch.float32)
+    return evaluation_stage.build_evaluation_networks(asked, sets, device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def images(scenes_dir, tmp_path):
 
 
 def made(tmp_path, images, parts, flips=True):
-    cached = frozen_outputs.Latents(
+    cached = frozen_outputs.CachedLatents(
         tmp_path / "cache", images, parts, resolution=16, flips=flips, dtype=torch.float32
     )
     count = len(list(cached.build(parts.vae, device=torch.device("cpu"))))
@@ -85,7 +85,9 @@ def test_another_autoencoder_or_resolution_has_a_cache_of_its_own(tmp_path, imag
     with torch.no_grad():
         next(other.vae.parameters()).add_(1)
     folders = {
-        frozen_outputs.Latents(tmp_path, images, p, resolution=r, flips=f, dtype=d).rows.folder
+        frozen_outputs.CachedLatents(
+            tmp_path, images, p, resolution=r, flips=f, dtype=d
+        ).rows.folder
         for p, r, f, d in (
             (parts, 16, True, torch.float32),
             (other, 16, True, torch.float32),
@@ -100,7 +102,9 @@ def test_another_autoencoder_or_resolution_has_a_cache_of_its_own(tmp_path, imag
 def test_embeddings_come_back_by_prompt(tmp_path, micro_parts):
     parts = micro_parts()
     prompts = [f"a {c} thing" for c in "abcdefghijklmnopqrst"]
-    cached = frozen_outputs.Embeddings(tmp_path / "cache", prompts, parts, dtype=torch.float32)
+    cached = frozen_outputs.CachedEmbeddings(
+        tmp_path / "cache", prompts, parts, dtype=torch.float32
+    )
     assert list(cached.build(parts.text_encoder, device="cpu")) == list(range(20))
     cached.rows.open()
     asked = ["a q thing", "a b thing", "a q thing"]

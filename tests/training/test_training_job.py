@@ -13,7 +13,7 @@ from utils.training import training_job
 
 @pytest.fixture
 def built(micro_sd, scenes_dir):
-    """built(*flags) -> (Job, options, Data) of a run on the twelve scenes."""
+    """built(*flags) -> (PreparedRun, options, Data) of a run on the twelve scenes."""
 
     def made(*extra):
         opts = flags.parse(
@@ -39,7 +39,7 @@ def built(micro_sd, scenes_dir):
         )
         data = training_job.checked_data(opts, print)
         return (
-            training_job.build(opts, data, launching.accelerator(mixed_precision="no"), seed=3),
+            training_job.prepare(opts, data, launching.accelerator(mixed_precision="no"), seed=3),
             opts,
             data,
         )

@@ -18,7 +18,7 @@ from utils.files import locks, whole_files
 from utils.files.owned_folders import require_writable
 from utils.runtime.errors import DataError, UsageError
 
-Row = dict[str, Any]  # of the manifest: an image's file, index, seed, prompts and notes
+ManifestRow = dict[str, Any]  # of the manifest: an image's file, index, seed, prompts and notes
 # settings that are recorded as an id or a hash, which would tell a reader nothing
 RECORDED_BY_HASH = ("modelpath", "prompts", "lora")
 
@@ -89,7 +89,7 @@ class Generation:
                     f" {_held(key, old)}; use the same value, or another --savepath or --run_name"
                 )
 
-    def rows(self, settings: dict[str, Any]) -> list[Row]:
+    def rows(self, settings: dict[str, Any]) -> list[ManifestRow]:
         """Manifest rows of the images that exist, of a finished or an interrupted generation.
 
         settings: of the generation that will be written. UsageError names one that differs from the
@@ -116,18 +116,18 @@ class Generation:
     def _parts(self) -> list[Path]:
         return sorted(self.path.glob(f"{self.first_part_path.name}*"))
 
-    def _read_parts(self) -> tuple[dict[str, Any] | None, list[Row]]:
+    def _read_parts(self) -> tuple[dict[str, Any] | None, list[ManifestRow]]:
         """The contents of all processes' parts. Returns: settings, or None if no line of them is
         complete; rows, one for each image."""
         settings: dict[str, Any] | None = None
-        rows: dict[int, Row] = {}
+        rows: dict[int, ManifestRow] = {}
         for path in self._parts():
             lines = list(_whole_lines(path))
             settings = lines[0] if lines else settings
             rows |= {row["index"]: row for row in lines[1:]}
         return settings, list(rows.values())
 
-    def begin(self, settings: dict[str, Any], rows: Iterable[Row] = ()) -> None:
+    def begin(self, settings: dict[str, Any], rows: Iterable[ManifestRow] = ()) -> None:
         """Start this process's part file: write the settings and the rows of finished images.
 
         `save` then appends to it. Process 0 must begin before the others: its `rows` hold what the
@@ -144,7 +144,7 @@ class Generation:
 
     def save(
         self, images: Iterable[Generated], *, threads: int = 2, waiting: int = 64
-    ) -> Iterator[Row]:
+    ) -> Iterator[ManifestRow]:
         """Save images in threads while the next ones are generated.
 
         The thread that saves an image also writes its line, so every image that exists has a line
@@ -159,7 +159,7 @@ class Generation:
             open(self.part_path, "a", encoding="utf-8") as part,
             ThreadPoolExecutor(threads) as pool,
         ):
-            pending: deque[Future[Row]] = deque()
+            pending: deque[Future[ManifestRow]] = deque()
             for image in images:
                 pending.append(pool.submit(self._save, image, part, writing))
                 while len(pending) > waiting or pending and pending[0].done():
@@ -167,14 +167,14 @@ class Generation:
             while pending:
                 yield pending.popleft().result()
 
-    def _save(self, generated: Generated, part: IO[str], writing: threading.Lock) -> Row:
+    def _save(self, generated: Generated, part: IO[str], writing: threading.Lock) -> ManifestRow:
         row = self._save_image(generated)
         with writing:
             part.write(json.dumps(row) + "\n")
             part.flush()
         return row
 
-    def _save_image(self, generated: Generated) -> Row:
+    def _save_image(self, generated: Generated) -> ManifestRow:
         job = generated.job
         row = {
             "file": self.image_key(job.index),
@@ -204,7 +204,7 @@ class Generation:
                 " --savepath or --run_name, or wait for that command"
             )
 
-    def finish(self, total: int, **fields: Any) -> list[Row]:
+    def finish(self, total: int, **fields: Any) -> list[ManifestRow]:
         """Write prompts.txt and the manifest from the parts of all processes, and remove the parts.
 
         total: number of images that the generation must have; DataError, and nothing is written, if

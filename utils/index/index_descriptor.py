@@ -13,7 +13,7 @@ from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_request import DescriptorChoice
 from utils.runtime.errors import UsageError
 
-Record = Mapping[str, Any]  # what made the vectors, of JSON types
+DescriptorRecord = Mapping[str, Any]  # what made the vectors, of JSON types
 
 # entries of a record that are as their flags give them: known before a network loads
 AS_GIVEN = ("pt_style", "arch", "preset", "multiscale", "layer")
@@ -28,7 +28,10 @@ def descriptor_record(choice: DescriptorChoice, descriptor: Extractor) -> dict[s
 
 
 def require_descriptor(
-    choice: DescriptorChoice, root: str | Path, held: Record, record: Record | None = None
+    choice: DescriptorChoice,
+    root: str | Path,
+    held: DescriptorRecord,
+    record: DescriptorRecord | None = None,
 ) -> None:
     """Raise UsageError, naming the flag, unless this choice is the descriptor that made an index.
 
@@ -47,7 +50,7 @@ def require_descriptor(
         )
 
 
-def differing(record: Record, expected: Record) -> str | None:
+def differing(record: DescriptorRecord, expected: DescriptorRecord) -> str | None:
     """The first entry in which two records differ; None if their vectors can be compared."""
     keys = dict.fromkeys((*expected, *record))
     return next(
@@ -56,7 +59,7 @@ def differing(record: Record, expected: Record) -> str | None:
     )
 
 
-def difference(record: Record, expected: Record) -> str | None:
+def difference(record: DescriptorRecord, expected: DescriptorRecord) -> str | None:
     """A phrase on the first entry in which two records differ; None if their vectors can be
     compared."""
     key = differing(record, expected)

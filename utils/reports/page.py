@@ -22,13 +22,13 @@ from utils.files.whole_files import write_text
 
 HERE = Path(__file__).parent
 
-Numbers = dict[str, Any]  # name: number
+NamedNumbers = dict[str, Any]  # name: number
 Nested = dict[str, Any]  # name: JSON value, or such a dict
-Row = dict[str, Any]  # of the table of matches, see `write_report`
+MatchRow = dict[str, Any]  # of the table of matches, see `write_report`
 Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
 # endings of keys that are no metrics of their own
-ENDS = ("_lo", "_hi", "_n", "_dcr")
+ADDED_ENDS = ("_lo", "_hi", "_n", "_dcr")
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
 
 
@@ -39,7 +39,7 @@ def number(value: Any) -> str:
     return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def headline(metrics: Numbers, settings: Nested) -> str:
+def headline(metrics: NamedNumbers, settings: Nested) -> str:
     """One sentence that says how much was copied; "" without a measure of similarity."""
     if "copy_share" not in metrics:
         return (
@@ -60,7 +60,7 @@ def headline(metrics: Numbers, settings: Nested) -> str:
     return f"{share} (95 % interval {_interval(metrics, 'copy_share')}){where}."
 
 
-def tiles(metrics: Numbers) -> list[Tile]:
+def tiles(metrics: NamedNumbers) -> list[Tile]:
     """The most important of the numbers that were computed. Returns: (title, [(value, words)],
     whether to stress it because there are copies) for each."""
     shown = _copies_tiles(metrics)
@@ -78,14 +78,14 @@ def tiles(metrics: Numbers) -> list[Tile]:
     distances = [
         k
         for k in metrics
-        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ENDS))
+        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ADDED_ENDS))
     ]
     if distances:
         shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
     return shown
 
 
-def _copies_tiles(metrics: Numbers) -> list[Tile]:
+def _copies_tiles(metrics: NamedNumbers) -> list[Tile]:
     """The tiles of the share of copies: of all images, and by duplication of the prompt's image."""
     shown: list[Tile] = []
     if "copy_share" in metrics:
@@ -106,11 +106,11 @@ def _copies_tiles(metrics: Numbers) -> list[Tile]:
     return shown
 
 
-def _percent(metrics: Numbers, key: str) -> str:
+def _percent(metrics: NamedNumbers, key: str) -> str:
     return f"{100 * metrics[key]:.1f} %"
 
 
-def _interval(metrics: Numbers, key: str) -> str:
+def _interval(metrics: NamedNumbers, key: str) -> str:
     return f"{100 * metrics[f'{key}_lo']:.1f} to {100 * metrics[f'{key}_hi']:.1f} %"
 
 
@@ -137,7 +137,7 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _table_data(rows: list[Row], pictures: dict[str, bytes], threshold: float | None) -> str:
+def _table_data(rows: list[MatchRow], pictures: dict[str, bytes], threshold: float | None) -> str:
     finite = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         for row in rows
@@ -203,14 +203,14 @@ def _sha256(text: str) -> str:
 def write_report(
     path: str | Path,
     *,
-    metrics: Numbers,
+    metrics: NamedNumbers,
     words: dict[str, str],
     settings: Nested,
-    counts: Numbers,
+    counts: NamedNumbers,
     left_out: dict[str, str],
     plots: Sequence[tuple[Path, str]],
     pages: Sequence[bytes],
-    rows: list[Row],
+    rows: list[MatchRow],
     pictures: dict[str, bytes],
     total: int,
 ) -> None:
@@ -245,7 +245,7 @@ def write_report(
     write_text(path, _page(metrics, settings, sections, data))
 
 
-def _page(metrics: Numbers, settings: Nested, sections: dict[str, str], data: str) -> str:
+def _page(metrics: NamedNumbers, settings: Nested, sections: dict[str, str], data: str) -> str:
     """The HTML of the page. sections: {title: HTML}, of which empty ones are skipped; data: JSON of
     the table."""
     sections = {title: body for title, body in sections.items() if body}

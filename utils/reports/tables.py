@@ -13,10 +13,10 @@ from utils.files.whole_files import whole_file, write_text
 
 PARQUET_ROWS = 10_000  # that are written at a time
 
-Row = Mapping[str, Any]  # {column: value}
+TableRow = Mapping[str, Any]  # {column: value}
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[TableRow]) -> None:
     """Write a whole CSV file: UTF-8, lines end in \\n, None and missing values are empty fields."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -28,7 +28,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row]) -> 
 def write_parquet(
     path: str | Path,
     columns: Sequence[str],
-    rows: Iterable[Row],
+    rows: Iterable[TableRow],
     *,
     numbers: Mapping[str, type[int] | type[float]],
 ) -> None:

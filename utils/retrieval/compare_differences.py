@@ -31,7 +31,7 @@ Differences = list[tuple[str, dict[str, list[str]]]]  # (setting, {value as text
 
 
 @dataclass(frozen=True)
-class MeasuredRun:
+class ComparedEvaluation:
     """An evaluation on disk."""
 
     label: str  # unique among the compared runs
@@ -47,9 +47,9 @@ def is_metric(key: str) -> bool:
     return not key.endswith(("_lo", "_hi", "_n"))
 
 
-def images_of(run: MeasuredRun) -> str:
+def images_of(evaluation: ComparedEvaluation) -> str:
     """How many images were measured."""
-    return str(run.counts.get("generated", len(run.scores)))
+    return str(evaluation.counts.get("generated", len(evaluation.scores)))
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,19 @@ class NetworkRecord:
     beginnings: tuple[str, ...]  # of the keys whose numbers it makes
     flags: tuple[str, ...] = ()  # settings that change the numbers too
 
-    def of(self, run: MeasuredRun) -> dict[str, Any] | None:
+    def of(self, evaluation: ComparedEvaluation) -> dict[str, Any] | None:
         """The record, or None if the run has none.
 
         Several places: the metric read the features of one network or of another, on scales that
         differ; then a run counts only if it has such a metric."""
-        if len(self.places) > 1 and not any(key.startswith(self.beginnings) for key in run.metrics):
+        if len(self.places) > 1 and not any(
+            key.startswith(self.beginnings) for key in evaluation.metrics
+        ):
             return None
-        record = next((r for place in self.places if (r := run.settings.get(place))), None)
+        record = next((r for place in self.places if (r := evaluation.settings.get(place))), None)
         if not isinstance(record, dict):
             return None
-        return record | {flag: run.settings.get(flag) for flag in self.flags}
+        return record | {flag: evaluation.settings.get(flag) for flag in self.flags}
 
 
 def network_records() -> list[NetworkRecord]:
@@ -129,15 +131,22 @@ def _shown(setting: str, value: Any) -> str:
     return repr(value)
 
 
-def differences(runs: Sequence[MeasuredRun]) -> Differences:
+def differences(evaluations: Sequence[ComparedEvaluation]) -> Differences:
     """Settings on which numbers depend and that differ between runs; a part of a network's record
     is named record.part."""
     values = {
-        setting: _grouped((run.label, _shown(setting, run.settings.get(setting))) for run in runs)
+        setting: _grouped(
+            (evaluation.label, _shown(setting, evaluation.settings.get(setting)))
+            for evaluation in evaluations
+        )
         for setting in (*DESCRIPTOR_SETTINGS, "dtype", "copy_threshold")
     }
     for network in network_records():
-        records = [(run.label, r) for run in runs if (r := network.of(run)) is not None]
+        records = [
+            (evaluation.label, r)
+            for evaluation in evaluations
+            if (r := network.of(evaluation)) is not None
+        ]
         for part in dict.fromkeys(key for _, record in records for key in record):
             values[f"{network.name}.{part}"] = _grouped(
                 (label, _shown(part, record.get(part))) for label, record in records
@@ -145,12 +154,15 @@ def differences(runs: Sequence[MeasuredRun]) -> Differences:
     return [(setting, groups) for setting, groups in values.items() if len(groups) > 1]
 
 
-def concerned(runs: Sequence[MeasuredRun], differing: Differences) -> frozenset[str]:
+def concerned(evaluations: Sequence[ComparedEvaluation], differing: Differences) -> frozenset[str]:
     """Metrics whose numbers depend on a setting that differs."""
     made = makers()
     starts = tuple(start for setting, _ in differing for start in made[setting.partition(".")[0]])
     return frozenset(
-        key for run in runs for key in run.metrics if is_metric(key) and key.startswith(starts)
+        key
+        for evaluation in evaluations
+        for key in evaluation.metrics
+        if is_metric(key) and key.startswith(starts)
     )
 
 
@@ -166,15 +178,18 @@ def warnings(differing: Differences) -> list[str]:
     ]
 
 
-def remarks(runs: Sequence[MeasuredRun]) -> list[str]:
+def remarks(evaluations: Sequence[ComparedEvaluation]) -> list[str]:
     """Lines on differences that are allowed: other training images, and other numbers of images
     where that changes a metric."""
     trained = _grouped(
-        (run.label, _shown("val_fingerprint", run.settings.get("val_fingerprint"))) for run in runs
+        (evaluation.label, _shown("val_fingerprint", evaluation.settings.get("val_fingerprint")))
+        for evaluation in evaluations
     )
     lines = [f"training images differ: {_listed(trained)}"] if len(trained) > 1 else []
-    images = _grouped((run.label, images_of(run)) for run in runs)
-    has_distance = any(key.startswith(("fid", "fd_")) for run in runs for key in run.metrics)
+    images = _grouped((evaluation.label, images_of(evaluation)) for evaluation in evaluations)
+    has_distance = any(
+        key.startswith(("fid", "fd_")) for evaluation in evaluations for key in evaluation.metrics
+    )
     if len(images) > 1 and has_distance:
         lines.append(
             f"numbers of images differ: {_listed(images)}; a Frechet distance of fewer images comes"

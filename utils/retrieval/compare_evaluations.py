@@ -16,7 +16,7 @@ from utils.files import whole_files
 from utils.reports import tables
 from utils.retrieval import metrics
 from utils.retrieval.compare_differences import (
-    MeasuredRun,
+    ComparedEvaluation,
     concerned,
     differences,
     images_of,
@@ -59,7 +59,7 @@ def shown() -> list[str]:
 class Comparison:
     """Evaluations side by side."""
 
-    runs: list[MeasuredRun]
+    evaluations: list[ComparedEvaluation]
     marked: frozenset[str]  # metrics that were measured differently
     notes: list[str]  # lines for the user
     seed: int  # of the resampling
@@ -67,7 +67,9 @@ class Comparison:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics to show, in order."""
-        keys = dict.fromkeys(key for run in self.runs for key in run.metrics if is_metric(key))
+        keys = dict.fromkeys(
+            key for evaluation in self.evaluations for key in evaluation.metrics if is_metric(key)
+        )
         return [key for pattern in shown() for key in keys if fits(pattern, key)]
 
     def title(self, metric: str) -> str:
@@ -78,8 +80,12 @@ class Comparison:
         """The table as Markdown: a row for each run, a column for each metric, with 95 % intervals
         where they are known."""
         rows = [
-            [run.label, images_of(run), *(_cell(run.metrics, metric) for metric in self.metrics)]
-            for run in self.runs
+            [
+                evaluation.label,
+                images_of(evaluation),
+                *(_cell(evaluation.metrics, metric) for metric in self.metrics),
+            ]
+            for evaluation in self.evaluations
         ]
         return tables.markdown(["run", "images", *map(self.title, self.metrics)], rows)
 
@@ -87,7 +93,7 @@ class Comparison:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def evaluation_folder(path: str | Path) -> Path:
+def find_evaluation(path: str | Path) -> Path:
     """The evaluation in a folder: the folder itself, or the only one below its `evaluations`.
     UsageError if it holds none, or several."""
     folder: Path = require_dir(FLAG, path)
@@ -207,7 +213,7 @@ def _intervals(
     return ends
 
 
-def _read_run(folder: Path, label: str, seed: int) -> MeasuredRun:
+def _read_evaluation(folder: Path, label: str, seed: int) -> ComparedEvaluation:
     data = whole_files.read_manifest(folder / "metrics.json", "evaluation")
     for key in ("settings", "counts"):
         if not isinstance(data.get(key), dict):
@@ -218,7 +224,7 @@ def _read_run(folder: Path, label: str, seed: int) -> MeasuredRun:
     scores, _ = _column(path, rows, "score")
     if not len(scores):
         raise DataError(f"{path}: column 'score' is empty")
-    return MeasuredRun(label, folder, numbers, data["settings"], data["counts"], scores)
+    return ComparedEvaluation(label, folder, numbers, data["settings"], data["counts"], scores)
 
 
 def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
@@ -229,8 +235,8 @@ def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
     seed: of the resampling
 
     UsageError for folders that cannot be compared, DataError for files that cannot be read."""
-    runs = _read_runs(dirs, seed)
-    differing = differences(runs)
+    evaluations = _read_evaluations(dirs, seed)
+    differing = differences(evaluations)
     if differing and not force:
         setting, labels_by_value = differing[0]
         (value, with_value), (other, with_other) = list(labels_by_value.items())[:2]
@@ -238,16 +244,16 @@ def read(dirs: Sequence[str | Path], *, force: bool, seed: int) -> Comparison:
             f"{FLAG}: {setting} is {value} in {with_value[0]!r} and {other} in {with_other[0]!r};"
             " give evaluations with equal settings, or --force to compare them anyway"
         )
-    notes = [*warnings(differing), *remarks(runs)]
-    return Comparison(runs, concerned(runs, differing), notes, seed)
+    notes = [*warnings(differing), *remarks(evaluations)]
+    return Comparison(evaluations, concerned(evaluations, differing), notes, seed)
 
 
-def _read_runs(dirs: Sequence[str | Path], seed: int) -> list[MeasuredRun]:
+def _read_evaluations(dirs: Sequence[str | Path], seed: int) -> list[ComparedEvaluation]:
     if len(dirs) < 2:
         raise UsageError(f"{FLAG} compares evaluations; give 2 folders or more, not {len(dirs)}")
     folders: dict[Path, str] = {}
     for given in dirs:
-        folder = evaluation_folder(given).resolve()
+        folder = find_evaluation(given).resolve()
         if folder in folders:
             raise UsageError(
                 f"{FLAG}: {str(given)!r} and {folders[folder]!r} are the same evaluation; give each"
@@ -255,7 +261,7 @@ def _read_runs(dirs: Sequence[str | Path], seed: int) -> list[MeasuredRun]:
             )
         folders[folder] = str(given)
     return [
-        _read_run(folder, label, seed)
+        _read_evaluation(folder, label, seed)
         for folder, label in zip(folders, labels(list(folders)), strict=True)
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.files import owned_folders, whole_files
 from utils.reports import plots, tables
-from utils.retrieval.compare_differences import MeasuredRun, images_of
+from utils.retrieval.compare_differences import ComparedEvaluation, images_of
 from utils.retrieval.compare_evaluations import Comparison
 
 FILES = ("comparison.csv", "comparison.md", "comparison.json", "comparison.png")
@@ -41,10 +41,10 @@ def require_ours(folder: str | Path) -> Path:
     return folder
 
 
-def _relative(run: MeasuredRun, path: Path) -> str:
+def _relative(evaluation: ComparedEvaluation, path: Path) -> str:
     """The evaluation's folder relative to that of the file `path`, so that both can move
     together."""
-    return os.path.relpath(run.folder, path.parent)
+    return os.path.relpath(evaluation.folder, path.parent)
 
 
 def _write_csv(path: Path, comparison: Comparison) -> None:
@@ -52,11 +52,16 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
     leading = dict.fromkeys(
         key for metric in comparison.metrics for key in (metric, f"{metric}_lo", f"{metric}_hi")
     )
-    keys = dict.fromkeys(key for run in comparison.runs for key in run.metrics)
+    keys = dict.fromkeys(key for evaluation in comparison.evaluations for key in evaluation.metrics)
     columns = [*(k for k in leading if k in keys), *(k for k in keys if k not in leading)]
     rows = (
-        {"run": run.label, "folder": _relative(run, path), "images": images_of(run), **run.metrics}
-        for run in comparison.runs
+        {
+            "run": evaluation.label,
+            "folder": _relative(evaluation, path),
+            "images": images_of(evaluation),
+            **evaluation.metrics,
+        }
+        for evaluation in comparison.evaluations
     )
     tables.write_csv(path, ["run", "folder", "images", *columns], rows)
 
@@ -66,52 +71,50 @@ def _write_markdown(path: Path, comparison: Comparison) -> None:
     lines = [comparison.table(), "", "In brackets: 95 % interval, resampling prompts."]
     if comparison.notes:
         lines += ["", *(f"- {note}" for note in comparison.notes)]
-    lines += ["", *(f"- {run.label}: `{_relative(run, path)}`" for run in comparison.runs)]
+    folders = ((e.label, _relative(e, path)) for e in comparison.evaluations)
+    lines += ["", *(f"- {label}: `{folder}`" for label, folder in folders)]
     whole_files.write_text(path, "\n".join(lines) + "\n")
 
 
 def _write_json(path: Path, comparison: Comparison) -> None:
     """Write all that was read and what differs."""
-    runs = [
+    evaluations = [
         {
-            "label": run.label,
-            "folder": _relative(run, path),
-            "metrics": run.metrics,
-            "counts": run.counts,
-            "settings": run.settings,
+            "label": evaluation.label,
+            "folder": _relative(evaluation, path),
+            "metrics": evaluation.metrics,
+            "counts": evaluation.counts,
+            "settings": evaluation.settings,
         }
-        for run in comparison.runs
+        for evaluation in comparison.evaluations
     ]
     whole_files.write_manifest(
         path,
         "comparison",
-        runs=runs,
+        runs=evaluations,
         not_measured_alike=sorted(comparison.marked),
         notes=comparison.notes,
         seed=comparison.seed,
     )
 
 
-Bar = tuple[str, float | None, float | None, float | None]  # label, value, ends of its interval
-
-
-def _panels(comparison: Comparison) -> Iterator[tuple[str, list[Bar]]]:
+def _panels(comparison: Comparison) -> Iterator[tuple[str, list[plots.RunBar]]]:
     """Bars of every metric for plots.metric_bars; shares of copies in per cent. Yields: title,
     bars."""
     for metric in comparison.metrics:
         percent = metric.startswith("copy_share")
         scale = 100 if percent else 1
         bars = []
-        for run in comparison.runs:
-            ends = (run.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi"))
+        for evaluation in comparison.evaluations:
+            ends = (evaluation.metrics.get(f"{metric}{end}") for end in ("", "_lo", "_hi"))
             value, low, high = (None if end is None else scale * end for end in ends)
-            bars.append((run.label, value, low, high))
+            bars.append((evaluation.label, value, low, high))
         yield comparison.title(metric) + (", %" if percent else ""), bars
 
 
 def _common(comparison: Comparison, setting: str) -> Any:
     """The value of a setting that all runs share, or None if they differ."""
-    values = [run.settings.get(setting) for run in comparison.runs]
+    values = [evaluation.settings.get(setting) for evaluation in comparison.evaluations]
     return values[0] if all(v == values[0] for v in values) else None
 
 
@@ -119,7 +122,7 @@ def _draw(path: Path, comparison: Comparison) -> None:
     """Draw the distributions of similarity and the bars of every metric."""
     plots.comparison(
         path,
-        {run.label: run.scores for run in comparison.runs},
+        {evaluation.label: evaluation.scores for evaluation in comparison.evaluations},
         list(_panels(comparison)),
         threshold=_common(comparison, "copy_threshold"),
         descriptor=_common(comparison, "pt_style") or "descriptors differ*",

@@ -37,7 +37,7 @@ class NetworkRequest:
 
 
 @dataclass(frozen=True)
-class Network:
+class MetricNetwork:
     """A network that metrics read.
 
     `build(request)` returns {name of features: Extractor}: `name`, and any of `variants`. It raises
@@ -102,10 +102,10 @@ def build_pixels(request: NetworkRequest) -> dict[str, Extractor]:
     return {"mq": memorized.pixels(request.flags.mq_size)}
 
 
-INCEPTION = Network("fid", build_inception, variants=("fid_dcr",))
-TIMM = Network("fd", build_timm)
-CLIP = Network("clip", build_clip, variants=("clip_dcr",))
-PIXELS = Network("mq", build_pixels, own_precision=True)
+INCEPTION = MetricNetwork("fid", build_inception, variants=("fid_dcr",))
+TIMM = MetricNetwork("fd", build_timm)
+CLIP = MetricNetwork("clip", build_clip, variants=("clip_dcr",))
+PIXELS = MetricNetwork("mq", build_pixels, own_precision=True)
 
 
 # Which of them an evaluation needs ----------------------------------------------------------------
@@ -165,7 +165,7 @@ def _require_few_pairs(name: str, metric: Metric, request: NetworkRequest) -> No
 
 
 def _build_first(
-    alternatives: tuple[Network, ...],
+    alternatives: tuple[MetricNetwork, ...],
     request: NetworkRequest,
     networks: Networks,
     failed: dict[str, str],

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from utils.files.evaluation_folder import Evaluation
     from utils.runtime.parallel import Processes
 
-Record = TypeVar("Record")
+RecordType = TypeVar("RecordType")
 
 # From options to records --------------------------------------------------------------------------
 
 
-def _record_of(kind: type[Record], opts: RetrievalOptions, **more: Any) -> Record:
+def _record_of(kind: type[RecordType], opts: RetrievalOptions, **more: Any) -> RecordType:
     """Fill a record whose fields have the names of options. more: the fields that have other
     names."""
     names = [f.name for f in fields(kind) if f.name not in more]  # type: ignore[arg-type]
@@ -211,7 +211,9 @@ def run(
     Returns: None on the others."""
     dtype = devices.measuring_dtype(opts.mixed_precision, processes.device)
     with processes.together():
-        networks = build(plan.request, plan.sets, device=processes.device, dtype=dtype)
+        networks = build_evaluation_networks(
+            plan.request, plan.sets, device=processes.device, dtype=dtype
+        )
     reading = reader_settings(opts, processes)
     measured, sets = plan.training.measure(
         plan.request, plan.sets, networks, reading, processes.say
@@ -238,7 +240,7 @@ def run(
     return WrittenEvaluation(plan.folder.path, row, settings, table)
 
 
-def build(
+def build_evaluation_networks(
     request: EvaluationRequest, sets: Sets, *, device: torch.device, dtype: torch.dtype
 ) -> Networks:
     """Build the descriptor and the networks that the metrics read. UsageError if the descriptor, or

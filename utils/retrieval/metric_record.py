@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from utils.retrieval.evaluation_networks import Network
+from utils.retrieval.evaluation_networks import MetricNetwork
 from utils.retrieval.measured import CannotMeasureError, Measured
 
 Numbers = dict[str, float | int]  # key of metrics.json -> number
@@ -29,7 +29,7 @@ class Metric:
     # Every key that the metric writes begins with one of them.
     words: Mapping[str, str]
     # networks whose features it reads: the first that can be had is built; none: the descriptor
-    networks: tuple[Network, ...] = ()
+    networks: tuple[MetricNetwork, ...] = ()
     # fewest generated and training images
     least: tuple[int, int] = (1, 1)
     # whether it reads all training images, of which an index holds one descriptor each
@@ -61,7 +61,7 @@ def fits(pattern: str, key: str) -> bool:
 
 
 # ending of a key -> what it adds to the words of the key without it
-ENDS = {
+END_WORDS = {
     "_lo": "low end of the 95 % interval of {}",
     "_hi": "high end of the 95 % interval of {}",
     "_n": "number of images behind {}",
@@ -74,7 +74,7 @@ def words_of(key: str, words: Mapping[str, str]) -> str:
     its words}."""
     if key in words:
         return words[key]
-    for end, added in ENDS.items():
+    for end, added in END_WORDS.items():
         stem = key.removesuffix(end)
         if stem != key and words_of(stem, words):
             return added.format(stem)

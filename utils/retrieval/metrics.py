@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from utils.retrieval.evaluation_networks import CLIP, INCEPTION, PIXELS, TIMM, Network
+from utils.retrieval.evaluation_networks import CLIP, INCEPTION, PIXELS, TIMM, MetricNetwork
 from utils.retrieval.formulas import bootstrap, memorized
 from utils.retrieval.formulas import complexity as complexities
 from utils.retrieval.formulas import similarity as sim
@@ -305,7 +305,7 @@ def network_of(name: str, measured: Measured) -> str | None:
     return next((name for name in names if name in measured.networks.pairs), None)
 
 
-def all_networks() -> list[Network]:
+def all_networks() -> list[MetricNetwork]:
     """Every network that some metric reads, each once."""
     return list(dict.fromkeys(n for metric in METRICS.values() for n in metric.networks))
 

@@ -13,8 +13,8 @@ from utils.training import frozen_outputs
 
 if TYPE_CHECKING:
     from utils.runtime.parallel import Processes
-    from utils.training.frozen_outputs import Embeddings, Latents
-    from utils.training.training_job import Job
+    from utils.training.frozen_outputs import CachedEmbeddings, CachedLatents
+    from utils.training.training_job import PreparedRun
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _latents(job, folder, processes, *, views, draws):
             "latents are not cached: without --center_crop every draw has a different crop"
         )
         return None
-    latents = frozen_outputs.Latents(
+    latents = frozen_outputs.CachedLatents(
         folder,
         job.data.images,
         job.model.parts,
@@ -86,7 +86,9 @@ def _embeddings(job, folder, processes, *, draws, promised):
     if job.model.text_encoder is None or possible is None:
         return None
     prompts = sorted({p for k in job.data.images.keys for p in possible(job.data.prompts[k])})
-    embeddings = frozen_outputs.Embeddings(folder, prompts, job.model.parts, dtype=job.model.dtype)
+    embeddings = frozen_outputs.CachedEmbeddings(
+        folder, prompts, job.model.parts, dtype=job.model.dtype
+    )
     worth_it = _worth_it(
         embeddings,
         entries=len(prompts),
@@ -98,7 +100,9 @@ def _embeddings(job, folder, processes, *, draws, promised):
     return embeddings if worth_it else None
 
 
-def _fill(cached: Latents | Embeddings, rows: Iterator[int], label: str, processes: Processes):
+def _fill(
+    cached: CachedLatents | CachedEmbeddings, rows: Iterator[int], label: str, processes: Processes
+):
     """Compute the missing rows of a cache, by all processes, and open it."""
     missing = cached.rows.count_missing(processes.index, processes.count)
     for _ in progress(
@@ -113,7 +117,7 @@ def _fill(cached: Latents | Embeddings, rows: Iterator[int], label: str, process
 
 
 def encode_ahead(
-    job: Job, folder: Path, processes: Processes, *, views: Views, workers: int
+    job: PreparedRun, folder: Path, processes: Processes, *, views: Views, workers: int
 ) -> list[str]:
     """Compute latents and embeddings of captions where that pays, and set them in the model.
 

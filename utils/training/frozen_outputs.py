@@ -34,7 +34,7 @@ def _kept_as(dtype):
     return "float32" if dtype == torch.float32 else "float16"
 
 
-class Latents:
+class CachedLatents:
     """Posteriors of the run's images under a fixed crop: row i holds mean and standard deviation of
     image i and, with flips, of its mirror image."""
 
@@ -128,7 +128,7 @@ class _Reader(torch.utils.data.Dataset):
         return self.read(index)
 
 
-class Embeddings:
+class CachedEmbeddings:
     """Token embeddings of a fixed list of prompts."""
 
     def __init__(

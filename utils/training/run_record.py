@@ -15,7 +15,7 @@ from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from utils.files.run_folder import NewRun
-    from utils.training.training_job import Job
+    from utils.training.training_job import PreparedRun
 
 EARLIER = "the run in --output_dir was made with"
 # schedules that do not look at the number of steps
@@ -23,7 +23,7 @@ EXTENDABLE = ("constant", "constant_with_warmup")
 
 
 def record_of(
-    job: Job, run: NewRun, *, options: Mapping[str, Any], seed: int, processes: int
+    job: PreparedRun, run: NewRun, *, options: Mapping[str, Any], seed: int, processes: int
 ) -> dict[str, Any]:
     """run.json before the first step. options: {flag: value} as they are recorded; processes: how
     many take part."""

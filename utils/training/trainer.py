@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from utils.models.loading import DiffusionParts
     from utils.runtime.parallel import Team
-    from utils.training.frozen_outputs import Embeddings, Latents
+    from utils.training.frozen_outputs import CachedEmbeddings, CachedLatents
     from utils.training.loss_control import LossRule
     from utils.training.train_mitigations import TrainHooks
 
@@ -109,8 +109,8 @@ class Trainer:
         self.team, self.dtype = computation.team, computation.dtype
         self.device = computation.accelerator.device
         self.split = 0  # the split that the copy trains on
-        self.cached_latents: Latents | None = None
-        self.cached_text: Embeddings | None = None
+        self.cached_latents: CachedLatents | None = None
+        self.cached_text: CachedEmbeddings | None = None
         self.noise_scheduler = parts.noise_scheduler
         self._set_up_networks(task)
         self._set_up_optimizer()

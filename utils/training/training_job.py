@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """A run that is ready for its first step."""
 
     model: trainer.Trainer
@@ -229,7 +229,9 @@ def _load_parts(opts: TrainOptions, seed: int) -> tuple[DiffusionParts, dict[str
     return parts, identity
 
 
-def build(opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, seed: int) -> Job:
+def prepare(
+    opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, seed: int
+) -> PreparedRun:
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
     parts, identity = _load_parts(opts, seed)
@@ -248,7 +250,7 @@ def build(opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, se
         optimised=_optimisation(opts, per_step=per_step, steps=plan.steps),
     )
     draws = _draws(opts, captioned, splits, hooks, team=team, seed=seed)
-    return Job(
+    return PreparedRun(
         model=model,
         copies=ensemble.Ensemble(model, plan, draws),
         data=captioned,
@@ -291,7 +293,7 @@ def _trainer(
 # Before the first step ----------------------------------------------------------------------------
 
 
-def require_host_memory(job: Job, say: Callable[[str], None]) -> None:
+def require_host_memory(job: PreparedRun, say: Callable[[str], None]) -> None:
     """Print what waiting copies need in host memory and what is free; UsageError when it is not
     enough."""
     import psutil
@@ -312,7 +314,7 @@ def require_host_memory(job: Job, say: Callable[[str], None]) -> None:
         )
 
 
-def encode(job: Job, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
+def encode(job: PreparedRun, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
     """Compute the outputs of the frozen networks ahead (--cache_latents auto) into `folder`.
     Returns: those of "latents" and "captions" that are cached."""
     if opts.cache_latents == "off":

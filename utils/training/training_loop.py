@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from utils.runtime.parallel import Processes
     from utils.training.ensemble import Progress
     from utils.training.step_reports import StepReport, Summary
-    from utils.training.training_job import Job
+    from utils.training.training_job import PreparedRun
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Due:
 
 
 class Loop:
-    """Runs a Job from a position to its end."""
+    """Runs a PreparedRun from a position to its end."""
 
     def __init__(
         self,
-        job: Job,
+        job: PreparedRun,
         settings: LoopSettings,
         run: NewRun,
         processes: Processes,
@@ -330,7 +330,7 @@ class Loop:
         )
 
 
-def skip_counts(job: Job, processes: Processes) -> torch.Tensor | None:
+def skip_counts(job: PreparedRun, processes: Processes) -> torch.Tensor | None:
     """How often the loss rule saw and dropped every image, over all copies. Returns: int [N, 2] on
     the CPU, or None without a rule."""
     model = job.model

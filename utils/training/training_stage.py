@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from utils.files.run_folder import NewRun
     from utils.runtime.parallel import Processes
     from utils.training.training_inputs import TrainingInputs
-    from utils.training.training_job import Job
+    from utils.training.training_job import PreparedRun
     from utils.training.training_loop import Loop
 
 
@@ -123,7 +123,7 @@ def start(
         given = plan.record["seed"]
     seed = launching.shared_seed(given)
     plan.run.writes = processes.main
-    job = training_job.build(opts, plan.inputs, accelerator, seed)
+    job = training_job.prepare(opts, plan.inputs, accelerator, seed)
     record = run_record.record_of(
         job, plan.run, options=plan.options, seed=seed, processes=processes.count
     )
@@ -144,7 +144,7 @@ def start(
     return loop, record
 
 
-def encoded(opts: TrainOptions, plan: RunPlan, job: Job, processes: Processes) -> list[str]:
+def encoded(opts: TrainOptions, plan: RunPlan, job: PreparedRun, processes: Processes) -> list[str]:
     """Encode images and captions ahead; a line says when a resumed run caches other outputs of the
     frozen networks than before. Returns: those of "latents" and "captions" that are cached."""
     kept = training_job.encode(job, opts, plan.run.cache_path, processes)
