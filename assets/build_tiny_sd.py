@@ -1,12 +1,11 @@
 """Build assets/tiny-sd: Stable Diffusion's architecture, small enough for a laptop, pretrained on
 scenes.
 
-    python assets/build_tiny_sd.py                 # tokenizer, autoencoder, text encoder and U-Net,
-figures, model card
+    python assets/build_tiny_sd.py    # tokenizer, autoencoder, text encoder, U-Net, figures, card
 
-Every batch is a function of (seed, stage, step), and a state is kept every few minutes under
---work_dir: stop it at any time and start it again. The scenes come from a stream of their own that
-no --seed of the scenes command reaches, and the figures from a third one
+Every batch is a function of (seed, stage, step), and the state is saved to --work_dir every few
+minutes: stop the build at any time and start it again. The scenes come from a random stream of
+their own, which no --seed of the scenes command reaches, and the figures from a third one
 (utils/runtime/seeding.py)."""
 
 import argparse
@@ -35,12 +34,12 @@ from utils.training import latents as lat
 from utils.training.ema import decay_at
 
 HERE = Path(__file__).resolve().parent
-EMPTY_SHARE = 0.10  # captions left empty, for classifier-free guidance
-# captions that carry one to three words that no scene shows, as captions of the web do
+EMPTY_SHARE = 0.10  # of captions: replaced by an empty one, for classifier-free guidance
+# of captions: get one to three words that no scene shows, as captions on the web have
 EXTRA_SHARE = 0.20
-# of those words, numbers: else a digit would be an embedding that was never trained
+# of those words: numbers; without them the embeddings of digits would never be trained
 NUMBER_SHARE = 0.10
-CHUNK, PASSES = 2048, 2  # each scene is drawn once, seen twice by the U-Net, then never again
+CHUNK, PASSES = 2048, 2  # scenes per chunk; how often the U-Net trains on each scene
 BATCH = 16
 FIGURE_CAPTIONS = 200
 
@@ -49,15 +48,16 @@ FIGURE_CAPTIONS = 200
 
 
 def draw_chunk(chunk):
-    """Scenes chunk * CHUNK ... of the pretraining stream. Returns: uint8 [CHUNK, 64, 64, 3],
-    captions [CHUNK][5]."""
+    """Draw the scenes from number chunk * CHUNK on, from the pretraining stream.
+
+    Returns: uint8 [CHUNK, 64, 64, 3], captions [CHUNK][5]."""
     drawn = [scenes.scene_at(chunk * CHUNK + i, stream="tiny-sd/pretraining") for i in range(CHUNK)]
     return np.stack([np.asarray(s.image) for s in drawn]), [s.captions for s in drawn]
 
 
 def chunks_from(first):
-    """Yield (number, images, captions) from chunk `first` on, each drawn in another process while
-    the last is used."""
+    """Yield (number, images, captions) from chunk `first` on. Another process draws the next chunk
+    while the caller uses the current one."""
     with ProcessPoolExecutor(1) as pool:
         ahead = pool.submit(draw_chunk, first)
         while True:
@@ -68,23 +68,21 @@ def chunks_from(first):
 
 
 def to_pixels(images, device):
-    """uint8 [B, 64, 64, 3] -> float32 [B, 3, 64, 64] in [-1, 1]."""
+    """Convert uint8 [B, 64, 64, 3] to float32 [B, 3, 64, 64] in [-1, 1]."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def training_caption(captions, rng, words):
-    """One of the five captions, now and then empty or with one to three words of no meaning
-    here."""
+    """Choose one of the five captions, sometimes empty or with one to three added words."""
     if rng.random() < EMPTY_SHARE:
         return ""
     text = captions[rng.integers(len(captions))].split(" ")
     if rng.random() < EXTRA_SHARE:
         for _ in range(rng.integers(1, 4)):
-            word = (
-                str(rng.integers(100_000))
-                if rng.random() < NUMBER_SHARE
-                else words[rng.integers(len(words))]
-            )
+            if rng.random() < NUMBER_SHARE:
+                word = str(rng.integers(100_000))
+            else:
+                word = words[rng.integers(len(words))]
             text.insert(rng.integers(len(text) + 1), word)
     return " ".join(text)
 
@@ -93,8 +91,8 @@ def training_caption(captions, rng, words):
 
 
 class Stage:
-    """A named stage of the build: modules, EMA copies, AdamW with a cosine rate, and a state that
-    is whole or absent."""
+    """A stage of the build: modules, their EMA copies, AdamW with a cosine rate, and a state file
+    that is either complete or absent."""
 
     def __init__(self, name, modules, *, steps, lr, ema, args, made_for=()):
         self.name, self.modules, self.steps, self.lr, self.decay = name, modules, steps, lr, ema
@@ -109,13 +107,14 @@ class Stage:
         self.made_for = {"seed": args.seed, "steps": steps, **dict(made_for)}
 
     def load(self):
+        """Continue from the state file, if it exists."""
         if not self.path.exists():
             return
         state = load_file(self.path)
         info = json.loads(self.path.with_suffix(".json").read_text())
         if info.get("made_for", self.made_for) != self.made_for:
             sys.exit(
-                f"{self.path} was made for {info['made_for']}, not {self.made_for}; give another"
+                f"{self.path} was made for {info['made_for']}, not {self.made_for}; use another"
                 " --work_dir"
             )
         for key, module in self.modules.items():
@@ -147,6 +146,7 @@ class Stage:
         )
 
     def update(self, loss, warm_up=200):
+        """Take an optimizer step and update the EMA copies."""
         for group in self.optimizer.param_groups:
             decayed = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
             group["lr"] = self.lr * min(1.0, (self.step + 1) / warm_up) * decayed
@@ -174,7 +174,7 @@ class Stage:
             )
 
     def run(self, batches, loss_of, *, save_every):
-        """Train until `steps`; batches yield from step `self.step` on."""
+        """Train until `steps`. batches(step) yields the batches from that step on."""
         while self.step < self.steps:
             for batch in batches(self.step):
                 started = time.perf_counter()
@@ -187,6 +187,7 @@ class Stage:
                     break
 
     def take_ema(self):
+        """Replace the weights by their EMA copies, and freeze the modules."""
         for key, module in self.modules.items():
             module.load_state_dict(self.ema[key])
             module.eval().requires_grad_(False)
@@ -210,10 +211,9 @@ def train_autoencoder(vae, args):
         generator = seeding.torch_generator(args.seed, "tiny-sd/training", 1, step)
         noise = torch.randn(posterior.mean.shape, generator=generator).to(args.device)
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
-        # a whisper of KL keeps latents centred and of bounded size, as in latent diffusion
-        return (reconstruction - pixels).square().mean() + 1e-5 * posterior.kl().mean() / noise[
-            0
-        ].numel()
+        # a very small KL term keeps latents centred and bounded, as in latent diffusion
+        kl = 1e-5 * posterior.kl().mean() / noise[0].numel()
+        return (reconstruction - pixels).square().mean() + kl
 
     if stage.step < stage.steps:
         stage.run(batches, loss_of, save_every=per_chunk)
@@ -223,7 +223,7 @@ def train_autoencoder(vae, args):
 
 @torch.no_grad()
 def encode_all(vae, images, device):
-    """uint8 [N, 64, 64, 3] -> the posterior's mean and std, each [N, 4, 16, 16], unscaled."""
+    """Encode uint8 [N, 64, 64, 3]. Returns: posterior mean and std, unscaled [N, 4, 16, 16]."""
     parts = [
         vae.encode(to_pixels(images[i : i + 64], device)).latent_dist
         for i in range(0, len(images), 64)
@@ -232,44 +232,48 @@ def encode_all(vae, images, device):
 
 
 def measure_scaling_factor(vae, args):
+    """Return the factor that gives the latents of the first chunk unit variance."""
     images, _ = draw_chunk(0)
     mean, std = encode_all(vae, images, args.device)
-    noise = torch.randn(
-        mean.shape, generator=seeding.torch_generator(args.seed, "tiny-sd/training", 2)
-    ).to(args.device)
+    generator = seeding.torch_generator(args.seed, "tiny-sd/training", 2)
+    noise = torch.randn(mean.shape, generator=generator).to(args.device)
     return round(1 / (mean + std * noise).std().item(), 5)
 
 
 def train_unet(vae, tokenizer, text_encoder, unet, args):
-    from diffusers import DDPMScheduler
-
-    of_ddim = ("set_alpha_to_one", "steps_offset")
-    scheduler = DDPMScheduler(
-        **{k: v for k, v in tiny_sd_parts.SCHEDULER.items() if k not in of_ddim}
-    )
     modules = {"text_encoder": text_encoder, "unet": unet}
-    vocabulary = hashlib.sha256(
-        json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
-    ).hexdigest()[:8]
-    # embeddings learned for other ids would be noise, and nothing else would show it
-    made_for = {"vocabulary": vocabulary}
+    # a state for another vocabulary has embeddings for other ids, and nothing else would show it
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    made_for = {"vocabulary": hashlib.sha256(vocabulary).hexdigest()[:8]}
     stage = Stage(
         "unet", modules, steps=args.unet_steps, lr=1.2e-3, ema=0.9995, args=args, made_for=made_for
     )
     stage.load()
-    words = tiny_sd_parts.common_words()
     per_chunk = CHUNK * PASSES // BATCH
 
     def batches(step):
         for number, images, captions in chunks_from(step // per_chunk):
             mean, std = encode_all(vae, images, args.device)
             rng = seeding.numpy_rng(args.seed, "tiny-sd/training", 3, number)
-            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)]).reshape(
-                -1, BATCH
-            )
-            for picked in order[step % per_chunk :]:
+            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)])
+            for picked in order.reshape(-1, BATCH)[step % per_chunk :]:
                 yield mean[picked], std[picked], [captions[i] for i in picked]
             step = 0
+
+    if stage.step < stage.steps:
+        loss_of = denoising_loss(vae, tokenizer, text_encoder, unet, args)
+        stage.run(batches, loss_of, save_every=per_chunk)
+    stage.take_ema()
+    return stage
+
+
+def denoising_loss(vae, tokenizer, text_encoder, unet, args):
+    """Return the loss of the U-Net's stage: (step, batch) -> scalar tensor."""
+    from diffusers import DDPMScheduler
+
+    only_ddim = ("set_alpha_to_one", "steps_offset")
+    settings = {k: v for k, v in tiny_sd_parts.SCHEDULER.items() if k not in only_ddim}
+    scheduler, words = DDPMScheduler(**settings), tiny_sd_parts.common_words()
 
     def loss_of(step, batch):
         mean, std, captions = batch
@@ -286,31 +290,56 @@ def train_unet(vae, tokenizer, text_encoder, unet, args):
         pred = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids)[0]).sample
         return lat.squared_error(pred, noise).mean()
 
-    if stage.step < stage.steps:
-        stage.run(batches, loss_of, save_every=per_chunk)
-    stage.take_ema()
-    return stage
+    return loss_of
 
 
-# Its figures, its card ----------------------------------------------------------------------------
+# Figures and model card ---------------------------------------------------------------------------
 
 
 def measure(folder, args):
-    """The figures that tiny-sd must reach, on held-out captions. Returns: a dict, also printed."""
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+    """Compute the figures that tiny-sd must reach, on held-out captions, and print them.
 
-    from utils.data.transforms import pixel_input
-    from utils.retrieval.descriptors.extractors import pixel_network
-    from utils.retrieval.formulas.similarity import normalised, top_matches
+    Returns: {figure: number}."""
+    from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(args.device)
     pipeline.set_progress_bar_config(disable=True)
     held_out = [scenes.scene_at(i, stream="tiny-sd/held-out") for i in range(FIGURE_CAPTIONS)]
+    psnr = autoencoder_psnr(pipeline.vae, held_out, args.device)
+    generated = generate(pipeline, held_out, args.seed)
+    copies = copy_shares({"generated": generated, "held-out": [s.image for s in held_out]})
+    right = [
+        scene_reader.read_background(i) == s.spec.background
+        for i, s in zip(generated, held_out, strict=True)
+    ]
+    rule = [scene_reader.read_background(s.image) == s.spec.background for s in held_out]
+    figures = {
+        "captions": FIGURE_CAPTIONS,
+        "autoencoder_psnr_db": round(psnr, 2),
+        "background_right": float(np.mean(right)),
+        "background_rule_right_on_scenes": float(np.mean(rule)),
+        "copies_of_first_2000": copies["generated"],
+        "chance_copies_of_held_out_scenes": copies["held-out"],
+    }
+    print(json.dumps(figures, indent=1))
+    save_samples(Path(args.work_dir) / "samples.png", held_out, generated)
+    return figures
+
+
+def autoencoder_psnr(vae, held_out, device):
+    """Return the mean PSNR of reconstructed scenes, in dB."""
     images = np.stack([np.asarray(s.image) for s in held_out])
-    mean, _ = encode_all(pipeline.vae, images, args.device)
+    mean, _ = encode_all(vae, images, device)
     with torch.no_grad():
-        decoded = pipeline.vae.decode(mean).sample.clamp(-1, 1)
-    error = (decoded / 2 - to_pixels(images, args.device) / 2).square().flatten(1).mean(1)
+        decoded = vae.decode(mean).sample.clamp(-1, 1)
+    error = (decoded / 2 - to_pixels(images, device) / 2).square().flatten(1).mean(1)
+    return (-10 * error.log10()).mean().item()
+
+
+def generate(pipeline, held_out, seed):
+    """Generate an image for the first caption of each scene. Returns: [PIL image]."""
+    from diffusers import DPMSolverMultistepScheduler
+
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     generated = []
     for start in range(0, FIGURE_CAPTIONS, 20):
@@ -319,44 +348,41 @@ def measure(folder, args):
             [held_out[i].captions[0] for i in batch],
             num_inference_steps=25,
             guidance_scale=3.0,
-            generator=[seeding.torch_generator(args.seed, "tiny-sd/training", 6, i) for i in batch],
+            generator=[seeding.torch_generator(seed, "tiny-sd/training", 6, i) for i in batch],
         ).images
-    first, _ = draw_chunk(0)
+    return generated
+
+
+def copy_shares(sets):
+    """Compute the share of copies of the first 2,000 training scenes in each set of PIL images."""
     from PIL import Image
+
+    from utils.data.transforms import pixel_input
+    from utils.retrieval.descriptors.extractors import pixel_network
+    from utils.retrieval.formulas.similarity import normalised, top_matches
 
     def described(pictures):
         return normalised(pixel_network(torch.stack([pixel_input(p) for p in pictures])))
 
-    train = described([Image.fromarray(a) for a in first[:2000]])
-    scores = {}
-    for name, queries in (
-        ("generated", generated),
-        ("held-out scenes", [s.image for s in held_out]),
-    ):
-        best, _ = top_matches(described(queries), train, k=1)
-        scores[name] = (best[:, 0] > 0.95).float().mean().item()
-    right = [
-        scene_reader.read_background(i) == s.spec.background
-        for i, s in zip(generated, held_out, strict=True)
-    ]
-    rule = [scene_reader.read_background(s.image) == s.spec.background for s in held_out]
-    figures = {
-        "captions": FIGURE_CAPTIONS,
-        "autoencoder_psnr_db": round((-10 * error.log10()).mean().item(), 2),
-        "background_right": float(np.mean(right)),
-        "background_rule_right_on_scenes": float(np.mean(rule)),
-        "copies_of_first_2000": scores["generated"],
-        "chance_copies_of_held_out_scenes": scores["held-out scenes"],
-    }
-    print(json.dumps(figures, indent=1))
+    first, _ = draw_chunk(0)
+    train, shares = described([Image.fromarray(a) for a in first[:2000]]), {}
+    for name, pictures in sets.items():
+        best, _ = top_matches(described(pictures), train, k=1)
+        shares[name] = (best[:, 0] > 0.95).float().mean().item()
+    return shares
+
+
+def save_samples(path, held_out, generated):
+    """Save up to 64 pairs of a held-out scene and the image generated from its caption."""
+    from PIL import Image
+
     sheet = Image.new("RGB", (16 * 64, 8 * 64))
     for i in range(min(64, FIGURE_CAPTIONS)):
         x, y = 2 * (i % 8) * 64, i // 8 * 64
         sheet.paste(held_out[i].image, (x, y))
         sheet.paste(generated[i], (x + 64, y))
-    with whole_file(Path(args.work_dir) / "samples.png") as part:
+    with whole_file(path) as part:
         sheet.save(part, format="PNG")
-    return figures
 
 
 def model_card(figures, facts):
@@ -364,63 +390,67 @@ def model_card(figures, facts):
     return template.format(**figures, **facts)
 
 
+def build_model(args):
+    """Train all parts and save the pipeline. Returns: facts for the model card."""
+    torch.manual_seed(seeding.derive_seed(args.seed, "tiny-sd/training", 0))  # initial weights
+    tokenizer, share = tiny_sd_parts.build_tokenizer()
+    vae = tiny_sd_parts.build_autoencoder().to(args.device)
+    text_encoder = tiny_sd_parts.build_text_encoder(tokenizer).to(args.device)
+    unet = tiny_sd_parts.build_unet().to(args.device)
+    parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
+    print(" ".join(f"{k}: {v / 1e6:.2f} M" for k, v in sizes.items()), flush=True)
+    first = train_autoencoder(vae, args)
+    vae.register_to_config(scaling_factor=measure_scaling_factor(vae, args))
+    second = train_unet(vae, tokenizer, text_encoder, unet, args)
+    tiny_sd_parts.save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
+    losses = [t.item() for t in second.losses[-1000:]]
+    return {
+        "ids": len(tokenizer),
+        "word_share": share,
+        "scaling_factor": vae.config.scaling_factor,
+        **{f"{k}_parameters": v for k, v in sizes.items()},
+        "autoencoder_steps": first.steps,
+        "autoencoder_minutes": first.seconds / 60,
+        "unet_steps": second.steps,
+        "unet_minutes": second.seconds / 60,
+        "scenes_seen": second.steps * BATCH // PASSES,
+        "loss": sum(losses) / len(losses) if losses else None,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}",
+        "torch": torch.__version__,
+        "seed": args.seed,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default=str(HERE / "tiny-sd"))
-    parser.add_argument("--work_dir", default=str(HERE / "build"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder_steps", type=int, default=2048)
-    parser.add_argument("--unet_steps", type=int, default=19_968)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", default=str(HERE / "tiny-sd"), help="folder of the pipeline")
+    parser.add_argument("--work_dir", default=str(HERE / "build"), help="folder of the states")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, noise and figures")
+    parser.add_argument(
+        "--autoencoder_steps", type=int, default=2048, help="training steps of the autoencoder"
+    )
+    parser.add_argument(
+        "--unet_steps", type=int, default=19_968, help="training steps of text encoder and U-Net"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device"
+    )
     parser.add_argument(
         "--figures_only",
         action="store_true",
-        help="measure the folder --out again and rewrite its card",
+        help="only measure the pipeline in --out again and rewrite its model card",
     )
     args = parser.parse_args(argv)
 
     facts_path = Path(args.work_dir) / "facts.json"
     if not args.figures_only:
-        torch.manual_seed(seeding.derive_seed(args.seed, "tiny-sd/training", 0))  # initial weights
-        tokenizer, share = tiny_sd_parts.build_tokenizer()
-        vae = tiny_sd_parts.build_autoencoder().to(args.device)
-        text_encoder, unet = (
-            tiny_sd_parts.build_text_encoder(tokenizer).to(args.device),
-            tiny_sd_parts.build_unet().to(args.device),
-        )
-        parts = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
-        sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in parts.items()}
-        print(" ".join(f"{k}: {v / 1e6:.2f} M" for k, v in sizes.items()), flush=True)
-        first = train_autoencoder(vae, args)
-        vae.register_to_config(scaling_factor=measure_scaling_factor(vae, args))
-        second = train_unet(vae, tokenizer, text_encoder, unet, args)
-        tiny_sd_parts.save_pipeline({**parts, "tokenizer": tokenizer}, args.out)
-        losses = [t.item() for t in second.losses[-1000:]]
-        write_json(
-            facts_path,
-            {
-                "ids": len(tokenizer),
-                "word_share": share,
-                "scaling_factor": vae.config.scaling_factor,
-                **{f"{k}_parameters": v for k, v in sizes.items()},
-                "autoencoder_steps": first.steps,
-                "autoencoder_minutes": first.seconds / 60,
-                "unet_steps": second.steps,
-                "unet_minutes": second.seconds / 60,
-                "scenes_seen": second.steps * BATCH // PASSES,
-                "loss": sum(losses) / len(losses) if losses else None,
-                "machine": f"{os.cpu_count()} cores, {platform.machine()}, {args.device}",
-                "torch": torch.__version__,
-                "seed": args.seed,
-                "date": time.strftime("%Y-%m-%d"),
-            },
-        )
-    figures = measure(args.out, args)
-    write_text(
-        Path(args.out) / "README.md", model_card(figures, json.loads(facts_path.read_text()))
-    )
+        write_json(facts_path, build_model(args))
+    figures, facts = measure(args.out, args), json.loads(facts_path.read_text())
+    write_text(Path(args.out) / "README.md", model_card(figures, facts))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The parts of tiny-sd: Stable Diffusion's architecture, small, its tokenizer learned from two
-lists of words."""
+"""The parts of tiny-sd: small versions of Stable Diffusion's networks, and a tokenizer learned from
+two lists of words."""
 
 import json
 from pathlib import Path
@@ -23,10 +23,12 @@ SCHEDULER = {
 
 
 def common_words():
+    """Return the words of common_words.txt, as the tokenizer learns them."""
     return (HERE / "common_words.txt").read_text().split()
 
 
 def grammar_words():
+    """Return the words that captions of scenes use, sorted."""
     words = {*scenes.COLOURS, *scenes.SHAPES, *scenes.TEXTURES}
     for index in range(50):
         for caption in scenes.scene_at(index, stream="tiny-sd/pretraining").captions:
@@ -35,16 +37,17 @@ def grammar_words():
 
 
 def build_tokenizer():
-    """A CLIPTokenizer whose words are learned by BPE from two lists until every one of them is a
-    single id."""
+    """Build a CLIPTokenizer by BPE from two lists of words, each of which becomes a single id.
+
+    Returns: (tokenizer, share of its ids that are whole words)."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     words = [*grammar_words(), *common_words()]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # the trainer breaks ties by id, and numbers the letters that end a word in the order of a hash
-    # table: number them here
+    # The trainer breaks ties by id, and numbers the letters at the end of a word in the order of a
+    # hash table, which changes from run to run: number them here.
     ends = sorted({word[-1] + "</w>" for word in words})
     bpe.train_from_iterator(
         words,
@@ -53,7 +56,7 @@ def build_tokenizer():
         ),
     )
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    # the tokenizer lower-cases: printable ASCII without capitals, each inside a word and at its end
+    # printable ASCII without capitals (the tokenizer lower-cases), inside a word and at its end
     characters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
     ids = [*characters, *(c + "</w>" for c in characters), *("".join(m) for m in merges)]
     ids = [*dict.fromkeys(ids), "<|startoftext|>", "<|endoftext|>"]
@@ -62,7 +65,7 @@ def build_tokenizer():
     )
     split = [w for w in words if len(tokenizer(w).input_ids) != 3]
     if split:
-        raise RuntimeError(f"words of more than one id: {split[:5]}")
+        raise RuntimeError(f"some words have more than one id: {split[:5]}")
     share = len(set(words)) / (len(tokenizer) - 2)
     print(f"tokenizer: {len(tokenizer)} ids, {share:.2f} of the ordinary ones are whole words")
     return tokenizer, share

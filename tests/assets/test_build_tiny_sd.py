@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from assets import build_tiny_sd as build
 from assets import tiny_sd_parts
+from benchmarks.commands import flag_strings
 
 
 @pytest.fixture
@@ -23,15 +24,10 @@ def weights(folder):
 def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_path, capsys):
     from diffusers import StableDiffusionPipeline
 
-    def made(name, *, stop_after=None):
-        arguments = [
-            "--out",
-            str(tmp_path / name),
-            "--work_dir",
-            str(tmp_path / f"work-{name}"),
-            "--device",
-            "cpu",
-        ]
+    def weights_of_build(name, *, stop_after=None):
+        folders = {"--out": tmp_path / name, "--work_dir": tmp_path / f"work-{name}"}
+        sizes = {"--device": "cpu", "--autoencoder_steps": 4, "--unet_steps": 16}
+        arguments = flag_strings(folders | sizes)
         if stop_after is not None:
             with pytest.MonkeyPatch.context() as patch:
                 update, count = build.Stage.update, iter(range(stop_after))
@@ -43,12 +39,12 @@ def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_
 
                 patch.setattr(build.Stage, "update", dies)
                 with pytest.raises(KeyboardInterrupt):
-                    build.main([*arguments, "--autoencoder_steps", "4", "--unet_steps", "16"])
-        build.main([*arguments, "--autoencoder_steps", "4", "--unet_steps", "16"])
+                    build.main(arguments)
+        build.main(arguments)
         return weights(tmp_path / name)
 
-    # in the second chunk of the U-Net's stage
-    whole, continued = made("whole"), made("stopped", stop_after=14)
+    # stopped in the second chunk of the U-Net's stage
+    whole, continued = weights_of_build("whole"), weights_of_build("stopped", stop_after=14)
     assert "unet: continues at step 8" in capsys.readouterr().out
     for name in whole:
         assert torch.equal(continued[name], whole[name]), name
@@ -60,16 +56,8 @@ def test_a_stopped_build_continues_to_the_same_model_and_measures_it(small, tmp_
 
 
 def test_a_state_of_another_seed_is_refused(small, tmp_path):
-    arguments = [
-        "--out",
-        str(tmp_path / "m"),
-        "--work_dir",
-        str(tmp_path / "w"),
-        "--device",
-        "cpu",
-        "--autoencoder_steps",
-        "4",
-    ]
+    folders = {"--out": tmp_path / "m", "--work_dir": tmp_path / "w"}
+    arguments = flag_strings(folders | {"--device": "cpu", "--autoencoder_steps": 4})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "train_unet", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -79,8 +67,9 @@ def test_a_state_of_another_seed_is_refused(small, tmp_path):
 
 
 def test_a_state_of_another_vocabulary_is_refused(small, tmp_path, monkeypatch):
-    arguments = ["--out", str(tmp_path / "m"), "--work_dir", str(tmp_path / "w"), "--device", "cpu"]
-    arguments += ["--autoencoder_steps", "4", "--unet_steps", "8"]
+    folders = {"--out": tmp_path / "m", "--work_dir": tmp_path / "w"}
+    sizes = {"--device": "cpu", "--autoencoder_steps": 4, "--unet_steps": 8}
+    arguments = flag_strings(folders | sizes)
     monkeypatch.setattr(
         tiny_sd_parts, "save_pipeline", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
     )
@@ -96,8 +85,8 @@ def test_extra_words_and_empty_captions_come_as_often_as_the_card_says():
     import numpy as np
 
     rng, words = np.random.default_rng(0), tiny_sd_parts.common_words()
-    made = [build.training_caption(("a red circle",), rng, words) for _ in range(4000)]
-    assert np.mean([m == "" for m in made]) == pytest.approx(0.10, abs=0.02)
-    extra = [len(m.split()) - 3 for m in made if m and m != "a red circle"]
+    captions = [build.training_caption(("a red circle",), rng, words) for _ in range(4000)]
+    assert np.mean([c == "" for c in captions]) == pytest.approx(0.10, abs=0.02)
+    extra = [len(c.split()) - 3 for c in captions if c and c != "a red circle"]
     assert len(extra) / 4000 == pytest.approx(0.9 * 0.20, abs=0.02)
     assert set(extra) == {1, 2, 3}
