@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from utils.cli import flags
-from utils.reports import tracking
 from utils.reports.progress import progress
 from utils.retrieval import (
     evaluation_files,
     evaluation_inputs,
     evaluation_record,
+    evaluation_report,
     feature_cache,
     measurement,
     metrics,
 )
 from utils.retrieval.evaluation_files import Evaluated, Output
 from utils.retrieval.evaluation_networks import NetworkRequest, Networks, build_networks
+from utils.retrieval.evaluation_report import TrackerChoice, WrittenEvaluation
 from utils.retrieval.evaluation_request import (
     DescriptorChoice,
     EvaluationInputs,
@@ -34,7 +35,6 @@ from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.measured import Measured
 from utils.runtime import devices
-from utils.runtime.errors import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,15 @@ def request_of(opts: RetrievalOptions) -> EvaluationRequest:
 def output_of(opts: RetrievalOptions) -> Output:
     """What the options ask to write."""
     return Output(opts.output_dir, save_scores=not opts.dontsave, workers=opts.num_workers)
+
+
+def tracker_choice(opts: RetrievalOptions) -> TrackerChoice:
+    """Which tracker the options ask for."""
+    return TrackerChoice(
+        "none" if opts.noeval else opts.report_to,
+        project=opts.wandb_project,
+        run_name=opts.run_name,
+    )
 
 
 # Training images: a folder, or an index -----------------------------------------------------------
@@ -147,7 +156,7 @@ def evaluate(opts: RetrievalOptions, processes: Processes, training: TrainingSid
         return
     written = run(opts, processes, planned)
     if written is not None:
-        report(opts, written)
+        evaluation_report.report(written, tracker_choice(opts), processes.say)
 
 
 # Plan ---------------------------------------------------------------------------------------------
@@ -191,17 +200,6 @@ def plan(opts: RetrievalOptions, processes: Processes, training: TrainingSide) -
 
 
 # Run ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WrittenEvaluation:
-    """An evaluation that was written."""
-
-    folder: Path
-    row: dict[str, float | int]  # numbers of metrics.json
-    settings: dict[str, Any]
-    # rows of the page's table, {name: picture as JPEG}
-    table: tuple[list[dict[str, Any]], dict[str, bytes]]
 
 
 def run(
@@ -295,42 +293,3 @@ def say_notes(
         replaces=path if (path / "metrics.json").exists() else None,
     ):
         say(line)
-
-
-# Report -------------------------------------------------------------------------------------------
-
-
-def report(opts: RetrievalOptions, written: WrittenEvaluation) -> None:
-    """Print where the results are, and send them to the tracker."""
-    keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
-    print("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))
-    print(f"report: {written.folder / 'report.html'}")
-    try:
-        hint = track(opts, written)
-    except Exception as error:  # noqa: BLE001 - a tracker's; the evaluation is written all the same
-        hint = (
-            f"--report_to={opts.report_to!r} failed ({first_line(error)}); the evaluation is"
-            " complete"
-        )
-    if hint:
-        print(hint)
-
-
-def track(opts: RetrievalOptions, written: WrittenEvaluation) -> str | None:
-    """Send numbers, plots, the first gallery pages and the matches to the tracker. Returns: its
-    hint, or None."""
-    tracker = tracking.open_tracker(
-        "none" if opts.noeval else opts.report_to,
-        folder=written.folder.parent,
-        project=tracking.project_name(opts.wandb_project, "imsimv2_retrieval"),
-        name=opts.run_name,
-        config=written.settings,
-    )
-    tracker.log(written.row, 0)
-    for path in sorted((written.folder / "plots").glob("*.png")):
-        tracker.image(f"plots/{path.stem}", path, 0)  # a number may have the plot's name
-    for page in sorted((written.folder / "gallery").glob("*.png"))[:3]:
-        tracker.image(f"gallery/{page.stem}", page, 0)
-    tracker.table("matches", *written.table, 0)
-    tracker.finish()
-    return tracker.hint
