@@ -287,16 +287,14 @@ def our_passes(network):
 
     from utils.retrieval import feature_cache, features
     from utils.retrieval.descriptors import sscd
-    from utils.retrieval.descriptors.network import Wanted
+    from utils.retrieval.descriptors.network import NetworkChoice, Wanted
     from utils.runtime import launching, parallel
 
     processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
     wanted = Wanted(
         device=processes.device,
         dtype=torch.float32,
-        arch="resnet50",
-        preset="dcr",
-        weights=str(network),
+        choice=NetworkChoice(arch="resnet50", preset="dcr", weights=str(network)),
     )
     extractors = {"descriptor": sscd.build(wanted)}
 

@@ -52,7 +52,8 @@ def index_of(
 
 def image_index(root, images, captions=None, *, pt_style="pixel", arch=None, **more):
     """An opened index of an ImageSet, of one shard. captions: {key: [caption]}."""
-    wanted = network.Wanted(device=torch.device("cpu"), dtype=torch.float32, arch=arch)
+    choice = network.NetworkChoice(arch=arch)
+    wanted = network.Wanted(device=torch.device("cpu"), dtype=torch.float32, choice=choice)
     extractor = extractors.EXTRACTORS[pt_style](wanted)
     opened = [images.open(i) for i in range(len(images))]
     with torch.no_grad():

@@ -5,15 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.retrieval.descriptors.network import Wanted
+from utils.retrieval.descriptors.network import NetworkChoice, Wanted
 
 
 @pytest.fixture(scope="session")
 def wanted():
-    """wanted(arch=..., ...) -> Wanted, on the CPU in float32."""
+    """wanted(arch=..., ...) -> Wanted, on the CPU in float32; fields of its choice, and its flag."""
 
-    def make(**given):
-        return Wanted(device=torch.device("cpu"), dtype=torch.float32, **given)
+    def make(flag="--arch", **chosen):
+        choice = NetworkChoice(**chosen)
+        return Wanted(device=torch.device("cpu"), dtype=torch.float32, choice=choice, flag=flag)
 
     return make
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.retrieval.descriptors import clip, inception, timm_models
-from utils.retrieval.descriptors.network import Extractor, Wanted
+from utils.retrieval.descriptors.network import Extractor, NetworkChoice, Wanted
 from utils.retrieval.descriptors.weights import WeightsMissingError
 from utils.retrieval.evaluation_request import MetricFlags
 from utils.retrieval.formulas import memorized
@@ -73,7 +73,7 @@ def build_timm(request: NetworkRequest) -> dict[str, Extractor]:
     """The timm network of --fd_extractor; it sees training images as a generation shows them."""
     wanted = Wanted(
         flag="--fd_extractor",
-        arch=request.flags.fd_extractor,
+        choice=NetworkChoice(arch=request.flags.fd_extractor),
         device=request.device,
         dtype=request.dtype,
     )

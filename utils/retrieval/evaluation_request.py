@@ -6,12 +6,8 @@ Fields have the names of the flags that set them, without the dashes."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from utils.retrieval.descriptors.network import Wanted
-
-if TYPE_CHECKING:
-    import torch
+from utils.retrieval.descriptors.network import NetworkChoice
 
 
 @dataclass(frozen=True)
@@ -25,34 +21,11 @@ class EvaluationInputs:
     max_bad_images: float  # share of unreadable images above which the evaluation stops
 
 
-@dataclass(frozen=True)
-class DescriptorChoice:
+@dataclass(frozen=True, kw_only=True)
+class DescriptorChoice(NetworkChoice):
     """Which network describes images, and how it is used."""
 
     pt_style: str  # name in extractors.EXTRACTORS
-    arch: str
-    preset: str
-    weights: str | None
-    imsize: int | None  # side of the input in pixels; None: the network's own
-    multiscale: bool
-    layer: int | None  # block of a ViT, counted from the end
-    patch_tokens: bool
-    isvit: bool  # refuse a network that is no vision transformer
-
-    def wanted(self, *, device: torch.device, dtype: torch.dtype) -> Wanted:
-        """The same choice for a builder of extractors."""
-        return Wanted(
-            arch=self.arch,
-            preset=self.preset,
-            weights=self.weights,
-            imsize=self.imsize,
-            multiscale=self.multiscale,
-            layer=self.layer,
-            patch_tokens=self.patch_tokens,
-            isvit=self.isvit,
-            device=device,
-            dtype=dtype,
-        )
 
 
 @dataclass(frozen=True)

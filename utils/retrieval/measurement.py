@@ -12,7 +12,7 @@ import numpy as np
 from utils.data import image_sets
 from utils.retrieval import features, metrics
 from utils.retrieval.descriptors import extractors
-from utils.retrieval.descriptors.network import Extractor
+from utils.retrieval.descriptors.network import Extractor, Wanted
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import DescriptorChoice, EvaluationRequest, MatchSettings
 from utils.retrieval.evaluation_sets import Query, Sets, source_indices
@@ -60,7 +60,7 @@ def build_descriptor(
     choice: DescriptorChoice, *, device: torch.device, dtype: torch.dtype
 ) -> Extractor:
     """Build the descriptor of --pt_style."""
-    return extractors.EXTRACTORS[choice.pt_style](choice.wanted(device=device, dtype=dtype))
+    return extractors.EXTRACTORS[choice.pt_style](Wanted(device=device, dtype=dtype, choice=choice))
 
 
 def require_chunks(chunks: int | None, descriptor: Extractor) -> None:

@@ -70,19 +70,19 @@ class Clip:
 
 
 def build(wanted: Wanted) -> Extractor:
-    """Build the extractor of CLIP's image tower. wanted.arch: a published name, or open_clip's
-    `model` or `model:tag`."""
+    """Build the extractor of CLIP's image tower. wanted.choice.arch: a published name, or
+    open_clip's `model` or `model:tag`."""
     wanted.refuse("clip", "layer", "multiscale", "isvit")
-    name, _, tag = (wanted.arch or "").partition(":")
+    name, _, tag = (wanted.choice.arch or "").partition(":")
     towers = load(
         ARCHS.get(name, name),
-        wanted.weights or tag or "openai",
+        wanted.choice.weights or tag or "openai",
         wanted,
         flag="--arch",
         weights_flag="--weights",
     )
     extractor = towers.images()
-    return replace(extractor, record=extractor.record | {"arch": wanted.arch})
+    return replace(extractor, record=extractor.record | {"arch": wanted.choice.arch})
 
 
 def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag: str) -> Clip:
@@ -107,7 +107,7 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
     else:
         _require_tag(name, pretrained, flag, weights_flag)
         hub.offline_if_unreachable()
-    size = {"force_image_size": wanted.imsize} if wanted.imsize else {}
+    size = {"force_image_size": wanted.choice.imsize} if wanted.choice.imsize else {}
     refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, *hub.connection_errors())
     try:
         with _quiet():

@@ -41,12 +41,9 @@ class Extractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which network to build, and how it is used."""
+class NetworkChoice:
+    """Which network to build, and how it is used. Fields have the names of their flags."""
 
-    device: torch.device
-    dtype: torch.dtype
-    flag: str = "--arch"  # that names the network, for errors
     arch: str | None = None
     preset: str | None = None  # of SSCD's input
     weights: str | None = None  # a file, or a tag; None: the published weights
@@ -56,14 +53,23 @@ class Wanted:
     patch_tokens: bool = False  # of that block, instead of the CLS token
     isvit: bool = False  # anything but a vision transformer is an error
 
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a builder of extractors is asked for: the network, and where it computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    choice: NetworkChoice = NetworkChoice()
+    flag: str = "--arch"  # that names the network, for errors
+
     def refuse(self, style: str, *names: str) -> None:
-        """Raise UsageError if one of these fields is set, because the descriptor does not support
-        it.
+        """Raise UsageError if one of these fields is set: the descriptor does not support it.
 
         style: name of the descriptor, for the error
         names: of fields that are named as their flags"""
         for name in names:
-            if getattr(self, name):
+            if getattr(self.choice, name):
                 raise UsageError(f"--{name} does not go with --pt_style {style}; leave it out")
 
 
@@ -76,7 +82,7 @@ def on_scaled_input(
     forward: [B, 3, H, W] in that dtype -> [B, D]
 
     Returns: uint8 [B, H, W, 3] -> [B, D] float32."""
-    if wanted.multiscale:
+    if wanted.choice.multiscale:
         forward = at_several_scales(forward)
 
     def network(pixels: torch.Tensor) -> torch.Tensor:

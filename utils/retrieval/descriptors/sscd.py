@@ -24,15 +24,15 @@ COPY_THRESHOLD = 0.5
 
 
 def build(wanted: Wanted) -> Extractor:
-    """Build the extractor of a published SSCD file, with the transform of wanted.preset."""
+    """Build the extractor of a published SSCD file, with the transform of wanted.choice.preset."""
     wanted.refuse("sscd", "layer", "isvit", "imsize")
-    name, preset = choose("--arch", wanted.arch, FILES), wanted.preset or "dcr"
+    name, preset = choose("--arch", wanted.choice.arch, FILES), wanted.choice.preset or "dcr"
     path = weights.find(
         "--weights",
-        wanted.weights,
+        wanted.choice.weights,
         name=f"{name}.torchscript.pt",
         address=ADDRESS.format(name),
-        what=f"--pt_style='sscd' --arch={wanted.arch!r}",
+        what=f"--pt_style='sscd' --arch={wanted.choice.arch!r}",
         otherwise="on drawn scenes use --pt_style pixel",
     )
     model = _load(path, wanted)
@@ -40,9 +40,9 @@ def build(wanted: Wanted) -> Extractor:
     network = on_scaled_input(model, mean, std, wanted)
     _require_descriptor(path, network, side)
     record = {
-        "arch": wanted.arch,
+        "arch": wanted.choice.arch,
         "preset": preset,
-        "multiscale": wanted.multiscale,
+        "multiscale": wanted.choice.multiscale,
         "dtype": str(wanted.dtype),
         "weights": path.name,
         "weights_sha256": whole_files.file_sha256(path),

