@@ -147,8 +147,7 @@ def print_commands(plan, arms, seeds):
                     print(running.line_of(command))
 
 
-def parse(argv):
-    """Parse the flags, fill in their defaults, and read the rows that exist into args.table."""
+def build_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -181,6 +180,12 @@ def parse(argv):
         help="folder of study.csv, study.md and figures (default: docs; --out with --smoke)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print every command and stop")
+    return parser
+
+
+def parse(argv):
+    """Parse the flags, fill in their defaults, and read the rows that exist into args.table."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: {args.workers} is not 1 or more")

@@ -109,7 +109,7 @@ def _distance_to_ground(pixels, ground):
 
 def _ground_colour(pixels, index):
     """Return the unshaded, jittered colour of the background: the median of its pixels, or the
-    palette's colour if there are none."""
+    palette's colour if it has none."""
     near = _squared_distances(pixels, _PALETTE).argmin(1)
     own, shaded = pixels[near == index], pixels[near == index + len(_NAMES)]
     if len(own) >= max(40, len(shaded) / 4):
@@ -138,15 +138,15 @@ class _Thing:
 
 def _thing(picture, flatness, mask, index):
     """Return the patch of one colour with most flat pixels. mask: [H, W] bool, not empty."""
-    pieces, count = ndimage.label(mask)
-    votes = ndimage.sum_labels(flatness, pieces, range(1, count + 1))
-    piece = pieces == int(np.argmax(votes)) + 1
-    flat = piece & (flatness >= np.quantile(flatness[piece], 0.6))
-    ys, xs = np.nonzero(piece)
+    patches, count = ndimage.label(mask)
+    votes = ndimage.sum_labels(flatness, patches, range(1, count + 1))
+    patch = patches == int(np.argmax(votes)) + 1
+    flat = patch & (flatness >= np.quantile(flatness[patch], 0.6))
+    ys, xs = np.nonzero(patch)
     # the 97th percentile ignores stray pixels
     reach = np.quantile(np.hypot(ys - ys.mean(), xs - xs.mean()), 0.97)
     return _Thing(
-        _NAMES[index], np.median(picture[flat], axis=0), piece, float(votes.max()), float(reach)
+        _NAMES[index], np.median(picture[flat], axis=0), patch, float(votes.max()), float(reach)
     )
 
 

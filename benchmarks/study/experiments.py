@@ -151,22 +151,16 @@ ARMS = {
 
 
 def names(budget):
-    """Return {finding: {arm: its name there}}, in the order of the finding's table."""
+    """Return {finding: {arm: name in the finding's table}}, in the order of that table."""
     step = budget.steps // budget.rounds
     along = {f"dup_both at {part}/5": f"{step * part:,} steps" for part in (1, 2, 3, 4)}
     strengths = {arm: arm for group in INFERENCE_TIME for arm in GROUPS[group]}
     return {
-        1: {
-            "base": "base model",
-            "nodup": "nodup",
-            "dup_image": "dup_image",
-            "dup_both": "dup_both",
-        },
+        1: {"base": "base model", **_by_own_name("nodup", "dup_image", "dup_both")},
         2: {
-            "nolevel": "nolevel",
-            "classlevel": "classlevel",
+            **_by_own_name("nolevel", "classlevel"),
             "dup_both": "instancelevel_blip",
-            "instancelevel_random": "instancelevel_random",
+            **_by_own_name("instancelevel_random"),
         },
         3: {
             ("nodup" if n == 32 else f"{n} images"): f"{budget.images if n == 32 else n} images"
@@ -187,7 +181,7 @@ def names(budget):
             "IET 4 AGC 1.25": "K = 4, ρ = 1.25",
             "IET 2 AGC 1.25": "K = 2, ρ = 1.25",
         },
-        8: {"base": "base model", "nodup": "nodup", "dup_both": "dup_both"},
+        8: {"base": "base model", **_by_own_name("nodup", "dup_both")},
         9: {
             "guidance 1": "guidance 1",
             "dup_both": f"guidance 3, {budget.sampling_steps} steps",
@@ -196,6 +190,10 @@ def names(budget):
             "more steps": f"{budget.more_steps} steps",
         },
     }
+
+
+def _by_own_name(*arms):
+    return {arm: arm for arm in arms}
 
 
 # {number of the finding: its arms}

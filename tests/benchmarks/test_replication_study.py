@@ -51,14 +51,14 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 sets of images, of which 2 are missing; 1 worker processes" in printed
     assert "5/5 arm dup_both 1" in printed  # scenes, scenes of the distance, a training, two arms
-    made = list(rows.read_rows(docs / "study.csv").values())
-    assert [(r.arm, r.images, len(r.score)) for r in made] == [
+    first = list(rows.read_rows(docs / "study.csv").values())
+    assert [(r.arm, r.images, len(r.score)) for r in first] == [
         ("dup_both", 4, 4),
         ("dup_both at 1/5", 4, 4),
     ]
-    assert {r.source.tolist()[0] for r in made} == {0}
-    assert all(0 <= r.agreement.min() <= r.agreement.max() <= 1 for r in made)
-    assert all(r.metrics["fd"] > 0 for r in made)
+    assert {r.source.tolist()[0] for r in first} == {0}
+    assert all(0 <= r.agreement.min() <= r.agreement.max() <= 1 for r in first)
+    assert all(r.metrics["fd"] > 0 for r in first)
     assert "## 4." in (docs / "study.md").read_text()
     # a row suffices without its images; a lost row is computed again from existing images
     kept = (docs / "study.csv").read_text().splitlines(keepends=True)
@@ -66,7 +66,7 @@ def test_it_makes_what_is_missing_and_only_that(small, tmp_path, capsys):
     replication_study.main(arguments)
     assert "of which 1 are missing" in capsys.readouterr().out
     again = list(rows.read_rows(docs / "study.csv").values())
-    assert [(r.arm, r.score.tolist()) for r in again] == [(r.arm, r.score.tolist()) for r in made]
+    assert [(r.arm, r.score.tolist()) for r in again] == [(r.arm, r.score.tolist()) for r in first]
     replication_study.main([*arguments, "--out", str(tmp_path / "empty")])
     assert "of which 0 are missing" in capsys.readouterr().out
     assert not (tmp_path / "empty").exists()

@@ -25,7 +25,7 @@ SMALL = {
 def run(monkeypatch, capsys, tmp_path):
     """run(*flags) -> (status, output): run the benchmark with all sides in this process.
 
-    run.wrong: the side that is made to return other rows."""
+    run.wrong: the side that shall return other rows."""
 
     def process(what, folder, *, rounds, threads):
         search.use_threads(threads)
@@ -86,12 +86,12 @@ def test_sides_that_disagree_are_an_error(run):
 
 def test_an_index_of_the_same_sizes_is_kept_and_others_are_replaced(run, tmp_path):
     run()
-    made = (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns
+    built = (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns
     run()
-    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns == made
+    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns == built
     assert "30 queries" in run("--queries", "30")[1]
     assert len(np.load(tmp_path / "planted.npy")) == 30
-    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns != made
+    assert (tmp_path / "index" / "ann.faiss").stat().st_mtime_ns != built
 
 
 def test_an_index_that_it_did_not_write_is_not_replaced(run, tmp_path):

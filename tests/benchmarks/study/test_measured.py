@@ -13,9 +13,9 @@ def test_agreement_of_pictures_with_their_own_captions(tmp_path):
         rows.append({"file": f"{i}.png", "source_prompt": scene.captions[0]})
     rows.append({"file": "0.png", "source_prompt": "An image of circle"})
     rows.append({"file": "0.png", "source_prompt": drawn[1].captions[0]})  # another scene's caption
-    found = measured.agreements(tmp_path, rows)
-    assert found[:3].tolist() == [[1.0, 1.0]] * 3
-    assert np.isnan(found[3]).all()
+    shares = measured.agreements(tmp_path, rows)
+    assert shares[:3].tolist() == [[1.0, 1.0]] * 3
+    assert np.isnan(shares[3]).all()
     one, other = drawn[0].spec, drawn[1].spec
     colours = [
         one.background == other.background,
@@ -23,4 +23,4 @@ def test_agreement_of_pictures_with_their_own_captions(tmp_path):
         one.small.colour == other.small.colour,
     ]
     shapes = [one.large.name == other.large.name, one.small.name == other.small.name]
-    assert found[4] == pytest.approx([np.mean(colours + shapes), np.mean(colours)])
+    assert shares[4] == pytest.approx([np.mean(colours + shapes), np.mean(colours)])

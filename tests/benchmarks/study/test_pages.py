@@ -151,10 +151,10 @@ def test_the_page_of_the_repository_is_that_of_its_rows(tmp_path):
     """docs/study.md was written from docs/study.csv as it is; nobody edits either by hand."""
     from benchmarks.study import rows
 
-    found = rows.read_rows(ROOT / "docs" / "study.csv")
+    table = rows.read_rows(ROOT / "docs" / "study.csv")
     plan = experiments.StudyPlan("runs/study", Budget())
-    assert set(found) <= {
+    assert set(table) <= {
         plan.key(arm, seed) for arm in experiments.ARMS for seed in experiments.SEEDS
     }
-    pages.write(tmp_path, Budget(), list(found.values()))
+    pages.write(tmp_path, Budget(), list(table.values()))
     assert (tmp_path / "study.md").read_text() == (ROOT / "docs" / "study.md").read_text()

@@ -29,10 +29,10 @@ def test_tasks_start_when_what_they_wait_for_is_done_and_never_after_it_failed()
         "last": (("late", "early"), work, ("last",)),
     }
     with ThreadPoolExecutor(1) as pool:
-        found = dict(running.run_graph(pool, tasks, workers=1))
+        results = dict(running.run_graph(pool, tasks, workers=1))
     assert order == ["broken", "early", "late", "last"]
-    assert isinstance(found.pop("broken"), ValueError)
-    assert found == {"early": "EARLY", "late": "LATE", "last": "LAST"}
+    assert isinstance(results.pop("broken"), ValueError)
+    assert results == {"early": "EARLY", "late": "LATE", "last": "LAST"}
 
 
 def test_nothing_is_started_once_the_budget_is_spent():
@@ -104,9 +104,9 @@ def test_a_killed_worker_ends_what_is_left_with_a_word():
         "last": ((), os.getpid, ()),
     }
     with running.pool(["cpu:0"]) as pool:
-        found = list(running.run_graph(pool, tasks, workers=1))
-    assert [name for name, _ in found] == ["killed", "early"]
-    assert all(isinstance(result, BrokenExecutor) for _, result in found)
+        results = list(running.run_graph(pool, tasks, workers=1))
+    assert [name for name, _ in results] == ["killed", "early"]
+    assert all(isinstance(result, BrokenExecutor) for _, result in results)
 
 
 def test_workers_end_with_their_parent(tmp_path):
