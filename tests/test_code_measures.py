@@ -9,10 +9,10 @@ from tests import code_measures
 from tests.conftest import ROOT
 
 # limits for the product: utils and the scripts
-LONGEST_FUNCTION = 115  # lines
+LONGEST_FUNCTION = 40  # lines
 DEEPEST_NESTING = 4
 FORMATTER_SKIPS = 0
-WIDE_LINES = 2  # lines of more than 100 columns
+WIDE_LINES = 0  # lines of more than 100 columns
 
 BY_HAND = '''
 """A module."""

@@ -56,11 +56,11 @@ def write(tmp_path):
             "left_out": {},
             "plots": [(image, "histogram"), (image, "scatter")],
             "pages": [b"page one", b"page two"],
-            "rows": [ROW] * 3,
-            "pictures": PICTURES,
-            "total": 3,
         }
-        page.write_report(path, **given | changed)
+        table = {"rows": [ROW] * 3, "pictures": PICTURES, "total": 3}
+        table |= {name: changed.pop(name) for name in table if name in changed}
+        report = page.Report(**given | changed, table=page.MatchTable(**table))
+        page.write_report(path, report)
         return path.read_text(encoding="utf-8", errors="surrogateescape")
 
     return write

@@ -92,8 +92,7 @@ def report(tmp_path_factory):
         "copy_threshold": THRESHOLD,
     }
     path = folder / "report.html"
-    page.write_report(
-        path,
+    report = page.Report(
         metrics=metrics,
         words={},
         settings=settings,
@@ -101,10 +100,9 @@ def report(tmp_path_factory):
         left_out={"clip": ATTACKS[0]},
         plots=[(gallery, "histogram")],
         pages=[jpeg(shown)] * 2,
-        rows=rows,
-        pictures=pictures,
-        total=12,
+        table=page.MatchTable(rows, pictures, total=12),
     )
+    page.write_report(path, report)
     return path
 
 

@@ -139,7 +139,6 @@ def make(
     say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
-    folder = plan.folder
     tokens = RandomTokens(families.tokenizer_of(pipeline))
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
     cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
@@ -147,13 +146,7 @@ def make(
     _begin(plan, rows, processes)
     share = _share(missing, processes)
     started = time.perf_counter()
-    images = _images(plan, share, pipeline, hooks)
-    saved: Iterable[dict[str, Any]] = folder.save(
-        images, threads=plan.save_threads, waiting=4 * plan.batch_size
-    )
-    if processes.main:
-        saved = progress(saved, total=len(share), label=_label(processes.count))
-    collections.deque(saved, maxlen=0)  # run to the end
+    _save(plan, len(share), _images(plan, share, pipeline, hooks), processes, progress)
     processes.wait()
     figures: dict[str, Any] = {
         "images_new": len(missing),
@@ -165,6 +158,22 @@ def make(
         for line in mitigations.summaries(plan.images.mitigations, rows):
             say(line)
     return figures
+
+
+def _save(
+    plan: GenerationPlan,
+    count: int,
+    images: Iterable[GeneratedImage],
+    processes: parallel.Processes,
+    progress: Callable[..., Iterable],
+) -> None:
+    """Generate and save the images of this process. count: number of them; progress: as `make`."""
+    saved: Iterable[dict[str, Any]] = plan.folder.save(
+        images, threads=plan.save_threads, waiting=4 * plan.batch_size
+    )
+    if processes.main:
+        saved = progress(saved, total=count, label=_label(processes.count))
+    collections.deque(saved, maxlen=0)  # run to the end
 
 
 def _finish(

@@ -14,6 +14,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -24,12 +25,39 @@ HERE = Path(__file__).parent
 
 NamedNumbers = dict[str, Any]  # name: number
 Nested = dict[str, Any]  # name: JSON value, or such a dict
-MatchRow = dict[str, Any]  # of the table of matches, see `write_report`
+MatchRow = dict[str, Any]  # see `MatchTable`
 Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
 # endings of keys that are no metrics of their own
 ADDED_ENDS = ("_lo", "_hi", "_n", "_dcr")
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
+
+
+@dataclass(frozen=True)
+class MatchTable:
+    """The table of matches."""
+
+    # one for each query with its best match, most similar first: query, match, score,
+    # query_picture, match_picture, and prompt, caption, source_image, source_score, seed,
+    # duplicated, clipscore, each of which may be None
+    rows: list[MatchRow]
+    pictures: dict[str, bytes]  # {name: JPEG}, which the rows name
+    total: int  # number of queries, of which `rows` may hold the first ones only
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows of an evaluation."""
+
+    metrics: NamedNumbers
+    words: dict[str, str]  # {name in metrics: what it means}
+    settings: Nested  # of the evaluation
+    counts: NamedNumbers
+    left_out: dict[str, str]  # {metric: why it was not computed}
+    # (PNG path, words for readers who cannot see it); the first is the histogram of similarity
+    plots: Sequence[tuple[Path, str]]
+    pages: Sequence[bytes]  # of the gallery, as JPEG
+    table: MatchTable
 
 
 def number(value: Any) -> str:
@@ -137,12 +165,12 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _table_data(rows: list[MatchRow], pictures: dict[str, bytes], threshold: float | None) -> str:
+def _table_data(table: MatchTable, threshold: float | None) -> str:
     finite = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        for row in rows
+        for row in table.rows
     ]
-    encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+    encoded = {name: base64.b64encode(data).decode() for name, data in table.pictures.items()}
     return script_json({"threshold": threshold, "rows": finite, "pictures": encoded})
 
 
@@ -200,54 +228,34 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def write_report(
-    path: str | Path,
-    *,
-    metrics: NamedNumbers,
-    words: dict[str, str],
-    settings: Nested,
-    counts: NamedNumbers,
-    left_out: dict[str, str],
-    plots: Sequence[tuple[Path, str]],
-    pages: Sequence[bytes],
-    rows: list[MatchRow],
-    pictures: dict[str, bytes],
-    total: int,
-) -> None:
-    """Write the whole page.
+def write_report(path: str | Path, report: Report) -> None:
+    """Write the whole page."""
+    data = _table_data(report.table, report.settings.get("copy_threshold"))
+    write_text(path, _page(report, _sections(report), data))
 
-    metrics, counts: numbers by name;
-    words: {name in metrics: what it means};
-    settings: of the evaluation, possibly nested;
-    left_out: {metric: why it was not computed};
-    plots: (PNG path, words for readers who cannot see it); the first is the histogram of
-    similarity;
-    pages: of the gallery, as JPEG;
-    rows: one for each query with its best match, most similar first: query, match, score,
-    query_picture, match_picture, and prompt, caption, source_image, source_score, seed, duplicated,
-    clipscore, each of which may be None;
-    pictures: {name: JPEG}, which the rows name;
-    total: number of queries, of which `rows` may hold the first ones only."""
-    threshold = settings.get("copy_threshold")
-    sections = {
-        "Similarity": "".join(_plot(*plot) for plot in plots[:1]),
-        "Matches": _matches(len(rows), total, threshold) if rows else "",
-        "Gallery": _gallery(pages) if pages else "",
-        "Plots": "".join(_plot(*plot) for plot in plots[1:]),
+
+def _sections(report: Report) -> dict[str, str]:
+    """The sections of the page below its headline. Returns: {title: HTML}, "" for an empty one."""
+    plots = [_plot(*plot) for plot in report.plots]
+    table, numbers = report.table, report.metrics.items()
+    return {
+        "Similarity": "".join(plots[:1]),
+        "Matches": _matches(table, report.settings.get("copy_threshold")) if table.rows else "",
+        "Gallery": _gallery(report.pages) if report.pages else "",
+        "Plots": "".join(plots[1:]),
         "Numbers": _list(
-            [(k, words.get(k, ""), number(v)) for k, v in metrics.items()], kind="number"
+            [(k, report.words.get(k, ""), number(v)) for k, v in numbers], kind="number"
         ),
-        "Skipped": _list([(k, "", why) for k, why in left_out.items()]),
-        "Counts": _list([(k, "", v) for k, v in flat(counts)], kind="number"),
-        "Settings": _list([(k, "", v) for k, v in flat(settings)]),
+        "Skipped": _list([(k, "", why) for k, why in report.left_out.items()]),
+        "Counts": _list([(k, "", v) for k, v in flat(report.counts)], kind="number"),
+        "Settings": _list([(k, "", v) for k, v in flat(report.settings)]),
     }
-    data = _table_data(rows, pictures, threshold)
-    write_text(path, _page(metrics, settings, sections, data))
 
 
-def _page(metrics: NamedNumbers, settings: Nested, sections: dict[str, str], data: str) -> str:
+def _page(report: Report, sections: dict[str, str], data: str) -> str:
     """The HTML of the page. sections: {title: HTML}, of which empty ones are skipped; data: JSON of
     the table."""
+    settings = report.settings
     sections = {title: body for title, body in sections.items() if body}
     script, style = _resource("report.js"), _resource("report.css")
     # with it, the browser refuses any other script, and any request
@@ -258,10 +266,10 @@ def _page(metrics: NamedNumbers, settings: Nested, sections: dict[str, str], dat
     return Template(_resource("report.html")).substitute(
         policy=policy,
         style=style,
-        headline=html.escape(headline(metrics, settings)),
+        headline=html.escape(headline(report.metrics, settings)),
         query_dir=html.escape(str(settings.get("query_dir", ""))),
         val_dir=html.escape(str(settings.get("val_dir", ""))),
-        tiles="".join(_tile(*tile) for tile in tiles(metrics)),
+        tiles="".join(_tile(*tile) for tile in tiles(report.metrics)),
         links=" ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
         sections="".join(_section(title, body) for title, body in sections.items()),
         data=data,
@@ -273,7 +281,8 @@ def _resource(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _matches(shown: int, total: int, threshold: float | None) -> str:
+def _matches(table: MatchTable, threshold: float | None) -> str:
+    shown, total = len(table.rows), table.total
     which = f"The {shown:,} most similar of {total:,}" if total > shown else f"All {total:,}"
     text = Template(_resource("report_matches.html")).substitute(
         which=f"{which} generated images", marks="" if threshold is None else MARKS

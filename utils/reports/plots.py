@@ -101,12 +101,8 @@ def similarity_histogram(
             label=f"training images among themselves ({len(background)})",
         )
     if threshold is not None:
-        axes.axvline(
-            threshold,
-            color=VERMILION,
-            linestyle="--",
-            label=f"counted as a copy above {threshold:g}",
-        )
+        label = f"counted as a copy above {threshold:g}"
+        axes.axvline(threshold, color=VERMILION, linestyle="--", label=label)
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes, where no bar is

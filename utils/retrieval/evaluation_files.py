@@ -272,8 +272,7 @@ def _write_pictures(
         say(line)
         skipped = skipped | {"pictures": line}
     words = metrics.all_words()
-    page.write_report(
-        folder / "report.html",
+    report = page.Report(
         metrics=row,
         words={key: words_of(key, words) for key in row},
         settings=evaluated.settings,
@@ -281,8 +280,7 @@ def _write_pictures(
         left_out=skipped,
         plots=figures,
         pages=pages,
-        rows=rows,
-        pictures=pictures,
-        total=len(sets.queries),
+        table=page.MatchTable(rows, pictures, total=len(sets.queries)),
     )
+    page.write_report(folder / "report.html", report)
     return rows, pictures

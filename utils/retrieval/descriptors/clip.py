@@ -107,6 +107,25 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
     else:
         _require_tag(name, pretrained, flag, weights_flag)
         hub.offline_if_unreachable()
+    model, preprocess = _create(
+        name, pretrained, wanted, is_file=is_file, flag=flag, weights_flag=weights_flag
+    )
+    model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
+    record = _record(name, pretrained, model, wanted, is_file=is_file)
+    return Clip(model, preprocess, open_clip.get_tokenizer(name), record, wanted)
+
+
+def _create(
+    name: str, pretrained: str, wanted: Wanted, *, is_file: bool, flag: str, weights_flag: str
+) -> tuple[Any, Any]:
+    """Create a model of open_clip with its weights. Returns: model, preprocessing.
+
+    is_file: whether `pretrained` is a file, not a tag
+
+    DataError if the file does not fit the model, WeightsMissingError if the weights of the tag
+    cannot be downloaded."""
+    import open_clip
+
     size = {"force_image_size": wanted.choice.imsize} if wanted.choice.imsize else {}
     refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, *hub.connection_errors())
     try:
@@ -114,6 +133,7 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, **size
             )
+            return model, preprocess
     except refusals as error:
         if is_file:
             raise DataError(
@@ -123,9 +143,6 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
             f"{flag}={name!r}: weights {pretrained!r} could not be fetched"
             f" ({first_line(error, 300)}); give a file of them with {weights_flag}"
         ) from None
-    model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
-    record = _record(name, pretrained, model, wanted, is_file=is_file)
-    return Clip(model, preprocess, open_clip.get_tokenizer(name), record, wanted)
 
 
 def _require_weights(path: str, flag: str) -> None:
