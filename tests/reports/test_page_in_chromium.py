@@ -261,7 +261,7 @@ def test_captions_are_text_and_nothing_of_them_runs(opened):
     assert set(ATTACKS) <= set(column(opened, "prompt"))
     opened.find_elements(By.CSS_SELECTOR, "#rows tr")[0].click()
     assert texts(opened, "#match-text") == [ATTACKS[0]]
-    assert ATTACKS[0] in texts(opened, "#left-out td")
+    assert ATTACKS[0] in texts(opened, "#skipped td")
     assert any(ATTACKS[1] in t for t in texts(opened, "p.faint"))
     assert opened.execute_script("return window.ran") is None
     assert opened.find_elements(By.CSS_SELECTOR, "img[onerror], img[src=x]") == []

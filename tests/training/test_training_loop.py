@@ -245,7 +245,7 @@ def test_an_image_that_vanishes_ends_the_run_in_a_line(
     command[command.index("--num_workers") + 1] = "1"
     line = refused("diff_train", *command, status=1)
     assert "No such file" in line
-    assert "what was saved before is kept" in line
+    assert "what was saved is kept" in line
     assert "Traceback" not in line
     assert "DataError" not in line
     assert not multiprocessing.active_children()  # the process would wait for them at its exit
