@@ -279,7 +279,7 @@ MUTANTS = [
         "a stale cache is used",
         "utils.training.row_cache:RowCache._valid",
         "stamps == self.stamps[first:last]",
-        "True",
+        "np.ones(len(stamps), bool)",
         "tests/training/test_frozen_outputs.py::test_a_changed_image_is_encoded_again",
     ),
     Mutant(
