@@ -57,7 +57,7 @@ class NoWorse:
 class Result:
     """What the rows say about a claim."""
 
-    claim: object
+    claim: Claim | Correlation | NoWorse
     effect: float  # positive: in the published direction
     low: float  # 95 % interval of the effect; of NoWorse: the least and the most of the seeds
     high: float

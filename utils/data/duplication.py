@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.caption_edits import all_captions
 from utils.data.captions import match_keys
 from utils.data.image_sets import ImageSet
 from utils.files.whole_files import read_json
@@ -54,11 +55,6 @@ def varied_caption(captions: Sequence[str], duplicated: bool, rng: np.random.Gen
 def first_caption_alone(captions: Sequence[str]) -> Sequence[str]:
     """A list of caption 0."""
     return captions[:1]
-
-
-def all_captions(captions: Sequence[str]) -> Sequence[str]:
-    """The image's whole list."""
-    return captions
 
 
 # --duplication -> which of an image's captions a draw takes
