@@ -9,9 +9,7 @@ import numpy as np
 
 # corners of a quadrilateral: (x, y) in shares of the width and the height of a picture, from its
 # top left corner; clockwise from the corner that is the training picture's top left
-Box = tuple[
-    tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]
-]
+Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
 
 SHIFT_SHOWN = 0.02  # of the side; a smaller shift is not worth a word
 ROTATION_SHOWN = 1.0  # degrees

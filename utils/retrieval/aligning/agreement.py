@@ -1,0 +1,122 @@
+"""The third step of alignment: how well two pictures agree where one lies over the other.
+
+The score is a zero-normalised cross-correlation over the overlap at 64 pixels, with three choices
+that a benchmark made (`benchmarks/copies.py`; docs/benchmarks.md has its figures):
+
+- *Local means* are taken out, over WINDOW pixels, after averaging over SMOOTH: what pictures of one
+  kind have in common (a sky above, a disc on white) lies in the large shapes, what noise and JPEG
+  change in the smallest.
+- *Colours are fitted*: each picture is predicted from the other by the best linear map of its three
+  channels, and the lower of both correlations counts. So a change of brightness, contrast, tint or
+  hue is undone.
+- *Detail is asked for*: an overlap of stripes or of one edge, which fits everywhere along itself,
+  loses some of its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn.functional import pad
+
+from utils.retrieval.aligning.geometry import Fitted
+
+SMOOTH, WINDOW = 5, 9  # pixels of 64
+RIDGE = 0.03  # of the mean variance, so that a grey picture has a map, too
+ENOUGH_DETAIL = 0.02  # see `detail`; with less, the score falls
+DETAIL_POWER = 0.1
+DETAILED = 0.01  # standard deviation over a window, of the range, above which a place has detail
+AGREES = 0.7  # local correlation above which a place counts as found again
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well pictures agree under N placements."""
+
+    scores: torch.Tensor  # [N], 0 to 1
+    # local correlation of what is predicted with the training picture, [N, S, S], 0 to 1; 0 where
+    # the training picture has no detail or no generated image lies over it
+    local: torch.Tensor
+    detailed: torch.Tensor  # [N, S, S] bool, where the training picture has detail
+
+
+def box_mean(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Mean over windows of `width` x `width` pixels (odd), with zeros beyond the edges. Shape
+    [..., S, S] stays."""
+    half = width // 2
+    sums = pad(values, (half + 1, half, half + 1, half)).cumsum(-1).cumsum(-2)
+    whole = sums[..., width:, width:] - sums[..., :-width, width:]
+    return (whole - sums[..., width:, :-width] + sums[..., :-width, :-width]) / width**2
+
+
+def banded(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Colours averaged over SMOOTH pixels, minus their mean over WINDOW pixels, within the mask.
+    [N, 3, S, S]."""
+    smooth = _masked_mean(colours, mask, SMOOTH) * mask
+    return (smooth - _masked_mean(smooth, mask, WINDOW)) * mask
+
+
+def _masked_mean(values: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
+    return box_mean(values * mask, width) / box_mean(mask, width).clamp_min(1e-6)
+
+
+def colour_map(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The linear map of channels that predicts `target` best from `source`: least squares with a
+    small ridge. [N, 3, P] each -> [N, 3, 3]: prediction = map^T source."""
+    squares = source @ source.transpose(1, 2)
+    mean = squares.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    identity = torch.eye(3, device=source.device)
+    return torch.linalg.solve(
+        squares + (RIDGE * mean + 1e-6) * identity, source @ target.transpose(1, 2)
+    )
+
+
+def _explained(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The share of the target's spread that the source explains, as a correlation. [N]."""
+    products = source @ target.transpose(1, 2)
+    gained = (products * colour_map(source, target)).sum((1, 2))
+    return (gained / target.square().sum((1, 2)).clamp_min(1e-9)).clamp(0, 1).sqrt()
+
+
+def detail(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """How much two-dimensional detail there is, over the whole square: the mean of the root of the
+    smaller eigenvalue of the structure tensor (J. Shi and C. Tomasi, CVPR 1994). [N, 3, S, S] ->
+    [N]; 0 for stripes."""
+    inner = -torch.nn.functional.max_pool2d(-mask, 3, 1, 1)
+    down, across = torch.gradient(colours, dim=(2, 3))
+    parts = [(across * across), (down * down), (across * down)]
+    xx, yy, xy = (box_mean(p.sum(1) * inner[:, 0], WINDOW) for p in parts)
+    middle = (xx + yy) / 2
+    smaller = middle - ((xx - yy) ** 2 / 4 + xy**2).sqrt()
+    return (smaller.clamp_min(0).sqrt() * mask[:, 0]).mean((1, 2))
+
+
+def agreement(over: Fitted, match: Fitted) -> Agreement:
+    """Compare generated images with training pictures that they lie over.
+
+    over: generated images as they lie there, N of them
+    match: training pictures, N of the same side"""
+    mask = over.mask * match.mask
+    x, y = banded(over.colours, mask), banded(match.colours, mask)
+    source, target = x.flatten(2), y.flatten(2)
+    both = torch.minimum(_explained(source, target), _explained(target, source))
+    trusted = (detail(match.colours, mask) / ENOUGH_DETAIL).clamp_max(1) ** DETAIL_POWER
+    predicted = (colour_map(source, target).transpose(1, 2) @ source).view_as(y)
+    whole = banded(match.colours, match.mask)
+    detailed = box_mean(whole.square().sum(1), WINDOW).sqrt() > DETAILED
+    spread = box_mean(predicted.square().sum(1), WINDOW) * box_mean(y.square().sum(1), WINDOW)
+    local = box_mean((predicted * y).sum(1), WINDOW) / spread.clamp_min(1e-12).sqrt()
+    seen = detailed & (mask[:, 0] > 0) & (match.mask[:, 0] > 0)
+    return Agreement(both * trusted, local.clamp(0, 1) * seen, detailed & (match.mask[:, 0] > 0))
+
+
+def copied_area(local: np.ndarray, detailed: np.ndarray) -> float:
+    """The largest connected part of the training picture's detailed area that is found again, as a
+    share of that area, 0 to 1. local, detailed: of one pair in `Agreement`, [S, S]."""
+    total = int(detailed.sum())
+    parts, count = ndimage.label(local > AGREES)
+    if not total or not count:
+        return 0.0
+    return float(np.bincount(parts.ravel())[1:].max()) / total

@@ -1,0 +1,145 @@
+"""The first step of alignment: all shifts at once, over a grid of scales and rotations and both
+orientations.
+
+At each of them the zero-normalised cross-correlation over the overlap follows from a few Fourier
+transforms (D. Padfield, "Masked object registration in the Fourier domain", IEEE Transactions on
+Image Processing 2012). Means are taken out over the overlap; pictures are grey here, as colours
+tell little at this size.
+
+Where the training picture's content is smaller in the generated image, the training picture is
+shrunk; where it is larger, the generated image is. So no picture is ever larger than SIDE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from utils.retrieval.aligning import geometry
+from utils.retrieval.aligning.geometry import Fitted, Placements
+
+SIDE = 32  # pixels
+PERIOD = 2 * SIDE  # of the Fourier transforms: shifts do not wrap around
+SCALES = (0.5, 0.595, 0.707, 0.841, 1.0, 1.189, 1.414, 1.682, 2.0)  # steps of a quarter octave
+ROTATIONS = (-10.0, 0.0, 10.0)  # degrees; refinement reaches the angles between
+LEAST_OVERLAP = 0.5  # of the smaller picture
+FLAT = 0.02  # standard deviation, of the range of values, at which an overlap counts as flat
+NOT_POSSIBLE = -1.0  # the score of a shift with too little or a flat overlap
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+_TURNS = [(rotation, mirrored) for mirrored in (False, True) for rotation in ROTATIONS]
+_SMALLER = [s for s in SCALES if s <= 1]
+_LARGER = [s for s in SCALES if s > 1]
+# (scale, rotation, mirrored) of every entry of the search; first those that shrink the training
+# picture
+ENTRIES = [(s, *turn) for s in _SMALLER for turn in _TURNS] + [
+    (s, *turn) for s in _LARGER for turn in _TURNS
+]
+# position of each entry's spectrum among those of the generated image, and of the training picture
+_OF_QUERY = [i % len(_TURNS) for i in range(len(_SMALLER) * len(_TURNS))] + [
+    len(_TURNS) + i for i in range(len(_LARGER) * len(_TURNS))
+]
+_OF_MATCH = [i // len(_TURNS) for i in range(len(_SMALLER) * len(_TURNS))] + [len(_SMALLER) - 1] * (
+    len(_LARGER) * len(_TURNS)
+)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Fourier transforms of variants of a picture: n of them, [n, PERIOD, PERIOD // 2 + 1]."""
+
+    values: torch.Tensor  # grey values minus their mean, 0 outside the picture
+    squares: torch.Tensor
+    mask: torch.Tensor
+
+    def take(self, rows: list[int]) -> Spectra:
+        """The spectra at some positions."""
+        return Spectra(self.values[rows], self.squares[rows], self.mask[rows])
+
+
+def _spectra(variants: Fitted) -> Spectra:
+    weights = torch.tensor(LUMINANCE, device=variants.colours.device).view(1, 3, 1, 1)
+    mask = variants.mask[:, 0]
+    grey = (variants.colours * weights).sum(1)
+    mean = (grey * mask).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp_min(1)
+    grey = (grey - mean) * mask
+    stacked = torch.fft.rfft2(torch.stack([grey, grey * grey, mask]), s=(PERIOD, PERIOD))
+    return Spectra(*stacked.unbind(0))
+
+
+def query_spectra(image: Fitted) -> Spectra:
+    """Spectra of the generated image under every rotation, mirroring and larger scale; an entry
+    shows what lies over the training picture. image: of side SIDE."""
+    turns = torch.stack([geometry.linear_of(1, r, mirrored=m) for r, m in _TURNS])
+    placements = Placements(turns, torch.zeros(len(turns), 2)).to(image.mask.device)
+    parts = [
+        geometry.warped(geometry.shrunk(image, 1 / scale), placements, SIDE)
+        for scale in (1.0, *_LARGER)
+    ]
+    return _spectra(_joined(parts))
+
+
+def match_spectra(image: Fitted) -> Spectra:
+    """Spectra of the training picture at every smaller scale. image: of side SIDE."""
+    return _spectra(_joined([geometry.shrunk(image, scale) for scale in _SMALLER]))
+
+
+def _joined(parts: list[Fitted]) -> Fitted:
+    return Fitted(torch.cat([p.colours for p in parts]), torch.cat([p.mask for p in parts]))
+
+
+def correlations(query: Spectra, match: Spectra) -> torch.Tensor:
+    """The zero-normalised cross-correlation of every entry at every shift.
+
+    Returns: [len(ENTRIES), PERIOD, PERIOD]; row and column are the shift down and to the right in
+    pixels, modulo PERIOD. NOT_POSSIBLE where the overlap is below LEAST_OVERLAP of the smaller
+    picture, or flat."""
+    q, m = query.take(_OF_QUERY), match.take(_OF_MATCH)
+    area = torch.minimum(q.mask[:, 0, 0].real, m.mask[:, 0, 0].real)[:, None, None]
+
+    def summed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.fft.irfft2(left.conj() * right, s=(PERIOD, PERIOD))
+
+    count = summed(q.mask, m.mask).round_()
+    over = count.clamp_min(1).reciprocal_()
+    q_sum, m_sum = summed(q.values, m.mask), summed(q.mask, m.values)
+    q_spread = summed(q.squares, m.mask).sub_(q_sum.square().mul_(over)).mul_(over)
+    m_spread = summed(q.mask, m.squares).sub_(m_sum.square().mul_(over)).mul_(over)
+    shared = summed(q.values, m.values).sub_(q_sum.mul_(m_sum).mul_(over)).mul_(over)
+    possible = (count >= LEAST_OVERLAP * area) & (torch.minimum(q_spread, m_spread) > FLAT**2)
+    scores = shared.div_((q_spread * m_spread).clamp_min_(1e-12).sqrt_())
+    return scores.masked_fill_(~possible, NOT_POSSIBLE)
+
+
+def best_placements(
+    query: Spectra, match: Spectra, *, count: int
+) -> tuple[Placements, torch.Tensor]:
+    """The best shift of each of the best entries. count: entries that are kept.
+
+    Returns: placements, at most `count`, the best first; their scores [n]. None of an entry whose
+    every overlap is too small or flat."""
+    scores, places = correlations(query, match).flatten(1).max(1)
+    best, entries = scores.topk(min(count, len(ENTRIES)))
+    kept = best > NOT_POSSIBLE
+    chosen = entries[kept].tolist()
+    if not chosen:
+        return Placements(torch.empty(0, 2, 2), torch.empty(0, 2)), best[kept]
+    linear = torch.stack([_linear(e) for e in chosen])
+    shifts = torch.stack([_shift(e, int(places[e])) for e in chosen])
+    return Placements(linear.to(best.device), shifts.to(best.device)), best[kept]
+
+
+def _linear(entry: int) -> torch.Tensor:
+    scale, rotation, mirrored = ENTRIES[entry]
+    return geometry.linear_of(scale, rotation, mirrored=mirrored)
+
+
+def _shift(entry: int, place: int) -> torch.Tensor:
+    """The shift b of a placement from the place of its score. [2]."""
+    scale, rotation, mirrored = ENTRIES[entry]
+    moved = np.array([place % PERIOD, place // PERIOD])
+    moved = np.where(moved >= SIDE, moved - PERIOD, moved) * 2 / SIDE
+    # the entry was moved by `moved` over the training picture, at the smaller of both sizes
+    turned = geometry.linear_of(max(scale, 1.0), rotation, mirrored=mirrored)
+    return -(turned @ torch.tensor(moved, dtype=torch.float32))
