@@ -45,6 +45,20 @@ MUTANTS = [
         "tests/data/test_duplication.py::test_five_percent_of_weight_five_are_twenty_percent_of_draws",
     ),
     Mutant(
+        "held-out images are drawn after all",
+        "utils.training.training_job:without_held_out",
+        "images=data.images.take(kept)",
+        "images=data.images",
+        "tests/training/test_training_job.py::test_images_that_are_held_out_are_never_drawn",
+    ),
+    Mutant(
+        "held-out images are drawn after all",
+        "utils.retrieval.evaluation_inputs:_without",
+        "listed.take(np.flatnonzero(~aside))",
+        "listed",
+        "tests/retrieval/test_evaluation_inputs.py::test_held_out_images_of_a_run_are_no_training_images",
+    ),
+    Mutant(
         "duplicated images are not drawn more often",
         "utils.data.training_data:captioned_images",
         "torch.where(duplicated, weight, 1.0)",

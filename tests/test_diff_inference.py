@@ -142,6 +142,37 @@ def test_prompts_from_files_in_order_and_again_when_there_are_too_few(infer, tmp
     ]
 
 
+def test_prompts_of_a_run_are_those_of_images_that_it_trained_on(
+    infer, script, micro_sd, scenes_dir, tmp_path
+):
+    from tests.conftest import SEED_FLAGS
+
+    run = tmp_path / "run"
+    flags = {
+        "pretrained_model_name_or_path": micro_sd,
+        "instance_data_dir": scenes_dir / "train",
+        "instance_prompt_loc": scenes_dir / "captions.json",
+        "class_prompt": "instancelevel_blip",
+        "holdout": 0.5,
+        "resolution": 16,
+        "max_train_steps": 1,
+        "sample_batch_size": 1,
+        "seed": 7,
+        "output_dir": run,
+    }
+    script("diff_train", *(v for k, f in flags.items() for v in (f"--{k}", f)), *SEED_FLAGS)
+    held = json.loads((run / "captions_holdout.json").read_text())
+    trained = json.loads((run / "captions.json").read_text())
+    for extra in (
+        (),
+        ("--capstyle", "instancelevel_ogcap"),
+        ("--instance_prompt_loc", scenes_dir / "captions.json"),
+    ):
+        rows = manifest_of(infer("-nb", 40, *extra, model=run))["images"]
+        assert {r["source_image"].removeprefix("train/") for r in rows} <= set(trained)
+        assert not {r["prompt"] for r in rows} & {c for texts in held.values() for c in texts}
+
+
 def test_class_prompts_are_drawn_over_classes(infer, micro_run):
     rows = manifest_of(infer("-nb", 12, "--capstyle", "classlevel"))["images"]
     classes = json.loads((micro_run / "run.json").read_text())["classes"]

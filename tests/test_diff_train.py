@@ -119,6 +119,7 @@ CHANGES = [
     {"class_prompt": "instancelevel_random"},
     {"duplication": "dup_both", "weight_pc": 0.5},
     {"trainsubset": 0.5},
+    {"holdout": 0.5},
     {"trainspecial": "allcaps"},
     {"trainspecial": "randrepl", "trainspecial_prob": 1},
     {"trainspecial": "randwordadd", "trainspecial_prob": 1},
@@ -404,6 +405,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         ),
         ({"output_dir": "RUN"}, "already holds a run"),
         ({"trainsubset": "0.01"}, "--trainsubset=0.01 keeps none of 12 images"),
+        (
+            {"holdout": "0.05"},
+            "--holdout=0.05 of 12 images sets none aside; use at least 0.0834, or 0 for none",
+        ),
+        ({"holdout": "1"}, "--holdout='1' is not accepted; use a number from 0 to below 1"),
+        ({"holdout": "0.5", "trainsubset": "0.1"}, "--trainsubset=0.1 keeps none of 6 images"),
+        ({"clients_num": "7", "holdout": "0.5"}, "--clients_num=7 splits of 6 images"),
         (
             {"clients_num": "13"},
             "--clients_num=13 splits of 12 images: use at most one split per image",
@@ -693,6 +701,26 @@ def test_shards_of_tar_files_and_metadata_train(train, scenes_dir, tmp_path):
 def test_a_subset_s_prompts_are_its_own(train):
     folder = train(trainsubset=0.5)
     assert len(json.loads((folder / "captions.json").read_text())) == 6
+
+
+def test_a_run_records_what_it_held_out_and_shows_none_of_it(train, scenes_dir):
+    flags = {"sample_batch_size": 12, "max_train_steps": 12, "mem_ratio": 1.0}
+    folder = train(holdout=0.5, **flags)
+    assert "--holdout=0.5: 6 of 12 images are set aside and never drawn" in train.printed
+    record, texts = (json.loads((folder / f"{n}.json").read_text()) for n in ("run", "captions"))
+    held = json.loads((folder / "captions_holdout.json").read_text())
+    assert record["holdout"] == list(held)
+    assert record["data"]["images"] == len(texts) == len(held) == 6
+    given = json.loads((scenes_dir / "captions.json").read_text())
+    assert {f"train/{k}": v for k, v in (texts | held).items()} == given
+    shown = json.loads((folder / "generations" / "0.json").read_text())
+    assert {row["image"] for row in shown} <= set(texts)
+    with open(folder / "skips.csv", newline="") as handle:
+        assert {r["image"] for r in csv.DictReader(handle) if int(r["drawn"])} == set(texts)
+    plain = train()
+    assert json.loads((plain / "run.json").read_text())["holdout"] == []
+    assert not (plain / "captions_holdout.json").exists()
+    assert "set aside" not in train.printed
 
 
 def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):

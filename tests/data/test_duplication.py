@@ -84,6 +84,32 @@ def test_a_subset_is_a_permutation_not_the_first_classes():
         duplication.subset(100, 0.001, 0)
 
 
+def test_a_holdout_is_a_share_of_its_own_stream():
+    held = duplication.held_out(120, 0.1, 5)
+    assert len(held) == 12
+    assert list(held) == sorted(set(held))
+    assert np.array_equal(held, duplication.held_out(120, 0.1, 5))
+    assert not np.array_equal(held, duplication.held_out(120, 0.1, 6))
+    assert not np.array_equal(held, duplication.duplicated_images(120, 0.1, 5))
+    assert not np.array_equal(held, duplication.subset(120, 0.1, 5))
+    assert len(duplication.held_out(120, 0.0, 5)) == len(duplication.held_out(1, 0.0, 5)) == 0
+    assert [len(duplication.held_out(n, p, 0)) for n, p in ((2, 0.5), (100, 0.29))] == [1, 29]
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "message"),
+    [
+        (12, 0.05, "--holdout=0.05 of 12 images sets none aside; use at least 0.0834, or 0 for"),
+        (1, 0.5, "--holdout=0.5 of 1 images needs an image on each side; use 0, or more images"),
+        (9, 1 - 1e-12, "of 9 images leaves none to train on; use a smaller share"),
+    ],
+)
+def test_a_holdout_without_an_image_on_each_side_is_refused(count, share, message):
+    with pytest.raises(UsageError, match=message):
+        duplication.held_out(count, share, 0)
+    assert len(duplication.held_out(12, 0.0834, 0)) == 1  # what the first message accepts
+
+
 def test_weights_of_a_file_by_path_and_one_where_nothing_is_said(scenes_dir, tmp_path):
     images = image_sets.list_images("--d", scenes_dir / "train")
     path = tmp_path / "w.json"

@@ -485,3 +485,42 @@ def test_other_processes_take_the_index_that_the_main_one_opened(
     opts = flags.parse(RetrievalOptions, flags_given, description="")
     with pytest.raises(SharedError):
         diff_retrieval.measure(opts, Second())
+
+
+def test_held_out_images_of_a_run_are_no_matches_in_an_index(
+    measure, generated, index, micro_run, scenes_dir, tmp_path
+):
+    run, texts = tmp_path / "run", json.loads((micro_run / "captions.json").read_text())
+    record = json.loads((micro_run / "run.json").read_text())
+    keys = sorted(texts)
+    held = [keys[0], keys[7], keys[9]]  # two training images of prompts among them
+    record |= {"holdout": held, "duplicated": []}
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "captions.json").write_text(
+        json.dumps({k: v for k, v in texts.items() if k not in held})
+    )
+    flags = ("--run", run, "--metrics", "similarity", "--num_matches", 20)
+    of_index, found = measure(generated, index.root, *flags)
+    line = "3 of 12 images in --val_dir were held out; they are innocents, not training images"
+    assert line in measure.printed
+    of_folder, expected = measure(generated, scenes_dir / "train", *flags)
+    assert line in measure.printed
+    rows = matches(of_index)
+    assert [(r["query"], r["rank"], r["match"], r["source_image"]) for r in rows] == [
+        (r["query"], r["rank"], r["match"], r["source_image"]) for r in matches(of_folder)
+    ]
+    assert {r["match"] for r in rows} == set(keys) - set(held)
+    assert found["sim_mean"] == pytest.approx(expected["sim_mean"], abs=2e-3)
+
+
+def test_the_matches_without_some_rows_are_the_next_best():
+    result = index_evaluation.SearchResult(
+        np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2]], np.float32),
+        np.array([[4, 2, 1, 0], [0, 1, 3, 2]]),
+        {},
+    )
+    left = index_evaluation.without_rows(result, (2, 0), 2)
+    assert left.rows.tolist() == [[4, 1], [1, 3]]
+    assert left.scores.tolist() == np.float32([[0.9, 0.7], [0.4, 0.3]]).tolist()
+    assert index_evaluation.without_rows(result, (), 2) is result

@@ -189,6 +189,87 @@ def test_captions_and_duplicates_of_a_run_reach_the_same_images_elsewhere(
     assert set(sets.known.captions.values()) == {"mine"}
 
 
+@pytest.fixture
+def holding_run(micro_run, tmp_path):
+    """holding_run(count) -> (a run that held that many of the scenes out, their keys)."""
+
+    def made(count):
+        run = tmp_path / f"holding{count}"
+        run.mkdir()
+        record = json.loads((micro_run / "run.json").read_text())
+        texts = json.loads((micro_run / "captions.json").read_text())
+        held = [k for k in texts if k not in record["duplicated"]][:count]
+        if count == len(texts):
+            held = list(texts)
+        (run / "run.json").write_text(json.dumps(record | {"holdout": held}))
+        kept = {k: v for k, v in texts.items() if k not in held}
+        (run / "captions.json").write_text(json.dumps(kept))
+        return run, held
+
+    return made
+
+
+def test_held_out_images_of_a_run_are_no_training_images(
+    read, folder, holding_run, scenes_dir, tmp_path
+):
+    run, held = holding_run(4)
+    shutil.copytree(scenes_dir / "train", tmp_path / "moved" / "train")
+    for val_dir in (scenes_dir / "train", scenes_dir, tmp_path / "moved"):
+        sets, lines = read(val_dir, run=str(run))
+        assert lines == [
+            "4 of 12 images in --val_dir were held out; they are innocents, not training images"
+        ]
+        assert len(sets.training) == len(sets.known.captions) == 8
+        assert {k.removeprefix("train/") for k in sets.held_out.keys} == set(held)
+        assert set(sets.known.holdout) == set(sets.held_out.keys)
+        assert not set(sets.known.holdout) & set(sets.training.keys)
+        assert len(sets.known.duplicated) == 3
+    # a prompt of a held-out image has no training image, which is no reason to warn
+    rows = [
+        {
+            "file": f"generations/{i}.png",
+            "index": i,
+            "seed": i,
+            "prompt": "p",
+            "source_prompt": "s",
+            "source_image": held[i % 4],
+        }
+        for i in range(12)
+    ]
+    whole_files.write_manifest(folder / "manifest.json", "generation", images=rows, settings={})
+    sets, lines = read(run=str(run))
+    assert len(lines) == 1
+    assert source_indices(sets).tolist() == [-1] * 12
+    assert sets.known.sources == {}
+
+
+def test_an_image_in_the_place_of_a_held_out_one_stays(read, holding_run, scenes_dir, tmp_path):
+    """A training image whose path ends like the name of a held-out image, which is absent."""
+    run, held = holding_run(1)
+    shutil.copytree(scenes_dir / "train", tmp_path / "train")
+    (tmp_path / "train" / held[0]).unlink()
+    deeper = tmp_path / "train" / "more" / held[0]
+    deeper.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(deeper)
+    texts = json.loads((run / "captions.json").read_text())
+    (run / "captions.json").write_text(json.dumps(texts | {f"more/{held[0]}": ["x"]}))
+    sets, lines = read(tmp_path / "train", run=str(run))
+    assert (sets.known.holdout, sets.held_out, lines) == ([], None, [])
+    assert len(sets.training) == 12
+
+
+def test_a_folder_of_held_out_images_alone_is_refused(read, holding_run):
+    with pytest.raises(UsageError, match="--val_dir=.*: all 12 images were held out by the run"):
+        read(run=str(holding_run(12)[0]))
+
+
+def test_without_a_holdout_all_images_are_training_images(read, micro_run):
+    sets, lines = read(run=str(micro_run))
+    assert (sets.known.holdout, sets.held_out, lines) == ([], None, [])
+    assert len(sets.training) == 12
+    assert read()[0].known.holdout is None
+
+
 def test_duplicates_that_are_not_all_there_are_not_known(read, micro_run, scenes_dir, tmp_path):
     shutil.copytree(scenes_dir / "train", tmp_path / "train")
     record = json.loads((micro_run / "run.json").read_text())

@@ -155,3 +155,69 @@ def test_the_host_memory_that_waiting_copies_need(built):
     assert lines[0].startswith(
         "4 copies take turns; those that wait need 0.00 GiB of host memory, "
     )
+
+
+def drawn_keys(job, steps=40):
+    """Keys of the images of a number of micro-batches of two, of every split."""
+    return {
+        job.data.images.keys[draws[step, slot]["row"]]
+        for draws in job.copies.draws.values()
+        for step in range(steps)
+        for slot in (0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("--duplication", "dup_image", "--weight_pc", "0.5"),
+        ("--trainsubset", "0.7"),
+        ("--clients_num", "3"),
+        ("--mixup_noise_lam", "0.4"),
+        ("--class_prompt", "classlevel"),
+    ],
+    ids=" ".join,
+)
+def test_images_that_are_held_out_are_never_drawn(built, extra):
+    job, opts, data = built("--holdout", "0.25", *extra)
+    held = set(job.held_out)
+    assert len(held) == 3
+    assert held < set(data.images.keys)
+    assert drawn_keys(job) == set(job.data.images.keys)
+    assert not held & set(job.data.images.keys)
+    assert not held & set(job.data.prompts)
+    assert not held & set(job.duplicated)
+    assert len(job.data.images) == (6 if opts.trainsubset else 9)  # floor(0.7 * 9)
+    # the same images, whatever else is asked for
+    assert held == set(built("--holdout", "0.25")[0].held_out)
+
+
+def test_captions_of_held_out_images_reach_no_batch(built, scenes_dir):
+    import json
+
+    job, *_ = built("--holdout", "0.5", "--duplication", "dup_image", "--mixup_noise_lam", "0.4")
+    texts = json.loads((scenes_dir / "captions.json").read_text())
+    assert {f"train/{k}": v for k, v in job.held_out.items()}.items() <= texts.items()
+    (draws,) = job.copies.draws.values()
+    used = {c for k in job.data.images.keys for c in texts[f"train/{k}"]}
+    items = [draws[step, slot] for step in range(30) for slot in (0, 1)]
+    assert {i["prompt"] for i in items} | {i["partner_prompt"] for i in items} <= used
+
+
+def test_weights_of_a_file_follow_a_holdout(built, scenes_dir, tmp_path):
+    import json
+
+    from utils.data import image_sets
+
+    keys = image_sets.list_images("--d", scenes_dir / "train").keys
+    (tmp_path / "w.json").write_text(json.dumps({k: i for i, k in enumerate(keys)}))
+    job, *_ = built("--weights_file", str(tmp_path / "w.json"), "--holdout", "0.25")
+    assert job.data.weights.tolist() == [keys.index(k) for k in job.data.images.keys]
+    assert len(job.data.images) == 9
+
+
+def test_without_a_holdout_nothing_is_set_aside(built):
+    job, _, data = built()
+    assert job.held_out == {}
+    assert job.data.images == data.images

@@ -364,6 +364,7 @@ def stopped(tmp_path_factory, micro_sd, scenes_dir):
                 " same value, or a larger one with"
             ),
         ),
+        ({"holdout": 0.25}, "--holdout=0.25: the run in --output_dir was made with 0.0; use the"),
         ({"clients_num": 2}, "--clients_num=2: the run in --output_dir was made with 1"),
         (
             {"class_prompt": "nolevel"},
@@ -409,6 +410,28 @@ def test_what_would_change_the_result_is_refused_by_name(
     before = {p: p.stat().st_mtime_ns for p in stopped.rglob("*")}
     assert message in refused("diff_train", *flags(stopped, **changes))
     assert {p: p.stat().st_mtime_ns for p in stopped.rglob("*")} == before
+
+
+def test_a_resumed_run_holds_the_same_images_out(script, refused, flags, tmp_path):
+    run, record = tmp_path / "r", tmp_path / "r" / "run.json"
+    script("diff_train", *flags(run, holdout=0.25, max_train_steps=2))
+    before, model = json.loads(record.read_text()), (run / "checkpoint").stat().st_mtime_ns
+    script(
+        "diff_train",
+        *flags(run, holdout=0.25, max_train_steps=4, resume_from_checkpoint="latest"),
+    )
+    after = json.loads(record.read_text())
+    assert len(before["holdout"]) == 3
+    assert after["holdout"] == before["holdout"]
+    assert (run / "checkpoint").stat().st_mtime_ns != model
+    resumed = {"max_train_steps": 6, "resume_from_checkpoint": "latest"}
+    message = "--holdout=0.5: the run in --output_dir was made with 0.25"
+    assert message in refused("diff_train", *flags(run, holdout=0.5, **resumed))
+    # the record of an older version, which had no such flag
+    del after["holdout"], after["options"]["holdout"]
+    record.write_text(json.dumps(after))
+    message = "--holdout=0.25, which sets 3 images aside: the run in --output_dir was made with 0"
+    assert message in refused("diff_train", *flags(run, holdout=0.25, **resumed))
 
 
 def test_what_changes_nothing_may_differ_and_data_may_have_moved(

@@ -147,6 +147,15 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         help="share of the images to train on, drawn with --seed",
         unset="all images",
     )
+    holdout: float = flag(
+        0.0,
+        kind=real(0, below=1),
+        group=DATA,
+        help=(
+            "share of the images to set aside: they are never drawn, and diff_retrieval.py learns"
+            " from them how alike pictures are that nobody copied; 0 sets none aside"
+        ),
+    )
     trainspecial: str | None = flag(
         None,
         kind=one_of(TRAIN_EDITS),

@@ -70,6 +70,31 @@ def share_of(count: int, share: float) -> int:
     return math.floor(round(share * count, 9))
 
 
+def require_holdout(count: int, share: float) -> int:
+    """How many of `count` images --holdout sets aside; UsageError unless at least one is, and one
+    is left to train on. A share of 0 sets none aside."""
+    held = share_of(count, share)
+    if not share or 1 <= held < count:
+        return held
+    accepted, problem = "a smaller share", "leaves none to train on"
+    if count < 2:
+        accepted, problem = "0, or more images", "needs an image on each side"
+    elif not held:
+        # rounded up: the rounded share must be accepted itself
+        accepted = f"at least {math.ceil(10_000 / count) / 10_000:g}, or 0 for none"
+        problem = "sets none aside"
+    raise UsageError(f"--holdout={share} of {count} images {problem}; use {accepted}")
+
+
+def held_out(count: int, share: float, seed: int) -> np.ndarray:
+    """Indices of the images of --holdout, which are never drawn: floor(share * count) images,
+    drawn without replacement.
+
+    share: in [0, 1). Returns: int64 [floor(share * count)], ascending; none for a share of 0."""
+    held = require_holdout(count, share)
+    return np.sort(seeding.numpy_rng(seed, "holdout").permutation(count)[:held])
+
+
 def require_subset(count: int, share: float) -> int:
     """How many of `count` images --trainsubset keeps; UsageError if it keeps none."""
     kept = share_of(count, share)

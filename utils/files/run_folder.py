@@ -19,7 +19,8 @@ from utils.runtime.errors import UsageError, require_dir
 
 # names of what a run writes
 OUR_NAMES = re.compile(
-    r"run\.json|metrics\.jsonl|captions\.json|skips\.csv|generations|checkpoint.*|state_.*"
+    r"run\.json|metrics\.jsonl|captions(_holdout)?\.json|skips\.csv|generations|checkpoint.*"
+    r"|state_.*"
 )
 
 
@@ -45,6 +46,7 @@ class NewRun:
         self.record_path = self.path / "run.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.captions_path = self.path / "captions.json"
+        self.held_out_path = self.path / "captions_holdout.json"
 
     def require_new(self, *, resumes: bool = False) -> NewRun:
         """Check that training would overwrite nothing; UsageError if the folder holds a run.
@@ -73,10 +75,13 @@ class NewRun:
         """Folder of the checkpoint of a step, or of the last one."""
         return self.path / ("checkpoint" if step is None else f"checkpoint_{step}")
 
-    def planned(self, *, ensemble: bool = False, control: bool = False) -> list[str]:
+    def planned(
+        self, *, ensemble: bool = False, control: bool = False, holdout: bool = False
+    ) -> list[str]:
         """Every path that a run writes, for --dry_run.
 
-        ensemble: whether several copies are trained; control: whether loss control is on."""
+        ensemble: whether several copies are trained; control: whether loss control is on; holdout:
+        whether images are set aside."""
         names = [
             "run.json",
             "metrics.jsonl",
@@ -90,6 +95,8 @@ class NewRun:
         ]
         if control:
             names.append("skips.csv")
+        if holdout:
+            names.append(self.held_out_path.name)
         return [*(str(self.path / name) for name in names), str(self.cache_path)]
 
     @property
@@ -103,16 +110,20 @@ class NewRun:
         record: dict[str, Any],
         prompts: Mapping[str, Sequence[str]],
         *,
+        held_out: Mapping[str, Sequence[str]] | None = None,
         metrics_bytes: int = 0,
     ) -> None:
         """Write the record, which says that the run is not finished, and the prompts.
 
         prompts: {image key: list};
+        held_out: the same of images that are never drawn, if any;
         metrics_bytes: length of metrics.jsonl that a resumed run keeps."""
         if self.writes:
             # the record first: with it, a run that is killed here can be resumed
             whole_files.write_manifest(self.record_path, "run", **record, finished=False)
             whole_files.write_json(self.captions_path, prompts)
+            if held_out:
+                whole_files.write_json(self.held_out_path, held_out)
             if self.metrics_path.exists():
                 os.truncate(self.metrics_path, min(metrics_bytes, self.metrics_path.stat().st_size))
 
@@ -172,6 +183,15 @@ class Run:
     def captions(self) -> dict[str, list[str]]:
         """The prompts that the run trained on: {image key: list}."""
         return whole_files.read_json(self.path / "captions.json")
+
+    @property
+    def holdout(self) -> list[str]:
+        """Keys of the images that the run set aside and never drew (--holdout)."""
+        return self.record.get("holdout", [])
+
+    def held_out_captions(self) -> dict[str, list[str]]:
+        """The prompts that images of `holdout` would have had: {image key: list}."""
+        return whole_files.read_json(self.path / "captions_holdout.json") if self.holdout else {}
 
     def checkpoints(self) -> list[str]:
         """Names of the checkpoints that exist, in natural order."""

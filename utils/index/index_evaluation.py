@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from utils.index import index_descriptor, search, vector_index
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_inputs, features, measurement
 from utils.retrieval.evaluation_networks import Networks
-from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.evaluation_request import EvaluationRequest, MatchSettings
 from utils.retrieval.evaluation_sets import IndexFacts, Sets, TrainingFacts
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, OnDemand
@@ -24,7 +24,13 @@ from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from utils.cli.retrieval_options import RetrievalOptions
+    from utils.files.run_folder import Run
     from utils.runtime.parallel import Processes, Say
+
+
+# matches that are searched for beyond those asked for, where a run held images of the index out;
+# of more, some could be a match of an image that resembles a thousand others of them
+MOST_HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,19 @@ class IndexTraining:
         inputs = request.inputs
         index = vector_index.open_index("--val_dir", inputs.val_dir)
         index_descriptor.require_descriptor(request.descriptor, inputs.val_dir, index.descriptor)
-        if not index.complete:
-            say(
-                f"the index {inputs.val_dir} is not complete: {len(index.shards)} of"
-                f" {len(index.planned)} shards ({len(index)} images) are searched"
-            )
+        _say_if_incomplete(index, inputs.val_dir, say)
         generated, queries, manifest = evaluation_inputs.read_queries(inputs.query_dir, say=say)
         run = evaluation_inputs.training_run(inputs, manifest, say)
-        duplicated = list(run.record["duplicated"]) if run else None
         named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
-        rows = index.find([*named, *(duplicated or ())])
-        absent = [key for key in duplicated or () if key not in rows]
-        if run is not None and absent:
-            say(
-                f"{len(absent)} duplicated images of {run.path / 'run.json'} are not in the index;"
-                " duplication is skipped"
-            )
-            duplicated = None
-        if named and not any(key in rows for key in named):
-            say(
-                f"none of the {len(named)} training images that the manifest names is in the index:"
-                " was it built from the folder that was trained on?"
-            )
+        known, facts = _known_images(index, run, named, inputs.val_dir, say)
         return Sets(
             generated,
             queries,
             index,
-            TrainingFacts(duplicated, sources={key: key for key in named if key in rows}),
+            known,
             evaluation_inputs.generation_facts(inputs.query_dir, queries, manifest),
-            IndexFacts(index, rows),
+            facts,
+            held_out=index.images(np.array(facts.held_out)) if facts.held_out else None,
         )
 
     def measure(
@@ -96,8 +86,7 @@ class IndexTraining:
         query = processes.share(
             sim.normalised(generated["descriptor"]).numpy() if processes.main else None
         )
-        search_for = _approximately if request.comparison.ann else _exactly
-        result = search_for(index, query, request.comparison.num_matches, processes, say)
+        result = _matches_in(index, sets, request.comparison, query, processes, say)
         if not processes.main:
             return None, sets
         readable = replace(
@@ -115,6 +104,43 @@ class IndexTraining:
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         """Files of the lists of an approximate search, if they are not written yet."""
         return search.planned(_opened(sets)) if request.comparison.ann else []
+
+
+def _say_if_incomplete(index: vector_index.VectorIndex, val_dir: str, say: Say) -> None:
+    """Print a line if shards of the index are missing."""
+    if not index.complete:
+        say(
+            f"the index {val_dir} is not complete: {len(index.shards)} of"
+            f" {len(index.planned)} shards ({len(index)} images) are searched"
+        )
+
+
+def _known_images(
+    index: vector_index.VectorIndex, run: Run | None, named: list[str], val_dir: str, say: Say
+) -> tuple[TrainingFacts, IndexFacts]:
+    """Find the images that a run or the manifest names. named: the training images of prompts."""
+    duplicated = list(run.record["duplicated"]) if run else None
+    holdout = run.holdout if run else []
+    rows = index.find([*named, *(duplicated or ()), *holdout])
+    aside = {key: rows.pop(key) for key in holdout if key in rows}
+    evaluation_inputs.say_held_out(len(aside), len(index), val_dir, say)
+    absent = [key for key in duplicated or () if key not in rows]
+    if run is not None and absent:
+        say(
+            f"{len(absent)} duplicated images of {run.path / 'run.json'} are not in the index;"
+            " duplication is skipped"
+        )
+        duplicated = None
+    if named and not any(key in rows or key in aside for key in named):
+        say(
+            f"none of the {len(named)} training images that the manifest names is in the index:"
+            " was it built from the folder that was trained on?"
+        )
+    sources = {key: key for key in named if key in rows}
+    return (
+        TrainingFacts(duplicated, sources, holdout=list(aside) if run else None),
+        IndexFacts(index, rows, held_out=tuple(sorted(aside.values()))),
+    )
 
 
 def _opened(sets: Sets) -> vector_index.VectorIndex:
@@ -146,6 +172,33 @@ class SearchResult:
     scores: np.ndarray  # [Q, k] float32
     rows: np.ndarray  # [Q, k] int64, of the index
     settings: dict[str, Any]  # how it was searched, for the settings of metrics.json
+
+
+def _matches_in(
+    index: vector_index.VectorIndex,
+    sets: Sets,
+    how: MatchSettings,
+    query: np.ndarray,
+    processes: Processes,
+    say: Say,
+) -> SearchResult:
+    """Search the index for normalised descriptors [Q, D]; images that were held out are no
+    matches."""
+    search_for = _approximately if how.ann else _exactly
+    held = sets.indexed.held_out if sets.indexed else ()
+    wanted = how.num_matches + min(len(held), MOST_HELD_OUT)
+    return without_rows(search_for(index, query, wanted, processes, say), held, how.num_matches)
+
+
+def without_rows(result: SearchResult, rows: Sequence[int], k: int) -> SearchResult:
+    """The k best matches that are none of some rows, or as many as every query has."""
+    if not len(rows):
+        return result
+    excluded = np.isin(result.rows, np.asarray(rows))
+    left = min(k, int((~excluded).sum(1).min()))
+    order = np.argsort(excluded, axis=1, kind="stable")[:, :left]
+    scores, found = (np.take_along_axis(each, order, 1) for each in (result.scores, result.rows))
+    return replace(result, scores=scores, rows=found)
 
 
 @dataclass(frozen=True)

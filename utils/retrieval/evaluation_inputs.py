@@ -3,9 +3,11 @@ captions, duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from utils.data import captions, image_sets, tar_shards
 from utils.files import generation_folder, run_folder, whole_files
@@ -130,6 +132,44 @@ def _duplicated_keys(
     return list(matched)
 
 
+def _held_out_keys(run: run_folder.Run | None, training: image_sets.ImageSet) -> list[str] | None:
+    """Keys of the images in --val_dir that a run set aside; None without a run.
+
+    All images of the run are matched at once, so that none of them takes the name of another."""
+    if run is None or not run.holdout:
+        return None if run is None else []
+    record, held = run.path / "run.json", frozenset(run.holdout)
+    names = [*run.captions(), *run.holdout]
+    matched, _ = captions.match_keys(record, names, training.root, training.keys, anywhere=True)
+    return [key for key in training.keys if matched.get(key) in held]
+
+
+def say_held_out(held: int, count: int, val_dir: str, say: Say) -> None:
+    """Say how many of `count` images a run set aside; UsageError if none is left."""
+    if held == count:
+        raise UsageError(
+            f"--val_dir={val_dir!r}: all {held} images were held out by the run; give the folder"
+            " with the images that it was trained on"
+        )
+    if held:
+        say(
+            f"{held} of {count} images in --val_dir were held out; they are innocents, not training"
+            " images"
+        )
+
+
+def _without(
+    listed: image_sets.ImageSet, held: Sequence[str], val_dir: str, say: Say
+) -> tuple[image_sets.ImageSet, image_sets.ImageSet | None]:
+    """Take the images that a run set aside out of the training images, and say so. UsageError if
+    none is left. Returns: training images, those set aside or None."""
+    if not held:
+        return listed, None
+    say_held_out(len(held), len(listed), val_dir, say)
+    aside = np.isin(listed.keys, held)
+    return listed.take(np.flatnonzero(~aside)), listed.take(np.flatnonzero(aside))
+
+
 def list_training(source: str) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
     """List the training images of --val_dir: of a folder, or of tar shards, read in place.
 
@@ -190,17 +230,22 @@ def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
 def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     """List both sets of images with what is known of them, before any network loads."""
     generated, queries, manifest = read_queries(inputs.query_dir, say=say)
-    training, beside = list_training(inputs.val_dir)
-    _warn_of_overlap(inputs.val_dir, generated, training, say)
+    listed, beside = list_training(inputs.val_dir)
+    _warn_of_overlap(inputs.val_dir, generated, listed, say)
     run = training_run(inputs, manifest, say)
+    holdout = _held_out_keys(run, listed)
+    training, held_out = _without(listed, holdout or (), inputs.val_dir, say)
     duplicated = _duplicated_keys(run, training, say)
-    sources = _sources(inputs, queries, training, say)
+    # a prompt may be the caption of an image that was held out: then it has no training image
+    sources = _sources(inputs, queries, listed, say)
+    sources = {name: key for name, key in sources.items() if key not in (holdout or ())}
     return Sets(
         generated,
         queries,
         training,
-        TrainingFacts(duplicated, sources, _captions(inputs, run, training, beside)),
+        TrainingFacts(duplicated, sources, _captions(inputs, run, training, beside), holdout),
         generation_facts(inputs.query_dir, queries, manifest),
+        held_out=held_out,
     )
 
 

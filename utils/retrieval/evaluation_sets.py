@@ -43,6 +43,9 @@ class TrainingFacts:
     sources: dict[str, str] = field(default_factory=dict)
     # key -> first caption, of images that have one
     captions: dict[str, str] = field(default_factory=dict)
+    # keys in --val_dir of images that the run set aside and never drew, which are no training
+    # images; None: unknown
+    holdout: list[str] | None = None
 
 
 class Index(Protocol):
@@ -76,6 +79,8 @@ class IndexFacts:
     index: Index
     # key -> row in the index, of the images that the manifest or the run names
     rows: dict[str, int] = field(default_factory=dict)
+    # rows of the images that the run set aside, which are no matches
+    held_out: tuple[int, ...] = ()
     # key -> metadata, of the images in Sets.training
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     # how it was searched, for the settings of metrics.json
@@ -93,6 +98,8 @@ class Sets:
     known: TrainingFacts = TrainingFacts()
     generation: GenerationFacts = GenerationFacts()
     indexed: IndexFacts | None = None  # where --val_dir is an index
+    # images of --val_dir that are not in `training`: the run set them aside and never drew them
+    held_out: ImageSet | None = None
 
     @property
     def training_images(self) -> ImageSet:

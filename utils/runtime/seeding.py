@@ -23,6 +23,7 @@ STREAMS = {
     "tiny-sd/held-out": "scenes that tiny-sd is measured on",
     "tiny-sd/training": "weights, batches, timesteps and noise in the training of tiny-sd",
     "duplication": "which training images are duplicated",
+    "holdout": "which training images --holdout sets aside",
     "subset": "which training images belong to --trainsubset",
     "shards": "which training images belong to which split of an ensemble",
     "unet": "initial weights of --unet_from_scratch",

@@ -49,6 +49,7 @@ def record_of(
         ),
         "classes": captions.class_names(used),
         "duplicated": job.duplicated,
+        "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
     }
     if job.plan.splits > 1:
@@ -90,7 +91,13 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
     asked for, if it would change the result. record: run.json on disk; fresh: what it would be
     now."""
     options = fresh["options"]
-    if record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
+    before, now = record.get("holdout", []), fresh["holdout"]
+    if len(before) != len(now):
+        raise UsageError(
+            f"--holdout={options['holdout']}, which sets {len(now)} images aside: {EARLIER}"
+            f" {len(before)} set aside; use the same value and the same images"
+        )
+    if before != now or record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
         raise UsageError(
             f"--instance_data_dir={options['instance_data_dir']!r}: {EARLIER} other images; use the"
             " same images"

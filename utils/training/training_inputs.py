@@ -112,16 +112,27 @@ def _weights(path, images, say):
 
 
 def checked_inputs(
-    files: InputFiles, *, subset: float | None, copies: int, say: Callable[[str], None]
+    files: InputFiles,
+    *,
+    holdout: float = 0.0,
+    subset: float | None,
+    copies: int,
+    say: Callable[[str], None],
 ) -> TrainingInputs:
     """Read and check images, captions and weights; UsageError names a flag that does not fit them.
 
-    subset: --trainsubset, the share of the images that the run uses; copies: of the model, each of
-    which needs an image; say: prints a line on the terminal.
+    holdout: --holdout, the share of the images that are never drawn; they are among those that are
+    returned; subset: --trainsubset, the share of the others that the run uses; copies: of the
+    model, each of which needs an image; say: prints a line on the terminal.
     """
     images, beside = _listed(files.images)
     images = _readable(images, files, say)
-    kept = duplication.require_subset(len(images), subset) if subset else len(images)
+    held = duplication.require_holdout(len(images), holdout)
+    if held:
+        say(f"--holdout={holdout}: {held} of {len(images)} images are set aside and never drawn")
+    kept = len(images) - held
+    if subset:
+        kept = duplication.require_subset(kept, subset)
     if copies > kept:
         raise UsageError(
             f"--clients_num={copies} splits of {kept} images: use at most one split per image"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from utils.cli.train_options import TrainOptions
+    from utils.data.image_sets import ImageSet
     from utils.data.training_data import CaptionedImages
     from utils.models.loading import DiffusionParts
     from utils.runtime.parallel import Processes, Team
@@ -47,6 +48,7 @@ class PreparedRun:
     data: CaptionedImages  # of all splits
     splits: list[np.ndarray]  # indices of the images of each split
     duplicated: list[str]  # keys of images that are, or under nodup would be, duplicated
+    held_out: dict[str, list[str]]  # prompts of the images of --holdout, which are never drawn
     per_step: int  # images of an optimizer step of a copy
     identity: dict[str, str]  # {network: fingerprint of its weights before training}
 
@@ -75,7 +77,11 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInpu
         workers=opts.num_workers,
     )
     return training_inputs.checked_inputs(
-        files, subset=opts.trainsubset, copies=opts.clients_num, say=say
+        files,
+        holdout=opts.holdout,
+        subset=opts.trainsubset,
+        copies=opts.clients_num,
+        say=say,
     )
 
 
@@ -86,11 +92,25 @@ def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.TrainMitigatio
     return train_mitigations.chosen(values)
 
 
+def without_held_out(
+    opts: TrainOptions, data: TrainingInputs, seed: int
+) -> tuple[TrainingInputs, ImageSet]:
+    """Set the images of --holdout aside. Returns: what the run may train on, the images that it
+    never draws."""
+    held = duplication.held_out(len(data.images), opts.holdout, seed)
+    aside = data.images.take(held)
+    if not len(held):
+        return data, aside
+    kept = np.setdiff1d(np.arange(len(data.images)), held)
+    weights = None if data.weights is None else data.weights[kept]
+    return replace(data, images=data.images.take(kept), weights=weights), aside
+
+
 def hooks_and_data(
     opts: TrainOptions, data: TrainingInputs, tokenizer: Any, seed: int
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
-    """What follows from options and data without a model. Returns: (CaptionedImages, keys of
-    duplicated images, TrainHooks)."""
+    """What follows from options and data without a model. data: without the images of --holdout.
+    Returns: (CaptionedImages, keys of duplicated images, TrainHooks)."""
     images, weights = data.images, data.weights
     if opts.trainsubset:
         kept = duplication.subset(len(images), opts.trainsubset, seed)
@@ -235,6 +255,7 @@ def prepare(
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
     parts, identity = _load_parts(opts, seed)
+    data, aside = without_held_out(opts, data, seed)
     captioned, duplicated, hooks = hooks_and_data(opts, data, parts.tokenizer, seed)
     splits = _split(opts, captioned, seed)
     per_step = opts.train_batch_size * team.size * opts.gradient_accumulation_steps
@@ -256,6 +277,9 @@ def prepare(
         data=captioned,
         splits=splits,
         duplicated=duplicated,
+        held_out=captions.resolve_prompts(
+            opts.class_prompt, aside, captions=data.texts, tokenizer=parts.tokenizer, seed=seed
+        ),
         per_step=per_step,
         identity=identity,
     )

@@ -94,6 +94,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
     writes = plan.run.planned(
         ensemble=opts.clients_num > 1 or opts.total_round > 1,
         control=any(m.loss_rule is not None for m in training_job.mitigations_of(opts)),
+        holdout=opts.holdout > 0,
     )
     shown = {"options": plan.options, "images": len(plan.inputs.images), "writes": writes}
     print(json.dumps(shown, indent=1))
@@ -175,7 +176,9 @@ def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     """Write what is known before the first step, and remove what a killed run left."""
     state, processes = plan.state, loop.processes
     metrics_bytes = state.info["metrics_bytes"] if state else 0
-    plan.run.begin(record, loop.job.data.prompts, metrics_bytes=metrics_bytes)
+    plan.run.begin(
+        record, loop.job.data.prompts, held_out=loop.job.held_out, metrics_bytes=metrics_bytes
+    )
     if processes.main:
         resume_states.clean(plan.run.path, after=state.position if state else 0)
     if state:
