@@ -38,6 +38,8 @@ STREAMS = {
     "latents": "initial latents of an image, at inference",
     "embedding-noise": "noise on the embeddings of an image, at inference",
     "bootstrap": "resampling of prompts for confidence intervals",
+    "bootstrap-innocents": "resampling of innocents for the interval of a threshold",
+    "innocents": "which innocents are compared, where there are more than needed",
 }
 
 
