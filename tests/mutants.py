@@ -346,6 +346,27 @@ MUTANTS = [
         "tests/retrieval/test_metrics.py::test_duplication_by_match_and_by_source",
     ),
     Mutant(
+        "a threshold that innocents do not set",
+        "utils.retrieval.formulas.threshold:calibrated",
+        "allowed(len(scores), false_positives)",
+        "allowed(len(scores), false_positives) + 1",
+        "tests/retrieval/formulas/test_threshold.py::test_it_is_the_lowest_score_that_few_enough_exceed",
+    ),
+    Mutant(
+        "a threshold that innocents do not set",
+        "utils.retrieval.formulas.threshold:share_interval",
+        "scores > drawn",
+        "scores > threshold",
+        "tests/retrieval/formulas/test_threshold.py::test_the_share_s_interval_takes_in_the_threshold_s_own_uncertainty",
+    ),
+    Mutant(
+        "a threshold that innocents do not set",
+        "utils.retrieval.verdict:verdict_of",
+        "rate > VOID_RATE",
+        "rate > 1",
+        "tests/retrieval/test_verdict.py::test_a_verdict_by_hand",
+    ),
+    Mutant(
         "wrong source",
         "utils.retrieval.measurement:origins_of",
         "scores(known, sources[known])",
