@@ -557,7 +557,7 @@ MUTANTS = [
     ),
     Mutant(
         "near-duplicates weights",
-        "utils.index.near_duplicates:_block_pairs",
+        "utils.retrieval.formulas.groups:block_pairs",
         "range(i, len(spans))",
         "range(i, i + 1)",
         "tests/index/test_near_duplicates.py::test_blocks_give_the_components_of_the_whole_matrix",

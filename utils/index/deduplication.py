@@ -24,6 +24,7 @@ from utils.index.deduplication_files import FILES, KIND, OUR_FILES, Deduplicatio
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_pictures, evaluation_stage
 from utils.retrieval.descriptors.extractors import EXTRACTORS
+from utils.retrieval.formulas.groups import NEAR_DUPLICATES
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from utils.retrieval.evaluation_request import DescriptorChoice
     from utils.runtime.parallel import Processes
 
-# scores from which two images count as near-duplicates. SSCD's authors report a precision of 90 %
-# at 0.75; the 0.5 of the papers on copying is for generated images
-THRESHOLDS = {"pixel": 0.95, "sscd": 0.75}
 # vectors are stored in half precision: an image and its exact copy score 1 within some 1e-4, 1e-3
 # at worst
 HIGHEST = 0.999
@@ -145,12 +143,12 @@ def threshold_of(threshold: float | None, descriptor: dict[str, Any]) -> float:
     (all images would be one group) or above HIGHEST."""
     style = descriptor.get("pt_style")
     if threshold is None:
-        threshold = THRESHOLDS.get(str(style))
+        threshold = NEAR_DUPLICATES.get(str(style))
     if threshold is None:
         raise UsageError(
             f"--dedup needs --copy_threshold for --pt_style {style}: the literature has no"
             " threshold for near-duplicates of this descriptor; it has one for"
-            f" {', '.join(s for s in EXTRACTORS if s in THRESHOLDS)}"
+            f" {', '.join(s for s in EXTRACTORS if s in NEAR_DUPLICATES)}"
         )
     if not 0 < threshold <= HIGHEST:
         raise UsageError(

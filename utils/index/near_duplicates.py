@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.retrieval.formulas.groups import Components, block_pairs, merge_pairs, products
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,65 +36,6 @@ BLOCK_ROWS = {"cpu": 4096, "cuda": 16384}  # the scores of two blocks take 64 MB
 
 # of some rows: (rows [n], scores [n, k], matches [n, k], -1 for an empty place)
 Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-class Components:
-    """Connected components of rows: union-find on whole arrays. A component is identified by its
-    lowest row."""
-
-    def __init__(self, count: int) -> None:
-        # a lower row of the same component, or the row itself when it is the lowest
-        self.above = np.arange(count)
-
-    def roots(self, rows: np.ndarray) -> np.ndarray:
-        """The lowest row of the component of each row. [n] -> [n] int64."""
-        roots = self.above[rows]
-        while not np.array_equal(higher := self.above[roots], roots):
-            roots = higher
-        self.above[rows] = roots  # path compression: the next search is short
-        return roots
-
-    def merge(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Join the components of left[i] and right[i], for all i. left, right: [n] rows."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        pairs = np.stack([self.roots(left), self.roots(right)], 1)
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        if not len(pairs):
-            return
-        nodes, places = np.unique(pairs, return_inverse=True)
-        places = places.reshape(-1, 2)
-        graph = coo_array(
-            (np.ones(len(places), bool), (places[:, 0], places[:, 1])),
-            shape=(len(nodes), len(nodes)),
-        )
-        number, component = connected_components(graph, directed=False)
-        lowest = np.full(number, len(self.above))
-        np.minimum.at(lowest, component, nodes)
-        self.above[nodes] = lowest[component]
-
-    def merge_near(self, near: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> None:
-        """Join the components of rows[i] and columns[j] wherever near[i, j], without a list of the
-        pairs. Repeatedly, each row and each column merges with its first neighbour of another
-        component; a repetition at least halves the number of components that have such neighbours.
-
-        near: bool tensor [r, c], which is overwritten; rows: [r]; columns: [c]."""
-        import torch
-
-        while True:
-            left, right = (torch.from_numpy(self.roots(r)).to(near.device) for r in (rows, columns))
-            near &= left[:, None] != right[None]
-            if not near.any():
-                return
-            for axis, own, others in ((1, rows, columns), (0, columns, rows)):
-                # the first maximum of 0 and 1 is the first neighbour
-                has_any, first = (part.cpu().numpy() for part in near.view(torch.uint8).max(axis))
-                self.merge(own[has_any > 0], others[first[has_any > 0]])
-
-    def labels(self) -> np.ndarray:
-        """The lowest row of the component of every row. Returns: [N] int64."""
-        return self.roots(np.arange(len(self.above)))
 
 
 # Finding ------------------------------------------------------------------------------------------
@@ -125,7 +68,7 @@ def exact_groups(
     step = min(
         block_rows or BLOCK_ROWS.get(device.type, BLOCK_ROWS["cpu"]), index.block_rows(), len(index)
     )
-    spans, pairs = _block_pairs(len(index), step)
+    spans, pairs = block_pairs(len(index), step)
     pairs = pairs[len(pairs) * part // parts : len(pairs) * (part + 1) // parts]
     components, loaded = Components(len(index)), None
     scores = torch.empty(step * step, device=device)  # reused by every pair of blocks
@@ -135,40 +78,9 @@ def exact_groups(
         if loaded != i:
             block, loaded = torch.from_numpy(index.take(spans[i])).to(device), i
         other = block if i == j else torch.from_numpy(index.take(spans[j])).to(device)
-        products = _products(block, other, scores)
-        _merge_pairs(components, products, spans[i], spans[j], threshold=threshold)
+        near = products(block, other, scores)
+        merge_pairs(components, near, spans[i], spans[j], threshold=threshold)
     return components.labels()
-
-
-def _block_pairs(count, step):
-    """Blocks of `step` consecutive rows of `count`, and all pairs of blocks. Returns: ([[n] rows],
-    [(i, j)], i <= j)."""
-    spans = [np.arange(first, min(first + step, count)) for first in range(0, count, step)]
-    return spans, [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
-
-
-def _products(block, other, buffer):
-    """Scores of every row of a block [r, D] with every row of another [c, D], in the memory of
-    `buffer`; -1 for a row with itself. Returns: [r, c]."""
-    import torch
-
-    out = buffer[: len(block) * len(other)].view(len(block), -1)
-    products = torch.mm(block, other.T, out=out)
-    if other is block:
-        products.fill_diagonal_(-1)
-    return products
-
-
-def _merge_pairs(components, scores, rows, columns, *, threshold):
-    """Join the components of rows[i] and columns[j] wherever scores[i, j] is at least the
-    threshold. scores: [r, c] tensor."""
-    near_rows = (scores.amax(1) >= threshold).nonzero()[:, 0]
-    if not len(near_rows):  # most pairs of blocks have no near rows, most others few
-        return
-    near = scores.index_select(0, near_rows) >= threshold
-    near_columns = near.any(0).nonzero()[:, 0]
-    near = near.index_select(1, near_columns)
-    components.merge_near(near, rows[near_rows.cpu().numpy()], columns[near_columns.cpu().numpy()])
 
 
 def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
