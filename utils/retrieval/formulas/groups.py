@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # torch and scipy are imported where they are used: options may read the constants of this module,
 # and --help must answer at once
 
+BLOCK_ROWS = 4096  # of descriptors in memory; the scores of two blocks take 64 MB
 # --pt_style -> score from which two images count as near-duplicates. SSCD's authors report a
 # precision of 90 % at 0.75; the 0.5 of the papers on copying is for generated images
 NEAR_DUPLICATES = {"pixel": 0.95, "sscd": 0.75}
@@ -118,3 +119,43 @@ def merge_pairs(
     near_columns = near.any(0).nonzero()[:, 0]
     near = near.index_select(1, near_columns)
     components.merge_near(near, rows[near_rows.cpu().numpy()], columns[near_columns.cpu().numpy()])
+
+
+# Groups of descriptors in memory ------------------------------------------------------------------
+
+
+def group_labels(
+    descriptors: torch.Tensor,
+    threshold: float,
+    *,
+    device: torch.device | None = None,
+    block_rows: int = BLOCK_ROWS,
+) -> np.ndarray:
+    """The groups of near-duplicates among descriptors, as --dedup finds them in an index, but of
+    vectors in full precision. The cost grows with the square of M; no M x M is held.
+
+    descriptors: [M, D], normalised; a zero row is in no group;
+    threshold: score of a pair, above 0; ValueError otherwise;
+    device: that computes; None: the descriptors' own.
+
+    Returns: [M] int64, the lowest row of the group of every row."""
+    import torch
+
+    if threshold <= 0:
+        raise ValueError(f"a threshold of near-duplicates is above 0, not {threshold}")
+    components, rows = Components(len(descriptors)), descriptors.float()
+    on = device or rows.device
+    spans, pairs = block_pairs(len(rows), block_rows)
+    buffer = torch.empty(min(block_rows, len(rows)) ** 2, device=on)
+    blocks = [rows[span[0] : span[-1] + 1].to(on) for span in spans]
+    for i, j in pairs:
+        near = products(blocks[i], blocks[j], buffer)
+        merge_pairs(components, near, spans[i], spans[j], threshold=threshold)
+    return components.labels()
+
+
+def other_members(labels: np.ndarray) -> np.ndarray:
+    """How many other rows are in the group of every row. labels: [M] of `group_labels`. Returns:
+    [M] int64, 0 for a row without near-duplicates."""
+    _, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return sizes[places] - 1
