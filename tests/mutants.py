@@ -361,6 +361,13 @@ MUTANTS = [
     ),
     Mutant(
         "a threshold that innocents do not set",
+        "utils.retrieval.innocents:matches_of_others",
+        "groups[found] == np.asarray(own_group)[:, None]",
+        "groups[found] < 0",
+        "tests/retrieval/test_innocents.py::test_matches_of_others_agree_with_a_naive_search",
+    ),
+    Mutant(
+        "a threshold that innocents do not set",
         "utils.retrieval.verdict:verdict_of",
         "rate > VOID_RATE",
         "rate > 1",
