@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from utils.reports import page
+from utils.reports import page, page_parts
 
 ATTACK = "</script><script>alert(1)</script>&\u2028\u2029"
 SETTINGS = {
@@ -84,7 +84,7 @@ def test_the_page_needs_nothing_outside_itself(write):
 def test_only_the_scripts_of_the_page_may_run(write):
     report = write()
     script = re.search(r"<script>(.*?)</script>", report, re.DOTALL)[1]
-    assert f"script-src 'sha256-{page._sha256(script)}'" in report
+    assert f"script-src 'sha256-{page_parts.sha256(script)}'" in report
     assert "'unsafe-inline'" not in report
     assert len(re.findall("<script", report)) == 2
     assert "innerHTML" not in script
@@ -173,14 +173,14 @@ def test_numbers_can_be_read(write):
         in report
     )
     assert "0.9877" in report
-    assert page.number(128) == "128"
-    assert page.number(True) == "True"
+    assert page_parts.number(128) == "128"
+    assert page_parts.number(True) == "True"
 
 
 def test_settings_within_settings_are_rows_of_their_own():
-    assert dict(page.flat(SETTINGS))["environment.torch"] == "2.11"
-    assert dict(page.flat(SETTINGS))["environment.gpus"] == '["a", "<b>"]'
-    assert "preset" not in dict(page.flat(SETTINGS))
+    assert dict(page_parts.flat(SETTINGS))["environment.torch"] == "2.11"
+    assert dict(page_parts.flat(SETTINGS))["environment.gpus"] == '["a", "<b>"]'
+    assert "preset" not in dict(page_parts.flat(SETTINGS))
 
 
 def test_without_a_threshold_the_headline_is_the_percentile():

@@ -9,22 +9,29 @@ only."""
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from utils.files.whole_files import write_text
-
-HERE = Path(__file__).parent
+from utils.reports.page_parts import (
+    Nested,
+    flat,
+    image,
+    links,
+    listed,
+    number,
+    policy,
+    resource,
+    section,
+)
 
 NamedNumbers = dict[str, Any]  # name: number
-Nested = dict[str, Any]  # name: JSON value, or such a dict
 MatchRow = dict[str, Any]  # see `MatchTable`
 Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
@@ -58,13 +65,6 @@ class Report:
     plots: Sequence[tuple[Path, str]]
     pages: Sequence[bytes]  # of the gallery, as JPEG
     table: MatchTable
-
-
-def number(value: Any) -> str:
-    """A number as text: an integer in full, others with four significant digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:d}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def headline(metrics: NamedNumbers, settings: Nested) -> str:
@@ -142,22 +142,6 @@ def _interval(metrics: NamedNumbers, key: str) -> str:
     return f"{100 * metrics[f'{key}_lo']:.1f} to {100 * metrics[f'{key}_hi']:.1f} %"
 
 
-def flat(nested: Nested, *, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield settings as (name, text). A nested name is a.b, lists are JSON, None is skipped."""
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from flat(value, prefix=f"{prefix}{key}.")
-        elif value is not None:
-            yield (
-                f"{prefix}{key}",
-                (
-                    json.dumps(value, default=str)
-                    if isinstance(value, list | tuple)
-                    else number(value)
-                ),
-            )
-
-
 def script_json(data: Any) -> str:
     """JSON for a script element, without <, > and &. It is ASCII, so that U+2028, U+2029 and lone
     surrogates are escaped."""
@@ -174,20 +158,13 @@ def _table_data(table: MatchTable, threshold: float | None) -> str:
     return script_json({"threshold": threshold, "rows": finite, "pictures": encoded})
 
 
-def _image(data: bytes, kind: str, words: str) -> str:
-    return (
-        f'<p><img src="data:image/{kind};base64,{base64.b64encode(data).decode()}"'
-        f' alt="{html.escape(words)}"></p>'
-    )
-
-
 def _plot(path: Path, words: str) -> str:
-    return _image(path.read_bytes(), "png", words)
+    return image(path.read_bytes(), "png", words)
 
 
 def _gallery(pages: Sequence[bytes]) -> str:
     images = [
-        _image(page, "jpeg", f"gallery page {i}: queries and their matches")
+        image(page, "jpeg", f"gallery page {i}: queries and their matches")
         for i, page in enumerate(pages, 1)
     ]
     rest = (
@@ -213,21 +190,6 @@ def _tile(title: str, values: list[tuple[str, str]], accent: bool) -> str:
     )
 
 
-def _list(triples: Iterable[tuple[Any, str, Any]], *, kind: str = "text") -> str:
-    """A table of (name, words, value), "" without rows. kind: "number" aligns values right."""
-    rows = "\n".join(
-        f'<tr><th scope="row"><code>{html.escape(str(key))}</code> <span'
-        f' class="faint">{html.escape(words)}</span></th><td'
-        f' class="{kind}">{html.escape(str(value))}</td></tr>'
-        for key, words, value in triples
-    )
-    return f'<table class="list">{rows}</table>' if rows else ""
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 def write_report(path: str | Path, report: Report) -> None:
     """Write the whole page."""
     data = _table_data(report.table, report.settings.get("copy_threshold"))
@@ -243,12 +205,12 @@ def _sections(report: Report) -> dict[str, str]:
         "Matches": _matches(table, report.settings.get("copy_threshold")) if table.rows else "",
         "Gallery": _gallery(report.pages) if report.pages else "",
         "Plots": "".join(plots[1:]),
-        "Numbers": _list(
+        "Numbers": listed(
             [(k, report.words.get(k, ""), number(v)) for k, v in numbers], kind="number"
         ),
-        "Skipped": _list([(k, "", why) for k, why in report.left_out.items()]),
-        "Counts": _list([(k, "", v) for k, v in flat(report.counts)], kind="number"),
-        "Settings": _list([(k, "", v) for k, v in flat(report.settings)]),
+        "Skipped": listed([(k, "", why) for k, why in report.left_out.items()]),
+        "Counts": listed([(k, "", v) for k, v in flat(report.counts)], kind="number"),
+        "Settings": listed([(k, "", v) for k, v in flat(report.settings)]),
     }
 
 
@@ -257,42 +219,25 @@ def _page(report: Report, sections: dict[str, str], data: str) -> str:
     the table."""
     settings = report.settings
     sections = {title: body for title, body in sections.items() if body}
-    script, style = _resource("report.js"), _resource("report.css")
-    # with it, the browser refuses any other script, and any request
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{_sha256(style)}'; script-src"
-        f" 'sha256-{_sha256(script)}'"
-    )
-    return Template(_resource("report.html")).substitute(
-        policy=policy,
+    script, style = resource("report.js"), resource("report.css")
+    return Template(resource("report.html")).substitute(
+        policy=policy(style=style, script=script),
         style=style,
         headline=html.escape(headline(report.metrics, settings)),
         query_dir=html.escape(str(settings.get("query_dir", ""))),
         val_dir=html.escape(str(settings.get("val_dir", ""))),
         tiles="".join(_tile(*tile) for tile in tiles(report.metrics)),
-        links=" ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections),
-        sections="".join(_section(title, body) for title, body in sections.items()),
+        links=links(sections),
+        sections="".join(section(title, body) for title, body in sections.items()),
         data=data,
         script=script,
     )
 
 
-def _resource(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
-
-
 def _matches(table: MatchTable, threshold: float | None) -> str:
     shown, total = len(table.rows), table.total
     which = f"The {shown:,} most similar of {total:,}" if total > shown else f"All {total:,}"
-    text = Template(_resource("report_matches.html")).substitute(
+    text = Template(resource("report_matches.html")).substitute(
         which=f"{which} generated images", marks="" if threshold is None else MARKS
     )
     return text.removesuffix("\n")
-
-
-def _anchor(title: str) -> str:
-    return title.replace(" ", "-").lower()
-
-
-def _section(title: str, body: str) -> str:
-    return f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>'
