@@ -74,6 +74,7 @@ class Answer:
     parts: Share | None  # images that hold a part of a training picture, not counted in `share`
     threshold: Threshold | None
     gate: Gate | None  # None without --gate
+    max_copy_share: float | None = None  # --max_copy_share, 0 to 1; None: no limit to compare with
 
 
 # 2. The worst offenders ---------------------------------------------------------------------------
