@@ -1,7 +1,8 @@
 """How a script ends: every error that a user can cause becomes one line and an exit status.
 
 Status 2: a flag or an input is wrong, and nothing was started. Status 1: a run that had started
-failed, or the disk is full. 128 plus a signal's number: a signal stopped the run (Ctrl-C: 130)."""
+failed, or the disk is full. Status 3: a model does not pass --gate. 128 plus a signal's number: a
+signal stopped the run (Ctrl-C: 130)."""
 
 import errno
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from utils.runtime.errors import Stopped, ToolkitError, TrainingError
+from utils.runtime.errors import GateError, Stopped, ToolkitError, TrainingError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,6 +28,8 @@ def exit_on_user_error(script: str) -> Iterator[None]:
         yield
     except Stopped as stopped:
         _exit(f"{script}: {stopped}", stopped.status)
+    except GateError as error:
+        _exit(f"{script}: {_one_line(error)}", 3)
     except KeyboardInterrupt:
         _exit(f"{script}: stopped", 128 + signal.SIGINT)
     except ToolkitError as error:

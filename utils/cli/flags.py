@@ -259,6 +259,36 @@ def parse(
     return opts
 
 
+# Words of a command line --------------------------------------------------------------------------
+
+
+def words_of(values: Mapping[str, Any], declared: type[Options]) -> list[str]:
+    """The words of a command line that gives flags these values; a flag at its default has none.
+
+    values: {name of a field: value}, as `as_dict` records them or as the options hold them.
+    declared: the options class that has these fields; other names are left out."""
+    words = []
+    for option in fields(declared):
+        value = values.get(option.name)
+        value = tuple(value) if isinstance(value, list) else value
+        if value is not None and value != option.default:
+            words += _words_of_one(option, value)
+    return words
+
+
+def _words_of_one(option: dataclasses.Field, value: Any) -> list[str]:
+    name = f"--{option.name}"
+    if option.metadata["kind"] is SWITCH:
+        return [name]
+    if not isinstance(value, tuple):
+        return [name, str(value)]
+    if option.metadata["several"]:
+        return [name, *map(str, value)]
+    if option.metadata["repeat"]:
+        return [word for text in value for word in (name, str(text))]
+    return [name, ",".join(map(str, value))]
+
+
 # Records ------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,10 @@
 """The flags of diff_retrieval.py."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from utils.cli.card_options import CARD, CardOptions
 from utils.cli.common_options import (
     READING,
     RUNNING,
@@ -14,7 +14,7 @@ from utils.cli.common_options import (
     ReadingOptions,
     TrackingOptions,
 )
-from utils.cli.flags import default_of, flag, given, switch
+from utils.cli.flags import default_of, flag, switch
 from utils.cli.kinds import PATH, TRUTH, one_of, real, some_of, whole
 from utils.data.transforms import SSCD_PRESETS
 from utils.files.owned_folders import require_writable
@@ -63,7 +63,7 @@ PROCESSES = "several processes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
+class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptions):
     """Flags of diff_retrieval.py."""
 
     script: ClassVar[str] = "diff_retrieval.py"
@@ -73,6 +73,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         SIMILARITY,
         METRIC,
         SAVING,
+        CARD,
         INDEX,
         COMPARISON,
         SPEED,
@@ -413,10 +414,12 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         return "--dedup" if self.dedup else None
 
     def check(self) -> None:
+        self._check_card()
         if self.compare_runs:
             self._check_comparison()
             return
-        self._check_folders()
+        if not self.modelpath:
+            self._check_folders()
         if self.prepares:
             self._check_preparation(self.prepares)
         if self.force:
@@ -428,13 +431,6 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions):
         self._check_chunks()
         self._check_matrix_path()
         self._check_processes()
-
-    def _refuse(self, names: Iterable[str], why: str) -> None:
-        """Raise UsageError for the first of the flags whose value is not its default."""
-        for name in given(self, names):
-            value = getattr(self, name)
-            shown = ",".join(value) if isinstance(value, tuple) else value
-            raise UsageError(f"--{name} {why}" if value is True else f"--{name}={shown!r} {why}")
 
     def _check_comparison(self) -> None:
         self._refuse(

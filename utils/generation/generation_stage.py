@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.data.caption_edits import RandomTokens
 from utils.generation import mitigations, sampling
-from utils.generation.generation_plan import GenerationPlan, plans_of
+from utils.generation.generation_plan import GenerationPlan, PipelinePlan, plans_of
 from utils.generation.mitigations import SampleHooks
 from utils.generation.pair_grid import compare
 from utils.generation.sampling import GeneratedImage
@@ -241,13 +241,16 @@ def _report(
         say(hint)
 
 
-class _Generator:
-    """Generates folders one after the other with one pipeline, which is loaded when the first
-    folder needs it."""
+class Generator:
+    """Generates folders one after the other. A pipeline is loaded when a folder needs it, and kept
+    for the next folders until one needs another.
+
+    processes: that share the work; progress: shows a bar over an iterable."""
 
     def __init__(self, processes: parallel.Processes, *, progress: Callable[..., Iterable]) -> None:
         self.processes, self.progress = processes, progress
         self.pipeline: Any = None
+        self.loaded: PipelinePlan | None = None
 
     def complete(self, plan: GenerationPlan) -> dict[str, Any]:
         """Generate a folder, continue it, or leave it if it is finished. UsageError if another
@@ -271,8 +274,9 @@ class _Generator:
         return figures
 
     def _generate(self, plan: GenerationPlan, rows: list[dict]) -> dict[str, Any]:
-        if self.pipeline is None:
-            self.pipeline = load(plan, self.processes.device)
+        if self.loaded != plan.pipeline:
+            self.pipeline = None  # two may not fit into memory
+            self.pipeline, self.loaded = load(plan, self.processes.device), plan.pipeline
         return make(
             plan,
             rows,
@@ -315,7 +319,7 @@ def generate_folders(
     if opts.dry_run:
         processes.say(_dry_run(plans, compared=opts.compare))
         return
-    generator = _Generator(processes, progress=progress)
+    generator = Generator(processes, progress=progress)
     figures = [generator.complete(each) for each in plans]
     if processes.main:
         _report(opts, plans, figures[-1], processes.say)

@@ -120,6 +120,27 @@ MITIGATIONS: tuple[Callable[..., Mitigation | None], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Published:
+    """A mitigation at a strength that was published."""
+
+    name: str  # short, for a folder
+    flags: Mapping[str, Any]  # {flag of diff_inference.py: value}
+    source: str  # where
+
+
+_SOMEPALLI, _JAIN = "Somepalli et al. 2023", "Jain et al. 2025"
+PUBLISHED: tuple[Published, ...] = (
+    Published("noise", {"rand_noise_lam": 0.1}, _SOMEPALLI),
+    Published("words", {"rand_augs": "rand_word_add", "rand_aug_repeats": 4}, _SOMEPALLI),
+    Published("repeats", {"rand_augs": "rand_word_repeat", "rand_aug_repeats": 4}, _SOMEPALLI),
+    Published("numbers", {"rand_augs": "rand_numb_add", "rand_aug_repeats": 4}, _SOMEPALLI),
+    Published("late", {"cfg_start": 500.0}, f"{_JAIN}, for LAION-10k"),
+    Published("opposite", {"cfg_start": 650.0, "cfg_before": -2.0}, f"{_JAIN}, for LAION-10k"),
+    Published("dynamic", {"cfg_start": "auto"}, _JAIN),
+)
+
+
 def flag_names() -> tuple[str, ...]:
     """The flags that the mitigations read."""
     return flag_values.flag_names(MITIGATIONS)

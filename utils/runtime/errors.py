@@ -35,6 +35,10 @@ class TrainingError(ToolkitError):
     status is 1, not 2."""
 
 
+class GateError(ToolkitError):
+    """A model does not pass --gate: it copies more than is acceptable. The exit status is 3."""
+
+
 class Stopped(ToolkitError):
     """A signal ended a run after its state was saved. status: exit status, 128 plus the signal's
     number."""

@@ -40,6 +40,8 @@ STREAMS = {
     "bootstrap": "resampling of prompts for confidence intervals",
     "bootstrap-innocents": "resampling of innocents for the interval of a threshold",
     "innocents": "which innocents are compared, where there are more than needed",
+    "card-prompts": "which captions a memorization card generates from",
+    "card-words": "which words of a caption a memorization card replaces, and by which",
 }
 
 

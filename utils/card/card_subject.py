@@ -1,0 +1,256 @@
+"""What a memorization card is about: a model, the model that it was made from, and its training
+pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.data import captions
+from utils.files import run_folder
+from utils.index import vector_index
+from utils.models import families
+from utils.retrieval import evaluation_inputs
+from utils.runtime.errors import DataError, UsageError, require_file
+
+if TYPE_CHECKING:
+    from utils.data.image_sets import ImageSet
+    from utils.files.run_folder import Run
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, as words of diff_inference.py's command line."""
+
+    words: tuple[str, ...]  # that name it
+    base: tuple[str, ...] | None  # that name the model it was made from; None: is not known
+    run: Run | None  # the training run, if it is one of ours
+    given: str  # --modelpath
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Numbers of the run's checkpoints before the last one, ascending."""
+        if self.run is None:
+            return []
+        names = (name.removeprefix("checkpoint_") for name in self.run.checkpoints())
+        numbers = sorted(int(name) for name in names if name.isdigit())
+        return [number for number in numbers if number != self.run.record["steps"]]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others, of JSON types."""
+        if self.run is None:
+            return {"words": self.words}
+        return {"run": self.run.record.get("id"), "steps": self.run.record["steps"]}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training pictures of a model, and what is known of them."""
+
+    source: str  # value of --val_dir
+    images: ImageSet | None  # None: an index
+    captions: Mapping[str, str]  # {key of a picture: its first caption}
+    duplicated: frozenset[str]  # keys of pictures that training drew more often, on purpose
+    heldout: Mapping[str, str]  # {name of a picture that training never drew: its caption}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all pictures; of an index those that have captions."""
+        return tuple(self.captions) if self.images is None else self.images.keys
+
+    @property
+    def root(self) -> str | Path:
+        """The folder that the keys are relative to."""
+        return Path(self.source) if self.images is None else Path(str(self.images.root))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the pictures; None of an index, which has its own."""
+        return None if self.images is None else self.images.fingerprint
+
+
+# The model ----------------------------------------------------------------------------------------
+
+
+def _named(source: str) -> tuple[str, ...]:
+    """Words that name a pipeline: a folder, or a name on the hub."""
+    if Path(source).exists():
+        return ("--modelpath", source)
+    return ("--pretrained_model_name_or_path", source)
+
+
+def _is_lora_on_disk(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix == ".safetensors"
+    names = ("run.json", "model_index.json")
+    return (
+        path.is_dir()
+        and not any((path / name).exists() for name in names)
+        and any(path.glob("*.safetensors"))
+    )
+
+
+def _is_pipeline_on_hub(name: str) -> bool:
+    try:
+        families.read("--modelpath", name)
+    except UsageError:
+        return False
+    return True
+
+
+def model_of(modelpath: str, base_model: str | None) -> Model:
+    """The model that --modelpath names. UsageError for LoRA weights without --base_model.
+
+    base_model: --base_model."""
+    path = Path(modelpath)
+    run = run_folder.open_run("--modelpath", path) if path.is_dir() else None
+    if run is not None:
+        base = base_model or run.options["pretrained_model_name_or_path"]
+        return Model(("--modelpath", modelpath), _named(base), run, modelpath)
+    lora = _is_lora_on_disk(path)
+    if base_model and not path.exists():
+        lora = not _is_pipeline_on_hub(modelpath)
+    if not lora:
+        base_words = _named(base_model) if base_model else None
+        return Model(_named(modelpath), base_words, None, modelpath)
+    if not base_model:
+        raise UsageError(
+            f"--modelpath={modelpath!r} holds LoRA weights; name the model that they change with"
+            " --base_model"
+        )
+    words = _named(base_model)
+    return Model((*words, "--lora", modelpath), words, None, modelpath)
+
+
+# Its training pictures ----------------------------------------------------------------------------
+
+
+def _place_of(model: Model, val_dir: str | None) -> str:
+    """The value of --val_dir: as given, else where the run's pictures are. UsageError where they
+    are not."""
+    if val_dir:
+        return val_dir
+    if model.run is None:
+        raise UsageError(
+            f"--modelpath={model.given!r} holds no run.json that names its training images; name"
+            " their folder with --val_dir"
+        )
+    place = model.run.located("instance_data_dir")
+    if place is None or not place.exists():
+        raise UsageError(
+            f"--modelpath={model.given!r}: the training images of the run are not in"
+            f" {str(place)!r} any more; name their folder with --val_dir"
+        )
+    return str(place)
+
+
+def require_readable(images: ImageSet) -> None:
+    """Raise UsageError unless a picture of the set can be read. Reads up to the first that can."""
+    reason: DataError | None = None
+    for index in range(len(images)):
+        try:
+            images.open(index)
+            return
+        except DataError as error:
+            reason = reason or error
+    raise UsageError(
+        f"--val_dir={str(images.root)!r}: none of its {len(images)} images can be read, first:"
+        f" {reason}; give a folder of images"
+    )
+
+
+def data_of(model: Model, val_dir: str | None, val_captions: str | None) -> TrainingData:
+    """The training pictures, and what is known of them; UsageError if there are none, or none can
+    be read.
+
+    val_dir, val_captions: the flags of these names, or None."""
+    source = _place_of(model, val_dir)
+    if vector_index.is_index(source):
+        return TrainingData(source, None, _recorded_captions(model), frozenset(), {})
+    images, beside = evaluation_inputs.list_training(source)
+    require_readable(images)
+    texts = _captions(model, images, beside, val_captions)
+    return TrainingData(
+        source, images, texts, _duplicated(model.run, images), _heldout(model.run, images)
+    )
+
+
+def _recorded_captions(model: Model) -> dict[str, str]:
+    if model.run is None:
+        return {}
+    return {key: texts[0] for key, texts in model.run.captions().items()}
+
+
+def _matched(path: Path, names: Mapping[str, str], images: ImageSet) -> dict[str, str]:
+    """Texts by the keys of the set. names: {name in the file at `path`: text}."""
+    found, _ = captions.match_keys(path, names, images.root, images.keys, anywhere=True)
+    return {key: names[found[key]] for key in images.keys if key in found}
+
+
+def _captions(
+    model: Model, images: ImageSet, beside: Mapping[str, list[str]], val_captions: str | None
+) -> dict[str, str]:
+    """First caption of each picture: from --val_captions, the run, the shards, or a metadata.jsonl
+    in the folder; {} if there are none. beside: {key: captions} of shards."""
+    if val_captions:
+        given, _ = captions.read_captions(require_file("--val_captions", val_captions), images)
+        return {key: texts[0] for key, texts in given.items()}
+    if model.run is not None:
+        return _matched(model.run.path / "captions.json", _recorded_captions(model), images)
+    if beside:
+        return {key: texts[0] for key, texts in beside.items()}
+    path = Path(str(images.root)) / "metadata.jsonl"
+    return _matched(path, _first_captions(path), images) if path.is_file() else {}
+
+
+def _first_captions(path: Path) -> dict[str, str]:
+    entries = captions.read_file(path)
+    return {key: captions.first_caption(path, key, value) for key, value in entries.items()}
+
+
+def _duplicated(run: Run | None, images: ImageSet) -> frozenset[str]:
+    """Keys of the pictures that a run drew more often; of a run without duplication none."""
+    if run is None or run.record.get("counterfactual"):
+        return frozenset()
+    names = {name: name for name in run.record["duplicated"]}
+    return frozenset(_matched(run.path / "run.json", names, images))
+
+
+def _heldout(run: Run | None, images: ImageSet) -> dict[str, str]:
+    """Captions of the pictures that a run set aside (--holdout), by their names in the run."""
+    names = [] if run is None else run.record.get("holdout") or []
+    path = None if run is None else run.located("instance_prompt_loc")
+    if path is None:
+        path = Path(str(images.root)) / "metadata.jsonl"
+    if not names or not path.is_file():
+        return {}
+    entries = _first_captions(path)
+    found, _ = captions.match_keys(path, entries, images.root, names, anywhere=True)
+    return {name: entries[found[name]] for name in names if name in found}
+
+
+def require_pictures_of(
+    flag: str, file: str, named: Mapping[str, str | None], data: TrainingData
+) -> None:
+    """Raise UsageError if prompts were given that belong to no training picture.
+
+    flag, file: where they come from; named: {prompt: the picture that the file names, or None}."""
+    sources = [name for name in named.values() if name]
+    if sources and data.images is not None:
+        found, _ = captions.match_keys(
+            file, sources, data.images.root, data.images.keys, anywhere=True
+        )
+        if found:
+            return
+        raise UsageError(
+            f"{flag}={file!r}: none of the {len(sources)} images that it names is in"
+            f" {data.source!r}; give prompts of the training images, or their folder with --val_dir"
+        )
+    if not sources and data.captions and not set(named) & set(data.captions.values()):
+        raise UsageError(
+            f"{flag}={file!r}: none of its {len(named)} prompts is the caption of a training image"
+            f" in {data.source!r}; give prompts of the training images"
+        )
