@@ -190,12 +190,11 @@ def costs_of(numbers: Numbers, without: Numbers) -> list[str]:
 def is_cheap(numbers: Numbers, without: Numbers) -> bool:
     """Whether a mitigation keeps the images nearly as good: CLIP score and distance, as far as both
     were measured."""
-    if numbers.clipscore is not None and without.clipscore is not None:
-        if numbers.clipscore < LEAST_CLIPSCORE * without.clipscore:
-            return False
-    if numbers.distance is not None and without.distance is not None:
-        return numbers.distance <= MOST_DISTANCE * without.distance
-    return True
+    pairs = (numbers.clipscore, without.clipscore), (numbers.distance, without.distance)
+    (score, usual), (distance, near) = pairs
+    if score is not None and usual is not None and score < LEAST_CLIPSCORE * usual:
+        return False
+    return distance is None or near is None or distance <= MOST_DISTANCE * near
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:

@@ -65,6 +65,8 @@ class Commands:
             *step.model,
             "--prompts",
             str(self.prompts(step)),
+            "--nbatches",
+            str(step.size.prompts),
             "--im_batch",
             str(step.size.per_prompt),
             *self.sampling,

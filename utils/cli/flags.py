@@ -276,12 +276,17 @@ def words_of(values: Mapping[str, Any], declared: type[Options]) -> list[str]:
     return words
 
 
+def _short(value: Any) -> float | None:
+    """A float as six digits tell it; None for other values."""
+    return float(f"{value:g}") if isinstance(value, float) else None
+
+
 def _words_of_one(option: dataclasses.Field, value: Any) -> list[str]:
     name = f"--{option.name}"
     if option.metadata["kind"] is SWITCH:
         return [name]
     if not isinstance(value, tuple):
-        return [name, str(value)]
+        return [name, f"{value:g}" if value == _short(value) else str(value)]
     if option.metadata["several"]:
         return [name, *map(str, value)]
     if option.metadata["repeat"]:

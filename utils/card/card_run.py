@@ -1,0 +1,189 @@
+"""Runs the steps of a memorization card: measures the speed, fits the sizes to the budget, makes
+images and evaluations. What exists already is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.card import card_prompts
+from utils.card.card_plan import CardPlan, generation_of, write_prompts
+from utils.card.card_sizes import ArmSize, images_of, seconds_of, within
+from utils.card.card_steps import (
+    GROUPS,
+    IMAGES,
+    PLAN,
+    TRAINING,
+    Commands,
+    Step,
+    line_of,
+)
+from utils.cli import flags
+from utils.cli.retrieval_options import RetrievalOptions
+from utils.files import whole_files
+from utils.generation.generation_stage import Generator
+from utils.index import index_stage
+from utils.reports.progress import progress
+from utils.retrieval import evaluation_stage
+from utils.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from utils.generation.sampling import Prompt
+    from utils.runtime.parallel import Processes
+
+PLAN_KIND, SPEED = "card-plan", "speed"
+GENERATING, MEASURING = "diff_inference.py", "diff_retrieval.py"
+
+
+def in_minutes(seconds: float) -> str:
+    """A time as a reader needs it: "less than a minute", "12 minutes"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+
+
+class Maker:
+    """Makes the images and the evaluations of a card, one after the other.
+
+    processes: this process alone; commands: of the card."""
+
+    def __init__(self, processes: Processes, commands: Commands) -> None:
+        self.processes, self.commands = processes, commands
+        self.generator = Generator(processes, progress=progress)
+        self.made = 0  # images that were made, not found
+
+    def generate(self, step: Step) -> None:
+        """Make the images of a step, or those that are missing."""
+        words = self.commands.generate(step)
+        planned = generation_of(words)
+        if len(planned.folder.rows(planned.settings)) < planned.images.total:
+            self.processes.say(f"$ {line_of(GENERATING, words)}")
+        self.made += self.generator.complete(planned)["images_new"]
+
+    def evaluate(self, name: str, metrics: Sequence[str] | None) -> Path:
+        """Measure the images of a step, unless that was done. Returns: the folder."""
+        folder = self.commands.evaluation(name)
+        if not (folder / "metrics.json").is_file():
+            words = self.commands.evaluate(name, metrics)
+            self.processes.say(f"$ {line_of(MEASURING, words)}")
+            opts = flags.parse(RetrievalOptions, words, description=None)
+            evaluation_stage.evaluate(opts, self.processes, index_stage.training_side(opts))
+        return folder
+
+    def find_duplicates(self, source: str) -> Path:
+        """Find near-duplicates among the training pictures, unless that was done. UsageError if the
+        descriptor has no threshold for them. Returns: the folder."""
+        folder = self.commands.folder / GROUPS
+        if not (folder / "summary.json").is_file():
+            words = self.commands.find_duplicates(source)
+            self.processes.say(f"$ {line_of(MEASURING, words)}")
+            opts = flags.parse(RetrievalOptions, words, description=None)
+            index_stage.prepare(opts, self.processes)
+        return folder
+
+
+# Speed and budget ---------------------------------------------------------------------------------
+
+
+def _exist(planned: CardPlan) -> dict[str, int]:
+    """Images of each step that exist already. UsageError if a folder holds others."""
+    made = {}
+    for step in planned.steps:
+        if planned.commands.images(step.name).is_dir():
+            asked = generation_of(planned.commands.generate(step))
+            made[step.name] = len(asked.folder.rows(asked.settings))
+    return made
+
+
+def _seconds_per_image(planned: CardPlan, maker: Maker) -> float:
+    """Time to generate an image, measured on the images of one prompt, or on a step that exists."""
+    for step in planned.steps:
+        manifest = planned.commands.images(step.name) / "manifest.json"
+        if manifest.is_file():
+            speed = whole_files.read_manifest(manifest, "generation").get("images_per_second")
+            if speed:
+                return 1 / speed
+    main = planned.steps[0]
+    step = Step(SPEED, "", main.model, SPEED, ArmSize(1, min(4, main.size.per_prompt)), main.seed)
+    card_prompts.write(maker.commands.prompts(step), planned.prompts[TRAINING][:1])
+    maker.generate(step)
+    manifest = maker.commands.folder / IMAGES / SPEED / "manifest.json"
+    return 1 / whole_files.read_manifest(manifest, "generation")["images_per_second"]
+
+
+def _require_same(path: Path, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise UsageError that names the first setting in which an unfinished or finished card
+    differs."""
+    for name, value in settings.items():
+        if recorded["settings"].get(name) != value:
+            flag = f"--{name}" if name not in ("sampling", "measuring") else f"flags of {name}"
+            raise UsageError(
+                f"--output_dir={str(path.parent)!r} holds a card with another {flag}; use the same"
+                " value, or another --output_dir"
+            )
+
+
+def begin(planned: CardPlan, maker: Maker, budget: float | None) -> CardPlan:
+    """Settle the sizes, say them, and write the prompts and the record of the plan; a card that was
+    begun keeps its sizes. Returns: the plan with these sizes.
+
+    budget: minutes, or None."""
+    path = planned.commands.folder / PLAN
+    if path.is_file():
+        recorded = whole_files.read_manifest(path, PLAN_KIND)
+        _require_same(path, recorded, dict(planned.settings))
+        sizes = {name: ArmSize(*size) for name, size in recorded["sizes"].items()}
+        write_prompts(planned.sized(sizes))
+        return planned.sized(sizes)
+    write_prompts(planned)
+    made = _exist(planned)
+    speed = _seconds_per_image(planned, maker)
+    sizes = planned.sizes
+    if budget is not None:
+        sizes = within(sizes, made, speed, budget=60 * budget)
+    for line in announcement(planned.sizes, sizes, made, speed, budget):
+        maker.processes.say(line)
+    sized = planned.sized(sizes)
+    write_prompts(sized)
+    whole_files.write_manifest(
+        path,
+        PLAN_KIND,
+        settings=planned.settings,
+        sizes={name: [size.prompts, size.per_prompt] for name, size in sizes.items()},
+        seconds_per_image=speed,
+    )
+    return sized
+
+
+def announcement(
+    full: dict[str, ArmSize],
+    sizes: dict[str, ArmSize],
+    made: dict[str, int],
+    speed: float,
+    budget: float | None,
+) -> list[str]:
+    """What a card is going to make, in lines. full: sizes without a budget; speed: seconds an
+    image."""
+    exist = sum(made.values())
+    there = f", {exist} of them exist" if exist else ""
+    seconds = seconds_of(sizes, made, speed)
+    lines = [
+        f"the card needs up to {images_of(sizes)} images in {len(sizes)} sets{there}: about"
+        f" {in_minutes(seconds)}, an estimate from {speed:.2g} s for an image"
+    ]
+    if budget is not None and images_of(sizes) < images_of(full):
+        lines.append(
+            f"--budget={budget:g} reduces {images_of(full)} images to {images_of(sizes)}: fewer"
+            " prompts, and fewer images of each"
+        )
+    if budget is not None and seconds > 60 * budget:
+        lines.append(f"--budget={budget:g} is too short for less than one image of each set")
+    return lines
+
+
+def write_worst(commands: Commands, step: Step, prompts: Sequence[Prompt]) -> Step:
+    """Write the worst prompts. Returns: the step of a trial with that many."""
+    card_prompts.write(commands.prompts(step), prompts)
+    return step.sized(ArmSize(len(prompts), step.size.per_prompt))
