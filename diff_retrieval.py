@@ -19,7 +19,11 @@ def measure(opts: RetrievalOptions, processes: Processes) -> None:
     from utils.index import index_stage
     from utils.retrieval import evaluation_stage
 
-    if opts.prepares:
+    if opts.modelpath:
+        from utils.card import card_stage
+
+        card_stage.make_card(opts, processes)
+    elif opts.prepares:
         index_stage.prepare(opts, processes)
     else:
         evaluation_stage.evaluate(opts, processes, index_stage.training_side(opts))

@@ -89,7 +89,7 @@ def answer_sentence(share: Share | None, threshold: Threshold | None) -> str:
     sentence = f"{share.percent} of {share.n} images made from training captions are copies"
     innocents = threshold.innocents
     if innocents is None:
-        return f"{sentence}, by the {threshold.source} ({threshold.value:.3g})."
+        return f"{sentence}, by a threshold of {threshold.value:.3g}, {threshold.source}."
     rate = innocents.share if threshold.calibrated else innocents.fixed_share
     if rate is None:
         return f"{sentence}."

@@ -16,7 +16,7 @@ TRAINING, BASE, HELDOUT, WORDS, WORST = "training", "base", "heldout", "words", 
 # files and folders of a card: its steps, what they need, and what is read in the end
 PLAN, PROMPTS, IMAGES, MEASURED = "plan.json", "prompts", "images", "measured"
 INDEX, GROUPS, WEIGHTS = "index", "near-duplicates", "weights.json"
-CARD_FILES = ("card.json", "card.md", "card.html")
+CARD_FILES = ("card.json", "card.md", "card.html", "course.png")
 OURS = frozenset((PLAN, PROMPTS, IMAGES, MEASURED, INDEX, GROUPS, WEIGHTS, *CARD_FILES))
 
 

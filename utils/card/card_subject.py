@@ -173,9 +173,7 @@ def data_of(model: Model, val_dir: str | None, val_captions: str | None) -> Trai
     images, beside = evaluation_inputs.list_training(source)
     require_readable(images)
     texts = _captions(model, images, beside, val_captions)
-    return TrainingData(
-        source, images, texts, _duplicated(model.run, images), _heldout(model.run, images)
-    )
+    return TrainingData(source, images, texts, _duplicated(model.run, images), _heldout(model.run))
 
 
 def _recorded_captions(model: Model) -> dict[str, str]:
@@ -219,17 +217,10 @@ def _duplicated(run: Run | None, images: ImageSet) -> frozenset[str]:
     return frozenset(_matched(run.path / "run.json", names, images))
 
 
-def _heldout(run: Run | None, images: ImageSet) -> dict[str, str]:
-    """Captions of the pictures that a run set aside (--holdout), by their names in the run."""
-    names = [] if run is None else run.record.get("holdout") or []
-    path = None if run is None else run.located("instance_prompt_loc")
-    if path is None:
-        path = Path(str(images.root)) / "metadata.jsonl"
-    if not names or not path.is_file():
-        return {}
-    entries = _first_captions(path)
-    found, _ = captions.match_keys(path, entries, images.root, names, anywhere=True)
-    return {name: entries[found[name]] for name in names if name in found}
+def _heldout(run: Run | None) -> dict[str, str]:
+    """Captions of the pictures that a run set aside (--holdout), by their keys in the run."""
+    listed = {} if run is None else run.held_out_captions()
+    return {key: texts[0] for key, texts in listed.items()}
 
 
 def require_pictures_of(

@@ -1,0 +1,332 @@
+"""The stage of diff_retrieval.py --modelpath: generates what it measures, measures it, and writes a
+memorization card."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.card import card_assembly, card_pictures, card_run
+from utils.card.card_advice import AdviceFacts, advice_of
+from utils.card.card_assembly import MeasuredStep
+from utils.card.card_files import write_card
+from utils.card.card_offenders import (
+    KnownPictures,
+    offenders_of,
+    read_draws,
+    read_groups,
+    training_picture,
+)
+from utils.card.card_plan import CardPlan, plan
+from utils.card.card_record import Arm, Card, Effort, Help, Pictures, Provenance, Trial
+from utils.card.card_run import GENERATING, Maker, write_worst
+from utils.card.card_steps import TRAINING, line_of
+from utils.card.card_verdicts import CopyRule, rule_of, worst_prompts
+from utils.cli import flags
+from utils.cli.train_options import TrainOptions
+from utils.data import captions
+from utils.files import whole_files
+from utils.generation.sampling import Prompt
+from utils.runtime import environment
+from utils.runtime.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from utils.cli.retrieval_options import RetrievalOptions
+    from utils.runtime.parallel import Processes
+
+SCRIPT = "diff_retrieval.py"
+
+
+@dataclass(frozen=True)
+class CardRun:
+    """A card whose steps are made, one after the other."""
+
+    opts: RetrievalOptions
+    planned: CardPlan
+    maker: Maker
+    rule: CopyRule
+    main: MeasuredStep  # on training captions
+    left_out: dict[str, str]  # {part: why}; grows while the card is made
+
+    def arm(self, measured: MeasuredStep) -> Arm:
+        """The row of a step in a table."""
+        return card_assembly.arm_of(measured, self.planned.commands, self.rule, seed=self.opts.seed)
+
+
+def make_card(opts: RetrievalOptions, processes: Processes) -> None:
+    """Make a memorization card, or continue one. GateError if --gate was given and the model does
+    not pass."""
+    started = time.perf_counter()
+    planned = plan(opts, processes)
+    if opts.dry_run:
+        processes.say(_dry_run(opts, planned))
+        return
+    processes.say(f"the memorization card will be in {planned.commands.folder}")
+    maker = Maker(processes, planned.commands)
+    planned = card_run.begin(planned, maker, opts.budget)
+    made = _begin(opts, planned, maker)
+    arms = _arms(made)
+    card, pictures = _card(made, arms, started)
+    write_card(planned.commands.folder, card, pictures)
+    processes.say(card.answer.sentence)
+    processes.say(f"card: {planned.commands.folder / 'card.html'}")
+    _require_passed(card)
+
+
+def _require_passed(card: Card) -> None:
+    gate = card.answer.gate
+    if gate is not None and not gate.passed:
+        raise GateError(
+            f"--gate: at least {100 * gate.lower_bound:.1f} % of the images are copies, more than"
+            f" --max_copy_share={gate.max_copy_share:g}"
+        )
+
+
+def _dry_run(opts: RetrievalOptions, planned: CardPlan) -> str:
+    """What --dry_run prints, as JSON."""
+    commands = planned.commands
+    steps = [*planned.steps, *(step for _, step in planned.trials)]
+    shown = {
+        "options": flags.as_dict(opts),
+        "images": {name: size.images for name, size in planned.sizes.items()},
+        "commands": [line_of(GENERATING, commands.generate(step)) for step in steps],
+        "left_out": dict(planned.left_out),
+        "writes": str(commands.folder),
+    }
+    return json.dumps(shown, indent=1)
+
+
+# Steps --------------------------------------------------------------------------------------------
+
+
+def _begin(opts: RetrievalOptions, planned: CardPlan, maker: Maker) -> CardRun:
+    """Make all images that do not depend on a result, and measure those of training captions, which
+    sets the threshold."""
+    for step in planned.steps:
+        maker.generate(step)
+    maker.evaluate(TRAINING, opts.metrics)
+    main = card_assembly.read_step(planned.commands, planned.steps[0], None)
+    if opts.gate and rule_of(main.metrics).threshold is None:
+        raise UsageError(
+            f"--gate needs a threshold, and --pt_style {opts.pt_style} has none; give one with"
+            " --copy_threshold"
+        )
+    left_out = dict(planned.left_out)
+    for name, why in main.metrics["left_out"].items():
+        if name in ("fid", "fd", "clipscore"):
+            left_out[name] = why
+    return CardRun(opts, planned, maker, rule_of(main.metrics), main, left_out)
+
+
+def _measured(made: CardRun, name: str) -> Any:
+    """Measure a step with what the step on training captions could measure."""
+    metrics = made.opts.metrics or card_assembly.metrics_to_repeat(made.main.metrics)
+    return made.maker.evaluate(name, metrics)
+
+
+def _arms(made: CardRun) -> dict[str, Arm]:
+    """The arms of all steps that do not depend on a result, by name."""
+    arms = {TRAINING: made.arm(made.main)}
+    for step in made.planned.steps[1:]:
+        _measured(made, step.name)
+        arms[step.name] = made.arm(card_assembly.read_step(made.planned.commands, step, made.rule))
+    return arms
+
+
+def _help(made: CardRun) -> Help | None:
+    """The trials of mitigations on the worst prompts; None if no image is a copy."""
+    size = made.planned.trials[0][1].size
+    texts = worst_prompts(made.main.images, size.prompts)
+    if not texts:
+        made.left_out["help"] = "no image of a training caption is a copy"
+        return None
+    sources = {each.prompt: each.source for each in made.main.images}
+    prompts = [Prompt(text, sources[text]) for text in texts]
+    trials, commands = [], {}
+    for mitigation, step in made.planned.trials:
+        step = write_worst(made.planned.commands, step, prompts)
+        made.maker.generate(step)
+        _measured(made, step.name)
+        arm = made.arm(card_assembly.read_step(made.planned.commands, step, made.rule))
+        source = None if mitigation is None else mitigation.source
+        trials.append(Trial(step.flags, source, arm))
+        commands[step.name] = _mitigated(made, step.flags)
+    return card_assembly.help_of(trials, len(prompts), commands)
+
+
+def _mitigated(made: CardRun, words: tuple[str, ...]) -> str:
+    """The command that generates from the training captions with a mitigation."""
+    main, commands = made.planned.steps[0], made.planned.commands
+    return line_of(
+        GENERATING,
+        [
+            *main.model,
+            "--prompts",
+            str(commands.prompts(main)),
+            "--im_batch",
+            str(main.size.per_prompt),
+            *commands.sampling,
+            *words,
+        ],
+    )
+
+
+# What is known of the pictures --------------------------------------------------------------------
+
+
+def _near_duplicates(made: CardRun) -> dict[str, tuple[str, ...]] | None:
+    """The near-duplicates of each training picture; None if they cannot be searched."""
+    try:
+        folder = made.maker.find_duplicates(made.planned.data.source)
+    except UsageError as error:
+        made.left_out["near-duplicates"] = str(error)
+        return None
+    return read_groups(folder)
+
+
+def _known(made: CardRun) -> KnownPictures:
+    planned = made.planned
+    data, run = planned.data, planned.model.run
+    draws = {} if run is None else read_draws(run.path / "skips.csv")
+    if not draws:
+        made.left_out["draws"] = "how often pictures were drawn is recorded with --mem_ratio alone"
+    named = sorted({each.source for each in made.main.images if each.source})
+    manifest = planned.commands.images(TRAINING) / "manifest.json"
+    found, _ = captions.match_keys(manifest, named, data.root, data.keys, anywhere=True)
+    return KnownPictures(
+        captions=data.captions,
+        duplicated=None if run is None else data.duplicated,
+        near_duplicates=_near_duplicates(made),
+        draws=_by_key(draws, run.path if run else Path("."), made),
+        sources={name: key for key, name in found.items()},
+    )
+
+
+def _by_key(
+    draws: Mapping[str, tuple[int, int]], folder: Path, made: CardRun
+) -> dict[str, tuple[int, int]]:
+    """Draws by the key of the picture. folder: of the run."""
+    data = made.planned.data
+    found, _ = captions.match_keys(folder / "skips.csv", draws, data.root, data.keys, anywhere=True)
+    return {key: draws[name] for key, name in found.items()}
+
+
+# The card -----------------------------------------------------------------------------------------
+
+
+def _retrain(made: CardRun, changed: Mapping[str, object]) -> str:
+    """The command that trains again with other flags. Only for a run of ours."""
+    run = made.planned.model.run
+    assert run is not None
+    new = run.path.with_name(f"{run.path.name}-next")
+    options = run.options | {"output_dir": str(new), "resume_from_checkpoint": None} | dict(changed)
+    return line_of("diff_train.py", flags.words_of(options, TrainOptions))
+
+
+def _from_checkpoint(made: CardRun, step: int) -> str:
+    main, commands = made.planned.steps[0], made.planned.commands
+    words = [*main.model, "--iternum", str(step), "--prompts", str(commands.prompts(main))]
+    return line_of(GENERATING, [*words, *commands.sampling])
+
+
+def _advice_facts(
+    made: CardRun, known: KnownPictures, course: Any, help: Help | None
+) -> AdviceFacts:
+    run = made.planned.model.run
+    return AdviceFacts(
+        images=made.main.images,
+        known=known,
+        course=course,
+        help=help,
+        retrain=None if run is None else lambda changed: _retrain(made, changed),
+        checkpoint=None if run is None else lambda step: _from_checkpoint(made, step),
+        seed=made.opts.seed,
+    )
+
+
+def _card(made: CardRun, arms: dict[str, Arm], started: float) -> tuple[Card, Pictures]:
+    """The card and its pictures. started: when the command began, by time.perf_counter."""
+    opts, planned = made.opts, made.planned
+    run = planned.model.run
+    limit = opts.max_copy_share
+    course = card_assembly.course(arms, run.record["steps"] if run else None, limit)
+    known = _known(made)
+    help = _help(made)
+    offenders = offenders_of(made.main.images, known, TRAINING)
+    facts = _advice_facts(made, known, course, help)
+    card = Card(
+        model=planned.model.given,
+        command=line_of(SCRIPT, flags.words_of(vars(opts), type(opts))),
+        answer=card_assembly.answer_of(made.main, arms[TRAINING], made.rule, limit, gate=opts.gate),
+        offenders=offenders,
+        comparison=card_assembly.comparison(arms),
+        course=course,
+        help=help,
+        advice=advice_of(facts, planned.commands.folder),
+        provenance=_provenance(made),
+        effort=_effort(made, help, started),
+        left_out=made.left_out,
+    )
+    return card, _pictures(made, card)
+
+
+def _provenance(made: CardRun) -> Provenance:
+    settings = made.main.metrics["settings"]
+    manifest = whole_files.read_manifest(
+        made.planned.commands.images(TRAINING) / "manifest.json", "generation"
+    )
+    sampling = ("resolution", "num_inference_steps", "guidance_scale", "scheduler")
+    measuring = (
+        "pt_style",
+        "similarity_metric",
+        "copy_threshold",
+        "num_matches",
+        "dtype",
+        "device",
+    )
+    hashes = {
+        "training pictures": settings.get("val_fingerprint"),
+        "generated images": settings.get("query_fingerprint"),
+        "prompts": manifest["settings"]["prompts"],
+        "weights of the descriptor": settings.get("weights_sha256"),
+        "run": manifest["settings"]["modelpath"] if made.planned.model.run else None,
+    }
+    return Provenance(
+        settings={
+            **{name: manifest["settings"][name] for name in sampling},
+            **{name: settings.get(name) for name in measuring},
+        },
+        hashes={name: value for name, value in hashes.items() if value},
+        seeds={
+            "prompts, noise and intervals": made.opts.seed,
+            "noise of the worst prompts": made.planned.trials[0][1].seed,
+        },
+        environment=environment.environment(),
+    )
+
+
+def _effort(made: CardRun, help: Help | None, started: float) -> Effort:
+    arms = [step.size.images for step in made.planned.steps]
+    arms += [trial.arm.images for trial in (help.trials if help else ())]
+    return Effort(
+        images=sum(arms),
+        images_new=made.maker.made,
+        seconds=round(time.perf_counter() - started, 1),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _pictures(made: CardRun, card: Card) -> Pictures:
+    keys = [each.key for each in card.offenders]
+    names = {key: training_picture(key) for key in keys}
+    shown = [name for name in card.picture_names() if name not in names.values()]
+    generated = card_pictures.generated_pictures(
+        card_assembly.files_of(made.planned.commands, shown)
+    )
+    return generated | card_pictures.training_pictures(made.planned.data.images, names, keys)
