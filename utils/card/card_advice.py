@@ -34,21 +34,21 @@ class AdviceFacts:
 
 
 def pictures_to_leave_out(images: Sequence[Judged], known: KnownPictures) -> list[str]:
-    """Keys of pictures that are handed back at least twice, in half of the images made from their
-    captions, though training did not draw them more often and they have no near-duplicates."""
-    made: dict[str, int] = {}
+    """Keys of pictures that at least two, and half, of the images made from their own caption hand
+    back, though training did not draw them more often and they have no near-duplicates. Most copies
+    first."""
+    made: dict[str, list[bool]] = {}
     for each in images:
         key = known.sources.get(each.source or "")
         if key is not None:
-            made[key] = made.get(key, 0) + 1
+            made.setdefault(key, []).append(each.copy and each.picture == key)
 
-    def is_stubborn(key: str, copies: int) -> bool:
-        training = known.training(key)
-        often = copies >= max(LEAST_COPIES, LEAST_SHARE * made.get(key, 0))
+    def is_stubborn(key: str) -> bool:
+        own, training = made.get(key, []), known.training(key)
+        often = sum(own) >= max(LEAST_COPIES, LEAST_SHARE * len(own))
         return often and not training.duplicated and not training.near_duplicates
 
-    groups = copies_by_picture(images).items()
-    return [key for key, copies in groups if is_stubborn(key, len(copies))]
+    return [key for key in copies_by_picture(images) if is_stubborn(key)]
 
 
 def weights_of(known: KnownPictures, left_out: Sequence[str]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from utils.card.card_findings import (
     comparison_of,
     course_of,
     help_finding,
+    seen_by_detectors,
     threshold_of,
 )
 from utils.card.card_offenders import generated_picture
@@ -122,10 +123,20 @@ def arm_of(measured: MeasuredStep, commands: Commands, rule: CopyRule, *, seed: 
 # Sections -----------------------------------------------------------------------------------------
 
 
-def answer_of(main: MeasuredStep, arm: Arm, rule: CopyRule, limit: float, *, gate: bool) -> Answer:
-    """The answer. arm: of the step on training captions; limit: --max_copy_share; gate: whether
-    --gate was given."""
-    share, threshold = arm.numbers.share, threshold_of(main.metrics, rule)
+def answer_of(
+    main: MeasuredStep,
+    arm: Arm,
+    rule: CopyRule,
+    *,
+    given: float | None,
+    limit: float,
+    gate: bool,
+) -> Answer:
+    """The answer.
+
+    arm: of the step on training captions; given: --copy_threshold, or None; limit:
+    --max_copy_share; gate: whether --gate was given."""
+    share, threshold = arm.numbers.share, threshold_of(main.metrics, rule, given)
     passed = None
     if gate and share is not None:
         passed = Gate(limit, share.lo, passed=share.lo <= limit)
@@ -159,15 +170,16 @@ def course(arms: Mapping[str, Arm], last: int | None, limit: float) -> Course | 
     return course_of([*moments, Moment(last, True, arms[TRAINING])], limit)
 
 
-def help_of(trials: Sequence[Trial], prompts: int, command: Mapping[str, str]) -> Help:
+def help_of(main: MeasuredStep, trials: Sequence[Trial], command: Mapping[str, str]) -> Help:
     """What helps. trials: the first without a mitigation; command: {name of a trial's arm: command
     that generates with its mitigation}."""
-    best = best_trial(trials)
+    best, prompts = best_trial(trials), trials[0].arm.prompts
     return Help(
         prompts=prompts,
         trials=tuple(trials),
         finding=help_finding(trials, best, prompts),
         command=None if best is None else command[best.arm.name],
+        detectors=seen_by_detectors(main.images),
     )
 
 

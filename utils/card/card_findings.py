@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from utils.card.card_record import (
     Arm,
     Comparison,
@@ -18,7 +20,7 @@ from utils.card.card_record import (
     Trial,
 )
 from utils.card.card_steps import BASE, HELDOUT, WORDS
-from utils.card.card_verdicts import CopyRule
+from utils.card.card_verdicts import CopyRule, Judged
 
 SOURCES = {
     "innocent_dir": "pictures of --innocent_dir",
@@ -38,20 +40,24 @@ def counted(number: int, noun: str) -> str:
 # 1. The answer ------------------------------------------------------------------------------------
 
 
-def threshold_of(metrics: Mapping[str, Any], rule: CopyRule) -> Threshold | None:
-    """The threshold of a card, with its origin; None if there is none. metrics: of the evaluation
-    of training captions."""
+def threshold_of(
+    metrics: Mapping[str, Any], rule: CopyRule, given: float | None
+) -> Threshold | None:
+    """The threshold of a card, with its origin; None if there is none.
+
+    metrics: of the evaluation of training captions; given: --copy_threshold, or None."""
     if rule.threshold is None:
         return None
     calibrated = "threshold" in metrics
     innocents = _innocents(metrics)
+    fixed = f"fixed for {rule.of}" if given is None else "given with --copy_threshold"
     return Threshold(
         value=rule.threshold,
         lo=metrics.get("threshold_lo") if calibrated else None,
         hi=metrics.get("threshold_hi") if calibrated else None,
         of=rule.of,
         calibrated=calibrated,
-        source=_origin(metrics, innocents) if calibrated else f"fixed for {rule.of}",
+        source=_origin(metrics, innocents) if calibrated else fixed,
         innocents=innocents,
     )
 
@@ -227,3 +233,28 @@ def help_finding(trials: Sequence[Trial], best: Trial | None, prompts: int) -> s
         f"Use {' '.join(best.flags)}: on {where} {_share(best).percent} instead of"
         f" {_share(trials[0]).percent} are copies{price}{dear}."
     )
+
+
+def seen_by_detectors(images: Sequence[Judged]) -> dict[str, str]:
+    """What each detector sees of the copies, in words; {} if all images are copies, or none is.
+
+    images: of the step on training captions, which was generated with --detect."""
+    copies = [each for each in images if each.copy]
+    others = [each for each in images if not each.copy]
+    if not copies or not others:
+        return {}
+    return {
+        name: (
+            "a copy has a higher score than an image that is none in"
+            f" {100 * higher([c.detections[name] for c in copies], rest):.0f} % of the pairs"
+        )
+        for name in copies[0].detections
+        for rest in [[o.detections[name] for o in others]]
+    }
+
+
+def higher(ones: Sequence[float], others: Sequence[float]) -> float:
+    """Share of pairs in which the one is higher than the other; equals count half (the area under
+    the curve of a detector)."""
+    one, other = np.array(ones)[:, None], np.array(others)[None]
+    return float(np.mean((one > other) + 0.5 * (one == other)))

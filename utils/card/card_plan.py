@@ -32,6 +32,7 @@ from utils.cli.generation_options import GenerationOptions
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.files.owned_folders import foreign_error, require_writable
 from utils.generation import generation_plan, mitigations
+from utils.generation.detectors import DETECTORS
 from utils.generation.generation_plan import GenerationPlan
 from utils.generation.prompts import read_prompts
 from utils.generation.sampling import Prompt
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
 WORST_PROMPTS, MOST_CHECKPOINTS = 32, 5
 # flags of diff_inference.py that a card hands on
 SAMPLING = ("resolution", "num_inference_steps", "guidance_scale", "scheduler", "mixed_precision")
-# flags of diff_retrieval.py that choose the descriptor
+# flags of diff_retrieval.py that an index takes: the descriptor, and how images are read
 DESCRIBING = ("pt_style", "arch", "preset", "weights", "imsize", "multiscale", "isvit", "layer")
+READING = ("num_workers", "max_bad_images", "batch_size", "mixed_precision", "gpu")
+# flags that may differ when a card is continued
+MAY_CHANGE = ("num_workers", "max_bad_images", "batch_size", "gpu", "cache_dir", "einsum_chunks")
 # flags of a card that its evaluations do not take; flags.words_of leaves out those at their default
 NOT_HANDED_ON = (
     "modelpath",
@@ -147,15 +151,14 @@ def _commands(opts: RetrievalOptions, folder: Path, model: Model, data: Training
     if sampling["resolution"] is None and model.run is not None:
         sampling["resolution"] = model.run.options["resolution"]  # for the base model as well
     measuring = {k: v for k, v in values.items() if k not in NOT_HANDED_ON}
+    describing = {name: values[name] for name in (*DESCRIBING, *READING)}
     run = ["--run", str(model.run.path)] if model.run else []
     return Commands(
         folder=folder,
         sampling=tuple(flags.words_of(sampling, GenerationOptions)),
         training=("--val_dir", data.source, *run),
         measuring=tuple(flags.words_of(measuring, RetrievalOptions)),
-        describing=tuple(
-            flags.words_of({name: values[name] for name in DESCRIBING}, RetrievalOptions)
-        ),
+        describing=tuple(flags.words_of(describing, RetrievalOptions)),
     )
 
 
@@ -213,6 +216,10 @@ def _steps(
     if why:
         raise UsageError(why)
     base, left_out = model.base, {}
+    detecting: tuple[str, ...] = ("--detect", ",".join(DETECTORS))
+    why = _why_not((*model.words, *commands.sampling, *detecting))
+    if why:
+        detecting, left_out["detectors"] = (), why
     if base is None:
         left_out[BASE] = "the model that was fine-tuned is not known; name it with --base_model"
     else:
@@ -237,6 +244,7 @@ def _steps(
         size=ArmSize(len(files[TRAINING]), opts.im_batch),
         heldout=len(files.get(HELDOUT, ())),
         seed=opts.seed,
+        detecting=detecting,
     )
     return steps, left_out
 
@@ -257,7 +265,7 @@ def _trials(
         if why:
             left_out[f"mitigation {each.name}"] = why
         else:
-            step = trial_step(each.name, " ".join(words), main, size=size, flags=words)
+            step = trial_step(each.name, each.label, main, size=size, flags=words)
             trials.append((each, step))
     return trials, left_out
 
@@ -265,8 +273,15 @@ def _trials(
 # The plan -----------------------------------------------------------------------------------------
 
 
+def _decisive() -> list[str]:
+    """Names of the flags of generation and measurement that decide what a card shows."""
+    handed = [field.name for field in dataclasses.fields(RetrievalOptions)]
+    names = [name for name in handed if name not in (*NOT_HANDED_ON, *MAY_CHANGE)]
+    return [*SAMPLING, *(name for name in names if name not in SAMPLING)]
+
+
 def _settings(
-    opts: RetrievalOptions, model: Model, data: TrainingData, commands: Commands, prompts: list
+    opts: RetrievalOptions, model: Model, data: TrainingData, prompts: list[Prompt]
 ) -> dict[str, Any]:
     """What a card that is continued must share, by flag."""
     texts = json.dumps([[prompt.text, prompt.source_image] for prompt in prompts])
@@ -278,9 +293,8 @@ def _settings(
         "seed": opts.seed,
         "im_batch": opts.im_batch,
         "metrics": opts.metrics,
-        "sampling": commands.sampling,
-        "measuring": commands.measuring,
         "budget": opts.budget,
+        **{name: getattr(opts, name) for name in _decisive()},
     }
 
 
@@ -314,7 +328,7 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
         steps=tuple(steps),
         trials=tuple(trials),
         left_out=left_out | impossible,
-        settings=json.loads(json.dumps(_settings(opts, model, data, commands, training))),
+        settings=json.loads(json.dumps(_settings(opts, model, data, training))),
     )
 
 

@@ -72,12 +72,14 @@ class Maker:
             evaluation_stage.evaluate(opts, self.processes, index_stage.training_side(opts))
         return folder
 
-    def find_duplicates(self, source: str) -> Path:
+    def find_duplicates(self, source: str, *, indexed: bool) -> Path:
         """Find near-duplicates among the training pictures, unless that was done. UsageError if the
-        descriptor has no threshold for them. Returns: the folder."""
+        descriptor has no threshold for them. Returns: the folder.
+
+        source: value of --val_dir; indexed: whether that is an index."""
         folder = self.commands.folder / GROUPS
         if not (folder / "summary.json").is_file():
-            words = self.commands.find_duplicates(source)
+            words = self.commands.find_duplicates(source, indexed=indexed)
             self.processes.say(f"$ {line_of(MEASURING, words)}")
             opts = flags.parse(RetrievalOptions, words, description=None)
             index_stage.prepare(opts, self.processes)
@@ -118,10 +120,9 @@ def _require_same(path: Path, recorded: dict[str, Any], settings: dict[str, Any]
     differs."""
     for name, value in settings.items():
         if recorded["settings"].get(name) != value:
-            flag = f"--{name}" if name not in ("sampling", "measuring") else f"flags of {name}"
             raise UsageError(
-                f"--output_dir={str(path.parent)!r} holds a card with another {flag}; use the same"
-                " value, or another --output_dir"
+                f"--output_dir={str(path.parent)!r} holds a card with another --{name}; use the"
+                " same value, or another --output_dir"
             )
 
 

@@ -157,7 +157,7 @@ def _help(made: CardRun) -> Help | None:
         source = None if mitigation is None else mitigation.source
         trials.append(Trial(step.flags, source, arm))
         commands[step.name] = _mitigated(made, step.flags)
-    return card_assembly.help_of(trials, len(prompts), commands)
+    return card_assembly.help_of(made.main, trials, commands)
 
 
 def _mitigated(made: CardRun, words: tuple[str, ...]) -> str:
@@ -183,7 +183,8 @@ def _mitigated(made: CardRun, words: tuple[str, ...]) -> str:
 def _near_duplicates(made: CardRun) -> dict[str, tuple[str, ...]] | None:
     """The near-duplicates of each training picture; None if they cannot be searched."""
     try:
-        folder = made.maker.find_duplicates(made.planned.data.source)
+        data = made.planned.data
+        folder = made.maker.find_duplicates(data.source, indexed=data.images is None)
     except UsageError as error:
         made.left_out["near-duplicates"] = str(error)
         return None
@@ -263,7 +264,14 @@ def _card(made: CardRun, arms: dict[str, Arm], started: float) -> tuple[Card, Pi
     card = Card(
         model=planned.model.given,
         command=line_of(SCRIPT, flags.words_of(vars(opts), type(opts))),
-        answer=card_assembly.answer_of(made.main, arms[TRAINING], made.rule, limit, gate=opts.gate),
+        answer=card_assembly.answer_of(
+            made.main,
+            arms[TRAINING],
+            made.rule,
+            given=opts.copy_threshold,
+            limit=limit,
+            gate=opts.gate,
+        ),
         offenders=offenders,
         comparison=card_assembly.comparison(arms),
         course=course,

@@ -93,16 +93,15 @@ class Commands:
             str(self.evaluation(name)),
         ]
 
-    def find_duplicates(self, source: str) -> list[str]:
+    def find_duplicates(self, source: str, *, indexed: bool) -> list[str]:
         """Words after diff_retrieval.py that find near-duplicates among the training pictures.
 
-        source: value of --val_dir."""
+        source: value of --val_dir; indexed: whether that is an index."""
+        build = ["--build_index", str(self.folder / INDEX), *self.describing]
         return [
             "--val_dir",
             source,
-            *self.describing,
-            "--build_index",
-            str(self.folder / INDEX),
+            *([] if indexed else build),
             "--dedup",
             "--report_to",
             "none",
@@ -124,6 +123,7 @@ def steps_of(
     size: ArmSize,
     heldout: int,
     seed: int,
+    detecting: tuple[str, ...],
 ) -> list[Step]:
     """The steps that are known before anything is measured.
 
@@ -131,8 +131,10 @@ def steps_of(
     checkpoints: numbers of those before the last one.
     size: of the step on training captions.
     heldout: number of held-out captions that are used.
+    detecting: words of diff_inference.py for the step on training captions.
     """
-    steps = [Step(TRAINING, "the model, training captions", model, TRAINING, size, seed)]
+    label = "the model, training captions"
+    steps = [Step(TRAINING, label, model, TRAINING, size, seed, detecting)]
     if base:
         steps.append(Step(BASE, "base model, the same captions", base, TRAINING, size, seed))
     if heldout:

@@ -17,6 +17,7 @@ from utils.files import whole_files
 from utils.retrieval.formulas import bootstrap
 
 ALIGNED = "aligned"  # the name of the score that alignment gives
+DETECT = "detect_"  # beginning of the columns of detectors
 Row = Mapping[str, Any]  # of matches.csv
 
 
@@ -40,6 +41,7 @@ class Judged:
     score: float  # the deciding score; nan where nothing could be aligned
     copy: bool
     alignment: Alignment | None
+    detections: Mapping[str, float]  # {detector: its score}
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -128,6 +130,11 @@ def _judge(group: Sequence[Row], column: str, threshold: float | None) -> Judged
         score=score,
         copy=threshold is not None and score > threshold,
         alignment=None if best is None else _alignment(best),
+        detections={
+            name.removeprefix(DETECT): _number(first, name)
+            for name in first
+            if name.startswith(DETECT) and first[name] != ""
+        },
     )
 
 

@@ -125,19 +125,30 @@ class Published:
     """A mitigation at a strength that was published."""
 
     name: str  # short, for a folder
+    label: str  # in words
     flags: Mapping[str, Any]  # {flag of diff_inference.py: value}
     source: str  # where
 
 
+def _words(edit: str) -> dict[str, Any]:
+    """Flags of an edit of prompts at its published strength."""
+    return {"rand_augs": edit, "rand_aug_repeats": 4}
+
+
 _SOMEPALLI, _JAIN = "Somepalli et al. 2023", "Jain et al. 2025"
 PUBLISHED: tuple[Published, ...] = (
-    Published("noise", {"rand_noise_lam": 0.1}, _SOMEPALLI),
-    Published("words", {"rand_augs": "rand_word_add", "rand_aug_repeats": 4}, _SOMEPALLI),
-    Published("repeats", {"rand_augs": "rand_word_repeat", "rand_aug_repeats": 4}, _SOMEPALLI),
-    Published("numbers", {"rand_augs": "rand_numb_add", "rand_aug_repeats": 4}, _SOMEPALLI),
-    Published("late", {"cfg_start": 500.0}, f"{_JAIN}, for LAION-10k"),
-    Published("opposite", {"cfg_start": 650.0, "cfg_before": -2.0}, f"{_JAIN}, for LAION-10k"),
-    Published("dynamic", {"cfg_start": "auto"}, _JAIN),
+    Published("noise", "noise on the embeddings", {"rand_noise_lam": 0.1}, _SOMEPALLI),
+    Published("words", "random words inserted", _words("rand_word_add"), _SOMEPALLI),
+    Published("repeats", "words repeated", _words("rand_word_repeat"), _SOMEPALLI),
+    Published("numbers", "random numbers inserted", _words("rand_numb_add"), _SOMEPALLI),
+    Published("late", "late guidance", {"cfg_start": 500.0}, f"{_JAIN}, for LAION-10k"),
+    Published(
+        "opposite",
+        "opposite guidance, then guidance",
+        {"cfg_start": 650.0, "cfg_before": -2.0},
+        f"{_JAIN}, for LAION-10k",
+    ),
+    Published("dynamic", "guidance from a detected timestep", {"cfg_start": "auto"}, _JAIN),
 )
 
 
