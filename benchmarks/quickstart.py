@@ -6,8 +6,8 @@ generates 128 images with the base model, 128 with the fine-tuned model and 128 
 mitigations at inference, evaluates all five sets and prints a table. The last command writes the
 memorization card of the fine-tuned model, from the images of the first two sets and further ones.
 
-It prints every command before it runs it, so that you can paste it; all commands run in this process
-only because importing the libraries takes 12 s each time. Finished results are reused."""
+It prints every command before it runs it, so that you can paste it; all commands run in this
+process only because importing the libraries takes 12 s each time. Finished results are reused."""
 
 import argparse
 import importlib.util

@@ -18,6 +18,17 @@ ALLOWED = {
     "training": {"runtime", "files", "reports", "data", "models", "generation", "training"},
     "retrieval": {"runtime", "files", "reports", "data", "retrieval"},
     "index": {"runtime", "files", "reports", "data", "retrieval", "index"},
+    "card": {
+        "runtime",
+        "files",
+        "reports",
+        "data",
+        "models",
+        "generation",
+        "retrieval",
+        "index",
+        "card",
+    },
     # flags list the names that registries hold
     "cli": {
         "runtime",
@@ -29,6 +40,7 @@ ALLOWED = {
         "training",
         "retrieval",
         "index",
+        "card",
         "cli",
     },
 }
@@ -44,6 +56,9 @@ STAGES = {
     "index.index_build",
     "index.index_evaluation",
     "index.index_stage",
+    "card.card_plan",
+    "card.card_run",
+    "card.card_stage",
 }
 EXCEPTIONS = {  # (module, what it imports): why
     ("data.scenes", "cli.exits"): "the command that draws scenes lives in its room",

@@ -29,8 +29,17 @@ from utils.card.card_record import (
     Share,
     Trial,
 )
-from utils.card.card_run import GENERATING, MEASURING
-from utils.card.card_steps import BASE, HELDOUT, TRAINING, WORDS, Commands, Step, line_of
+from utils.card.card_steps import (
+    BASE,
+    GENERATING,
+    HELDOUT,
+    MEASURING,
+    TRAINING,
+    WORDS,
+    Commands,
+    Step,
+    line_of,
+)
 from utils.card.card_verdicts import (
     CopyRule,
     Judged,

@@ -11,8 +11,10 @@ from utils.card import card_prompts
 from utils.card.card_plan import CardPlan, generation_of, write_prompts
 from utils.card.card_sizes import ArmSize, images_of, seconds_of, within
 from utils.card.card_steps import (
+    GENERATING,
     GROUPS,
     IMAGES,
+    MEASURING,
     PLAN,
     TRAINING,
     Commands,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from utils.runtime.parallel import Processes
 
 PLAN_KIND, SPEED = "card-plan", "speed"
-GENERATING, MEASURING = "diff_inference.py", "diff_retrieval.py"
 
 
 def in_minutes(seconds: float) -> str:

@@ -23,8 +23,8 @@ from utils.card.card_offenders import (
 )
 from utils.card.card_plan import CardPlan, plan
 from utils.card.card_record import Arm, Card, Effort, Help, Pictures, Provenance, Trial
-from utils.card.card_run import GENERATING, Maker, write_worst
-from utils.card.card_steps import TRAINING, line_of
+from utils.card.card_run import Maker, write_worst
+from utils.card.card_steps import GENERATING, TRAINING, line_of
 from utils.card.card_verdicts import CopyRule, rule_of, worst_prompts
 from utils.cli import flags
 from utils.cli.train_options import TrainOptions

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from utils.card.card_sizes import ArmSize
 
+GENERATING, MEASURING = "diff_inference.py", "diff_retrieval.py"
 # names of steps
 TRAINING, BASE, HELDOUT, WORDS, WORST = "training", "base", "heldout", "words", "worst"
 # files and folders of a card: its steps, what they need, and what is read in the end
