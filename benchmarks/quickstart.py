@@ -79,7 +79,7 @@ def commands(out, *, seed, steps, scenes):
     yield run / "checkpoint", training_command(data, run, seed=seed, steps=steps)
     metrics = ",".join([*METRICS, "mq"] if scenes >= 50 else METRICS)
     for name, (script, flags) in ARMS.items():
-        images, report = images_of(out, name), out / "reports" / name
+        images, report = folder_of(out, "images", name), folder_of(out, "reports", name)
         generation = {
             "--modelpath": TINY_SD if name == "base" else run,
             **flags,
@@ -105,11 +105,13 @@ def commands(out, *, seed, steps, scenes):
     yield run / "card" / "card.json", card_command(data, run, seed=seed)
 
 
-def images_of(out, name):
-    """Return the folder of a set of images: that of the card, if the card needs it, too."""
+def folder_of(out, kind, name):
+    """Return the folder of a set's "images", or of its report ("reports"): that of the card, if the
+    card needs it, too."""
     if name in IN_CARD:
-        return out / "train" / "card" / "images" / IN_CARD[name]
-    return out / "images" / name
+        inside = {"images": "images", "reports": "measured"}[kind]
+        return out / "train" / "card" / inside / IN_CARD[name]
+    return out / kind / name
 
 
 def card_command(data, run, *, seed):
@@ -123,7 +125,6 @@ def card_command(data, run, *, seed):
         "--seed": seed,
         "--budget": CARD_MINUTES,
         "--pt_style": "pixel",
-        "--metrics": ",".join(m for m in METRICS if m in ("similarity", "fd")),
         "--num_workers": "2",
     }
     return ["diff_retrieval.py", *flag_words(flags)]
@@ -191,7 +192,7 @@ def table(out):
     """Return the five rows as a Markdown table."""
     rows = []
     for name, label in LABELS.items():
-        metrics = read_json(out / "reports" / name / "metrics.json")
+        metrics = read_json(folder_of(out, "reports", name) / "metrics.json")
         shares = [percent(metrics, k) for k in ("copy_share", "copy_share_dup", "copy_share_nodup")]
         distance = f"{metrics[FD]:.1f}" if FD in metrics else "-"
         rows.append([label, f"{metrics['sim_95pc']:.3f}", *shares, distance])
@@ -233,7 +234,8 @@ def main(argv=None):
     write_text(out / "table.md", shown + "\n")
     print(f"\nShares of copies in per cent, with 95 % intervals over prompts; seed {args.seed}.\n")
     print(f"{shown}\n")
-    report, seconds = out / "reports" / "none" / "report.html", time.perf_counter() - started
+    report = folder_of(out, "reports", "none") / "report.html"
+    seconds = time.perf_counter() - started
     card = out / "train" / "card" / "card.html"
     print(f"Open {report} and {card} in a browser   ({seconds:.0f} s)")
 

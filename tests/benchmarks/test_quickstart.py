@@ -19,7 +19,10 @@ def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
     arguments = ["--out", str(tmp_path / "q"), "--steps", "1", "--scenes", "6"]
     quickstart.main(arguments)
     out = capsys.readouterr().out
-    assert out.count("\n$ python ") == 12  # scenes, training, five generations, five evaluations
+    # scenes, training, five generations, five evaluations, the card; the card prints what it runs
+    of_card = out.index("--budget 1")
+    assert out[:of_card].count("\n$ python ") == 13
+    assert "12 images (0 new)" in out[of_card:]  # the card makes no image that exists
     for script in (
         "-m utils.data.scenes",
         "diff_train.py",
@@ -31,11 +34,13 @@ def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
     table = (tmp_path / "q" / "table.md").read_text()
     assert len(table.splitlines()) == 7
     assert "n 2)" in table  # floor(0.25 * 6) = 1 duplicated image, two generations of its prompt
-    assert str(tmp_path / "q" / "reports" / "none" / "report.html") in out
+    card = tmp_path / "q" / "train" / "card"
+    assert f"Open {card / 'measured' / 'training' / 'report.html'} and {card / 'card.html'}" in out
+    assert (card / "card.html").exists()
     quickstart.main(arguments)
     again = capsys.readouterr().out
     assert "\n$ python " not in again
-    assert again.count("# already finished: python ") == 12
+    assert again.count("# already finished: python ") == 13
     assert (tmp_path / "q" / "table.md").read_text() == table
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.card import card_prompts
 from utils.card.card_plan import CardPlan, generation_of, write_prompts
-from utils.card.card_sizes import ArmSize, images_of, seconds_of, within
+from utils.card.card_sizes import ArmSize, Progress, images_of, seconds_of, within
 from utils.card.card_steps import (
     GENERATING,
     GROUPS,
@@ -26,8 +26,9 @@ from utils.cli.retrieval_options import RetrievalOptions
 from utils.files import whole_files
 from utils.generation.generation_stage import Generator
 from utils.index import index_stage
-from utils.reports.progress import progress
+from utils.reports.progress import progress as bar
 from utils.retrieval import evaluation_stage
+from utils.retrieval.metrics import METRICS
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Maker:
 
     def __init__(self, processes: Processes, commands: Commands) -> None:
         self.processes, self.commands = processes, commands
-        self.generator = Generator(processes, progress=progress)
+        self.generator = Generator(processes, progress=bar)
         self.made = 0  # images that were made, not found
 
     def generate(self, step: Step) -> None:
@@ -63,15 +64,17 @@ class Maker:
             self.processes.say(f"$ {line_of(GENERATING, words)}")
         self.made += self.generator.complete(planned)["images_new"]
 
-    def evaluate(self, name: str, metrics: Sequence[str] | None) -> Path:
-        """Measure the images of a step, unless that was done. Returns: the folder."""
-        folder = self.commands.evaluation(name)
-        if not (folder / "metrics.json").is_file():
-            words = self.commands.evaluate(name, metrics)
+    def evaluate(self, step: Step, metrics: Sequence[str] | None) -> None:
+        """Measure the images of a step, unless that was done.
+
+        metrics: names for --metrics, of which those are measured for which there are enough images;
+        None measures all that can be."""
+        if not is_measured(self.commands.evaluation(step.name)):
+            possible = metrics and [m for m in metrics if METRICS[m].least[0] <= step.size.images]
+            words = self.commands.evaluate(step.name, possible)
             self.processes.say(f"$ {line_of(MEASURING, words)}")
             opts = flags.parse(RetrievalOptions, words, description=None)
             evaluation_stage.evaluate(opts, self.processes, index_stage.training_side(opts))
-        return folder
 
     def find_duplicates(self, source: str, *, indexed: bool) -> Path:
         """Find near-duplicates among the training pictures, unless that was done. UsageError if the
@@ -90,14 +93,20 @@ class Maker:
 # Speed and budget ---------------------------------------------------------------------------------
 
 
-def _exist(planned: CardPlan) -> dict[str, int]:
-    """Images of each step that exist already. UsageError if a folder holds others."""
-    made = {}
+def _exists(planned: CardPlan) -> Progress:
+    """What exists of the steps already. UsageError if a folder holds other images."""
+    made, commands = {}, planned.commands
     for step in planned.steps:
-        if planned.commands.images(step.name).is_dir():
-            asked = generation_of(planned.commands.generate(step))
+        if commands.images(step.name).is_dir():
+            asked = generation_of(commands.generate(step))
             made[step.name] = len(asked.folder.rows(asked.settings))
-    return made
+    measured = (s.name for s in planned.steps if is_measured(commands.evaluation(s.name)))
+    return Progress(made, frozenset(measured))
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether a folder holds a finished evaluation."""
+    return (folder / "metrics.json").is_file()
 
 
 def _seconds_per_image(planned: CardPlan, maker: Maker) -> float:
@@ -140,12 +149,12 @@ def begin(planned: CardPlan, maker: Maker, budget: float | None) -> CardPlan:
         write_prompts(planned.sized(sizes))
         return planned.sized(sizes)
     write_prompts(planned)
-    made = _exist(planned)
+    progress = _exists(planned)
     speed = _seconds_per_image(planned, maker)
     sizes = planned.sizes
     if budget is not None:
-        sizes = within(sizes, made, speed, budget=60 * budget)
-    for line in announcement(planned.sizes, sizes, made, speed, budget):
+        sizes = within(sizes, progress, speed, budget=60 * budget)
+    for line in announcement(planned.sizes, sizes, progress, speed, budget):
         maker.processes.say(line)
     sized = planned.sized(sizes)
     write_prompts(sized)
@@ -162,15 +171,15 @@ def begin(planned: CardPlan, maker: Maker, budget: float | None) -> CardPlan:
 def announcement(
     full: dict[str, ArmSize],
     sizes: dict[str, ArmSize],
-    made: dict[str, int],
+    progress: Progress,
     speed: float,
     budget: float | None,
 ) -> list[str]:
     """What a card is going to make, in lines. full: sizes without a budget; speed: seconds an
     image."""
-    exist = sum(made.values())
+    exist = sum(progress.made.values())
     there = f", {exist} of them exist" if exist else ""
-    seconds = seconds_of(sizes, made, speed)
+    seconds = seconds_of(sizes, progress, speed)
     lines = [
         f"the card needs up to {images_of(sizes)} images in {len(sizes)} sets{there}: about"
         f" {in_minutes(seconds)}, an estimate from {speed:.2g} s for an image"
@@ -181,7 +190,10 @@ def announcement(
             " prompts, and fewer images of each"
         )
     if budget is not None and seconds > 60 * budget:
-        lines.append(f"--budget={budget:g} is too short for less than one image of each set")
+        lines.append(
+            f"--budget={budget:g} is too short; with fewer prompts and images the card would say"
+            " nothing"
+        )
     return lines
 
 

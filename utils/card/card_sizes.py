@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# a rough figure for reading, searching and aligning an image, and for an evaluation's networks
+# rough figures: reading, searching and aligning an image; networks and files of an evaluation
 SECONDS_TO_MEASURE, SECONDS_AN_EVALUATION = 0.2, 3.0
+LEAST_PROMPTS = 8  # that a budget leaves; a share of fewer prompts says nothing
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,11 @@ class ArmSize:
         return self.prompts * self.per_prompt
 
     def scaled(self, share: float) -> ArmSize:
-        """Both numbers times a share, rounded down, at least 1."""
+        """Both numbers times a share, rounded, with at least LEAST_PROMPTS prompts if there are so
+        many, and at least 1 image of each."""
+        least = min(LEAST_PROMPTS, self.prompts)
         return ArmSize(
-            max(1, int(share * self.prompts + 1e-9)), max(1, int(share * self.per_prompt + 1e-9))
+            max(least, round(share * self.prompts)), max(1, round(share * self.per_prompt))
         )
 
 
@@ -36,31 +39,38 @@ def images_of(sizes: Sizes) -> int:
     return sum(size.images for size in sizes.values())
 
 
-def seconds_of(sizes: Sizes, made: Mapping[str, int], seconds_per_image: float) -> float:
-    """Estimate of the time that a card takes.
+@dataclass(frozen=True)
+class Progress:
+    """What exists of a card already."""
 
-    made: {arm: images that exist already}; their arms are measured all the same.
-    seconds_per_image: of the generation."""
+    made: Mapping[str, int]  # {arm: images}
+    measured: frozenset[str]  # arms that have an evaluation
+
+
+def seconds_of(sizes: Sizes, progress: Progress, seconds_per_image: float) -> float:
+    """Estimate of the time that a card still takes. seconds_per_image: of the generation."""
+    made = progress.made
     missing = sum(max(0, size.images - made.get(name, 0)) for name, size in sizes.items())
-    measuring = images_of(sizes) * SECONDS_TO_MEASURE + len(sizes) * SECONDS_AN_EVALUATION
+    unmeasured = [size for name, size in sizes.items() if name not in progress.measured]
+    measuring = sum(SECONDS_AN_EVALUATION + size.images * SECONDS_TO_MEASURE for size in unmeasured)
     return missing * seconds_per_image + measuring
 
 
 def within(
-    sizes: Sizes, made: Mapping[str, int], seconds_per_image: float, *, budget: float
+    sizes: Sizes, progress: Progress, seconds_per_image: float, *, budget: float
 ) -> dict[str, ArmSize]:
     """Reduce prompts and images per prompt of all arms by one share, until the estimate is within
-    the budget; down to one image an arm.
+    the budget; down to one image of LEAST_PROMPTS prompts.
 
-    made, seconds_per_image: as `seconds_of`. An arm that is made completely keeps its size.
-    budget: seconds."""
-    whole = {name for name, size in sizes.items() if made.get(name, 0) >= size.images}
+    An arm that is made completely keeps its size. seconds_per_image: of the generation; budget:
+    seconds."""
+    whole = {name for name, size in sizes.items() if progress.made.get(name, 0) >= size.images}
     reduced = dict(sizes)
     for percent in range(100, 0, -1):
         reduced = {
             name: size if name in whole else size.scaled(percent / 100)
             for name, size in sizes.items()
         }
-        if seconds_of(reduced, made, seconds_per_image) <= budget:
+        if seconds_of(reduced, progress, seconds_per_image) <= budget:
             break
     return reduced

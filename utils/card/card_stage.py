@@ -24,7 +24,7 @@ from utils.card.card_offenders import (
 from utils.card.card_plan import CardPlan, plan
 from utils.card.card_record import Arm, Card, Effort, Help, Pictures, Provenance, Trial
 from utils.card.card_run import Maker, write_worst
-from utils.card.card_steps import GENERATING, TRAINING, line_of
+from utils.card.card_steps import GENERATING, TRAINING, Step, line_of
 from utils.card.card_verdicts import CopyRule, rule_of, worst_prompts
 from utils.cli import flags
 from utils.cli.train_options import TrainOptions
@@ -110,7 +110,7 @@ def _begin(opts: RetrievalOptions, planned: CardPlan, maker: Maker) -> CardRun:
     sets the threshold."""
     for step in planned.steps:
         maker.generate(step)
-    maker.evaluate(TRAINING, opts.metrics)
+    maker.evaluate(planned.steps[0], opts.metrics)
     main = card_assembly.read_step(planned.commands, planned.steps[0], None)
     if opts.gate and rule_of(main.metrics).threshold is None:
         raise UsageError(
@@ -124,18 +124,18 @@ def _begin(opts: RetrievalOptions, planned: CardPlan, maker: Maker) -> CardRun:
     return CardRun(opts, planned, maker, rule_of(main.metrics), main, left_out)
 
 
-def _measured(made: CardRun, name: str) -> Any:
+def _measured(made: CardRun, step: Step) -> MeasuredStep:
     """Measure a step with what the step on training captions could measure."""
     metrics = made.opts.metrics or card_assembly.metrics_to_repeat(made.main.metrics)
-    return made.maker.evaluate(name, metrics)
+    made.maker.evaluate(step, metrics)
+    return card_assembly.read_step(made.planned.commands, step, made.rule)
 
 
 def _arms(made: CardRun) -> dict[str, Arm]:
     """The arms of all steps that do not depend on a result, by name."""
     arms = {TRAINING: made.arm(made.main)}
     for step in made.planned.steps[1:]:
-        _measured(made, step.name)
-        arms[step.name] = made.arm(card_assembly.read_step(made.planned.commands, step, made.rule))
+        arms[step.name] = made.arm(_measured(made, step))
     return arms
 
 
@@ -152,8 +152,7 @@ def _help(made: CardRun) -> Help | None:
     for mitigation, step in made.planned.trials:
         step = write_worst(made.planned.commands, step, prompts)
         made.maker.generate(step)
-        _measured(made, step.name)
-        arm = made.arm(card_assembly.read_step(made.planned.commands, step, made.rule))
+        arm = made.arm(_measured(made, step))
         source = None if mitigation is None else mitigation.source
         trials.append(Trial(step.flags, source, arm))
         commands[step.name] = _mitigated(made, step.flags)
