@@ -173,8 +173,8 @@
     button.addEventListener("click", () => copy(button));
   }
 
-  // Paper shows what is folded away.
+  // Paper shows how the card was made.
   window.addEventListener("beforeprint", () => {
-    for (const folded of document.querySelectorAll("details")) folded.open = true;
+    for (const folded of document.querySelectorAll("#how-it-was-made details")) folded.open = true;
   });
 }

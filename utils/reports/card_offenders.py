@@ -12,6 +12,7 @@ from utils.reports.card_tables import CardJson, Column, cells, offender_columns
 from utils.reports.page_parts import resource
 
 MISSING = "–"  # a cell without a value
+YES_NO = {True: "yes", False: "no"}
 
 
 def offenders_section(offenders: Sequence[CardJson], pictures: Mapping[str, bytes]) -> str:
@@ -26,15 +27,11 @@ def offenders_section(offenders: Sequence[CardJson], pictures: Mapping[str, byte
     ]
     return Template(resource("card_offenders.html")).substitute(
         headers="".join(
-            f'<th role="columnheader" scope="col" class="{_kind(c)}">{html.escape(c.title)}</th>'
+            f'<th role="columnheader" scope="col" class="number">{html.escape(c.title)}</th>'
             for c in columns
         ),
         rows="\n".join(rows),
     )
-
-
-def _kind(column: Column) -> str:
-    return "number" if column.number else "text"
 
 
 def _row(
@@ -44,7 +41,7 @@ def _row(
     pictures: Mapping[str, bytes],
 ) -> str:
     further = "".join(
-        f'<td role="cell" class="{_kind(column)}" data-label="{html.escape(column.title)}">'
+        f'<td role="cell" class="number" data-label="{html.escape(column.title)}">'
         f"{html.escape(text)}</td>"
         for column, text in zip(columns, texts, strict=True)
     )
@@ -100,6 +97,7 @@ def _pair(offender: CardJson, returned: CardJson, pictures: Mapping[str, bytes])
         "score": f"{returned['score']:.3f}",
         "what was done to it": alignment["transformation"] if alignment else None,
         "seed": returned["seed"],
+        "duplicated on purpose": YES_NO.get(offender["training"]["duplicated"]),
         "near-duplicates": ", ".join(offender["training"]["near_duplicates"] or ()) or None,
     }
     listed = "".join(

@@ -97,7 +97,7 @@ def _answer(answer: CardJson) -> str:
         "" if share is None else scale(share, limit=answer["max_copy_share"]),
         *(f'<p class="detail">{html.escape(line)}</p>' for line in answer_details(answer)),
     ]
-    return f'<div class="answer {judged.kind}">{"".join(parts)}</div>'
+    return f'<div class="answer is-{judged.kind}">{"".join(parts)}</div>'
 
 
 # 3. to 5. Comparisons -----------------------------------------------------------------------------

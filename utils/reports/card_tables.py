@@ -26,7 +26,6 @@ class Column:
 
     title: str
     text: Callable[[CardJson], Text]  # of the row's cell
-    number: bool = True  # whether it is aligned to the right
 
 
 @dataclass(frozen=True)
@@ -189,12 +188,11 @@ def offender_columns(offenders: Sequence[CardJson]) -> list[Column]:
     return filled(
         [
             Column("copies", lambda row: _count(row["copies"])),
-            Column("images of its caption", lambda row: _count(row["images"])),
+            Column("its images", lambda row: _count(row["images"])),
             Column("best score", lambda row: _decimals(row["best"], 3)),
             Column("near-duplicates", _near_duplicates),
             Column("drawn", lambda row: _count(row["training"]["drawn"])),
             Column("skipped", lambda row: _count(row["training"]["skipped"])),
-            Column("duplicated", _duplicated, number=False),
         ],
         offenders,
     )
@@ -203,11 +201,6 @@ def offender_columns(offenders: Sequence[CardJson]) -> list[Column]:
 def _near_duplicates(offender: CardJson) -> Text:
     keys = offender["training"]["near_duplicates"]
     return None if keys is None else f"{len(keys):,}"
-
-
-def _duplicated(offender: CardJson) -> Text:
-    known = {True: "yes", False: "no"}
-    return known.get(offender["training"]["duplicated"])
 
 
 def moment_label(moment: CardJson) -> str:
