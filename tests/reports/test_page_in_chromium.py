@@ -1,33 +1,26 @@
 """The report as a reader meets it: opened from disk in a browser, sorted, filtered, walked through
 by keys alone."""
 
-import importlib.util
 import io
-import json
-import os
 import re
-import shutil
 
 import pytest
 
+from tests.reports.in_chromium import (
+    By,
+    Keys,
+    chromium,
+    fill,
+    focused,
+    open_page,
+    press,
+    requests,
+    tab_to,
+    texts,
+    unreadable,
+)
 from utils.data import scenes
 from utils.reports import galleries, page
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-NEEDED = {
-    "chromium": CHROMIUM,
-    "chromedriver": DRIVER,
-    "selenium": importlib.util.find_spec("selenium"),
-}
-MISSING = ", ".join(name for name, found in NEEDED.items() if found is None)
-if MISSING and os.environ.get("REQUIRE_CHROMIUM"):
-    pytest.fail(f"REQUIRE_CHROMIUM is set, and there is no {MISSING}", pytrace=False)
-if MISSING:
-    pytest.skip(f"the report in a browser is not tested: no {MISSING}", allow_module_level=True)
-
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 ATTACKS = (
     '<img src=x onerror="window.ran = 1">',
@@ -108,35 +101,14 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1280,900",
-    )
-    for flag in flags:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture
 def opened(browser, report):
     """The page, loaded afresh."""
-    for name in ("browser", "performance"):
-        browser.get_log(name)  # forgets what came before
-    browser.get(report.as_uri())
-    return browser
-
-
-def texts(browser, selector):
-    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
-    return browser.execute_script(script, selector)
+    return open_page(browser, report)
 
 
 def column(browser, title):
@@ -153,42 +125,12 @@ def sorting(browser, title):
     return header(browser, title).find_element(By.XPATH, "..").get_attribute("aria-sort")
 
 
-def fill(browser, name, text):
-    field = browser.find_element(By.ID, name)
-    field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(Keys.DELETE, text)
-
-
-def press(browser, *keys):
-    webdriver.ActionChains(browser).send_keys(*keys).perform()
-
-
-def focused(browser):
-    return browser.execute_script("return document.activeElement")
-
-
-def tab_to(browser, wanted):
-    """Tab on until `wanted` has the focus."""
-    for _ in range(60):
-        if focused(browser) == wanted:
-            return
-        press(browser, Keys.TAB)
-    raise AssertionError(f"Tab does not reach {wanted.get_attribute('outerHTML')[:80]}")
-
-
 def is_open(browser):
     return browser.execute_script("return document.getElementById('pair').open")
 
 
 def test_the_page_loads_without_errors_or_requests(opened):
-    messages = (json.loads(entry["message"])["message"] for entry in opened.get_log("performance"))
-    sent = [
-        m["params"]["request"]["url"]
-        for m in messages
-        if m["method"] == "Network.requestWillBeSent"
-    ]
-    assert any(url.startswith("file:") for url in sent)
-    assert [url for url in sent if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert requests(opened) == []
     assert opened.get_log("browser") == []
     assert opened.execute_script(
         "return [...document.images].every(i => i.id || (i.complete && i.naturalWidth > 0))"
@@ -346,25 +288,6 @@ def test_inputs_and_buttons_have_names(opened):
         assert control.accessible_name
 
 
-CONTRASTS = """
-const light = (rgb) => {
-  const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
-const behind = (e) => {  // the first background below the text that is not transparent
-  for (; e; e = e.parentElement) {
-    const [r, g, b, alpha = 1] = parts(getComputedStyle(e).backgroundColor);
-    if (alpha === 1) return [r, g, b];
-  }
-  return null;
-};
-return Object.fromEntries(arguments[0].map((selector) => {
-  const element = document.querySelector(selector);
-  const [a, b] = [parts(getComputedStyle(element).color).slice(0, 3), behind(element)].map(light).sort((x, y) => x - y);
-  return [selector, (b + 0.05) / (a + 0.05)];
-}));
-"""
 TEXTS = (
     "h1",
     ".lead",
@@ -401,8 +324,7 @@ def test_every_text_can_be_read_in_either_scheme(opened, scheme):
         background = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
         brightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
         assert brightness < 60 if scheme == "dark" else brightness > 240
-        contrasts = opened.execute_script(CONTRASTS, list(TEXTS))
-        assert {k: v for k, v in contrasts.items() if v < 4.5} == {}
+        assert unreadable(opened, TEXTS) == {}
         white = "return getComputedStyle(document.querySelector('#similarity img')).backgroundColor"
         assert opened.execute_script(white) == "rgb(255, 255, 255)"
     finally:
