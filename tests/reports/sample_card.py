@@ -119,7 +119,7 @@ def offender(index, scene):
 def pictures(count=12, size=128):
     """{name: JPEG} of all pictures of the card."""
     drawn = [scenes.scene_at(i, size=size).image for i in range(count)]
-    drawn[3] = drawn[3].crop((0, 20, size, size - 20))  # one that is no square
+    drawn[3] = drawn[3].crop((0, size // 6, size, size - size // 6))  # one that is no square
     made = {f"own{i}": jpeg(image) for i, image in enumerate(drawn)}
     for i, image in enumerate(drawn):
         made |= {f"copy{i}_{n}": jpeg(changed_picture(image, n)) for n in range(4)}
