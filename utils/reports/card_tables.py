@@ -107,10 +107,10 @@ def void_line(answer: CardJson) -> str:
 
 
 def answer_details(answer: CardJson) -> list[str]:
-    """Sentences below the answer: the origin of the threshold, innocents, parts, the gate."""
+    """Sentences below the answer: the origin of the threshold, parts, the gate."""
     lines = []
     if answer["threshold"] is not None:
-        lines += _threshold_lines(answer["threshold"])
+        lines.append(_threshold_line(answer["threshold"]))
     if answer["parts"] is not None:
         lines.append(
             f"A further {share_text(answer['parts'])} hold a part of a training picture; they are"
@@ -121,24 +121,16 @@ def answer_details(answer: CardJson) -> list[str]:
     return lines
 
 
-def _threshold_lines(threshold: CardJson) -> list[str]:
+def _threshold_line(threshold: CardJson) -> str:
     interval = (
         f" (95 % interval {threshold['lo']:.3f} to {threshold['hi']:.3f})"
         if threshold["lo"] is not None and threshold["hi"] is not None
         else ""
     )
-    lines = [
+    return (
         f"An image counts as a copy where its score ({threshold['of']}) is above"
         f" {threshold['value']:.3f}{interval}. Origin of the threshold: {threshold['source']}."
-    ]
-    innocents = threshold["innocents"]
-    if innocents is not None and innocents["share"] is not None:
-        lines.append(
-            f"Of {innocents['count']:,} pictures that nobody copied"
-            f" ({SOURCES.get(innocents['source'], innocents['source'])}),"
-            f" {percent(innocents['share'])} would count."
-        )
-    return lines
+    )
 
 
 def _gate_line(gate: CardJson) -> str:
