@@ -210,7 +210,7 @@ def _number_cell(title: str, text: Text, drawn: str) -> str:
 
 
 def _examples(rows: Sequence[_Row], pictures: Mapping[str, bytes]) -> str:
-    """Images of the same prompts and noise, a line for each set that has some."""
+    """Images of the same noise, a line for each set that has some."""
     lines = "".join(
         f"<figure><figcaption>{html.escape(row.label)}</figcaption><div"
         f' class="strip">{examples(row.arm["examples"], pictures, row.label)}</div></figure>'
@@ -220,7 +220,7 @@ def _examples(rows: Sequence[_Row], pictures: Mapping[str, bytes]) -> str:
     if not lines:
         return ""
     return (
-        '<h3>The same prompts and noise in each</h3><div class="scroll examples" tabindex="0"'
+        '<h3>Examples, from the same noise in each</h3><div class="scroll examples" tabindex="0"'
         f' role="group" aria-label="example images">{lines}</div>'
     )
 

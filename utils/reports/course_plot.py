@@ -72,6 +72,7 @@ def _draw(axes: Axes, curve: Curve, stop_at: int | None) -> None:
         )
     axes.set_title(curve.title)
     axes.set_xlabel("steps")
-    axes.locator_params(nbins=5)
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.locator_params(axis="y", nbins=5)
     if min(v for v in (*values, *lows) if v is not None) >= 0:
         axes.set_ylim(bottom=0)
