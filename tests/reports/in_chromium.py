@@ -23,6 +23,7 @@ if MISSING:
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 
 @contextmanager
@@ -93,6 +94,11 @@ def tab_to(browser, wanted):
             return
         press(browser, Keys.TAB)
     raise AssertionError(f"Tab does not reach {wanted.get_attribute('outerHTML')[:80]}")
+
+
+def waited(browser, holds):
+    """Wait until `holds()`, at most five seconds."""
+    WebDriverWait(browser, 5).until(lambda _: holds())
 
 
 CONTRASTS = """
