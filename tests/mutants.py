@@ -24,6 +24,20 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a model is judged by its share, not by the interval",
+        "utils.reports.card_tables:verdict",
+        "share['lo'] > limit",
+        "share['value'] > limit",
+        "tests/reports/test_card_page.py::test_the_whole_interval_decides_the_colour",
+    ),
+    Mutant(
+        "a caption writes into a model's page",
+        "utils.reports.card_markdown:_table",
+        "plain(cell)",
+        "cell",
+        "tests/reports/test_card_markdown.py::test_it_holds_tables_of_numbers_and_commands_and_nothing_to_load",
+    ),
+    Mutant(
         "a flag is ignored",
         "utils.training.train_mitigations:train_hooks",
         "edits=[each.edit_caption for each in captions]",
