@@ -1,0 +1,2 @@
+"""What the benchmark of copies is made of: real pictures, changes of them, and methods that look
+for copies."""
