@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.runtime.errors import UsageError
+
 # photographs of scikit-image in its order; drawings, texts and test patterns are left out
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -72,10 +74,10 @@ class PictureSet:
 def photograph_files() -> list[Path]:
     """The photographs that the installed packages carry.
 
-    Raises FileNotFoundError without scikit-image."""
+    Raises UsageError without scikit-image."""
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
-        raise FileNotFoundError("scikit-image is not installed: pip install scikit-image")
+        raise UsageError("scikit-image is not installed: pip install scikit-image")
     paths = [Path(found.origin).parent / "data" / name for name in PHOTOGRAPHS]
     matplotlib = importlib.util.find_spec("matplotlib")
     if matplotlib is not None and matplotlib.origin is not None:
@@ -114,8 +116,7 @@ def emoji(folder: Path) -> list[Picture]:
 
     A family is an emoji with its skin tones and with all emoji that look alike, such as the clocks.
 
-    folder: holds emoji.json and img/google/64.
-    Raises FileNotFoundError if it does not."""
+    folder: holds emoji.json and img/google/64."""
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
     pictures, seen = [], set()
     for entry in sorted(entries, key=lambda entry: entry["unified"]):
