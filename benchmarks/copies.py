@@ -22,8 +22,11 @@ Photographs come with the packages. Emoji are those of the npm package emoji-dat
 no package."""
 
 import argparse
+import itertools
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -270,7 +273,11 @@ def draw(path, records, method, asked):
         return
     rows = max(len({case[0] for case in record["cases"]}) for record in drawn.values())
     figure, grid = plots.new_axes(
-        1, len(drawn), squeeze=False, figsize=(4.6 * len(drawn), 1.2 + 0.3 * rows)
+        1,
+        len(drawn),
+        squeeze=False,
+        figsize=(4.6 * len(drawn), 1.2 + 0.3 * rows),
+        layout="constrained",
     )
     for axes, (name, record) in zip(grid[0], drawn.items(), strict=True):
         _draw_set(axes, record, method, f"{asked:g}")
@@ -340,25 +347,31 @@ def parse_flags(argv):
     add("--tile", type=int, default=96, help="side of a tile of a photograph, in pixels")
     add("--seed", type=int, default=0, help="of the parts and of the changes")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--processes", type=int, default=1, help="sets that are measured at the same time")
+    add("--threads", type=int, default=1, help="of each process")
     add("--out", type=Path, default=Path("runs/copies"), help="folder of the results")
     add("--plot", type=Path, help="the figure (default: copies.png in --out)")
     return parser.parse_args(argv)
 
 
 def build_methods(args):
-    """The methods that can run here; a line for each other one. UsageError if none can."""
+    """The methods that can run here. UsageError if none can."""
     import torch
 
-    chosen = []
-    for name in args.methods:
-        reason = methods.reason_to_leave_out(name, args.sscd_weights)
-        if reason is None:
-            chosen.append(methods.METHODS[name](torch.device(args.device), args.sscd_weights))
-        else:
-            print(f"{name} is left out: {reason}")
-    if not chosen:
+    left_out = reasons(args)
+    if len(left_out) == len(args.methods):
         raise UsageError(f"--methods={','.join(args.methods)}: none of them can run here")
-    return chosen
+    return [
+        methods.METHODS[name](torch.device(args.device), args.sscd_weights)
+        for name in args.methods
+        if name not in left_out
+    ]
+
+
+def reasons(args):
+    """{method that cannot run here: the reason}."""
+    each = {name: methods.reason_to_leave_out(name, args.sscd_weights) for name in args.methods}
+    return {name: reason for name, reason in each.items() if reason is not None}
 
 
 def build_aligner(args):
@@ -372,21 +385,43 @@ def build_aligner(args):
     return Aligner(torch.device(args.device))
 
 
+def work(name, args):
+    """Measure a set. Returns: (its text, its part of the JSON file)."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    pictures = load_set(name, args)
+    sides = measure_set(pictures, build_methods(args), args, build_aligner(args))
+    return report(pictures, sides, args)
+
+
+def work_on_all(args):
+    """Measure every set, some at a time in processes of their own. Yields what `work` returns, in
+    order."""
+    if args.processes == 1:
+        yield from (work(name, args) for name in args.sets)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+        yield from pool.map(work, args.sets, itertools.repeat(args))
+
+
 def main(argv=None):
-    args = parse_flags(argv)
+    args, started = parse_flags(argv), time.perf_counter()
     with exit_on_user_error("copies"):
-        chosen, aligner = build_methods(args), build_aligner(args)
-        records, texts, started = {}, [], time.perf_counter()
-        for name in args.sets:
-            pictures = load_set(name, args)
-            text, records[name] = report(
-                pictures, measure_set(pictures, chosen, args, aligner), args
-            )
+        for name, reason in reasons(args).items():
+            print(f"{name} is left out: {reason}")
+        first = build_methods(args)[0]
+        if any(SETS[name][0] == "emoji" for name in args.sets):
+            fetching.emoji_folder(args.emoji, args.out / "npm")  # before processes ask for it
+        records, texts = {}, []
+        for name, (text, record) in zip(args.sets, work_on_all(args), strict=True):
+            records[name] = record
             texts.append(text)
             print(f"\n{text}\n", flush=True)
         write_text(args.out / "copies.md", "\n\n".join(texts) + "\n")
         write_json(args.out / "copies.json", records)
-        draw(args.plot or args.out / "copies.png", records, chosen[0].name, results.ASKED[0])
+        draw(args.plot or args.out / "copies.png", records, first.name, results.ASKED[0])
         print(f"{args.out / 'copies.md'}   ({time.perf_counter() - started:.0f} s)")
 
 

@@ -212,7 +212,8 @@ def sheet(queries, training, chosen, counted):
     width, height = ZOOM + 2 * margin, 2 * ZOOM + 2 * margin + line
     page = Image.new("RGB", (columns * width, -(-len(chosen) // columns) * height), "white")
     drawing = ImageDraw.Draw(page)
-    for i, (name, (match, score)) in enumerate(sorted(chosen.items())):
+    in_order = sorted(chosen.items(), key=lambda item: (len(item[0]), item[0]))  # 9 before 10
+    for i, (name, (match, score)) in enumerate(in_order):
         x, y = i % columns * width, i // columns * height
         frame = COPIED if name in counted else OTHER
         drawing.rectangle((x, y, x + width - 1, y + height - 1), outline=frame, width=3)
