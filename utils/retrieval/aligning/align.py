@@ -105,8 +105,8 @@ def _pair(
     row: int,
     sizes: tuple[tuple[int, int], tuple[int, int]],
 ) -> AlignedPair:
-    """The record of one candidate. row: its row in `best` and `found`; sizes: (width, height) of both
-    pictures within their squares."""
+    """The record of one candidate. row: its row in `best` and `found`; sizes: (width, height) of
+    both pictures within their squares."""
     linear, shift = best.linear[row].cpu().numpy(), best.shift[row].cpu().numpy()
     local = found.local[row].cpu().numpy()
     box_query, box_match = geometry.boxes_of(linear, shift, *sizes)

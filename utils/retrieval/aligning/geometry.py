@@ -69,7 +69,7 @@ def fitted(picture: torch.Tensor) -> Fitted:
 
 
 def sides_of(picture: torch.Tensor) -> tuple[int, int]:
-    """Width and height in pixels of a picture within its square. picture: as `thumbnail` gives it."""
+    """Width and height in pixels of a picture within its square. picture: [LENGTH] uint8."""
     width, height = (int(v) for v in picture[-2:])
     return width, height
 
@@ -81,8 +81,8 @@ def at_side(picture: Fitted, side: int) -> Fitted:
 
 
 def shrunk(picture: Fitted, scale: float) -> Fitted:
-    """The pictures at a part of their size, in the middle of a square of the same side. scale: above
-    0, at most 1."""
+    """The pictures at a part of their size, in the middle of a square of the same side. scale:
+    above 0, at most 1."""
     side = picture.mask.shape[-1]
     inner = max(2, 2 * round(side * scale / 2))
     if inner == side:
@@ -134,8 +134,8 @@ def warped(image: Fitted, placements: Placements, side: int) -> Fitted:
 
 
 def _unmixed(both: torch.Tensor) -> Fitted:
-    """Undo the mixing of a picture's edge with what lies around it. both: [N, 4, S, S], colours times
-    mask, and mask."""
+    """Undo the mixing of a picture's edge with what lies around it. both: [N, 4, S, S], colours
+    times mask, and mask."""
     mask = (both[:, 3:] > COVERED).float()
     return Fitted(both[:, :3] / both[:, 3:].clamp_min(COVERED) * mask, mask)
 

@@ -53,7 +53,7 @@ def _grey(colours: torch.Tensor) -> torch.Tensor:
 
 
 def _with_slopes(image: Fitted) -> torch.Tensor:
-    """Grey values, their slopes to the right and down (per half side), and the mask. [1, 4, S, S]."""
+    """Grey values, their slopes to the right and down per half side, and the mask. [1, 4, S, S]."""
     grey = _grey(image.colours)
     down, across = torch.gradient(grey, dim=(2, 3))
     half = image.mask.shape[-1] / 2
@@ -103,7 +103,8 @@ def _step(
 def _jacobian(
     now: Placements, across: torch.Tensor, down: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """How the values change with scale, rotation and both shifts. across, down: slopes, [N, 1, S, S].
+    """How the values change with scale, rotation and both shifts. across, down: slopes, [N, 1, S,
+    S].
 
     Returns: [N, 4, S * S], centred over the mask."""
     side = mask.shape[-1]
