@@ -70,7 +70,8 @@ def feature_name(view: str) -> str:
 
 
 def of_views(descriptor: Extractor, views: Sequence[str]) -> dict[str, Extractor]:
-    """Extractors of the views other than the picture as it is. Returns: {feature_name: Extractor}."""
+    """Extractors of the views other than the picture as it is. Returns: {feature_name:
+    Extractor}."""
     return {
         feature_name(view): replace(
             descriptor,
