@@ -29,7 +29,7 @@ Kept = TypeVar("Kept")
 Match = tuple[Image.Image, float, str]  # (picture, score, name)
 
 
-def _height(rows: int, of_row: int) -> int:
+def height_of(rows: int, of_row: int) -> int:
     return HEAD + rows * of_row
 
 
@@ -134,7 +134,7 @@ def both_ends(
     return "…"
 
 
-def _label(
+def write_name(
     pen: ImageDraw.ImageDraw,
     place: tuple[int, int],
     name: str,
@@ -184,12 +184,12 @@ def pair_grid(
     columns = min(columns, len(rows))
     page = Image.new(
         "RGB",
-        (columns * width + (columns + 1) * GAP, _height(-(-len(rows) // columns), height)),
+        (columns * width + (columns + 1) * GAP, height_of(-(-len(rows) // columns), height)),
         PAPER,
     )
     pen = ImageDraw.Draw(page)
     for i, (pair, *lines) in enumerate(rows):
-        left, top = 2 * GAP + i % columns * (width + GAP), _height(i // columns, height)
+        left, top = 2 * GAP + i % columns * (width + GAP), height_of(i // columns, height)
         for n, image in enumerate(pair):
             if i < columns:
                 pen.text((left + n * (side + GAP), 5), titles[n], INK, font)
@@ -219,26 +219,40 @@ def match_page(
     Returns: PIL RGB."""
     font = font_of(FONT)
     cell = side + 2 * GAP
-    size = (cell * (columns + 1) + 3 * GAP, _height(len(rows), cell + BELOW))
+    size = (cell * (columns + 1) + 3 * GAP, height_of(len(rows), cell + BELOW))
     page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 5), "generated", INK, font)
     pen.text((cell + 4 * GAP, 5), "nearest training images, most similar first", INK, font)
     for r, (query, label, matches) in enumerate(rows):
-        top = _height(r, cell + BELOW)
+        top = height_of(r, cell + BELOW)
         page.paste(fitted(query, side), (GAP, top + GAP))
-        _label(pen, (GAP, top + side + 2 * GAP), label, font, side)
-        for c, (image, score, name) in enumerate(matches):
-            left = (c + 1) * cell + 3 * GAP
-            if threshold is not None and score > threshold:
-                pen.rectangle(
-                    (left, top + 1, left + side + 2 * GAP - 2, top + side + 2 * GAP - 2), fill=FRAME
-                )
-            page.paste(fitted(image, side), (left + GAP - 1, top + GAP))
-            _label(
-                pen, (left + GAP - 1, top + side + 2 * GAP), name, font, side, before=f"{score:.3f}"
-            )
+        write_name(pen, (GAP, top + side + 2 * GAP), label, font, side)
+        for c, match in enumerate(matches):
+            paste_match(page, ((c + 1) * cell + 3 * GAP, top), match, threshold, side)
     return page
+
+
+def paste_match(
+    page: Image.Image,
+    place: tuple[int, int],
+    match: Match,
+    threshold: float | None,
+    side: int = SIDE,
+) -> None:
+    """Draw a match with its score and its name below.
+
+    place: left top corner of its cell in pixels;
+    threshold: a match with a score above it has a frame; None: none has."""
+    (left, top), (image, score, name) = place, match
+    pen, font = ImageDraw.Draw(page), font_of(FONT)
+    if threshold is not None and score > threshold:
+        pen.rectangle(
+            (left, top + 1, left + side + 2 * GAP - 2, top + side + 2 * GAP - 2), fill=FRAME
+        )
+    page.paste(fitted(image, side), (left + GAP - 1, top + GAP))
+    corner = (left + GAP - 1, top + side + 2 * GAP)
+    write_name(pen, corner, name, font, side, before=f"{score:.3f}")
 
 
 def group_page(
@@ -252,17 +266,17 @@ def group_page(
     Returns: PIL RGB."""
     font = font_of(FONT)
     cell = side + 2 * GAP
-    size = (cell * columns + 3 * GAP + COUNT_WIDTH, _height(len(groups), cell + BELOW))
+    size = (cell * columns + 3 * GAP + COUNT_WIDTH, height_of(len(groups), cell + BELOW))
     page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 5), "to keep", INK, font)
     pen.text((cell + 3 * GAP, 5), "near-duplicates of it, and their similarity to it", INK, font)
     for r, (pictures, count) in enumerate(groups):
-        top = _height(r, cell + BELOW)
+        top = height_of(r, cell + BELOW)
         for c, (image, similarity, name) in enumerate(pictures):
             left = c * cell + (3 * GAP if c else GAP)
             page.paste(fitted(image, side), (left, top + GAP))
-            _label(
+            write_name(
                 pen,
                 (left, top + side + GAP + 3),
                 name,

@@ -26,7 +26,9 @@ HATCHES = ("", "////", "....")  # the eighth run repeats the first colour with a
 VALUE_MARGIN = 0.4  # share of a panel's width, added to its right for the numbers beside bars
 LABEL_WIDTH, TITLE_WIDTH = 32, 24  # characters in a line
 BIN_EDGES = 41  # of the histogram of similarity
-TRAINING_LINE = 1.8  # width of the outline of training images in the histogram, in points
+# of pictures beside the generated ones in a histogram
+OUTLINED: dict[str, Any] = {"histtype": "step", "linewidth": 1.8, "color": "black"}
+BAND_ALPHA = 0.18  # of the interval of a threshold
 VERMILION = "#D55E00"  # of the threshold
 INTERVAL_LINE = 1.6  # width of an interval, in points
 # up to so many points a scatter plot draws them in full size; their area and opacity then shrink,
@@ -95,9 +97,7 @@ def similarity_histogram(
             background,
             bins,
             weights=_percents(background),
-            histtype="step",
-            linewidth=TRAINING_LINE,
-            color="black",
+            **OUTLINED,
             label=f"training images among themselves ({len(background)})",
         )
     if threshold is not None:
@@ -106,6 +106,43 @@ def similarity_histogram(
     axes.set_xlabel(f"similarity to the nearest training image ({descriptor})")
     axes.set_ylabel("share of images, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))  # above the axes, where no bar is
+    save(figure, path)
+
+
+def verdict_histogram(
+    path: Path,
+    scores: np.ndarray,
+    innocents: np.ndarray | None,
+    *,
+    threshold: float | None,
+    interval: tuple[float, float] | None,
+    score: str,
+) -> None:
+    """Histogram of the score that decides, of generations and of innocents, as PNG.
+
+    scores: [Q], of each generation's best match;
+    innocents: [N], of pictures that nobody copied; None without any;
+    threshold: calibrated, above which a generation counts as a copy; None without one;
+    interval: low and high end of the threshold, drawn as a band;
+    score: its name, for the label of the axis."""
+    figure, axes = new_axes()
+    others = np.empty(0) if innocents is None else innocents[~np.isnan(innocents)]
+    everything = np.concatenate([scores, others, [threshold or 0]])
+    bins = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), BIN_EDGES)
+    label = f"generated images ({len(scores)})"
+    axes.hist(scores, bins, weights=_percents(scores), alpha=0.85, label=label)
+    if len(others):
+        label = f"pictures that nobody copied ({len(others)})"
+        axes.hist(others, bins, weights=_percents(others), label=label, **OUTLINED)
+    if threshold is not None:
+        label = f"counted as a copy above {threshold:.3f} (calibrated)"
+        axes.axvline(threshold, color=VERMILION, linestyle="--", label=label)
+    if interval is not None:
+        label = f"95 % interval of that threshold, {interval[0]:.3f} to {interval[1]:.3f}"
+        axes.axvspan(*interval, color=VERMILION, alpha=BAND_ALPHA, linewidth=0, label=label)
+    axes.set_xlabel(f"{score}, of the best match")
+    axes.set_ylabel("share of images, %")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0))
     save(figure, path)
 
 

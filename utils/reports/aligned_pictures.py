@@ -1,0 +1,171 @@
+"""What alignment found, drawn on pictures: the outline of the part that a generated image and a
+training picture share, and the map of where they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from utils.reports import galleries
+from utils.reports.galleries import BELOW, FONT, FRAME, GAP, HEAD, INK, LINE, PAPER, SIDE
+
+Point = tuple[float, float]
+
+YELLOW, BLACK = (
+    (255, 214, 0),
+    (0, 0, 0),
+)  # of an outline; yellow between black is seen on any picture
+# widths in pixels, and the diameter of the dot
+LINE_WIDTH, HALO_WIDTH, DOT, DOT_HALO = 2, 4, 7, 11
+SMOOTH = 4  # times finer than the picture is the outline drawn, so that its edges are smooth
+BRIGHTNESS = 0.35  # what is left of it where nothing is found again
+TINT = 0.45  # share of vermilion where both agree fully
+
+
+def in_square(box: Sequence[Point], size: tuple[int, int], side: int) -> list[Point]:
+    """The corners of a box on a picture that was fitted into a square (`galleries.fitted`).
+
+    box: (x, y) of each corner in shares of the picture's width and height;
+    size: width and height of the picture before it was fitted;
+    side: of the square.
+    Returns: (x, y) in pixels of the square."""
+    scale = side / max(size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    left, top = (side - width) // 2, (side - height) // 2
+    return [(left + x * width, top + y * height) for x, y in box]
+
+
+def outlined(square: Image.Image, corners: Sequence[Point]) -> Image.Image:
+    """The picture with a closed line through the corners and a dot on the first one, which tells
+    mirrored and rotated parts apart. PIL RGB -> PIL RGB, a new one.
+
+    corners: (x, y) in pixels."""
+    drawn = square.copy()
+    for colour, width, dot in ((BLACK, HALO_WIDTH, DOT_HALO), (YELLOW, LINE_WIDTH, DOT)):
+        drawn.paste(colour, mask=_line_mask(square.size, corners, width, dot))
+    return drawn
+
+
+def _line_mask(
+    size: tuple[int, int], corners: Sequence[Point], width: int, dot: int
+) -> Image.Image:
+    """Where the line is: PIL L of that size."""
+    mask = Image.new("L", (size[0] * SMOOTH, size[1] * SMOOTH))
+    pen = ImageDraw.Draw(mask)
+    # a line on the rim of the picture is moved inside, so that its whole width is seen
+    ends = [
+        tuple(min(max(v, 1.0), length - 1.0) * SMOOTH for v, length in zip(c, size, strict=True))
+        for c in corners
+    ]
+    pen.line([*ends, ends[0], ends[1]], fill=255, width=width * SMOOTH, joint="curve")
+    x, y = ends[0]
+    radius = dot * SMOOTH / 2
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return mask.resize(size, Image.Resampling.BOX)
+
+
+def agreement_over(picture: Image.Image, agreement: np.ndarray) -> Image.Image:
+    """The training picture, vermilion where the generated image agrees with it, dark and without
+    colour where it does not. PIL RGB -> PIL RGB of the same size.
+
+    agreement: [S, S] uint8 over the picture fitted into a square and centred; 0 where it is not
+    found, 255 where both agree fully."""
+    mask = _on_picture(agreement, picture.size)
+    grey = picture.convert("L").convert("RGB")
+    dark = Image.blend(Image.new("RGB", picture.size), grey, BRIGHTNESS)
+    found = Image.blend(grey, Image.new("RGB", picture.size, FRAME), TINT)
+    return Image.composite(found, dark, mask)
+
+
+def _on_picture(agreement: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The part of the square map that covers the picture, at the picture's size. PIL L."""
+    side, (width, height) = len(agreement), size
+    shown_width, shown_height = (side * length / max(size) for length in size)
+    left, top = (side - shown_width) / 2, (side - shown_height) / 2
+    return Image.fromarray(agreement).resize(
+        (width, height),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + shown_width, top + shown_height),
+    )
+
+
+# Page of a gallery --------------------------------------------------------------------------------
+
+HEADS = ("generated image", "best aligned", "found again in it")
+BESIDE = 2 * GAP  # pixels between these pictures and the descriptor's matches
+WORDS = 2  # lines below a pair, for all three pictures together
+
+
+@dataclass(frozen=True)
+class AlignedPictures:
+    """The training image that a generated image agrees with best."""
+
+    match: Image.Image  # fitted into a square
+    size: tuple[int, int]  # its width and height before that
+    name: str
+    aligned: float  # -1 to 1
+    box_query: Sequence[Point]  # the shared part in either image, in shares of width and height
+    box_match: Sequence[Point]
+    agreement: np.ndarray  # as `agreement_over` takes it
+    framed: bool  # whether the pair counts as a copy by `aligned`
+
+
+@dataclass(frozen=True)
+class AlignedRow:
+    """A row of the gallery."""
+
+    query: Image.Image  # the generated image, fitted into a square
+    size: tuple[int, int]  # its width and height before that
+    name: str
+    pair: AlignedPictures | None  # None where there is nothing to align
+    words: Sequence[str]  # up to WORDS lines below the pair
+    matches: Sequence[galleries.Match]  # of the descriptor
+
+
+def aligned_page(
+    rows: Sequence[AlignedRow], *, threshold: float | None, side: int = SIDE, columns: int = 4
+) -> Image.Image:
+    """A page of a gallery: in each row a generated image and its best aligned training image with
+    the shared part outlined, the map of agreement, then the descriptor's matches with scores.
+
+    threshold: matches of the descriptor with a score above it have a frame;
+    columns: matches in a row, at most.
+    Returns: PIL RGB."""
+    cell = side + 2 * GAP
+    height = cell + BELOW + WORDS * LINE
+    start = len(HEADS) * cell + BESIDE  # left end of the matches
+    page = Image.new("RGB", (start + columns * cell, HEAD + len(rows) * height), PAPER)
+    pen, font = ImageDraw.Draw(page), galleries.font_of(FONT)
+    for c, head in enumerate(HEADS):
+        pen.text((c * cell + GAP, 5), head, INK, font)
+    pen.text((start + GAP, 5), "nearest by the descriptor, most similar first", INK, font)
+    for r, row in enumerate(rows):
+        top = HEAD + r * height
+        _draw_pair(page, row, top, side)
+        for n, line in enumerate(row.words[:WORDS]):
+            words = galleries.shortened(galleries.drawable(line), pen, font, start - BESIDE - GAP)
+            pen.text((GAP, top + cell + BELOW + n * LINE), words, INK, font)
+        for c, match in enumerate(row.matches):
+            galleries.paste_match(page, (start + c * cell, top), match, threshold, side)
+    return page
+
+
+def _draw_pair(page: Image.Image, row: AlignedRow, top: int, side: int) -> None:
+    """Draw the generated image, the aligned one and the map. top: of the row, in pixels."""
+    pen, font, cell = ImageDraw.Draw(page), galleries.font_of(FONT), side + 2 * GAP
+    names = top + side + 2 * GAP
+    query, pair = row.query, row.pair
+    if pair is not None:
+        query = outlined(query, in_square(pair.box_query, row.size, side))
+        match = outlined(pair.match, in_square(pair.box_match, pair.size, side))
+        if pair.framed:
+            pen.rectangle((cell, top + 1, 2 * cell - 2, top + cell - 2), fill=FRAME)
+        page.paste(match, (cell + GAP - 1, top + GAP))
+        page.paste(agreement_over(pair.match, pair.agreement), (2 * cell + GAP - 1, top + GAP))
+        score = f"{pair.aligned:.3f}"
+        galleries.write_name(pen, (cell + GAP, names), pair.name, font, side, before=score)
+    page.paste(query, (GAP - 1, top + GAP))
+    galleries.write_name(pen, (GAP, names), row.name, font, side)
