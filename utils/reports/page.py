@@ -31,6 +31,8 @@ from utils.reports.page_parts import (
     section,
 )
 
+VERDICT_PLOT = "verdict.png"  # the histogram that stands beside that of similarity
+
 NamedNumbers = dict[str, Any]  # name: number
 MatchRow = dict[str, Any]  # see `MatchTable`
 Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from utils.data.image_sets import ImageSet
-from utils.reports import galleries, plots
-from utils.retrieval import metrics
+from utils.reports import aligned_pictures, galleries, page, plots
+from utils.retrieval import gallery_pages, metrics, second_look_shown
+from utils.retrieval.decided import ALIGNED, UNDECIDED, Decided, best_aligned, order_shown
 from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.measured import Measured
 from utils.retrieval.metric_record import Numbers
@@ -23,7 +24,8 @@ from utils.runtime.errors import DataError
 
 # columns: of matches; matches.csv has all
 GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 10, 10, 20
-# the page's table holds the pictures of that many queries and their matches: some 10 MB
+# the page's table holds the pictures of that many queries and their matches: some 10 MB, 15 with
+# the maps of agreement
 PAGE_ROWS, PICTURE_SIDE = 500, 160
 # most letters of a prompt or a caption in the page's table: captions of strangers may be very long
 PAGE_LETTERS = 500
@@ -59,43 +61,47 @@ def unshown_in_words(unshown: Unshown) -> str:
 
 
 def write_gallery(
-    folder: Path, measured: Measured, sets: Sets, *, workers: int, unshown: Unshown
+    folder: Path,
+    measured: Measured,
+    sets: Sets,
+    *,
+    workers: int,
+    unshown: Unshown,
+    decided: Decided = UNDECIDED,
 ) -> list[bytes]:
-    """Write the gallery as PNG: pages of ten queries with their matches, ten at most, the most
-    similar queries first, 20 pages at most.
+    """Write the gallery as PNG: pages of ten queries with their matches, ten at most, in the order
+    of `order_shown`, 20 pages at most. Where the second look ran, each row begins with the best
+    aligned pair.
 
     unshown: as `to_look_at`
 
     Returns: the first PAGE_GALLERY pages as JPEG, for report.html."""
-    matches = measured.matches
-    order = np.argsort(-matches.best, kind="stable")[: GALLERY_ROWS * GALLERY_PAGES]
+    order = order_shown(measured)[: GALLERY_ROWS * GALLERY_PAGES]
     pages = [order[start : start + GALLERY_ROWS] for start in range(0, len(order), GALLERY_ROWS)]
 
     @functools.lru_cache(2000)  # many queries may have one training image; 50 KB each
-    def picture_of(training: bool, index: int) -> Image.Image:
+    def fitted(training: bool, index: int) -> gallery_pages.Fitted:
         images = sets.training_images if training else sets.generated
-        return galleries.fitted(to_look_at(images, index, galleries.SIDE, unshown), galleries.SIDE)
+        image = to_look_at(images, index, galleries.SIDE, unshown)
+        return galleries.fitted(image, galleries.SIDE), image.size
 
-    columns = min(GALLERY_COLUMNS, matches.scores.shape[1])
-
-    def draw(queries: np.ndarray) -> Image.Image:
-        rows = []
-        for q in queries:
-            best = zip(matches.indices[q, :columns], matches.scores[q, :columns], strict=True)
-            shown = [(picture_of(True, int(m)), s, sets.training_images.keys[m]) for m, s in best]
-            label = sets.queries[q].key.rpartition("/")[2]
-            rows.append((picture_of(False, int(q)), label, shown))
-        return galleries.match_page(rows, threshold=matches.threshold, columns=columns)
-
+    columns = min(GALLERY_COLUMNS, measured.matches.scores.shape[1])
+    drawing = gallery_pages.GalleryPages(measured, sets, decided, fitted, columns)
+    draw = drawing.plain if measured.second_look is None else drawing.aligned
     return galleries.write_pages(
         folder, pages, draw, workers=workers, keep=_jpeg, first=PAGE_GALLERY
     )
 
 
 def write_plots(
-    folder: Path, *, measured: Measured, row: Numbers, settings: Mapping[str, Any]
+    folder: Path,
+    *,
+    measured: Measured,
+    row: Numbers,
+    settings: Mapping[str, Any],
+    decided: Decided = UNDECIDED,
 ) -> list[tuple[Path, str]]:
-    """Draw the histogram, and the scatter plots and bars for which there are numbers.
+    """Draw the histograms, and the scatter plots and bars for which there are numbers.
 
     Returns: [(PNG, words for those who cannot see it)]."""
     histogram = folder / "similarity.png"
@@ -108,17 +114,42 @@ def write_plots(
     )
     return [
         (histogram, "histogram of similarities to the nearest training image"),
+        *_verdict_plot(folder, measured, decided),
         *_copy_share_plot(folder, row),
         *_complexity_plots(folder, measured, row),
     ]
 
 
+def _verdict_plot(folder: Path, measured: Measured, decided: Decided) -> Iterator[tuple[Path, str]]:
+    """Draw the histogram of the scores that decide, where the second look ran or a threshold was
+    calibrated."""
+    verdict, innocents = decided.verdict, decided.innocents
+    if measured.second_look is None and verdict is None:
+        return
+    score = ALIGNED if verdict is None else verdict.threshold_of
+    scores = best_aligned(measured) if score == ALIGNED else measured.matches.best
+    scores = scores[~np.isnan(scores)]
+    if len(scores):
+        path = folder / page.VERDICT_PLOT
+        plots.verdict_histogram(
+            path,
+            scores,
+            None if innocents is None else innocents.scores,
+            threshold=None if verdict is None else verdict.threshold,
+            interval=None if verdict is None else (verdict.threshold_lo, verdict.threshold_hi),
+            score=score,
+        )
+        yield path, f"histogram of the scores that decide ({score}), of generations and innocents"
+
+
 def _copy_share_plot(folder: Path, row: Numbers) -> Iterator[tuple[Path, str]]:
     """Draw bars of the shares of copies, in per cent, if there are any."""
     shares = {
-        "copy_share": "all",
+        "copy_share_calibrated": "all",
+        "copy_share": "all, fixed\nthreshold" if "copy_share_calibrated" in row else "all",
         "copy_share_dup": "prompts of\nduplicated images",
         "copy_share_nodup": "other prompts",
+        "part_copied_share": "a part\ncopied",
     }
     bars = [
         (words, 100 * row[key], 100 * row[f"{key}_lo"], 100 * row[f"{key}_hi"])
@@ -158,10 +189,14 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(images: ImageSet, index: int, unshown: Unshown) -> bytes:
-    """A small picture of an image as JPEG."""
+def _picture(
+    images: ImageSet, index: int, unshown: Unshown, agreement: np.ndarray | None = None
+) -> bytes:
+    """A small picture of an image as JPEG. agreement: a map that is laid over it."""
     image = to_look_at(images, index, PICTURE_SIDE, unshown)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    if agreement is not None:
+        image = aligned_pictures.agreement_over(image, agreement)
     return _jpeg(image)
 
 
@@ -173,24 +208,52 @@ def _beginning(text: str | None) -> str | None:
 
 
 def page_rows(
-    measured: Measured, sets: Sets, *, workers: int, unshown: Unshown
+    measured: Measured,
+    sets: Sets,
+    *,
+    workers: int,
+    unshown: Unshown,
+    decided: Decided = UNDECIDED,
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Rows of the page's table, the most similar first, and the pictures that they name.
+    """Rows of the page's table in the order of `order_shown`, and the pictures that they name.
 
     unshown: as `to_look_at`
 
     Returns: rows, {name: JPEG}."""
-    order = [int(q) for q in np.argsort(-measured.matches.best, kind="stable")[:PAGE_ROWS]]
+    order = [int(q) for q in order_shown(measured)[:PAGE_ROWS]]
     rows = [_page_row(measured, sets, q) for q in order]
-    # name of a picture -> where its image is
-    places = {r["query_picture"]: (sets.generated, q) for r, q in zip(rows, order, strict=True)}
-    places |= {
-        r["match_picture"]: (sets.training_images, int(measured.matches.indices[q, 0]))
-        for r, q in zip(rows, order, strict=True)
-    }
+    if measured.second_look is not None or decided.is_known:
+        copies = decided.copies(measured)
+        for q, row in zip(order, rows, strict=True):
+            row |= second_look_shown.page_columns(measured, sets, decided, q)
+            row["aligned_caption"] = _beginning(row["aligned_caption"])
+            row["copy"] = None if copies is None else bool(copies[q])
+            row["part"] = decided.is_part(q)
+    draws: dict[str, Callable[[], bytes]] = {}  # name of a picture -> what draws it
+    for q, row in zip(order, rows, strict=True):
+        draws |= _pictures_of(row, measured, sets, q, unshown)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(lambda place: _picture(place[0], place[1], unshown), places.values())
-        return rows, dict(zip(places, pictures, strict=True))
+        pictures = pool.map(lambda draw: draw(), draws.values())
+        return rows, dict(zip(draws, pictures, strict=True))
+
+
+def _pictures_of(
+    row: dict[str, Any], measured: Measured, sets: Sets, q: int, unshown: Unshown
+) -> dict[str, Callable[[], bytes]]:
+    """{name of a picture that a row names: what draws it}."""
+    match, training = int(measured.matches.indices[q, 0]), sets.training_images
+    small = functools.partial(_picture, unshown=unshown)
+    draws: dict[str, Callable[[], bytes]] = {
+        row["query_picture"]: functools.partial(small, sets.generated, q),
+        row["match_picture"]: functools.partial(small, training, match),
+    }
+    pair = second_look_shown.pair_of(measured, q)
+    if pair is not None:
+        draws[row["aligned_picture"]] = functools.partial(small, training, pair.match)
+        draws[row["agreement_picture"]] = functools.partial(
+            small, training, pair.match, agreement=pair.agreement
+        )
+    return draws
 
 
 def _page_row(measured: Measured, sets: Sets, q: int) -> dict[str, Any]:
