@@ -183,51 +183,6 @@ def test_settings_within_settings_are_rows_of_their_own():
     assert "preset" not in dict(page_parts.flat(SETTINGS))
 
 
-def test_without_a_threshold_the_headline_is_the_percentile():
-    assert (
-        page.headline({"sim_95pc": 0.5}, SETTINGS) == "The 95th percentile of similarity is 0.500."
-    )
-    assert page.headline({}, SETTINGS) == ""
-
-
-def test_a_headline_stands_without_settings():
-    assert page.headline(METRICS, {}).endswith(
-        "of a training image (95 % interval 10.0 to 40.0 %)."
-    )
-
-
-def test_tiles_hold_what_was_measured_and_nothing_else():
-    assert page.tiles({"sim_mean": 0.5}) == []
-    interval = {
-        f"copy_share_dup_{end}": value for end, value in (("lo", 0.3), ("hi", 0.5), ("n", 9))
-    }
-    found = page.tiles(
-        METRICS
-        | interval
-        | {
-            "copy_share_dup": 0.4,
-            "copy_share_nodup_n": 0,
-            "bg_95pc": 0.7,
-            "fd_net": 12.345,
-        }
-    )
-    assert found == [
-        ("Copies", [("25.0 %", "95 % interval 10.0 to 40.0 %, 128 images")], True),
-        (
-            "Copies by the prompt's own image",
-            [("40.0 %", "where it was duplicated (30.0 to 50.0 %)")],
-            False,
-        ),
-        (
-            "Similarity, 95th percentile",
-            [("0.988", "generated images"), ("0.700", "training images among themselves")],
-            False,
-        ),
-        ("Frechet distance", [("12.35", "fd_net")], False),
-    ]
-
-
 def test_no_copies_are_no_alarm(write):
-    assert page.tiles(METRICS | {"copy_share": 0.0})[0][2] is False
     assert 'class="tile accent"' in write()
     assert 'class="tile accent"' not in write(metrics=METRICS | {"copy_share": 0.0})

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from utils.reports import galleries
-from utils.reports.galleries import BELOW, FONT, FRAME, GAP, HEAD, INK, LINE, PAPER, SIDE
+from utils.reports.galleries import FONT, FRAME, GAP, HEAD, INK, LINE, PAPER, SIDE
 
 Point = tuple[float, float]
+WHOLE: tuple[Point, ...] = ((0, 0), (1, 0), (1, 1), (0, 1))  # the box of a whole picture
 
 YELLOW, BLACK = (
     (255, 214, 0),
@@ -20,9 +21,10 @@ YELLOW, BLACK = (
 )  # of an outline; yellow between black is seen on any picture
 # widths in pixels, and the diameter of the dot
 LINE_WIDTH, HALO_WIDTH, DOT, DOT_HALO = 2, 4, 7, 11
+RIM = HALO_WIDTH / 2  # a line on the edge of the picture is moved inside by so many pixels
 SMOOTH = 4  # times finer than the picture is the outline drawn, so that its edges are smooth
-BRIGHTNESS = 0.35  # what is left of it where nothing is found again
-TINT = 0.45  # share of vermilion where both agree fully
+FOG = (128, 128, 128)  # over what is not found again: dark and bright pictures both lose contrast
+FOG_SHARE = 0.8
 
 
 def in_square(box: Sequence[Point], size: tuple[int, int], side: int) -> list[Point]:
@@ -55,29 +57,31 @@ def _line_mask(
     """Where the line is: PIL L of that size."""
     mask = Image.new("L", (size[0] * SMOOTH, size[1] * SMOOTH))
     pen = ImageDraw.Draw(mask)
-    # a line on the rim of the picture is moved inside, so that its whole width is seen
-    ends = [
-        tuple(min(max(v, 1.0), length - 1.0) * SMOOTH for v, length in zip(c, size, strict=True))
-        for c in corners
-    ]
+    ends = [_inside(corner, size, RIM) for corner in corners]
     pen.line([*ends, ends[0], ends[1]], fill=255, width=width * SMOOTH, joint="curve")
-    x, y = ends[0]
+    x, y = _inside(corners[0], size, DOT_HALO / 2)
     radius = dot * SMOOTH / 2
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return mask.resize(size, Image.Resampling.BOX)
 
 
+def _inside(corner: Point, size: tuple[int, int], rim: float) -> Point:
+    """The corner in pixels of the mask, at least `rim` pixels from the edge of the picture, so that
+    all that is drawn there is seen."""
+    (x, y), (width, height) = corner, size
+    inside = min(max(x, rim), width - rim), min(max(y, rim), height - rim)
+    return inside[0] * SMOOTH, inside[1] * SMOOTH
+
+
 def agreement_over(picture: Image.Image, agreement: np.ndarray) -> Image.Image:
-    """The training picture, vermilion where the generated image agrees with it, dark and without
-    colour where it does not. PIL RGB -> PIL RGB of the same size.
+    """The training picture in its own colours where the generated image agrees with it, in grey fog
+    where it does not. PIL RGB -> PIL RGB of the same size.
 
     agreement: [S, S] uint8 over the picture fitted into a square and centred; 0 where it is not
     found, 255 where both agree fully."""
-    mask = _on_picture(agreement, picture.size)
     grey = picture.convert("L").convert("RGB")
-    dark = Image.blend(Image.new("RGB", picture.size), grey, BRIGHTNESS)
-    found = Image.blend(grey, Image.new("RGB", picture.size, FRAME), TINT)
-    return Image.composite(found, dark, mask)
+    fog = Image.blend(grey, Image.new("RGB", picture.size, FOG), FOG_SHARE)
+    return Image.composite(picture, fog, _on_picture(agreement, picture.size))
 
 
 def _on_picture(agreement: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -94,8 +98,9 @@ def _on_picture(agreement: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 # Page of a gallery --------------------------------------------------------------------------------
 
-HEADS = ("generated image", "best aligned", "found again in it")
+HEADS = ("generated image", "best aligned", "found again")
 BESIDE = 2 * GAP  # pixels between these pictures and the descriptor's matches
+NAMES, AFTER = 2 * LINE + 1, 14  # pixels for names, and between a row and the next
 WORDS = 2  # lines below a pair, for all three pictures together
 
 
@@ -135,7 +140,7 @@ def aligned_page(
     columns: matches in a row, at most.
     Returns: PIL RGB."""
     cell = side + 2 * GAP
-    height = cell + BELOW + WORDS * LINE
+    height = cell + NAMES + WORDS * LINE + AFTER
     start = len(HEADS) * cell + BESIDE  # left end of the matches
     page = Image.new("RGB", (start + columns * cell, HEAD + len(rows) * height), PAPER)
     pen, font = ImageDraw.Draw(page), galleries.font_of(FONT)
@@ -147,7 +152,7 @@ def aligned_page(
         _draw_pair(page, row, top, side)
         for n, line in enumerate(row.words[:WORDS]):
             words = galleries.shortened(galleries.drawable(line), pen, font, start - BESIDE - GAP)
-            pen.text((GAP, top + cell + BELOW + n * LINE), words, INK, font)
+            pen.text((GAP, top + cell + NAMES + n * LINE), words, INK, font)
         for c, match in enumerate(row.matches):
             galleries.paste_match(page, (start + c * cell, top), match, threshold, side)
     return page
@@ -164,8 +169,18 @@ def _draw_pair(page: Image.Image, row: AlignedRow, top: int, side: int) -> None:
         if pair.framed:
             pen.rectangle((cell, top + 1, 2 * cell - 2, top + cell - 2), fill=FRAME)
         page.paste(match, (cell + GAP - 1, top + GAP))
-        page.paste(agreement_over(pair.match, pair.agreement), (2 * cell + GAP - 1, top + GAP))
+        page.paste(_found_again(pair), (2 * cell + GAP - 1, top + GAP))
         score = f"{pair.aligned:.3f}"
         galleries.write_name(pen, (cell + GAP, names), pair.name, font, side, before=score)
     page.paste(query, (GAP - 1, top + GAP))
     galleries.write_name(pen, (GAP, names), row.name, font, side)
+
+
+def _found_again(pair: AlignedPictures) -> Image.Image:
+    """`agreement_over` the fitted training image, whose rims stay white."""
+    side = pair.match.width
+    (left, top), _, (right, bottom), _ = in_square(WHOLE, pair.size, side)
+    rim = Image.new("RGB", pair.match.size, PAPER)
+    place = (round(left), round(top), round(right), round(bottom))
+    rim.paste(agreement_over(pair.match, pair.agreement).crop(place), place)
+    return rim

@@ -30,16 +30,35 @@ from utils.reports.page_parts import (
     resource,
     section,
 )
+from utils.reports.page_words import NamedNumbers, headline_parts, tiles
 
 VERDICT_PLOT = "verdict.png"  # the histogram that stands beside that of similarity
 
-NamedNumbers = dict[str, Any]  # name: number
 MatchRow = dict[str, Any]  # see `MatchTable`
-Tile = tuple[str, list[tuple[str, str]], bool]  # title, (value, words) of each line, stressed?
 
-# endings of keys that are no metrics of their own
-ADDED_ENDS = ("_lo", "_hi", "_n", "_dcr")
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
+ALIGNED_MARKS = (
+    ' <span class="over">A marked value</span> of aligned is above the calibrated threshold of a'
+    " copy."
+)
+GALLERY = (
+    "On the left a generated image, then the training images most similar to it, with scores; the"
+    " frame is vermilion where the score is above the threshold. The most similar queries come"
+    " first; further pages lie in gallery/ beside this page."
+)
+ALIGNED_GALLERY = (
+    "On the left a generated image and the training image that it agrees with best, with the part"
+    " that both share outlined; the dot is on the same corner in both. Then the training image"
+    " again, in grey fog where it is not found in the generated image. Then the training"
+    " images most similar by the descriptor, with scores. A vermilion frame is around what decides"
+    " that it is a copy. The best agreement comes first; further pages"
+    " lie in gallery/ beside this page."
+)
+NEAREST = "its nearest training image"
+ALIGNED_NEAREST = (
+    "the training image that it agrees with best once mirroring, crop, scale, rotation and shift"
+    " are undone"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,11 @@ class MatchTable:
 
     # one for each query with its best match, most similar first: query, match, score,
     # query_picture, match_picture, and prompt, caption, source_image, source_score, seed,
-    # duplicated, clipscore, each of which may be None
+    # duplicated, clipscore, each of which may be None. With a second look or a verdict, the best
+    # aligned first, also, each of which may be None: aligned, aligned_match, aligned_picture,
+    # aligned_caption, aligned_duplicated, transformation, box_query and box_match ([x, y] of four
+    # corners, in shares of width and height), copied_area, agreement_picture, copy (does it
+    # count?), part (was a part copied?), group (number of near-duplicates, itself included)
     rows: list[MatchRow]
     pictures: dict[str, bytes]  # {name: JPEG}, which the rows name
     total: int  # number of queries, of which `rows` may hold the first ones only
@@ -69,81 +92,6 @@ class Report:
     table: MatchTable
 
 
-def headline(metrics: NamedNumbers, settings: Nested) -> str:
-    """One sentence that says how much was copied; "" without a measure of similarity."""
-    if "copy_share" not in metrics:
-        return (
-            f"The 95th percentile of similarity is {metrics['sim_95pc']:.3f}."
-            if "sim_95pc" in metrics
-            else ""
-        )
-    share = (
-        f"{_percent(metrics, 'copy_share')} of {metrics['copy_share_n']} images count as copies of"
-        " a training image"
-    )
-    threshold = settings.get("copy_threshold")
-    where = (
-        f": their {settings.get('pt_style', '')} similarity is above {threshold:g}"
-        if threshold is not None
-        else ""
-    )
-    return f"{share} (95 % interval {_interval(metrics, 'copy_share')}){where}."
-
-
-def tiles(metrics: NamedNumbers) -> list[Tile]:
-    """The most important of the numbers that were computed. Returns: (title, [(value, words)],
-    whether to stress it because there are copies) for each."""
-    shown = _copies_tiles(metrics)
-    pairs = {
-        "Similarity, 95th percentile": {
-            "sim_95pc": "generated images",
-            "bg_95pc": "training images among themselves",
-        },
-        "CLIP score": {"clipscore": "image and prompt", "clipscore_bg": "training images"},
-    }
-    for title, keys in pairs.items():
-        if next(iter(keys)) in metrics:
-            values = [(f"{metrics[k]:.3f}", words) for k, words in keys.items() if k in metrics]
-            shown.append((title, values, False))
-    distances = [
-        k
-        for k in metrics
-        if k in ("fid", "fid_dcr") or (k.startswith("fd_") and not k.endswith(ADDED_ENDS))
-    ]
-    if distances:
-        shown.append(("Frechet distance", [(number(metrics[k]), k) for k in distances], False))
-    return shown
-
-
-def _copies_tiles(metrics: NamedNumbers) -> list[Tile]:
-    """The tiles of the share of copies: of all images, and by duplication of the prompt's image."""
-    shown: list[Tile] = []
-    if "copy_share" in metrics:
-        words = (
-            f"95 % interval {_interval(metrics, 'copy_share')}, {metrics['copy_share_n']} images"
-        )
-        shown.append(
-            ("Copies", [(_percent(metrics, "copy_share"), words)], metrics["copy_share"] > 0)
-        )
-    split = {"copy_share_dup": "where it was duplicated", "copy_share_nodup": "where it was not"}
-    by_source = [
-        (_percent(metrics, k), f"{words} ({_interval(metrics, k)})")
-        for k, words in split.items()
-        if k in metrics
-    ]
-    if by_source:
-        shown.append(("Copies by the prompt's own image", by_source, False))
-    return shown
-
-
-def _percent(metrics: NamedNumbers, key: str) -> str:
-    return f"{100 * metrics[key]:.1f} %"
-
-
-def _interval(metrics: NamedNumbers, key: str) -> str:
-    return f"{100 * metrics[f'{key}_lo']:.1f} to {100 * metrics[f'{key}_hi']:.1f} %"
-
-
 def script_json(data: Any) -> str:
     """JSON for a script element, without <, > and &. It is ASCII, so that U+2028, U+2029 and lone
     surrogates are escaped."""
@@ -151,20 +99,43 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _table_data(table: MatchTable, threshold: float | None) -> str:
+def _table_data(report: Report) -> str:
     finite = [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        for row in table.rows
+        for row in report.table.rows
     ]
-    encoded = {name: base64.b64encode(data).decode() for name, data in table.pictures.items()}
-    return script_json({"threshold": threshold, "rows": finite, "pictures": encoded})
+    pictures = report.table.pictures
+    encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+    settings, metrics = report.settings, report.metrics
+    data = {
+        "threshold": settings.get("copy_threshold"),
+        "descriptor": settings.get("pt_style"),
+        "rows": finite,
+        "pictures": encoded,
+    }
+    if _was_calibrated(report):
+        data["calibrated"] = {
+            "of": settings.get("threshold_of"),
+            **{name: metrics[name] for name in ("threshold", "threshold_lo", "threshold_hi")},
+        }
+    return script_json(data)
+
+
+def _was_calibrated(report: Report) -> bool:
+    return "copy_share_calibrated" in report.metrics
+
+
+def _was_aligned(table: MatchTable) -> bool:
+    """Whether the second look ran and found anything."""
+    return any(row.get("aligned") is not None for row in table.rows)
 
 
 def _plot(path: Path, words: str) -> str:
     return image(path.read_bytes(), "png", words)
 
 
-def _gallery(pages: Sequence[bytes]) -> str:
+def _gallery(pages: Sequence[bytes], *, aligned: bool) -> str:
+    words = ALIGNED_GALLERY if aligned else GALLERY
     images = [
         image(page, "jpeg", f"gallery page {i}: queries and their matches")
         for i, page in enumerate(pages, 1)
@@ -174,12 +145,7 @@ def _gallery(pages: Sequence[bytes]) -> str:
         if images[1:]
         else ""
     )
-    return (
-        '<p class="faint">On the left a generated image, then the training images most similar to'
-        " it, with scores; the frame is vermilion where the score is above the threshold. The most"
-        " similar queries come first; further pages lie in gallery/ beside this"
-        f" page.</p>{images[0]}{rest}"
-    )
+    return f'<p class="faint">{words}</p>{images[0]}{rest}'
 
 
 def _tile(title: str, values: list[tuple[str, str]], accent: bool) -> str:
@@ -194,19 +160,19 @@ def _tile(title: str, values: list[tuple[str, str]], accent: bool) -> str:
 
 def write_report(path: str | Path, report: Report) -> None:
     """Write the whole page."""
-    data = _table_data(report.table, report.settings.get("copy_threshold"))
+    data = _table_data(report)
     write_text(path, _page(report, _sections(report), data))
 
 
 def _sections(report: Report) -> dict[str, str]:
     """The sections of the page below its headline. Returns: {title: HTML}, "" for an empty one."""
-    plots = [_plot(*plot) for plot in report.plots]
+    first, beside, further = _sorted_plots(report.plots)
     table, numbers = report.table, report.metrics.items()
     return {
-        "Similarity": "".join(plots[:1]),
-        "Matches": _matches(table, report.settings.get("copy_threshold")) if table.rows else "",
-        "Gallery": _gallery(report.pages) if report.pages else "",
-        "Plots": "".join(plots[1:]),
+        "Similarity": f'<div class="beside">{first}{beside}</div>' if beside else first,
+        "Matches": _matches(report) if table.rows else "",
+        "Gallery": _gallery(report.pages, aligned=_was_aligned(table)) if report.pages else "",
+        "Plots": further,
         "Numbers": listed(
             [(k, report.words.get(k, ""), number(v)) for k, v in numbers], kind="number"
         ),
@@ -214,6 +180,16 @@ def _sections(report: Report) -> dict[str, str]:
         "Counts": listed([(k, "", v) for k, v in flat(report.counts)], kind="number"),
         "Settings": listed([(k, "", v) for k, v in flat(report.settings)]),
     }
+
+
+def _sorted_plots(plots: Sequence[tuple[Path, str]]) -> tuple[str, str, str]:
+    """HTML of the histogram of similarity, of the one beside it, and of the other plots."""
+    beside = [plot for plot in plots[1:] if plot[0].name == VERDICT_PLOT]
+    further = [plot for plot in plots[1:] if plot not in beside]
+    first, second, others = (
+        "".join(_plot(*plot) for plot in shown) for shown in (plots[:1], beside, further)
+    )
+    return first, second, others
 
 
 def _page(report: Report, sections: dict[str, str], data: str) -> str:
@@ -225,10 +201,10 @@ def _page(report: Report, sections: dict[str, str], data: str) -> str:
     return Template(resource("report.html")).substitute(
         policy=policy(style=style, script=script),
         style=style,
-        headline=html.escape(headline(report.metrics, settings)),
+        headline=_lead(*headline_parts(report.metrics, settings)),
         query_dir=html.escape(str(settings.get("query_dir", ""))),
         val_dir=html.escape(str(settings.get("val_dir", ""))),
-        tiles="".join(_tile(*tile) for tile in tiles(report.metrics)),
+        tiles="".join(_tile(*tile) for tile in tiles(report.metrics, settings)),
         links=links(sections),
         sections="".join(section(title, body) for title, body in sections.items()),
         data=data,
@@ -236,10 +212,21 @@ def _page(report: Report, sections: dict[str, str], data: str) -> str:
     )
 
 
-def _matches(table: MatchTable, threshold: float | None) -> str:
-    shown, total = len(table.rows), table.total
+def _lead(first: str, further: str) -> str:
+    paragraph = f'<p class="lead">{html.escape(first)}</p>'
+    return f"{paragraph}\n<p>{html.escape(further)}</p>" if further else paragraph
+
+
+def _matches(report: Report) -> str:
+    table = report.table
+    shown, total, aligned = len(table.rows), table.total, _was_aligned(table)
     which = f"The {shown:,} most similar of {total:,}" if total > shown else f"All {total:,}"
+    marks = MARKS if report.settings.get("copy_threshold") is not None else ""
+    if _was_calibrated(report):
+        marks = ALIGNED_MARKS if report.settings.get("threshold_of") == "aligned" else MARKS
     text = Template(resource("report_matches.html")).substitute(
-        which=f"{which} generated images", marks="" if threshold is None else MARKS
+        which=f"{which} generated images",
+        nearest=ALIGNED_NEAREST if aligned else NEAREST,
+        marks=marks,
     )
     return text.removesuffix("\n")

@@ -3,12 +3,17 @@
 // The table of matches and the dialog with a pair side by side. Prompts, captions and names are untrusted text:
 // they enter the page by textContent and attributes of images alone.
 {
-  const { threshold, rows, pictures } = JSON.parse(document.getElementById("data").textContent);
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const { threshold, descriptor, rows, pictures, calibrated } = data;
   const byId = (id) => document.getElementById(id);
   const isEmpty = (value) => value === null || value === undefined || value === "";
-  const isOver = (row) => !isEmpty(threshold) && row.score > threshold;
+  const isAligned = rows.some((row) => !isEmpty(row.aligned));
+  const ranked = isAligned ? "aligned" : "score"; // what sorts at first, and what is filtered
+  const deciding = calibrated?.of === "aligned" ? "aligned" : "score"; // what the threshold is compared with
+  const isOver = (row) => row.copy ?? (!isEmpty(threshold) && row.score > threshold);
   const text = (value) => (isEmpty(value) ? "–" : String(value));
   const decimal = (value) => (isEmpty(value) ? "–" : value.toFixed(3));
+  const percent = (value) => (isEmpty(value) ? "–" : `${(100 * value).toFixed(0)} %`);
   const yesNo = (value) => (isEmpty(value) ? "–" : value ? "yes" : "no");
 
   function element(tag, className, content = "") {
@@ -23,13 +28,26 @@
     return image;
   }
 
+  // The training image that is shown: the best aligned one, else the descriptor's best
+  function training(row) {
+    const own = isEmpty(row.aligned_match);
+    return {
+      name: own ? row.match : row.aligned_match,
+      picture: own ? row.match_picture : row.aligned_picture,
+      caption: own ? row.caption : row.aligned_caption,
+      duplicated: own ? row.duplicated : row.aligned_duplicated,
+    };
+  }
+
+  for (const row of rows) row.shown_duplicated = training(row).duplicated;
+
   // Columns: key of the value that sorts it, and its cell ---------------------------------------------------------
 
   function pairCell(row) {
     const button = element("button", "open");
     button.type = "button";
-    button.setAttribute("aria-label", `open ${row.query} beside ${row.match}`);
-    for (const name of [row.query_picture, row.match_picture]) {
+    button.setAttribute("aria-label", `open ${row.query} beside ${training(row).name}`);
+    for (const name of [row.query_picture, training(row).picture]) {
       const image = element("img", "");
       image.alt = "";
       image.decoding = "async";
@@ -40,13 +58,31 @@
     return cell;
   }
 
-  function scoreCell(row) {
+  function score(row, key) {
+    const isMarked = key === deciding && isOver(row);
+    const made = element("span", isMarked ? "over" : "", decimal(row[key]));
+    if (isMarked) made.title = "above the threshold";
+    return made;
+  }
+
+  function scoreCell(row, key) {
     const cell = element("td", "number");
-    const score = element("span", isOver(row) ? "over" : "", decimal(row.score));
-    if (isOver(row)) score.title = "above the threshold";
-    cell.append(score);
+    cell.append(score(row, key));
     return cell;
   }
+
+  // The second look found nothing to align in a row without a transformation
+  const done = (row) => (isEmpty(row.transformation) ? "shares only flat areas" : row.transformation);
+
+  function doneCell(row) {
+    const cell = element("td", "done");
+    cell.append(element("div", isEmpty(row.transformation) ? "faint" : "", done(row)));
+    if (row.part) cell.append(element("span", "part", "part copied"));
+    return cell;
+  }
+
+  const percentCell = (row, key) => element("td", "number", percent(row[key]));
+  const group = (row) => (isEmpty(row.group) ? null : `one of ${row.group} near-duplicates`);
 
   function wordsCell(row) {
     const cell = element("td", "words");
@@ -56,7 +92,8 @@
 
   function namesCell(row) {
     const cell = element("td", "names");
-    cell.append(element("div", "", row.query), element("div", "faint", row.match));
+    cell.append(element("div", "", row.query), element("div", "faint", training(row).name));
+    if (group(row)) cell.append(element("div", "group", group(row)));
     return cell;
   }
 
@@ -64,10 +101,13 @@
   const flagCell = (row, key) => element("td", "", yesNo(row[key]));
 
   const COLUMNS = [
+    { title: "aligned", key: "aligned", cell: scoreCell, right: true },
+    { title: "what was done", key: "transformation", cell: doneCell, words: true },
+    { title: "copied area", key: "copied_area", cell: percentCell, right: true },
     { title: "score", key: "score", cell: scoreCell, right: true },
     { title: "prompt", key: "prompt", cell: wordsCell, words: true },
     { title: "image and match", key: "query", cell: namesCell, words: true },
-    { title: "duplicated", key: "duplicated", cell: flagCell },
+    { title: "duplicated", key: "shown_duplicated", cell: flagCell },
     { title: "source score", key: "source_score", cell: numberCell, right: true },
     { title: "CLIP score", key: "clipscore", cell: numberCell, right: true },
   ].filter((column) => rows.some((row) => !isEmpty(row[column.key])));
@@ -94,12 +134,24 @@
     return order.direction * (order.column.words ? collator.compare(a, b) : a - b);
   }
 
-  function passes(row) {
+  const KINDS = {
+    all: () => true,
+    copy: (row) => isOver(row),
+    part: (row) => row.part === true,
+    neither: (row) => !isOver(row) && row.part !== true,
+  };
+
+  function isWithin(row) {
     const [least, most] = [byId("min-score").valueAsNumber, byId("max-score").valueAsNumber];
-    const score = Number(decimal(row.score)); // as it is read in the table
-    if (score < least || score > most) return false; // false for NaN, an empty field
+    if (isEmpty(row[ranked])) return Number.isNaN(least) && Number.isNaN(most);
+    const value = Number(decimal(row[ranked])); // as it is read in the table
+    return !(value < least || value > most); // true for NaN, an empty field
+  }
+
+  function passes(row) {
+    if (!isWithin(row) || !KINDS[byId("kind").value](row)) return false;
     const wanted = byId("contains").value.trim().toLowerCase();
-    return [row.prompt, row.query, row.match].some((value) => !isEmpty(value) && value.toLowerCase().includes(wanted));
+    return [row.prompt, row.query, training(row).name].some((value) => !isEmpty(value) && value.toLowerCase().includes(wanted));
   }
 
   function update() {
@@ -137,11 +189,24 @@
   let position = 0;
   let opener = null;
 
+  // The threshold that decides, in words
+  function decides() {
+    if (!calibrated) return isEmpty(threshold) ? null : String(threshold);
+    const [value, low, high] = [calibrated.threshold, calibrated.threshold_lo, calibrated.threshold_hi].map(decimal);
+    return `${calibrated.of} above ${value} (${low} to ${high})`;
+  }
+
   function facts(row) {
+    const { duplicated } = training(row);
     return [
-      ["score", element("span", isOver(row) ? "over" : "", decimal(row.score))],
-      ["threshold of a copy", isEmpty(threshold) ? null : String(threshold)],
-      ["training image duplicated", isEmpty(row.duplicated) ? null : yesNo(row.duplicated)],
+      ["aligned", isEmpty(row.aligned) ? null : score(row, "aligned")],
+      ["what was done", isAligned ? done(row) : null],
+      ["copied area", isEmpty(row.copied_area) ? null : percent(row.copied_area)],
+      ["a part", row.part ? element("span", "part", "part copied") : null],
+      ["training image", group(row)],
+      ["score", score(row, "score")],
+      ["threshold of a copy", decides()],
+      ["training image duplicated", isEmpty(duplicated) ? null : yesNo(duplicated)],
       ["prompt's own training image", row.source_image],
       ["its score", isEmpty(row.source_score) ? null : decimal(row.source_score)],
       ["CLIP score", isEmpty(row.clipscore) ? null : decimal(row.clipscore)],
@@ -164,20 +229,80 @@
     byId("position").textContent = `Pair ${at + 1} of ${shown.length}`;
     byId("previous").setAttribute("aria-disabled", at === 0);
     byId("next").setAttribute("aria-disabled", at === shown.length - 1);
-    setPicture(byId("query-image"), row.query_picture).alt = `generated image ${row.query}`;
-    setPicture(byId("match-image"), row.match_picture).alt = `training image ${row.match}`;
-    byId("match-image").classList.toggle("copied", isOver(row));
+    const { name, caption } = training(row);
+    setPicture(byId("query-image"), row.query_picture).alt = `generated image ${row.query}${outlinedIn(row.box_query)}`;
     byId("query-name").textContent = row.query;
-    byId("match-name").textContent = row.match;
+    byId("match-name").textContent = name;
     byId("query-text").textContent = row.prompt ?? "";
-    byId("match-text").textContent = row.caption ?? "";
+    byId("match-text").textContent = caption ?? "";
     byId("facts").replaceChildren(...facts(row).map(fact));
+    showTraining(row);
+    showOther(row);
+  }
+
+  const outlinedIn = (box) => (isEmpty(box) ? "" : ", the shared part is outlined");
+
+  // The training image, or the map of what is found again over it
+  function showTraining(row) {
+    const { name, picture } = training(row);
+    const hasMap = !isEmpty(row.agreement_picture);
+    const isMap = hasMap && byId("agreement").checked;
+    const words = isMap ? ", in grey fog where it is not found again" : "";
+    byId("agreement").disabled = !hasMap;
+    byId("match-title").textContent = hasMap ? "training image that agrees best" : "nearest training image";
+    const image = setPicture(byId("match-image"), isMap ? row.agreement_picture : picture);
+    image.alt = `training image ${name}${words}${outlinedIn(row.box_match)}`;
+    image.classList.toggle("copied", isOver(row) && (deciding === "aligned" || !hasOther(row)));
+  }
+
+  const hasOther = (row) => !isEmpty(row.aligned_match) && row.aligned_match !== row.match;
+
+  // The descriptor's own best match, where it is another one
+  function showOther(row) {
+    const isShown = hasOther(row);
+    byId("other").hidden = !isShown;
+    byId("other").parentElement.classList.toggle("three", isShown);
+    if (!isShown) return;
+    const image = setPicture(byId("other-image"), row.match_picture);
+    image.alt = `training image ${row.match}`;
+    image.classList.toggle("copied", isOver(row) && deciding === "score");
+    byId("other-name").textContent = row.match;
+    byId("other-text").textContent = `${descriptor ?? "score"} ${decimal(row.score)}`;
+  }
+
+  // Outline a box on a picture that has loaded: the drawing has the picture's size in pixels and is fitted into the
+  // same rectangle in the same way, so that it scales with it. A dot marks the corner that is the training picture's
+  // top left.
+  function outline(image, drawing, box) {
+    drawing.replaceChildren();
+    if (isEmpty(box)) return;
+    const [width, height] = [image.naturalWidth, image.naturalHeight];
+    drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const corners = box.map(([x, y]) => [x * width, y * height].map((v) => v.toFixed(2)).join(","));
+    const paths = { line: `M${corners.join("L")}Z`, corner: `M${corners[0]}h0` };
+    for (const kind of ["line", "corner"]) {
+      for (const layer of ["halo", "ink"]) {
+        const path = document.createElementNS(drawing.namespaceURI, "path");
+        path.setAttribute("class", `${kind} ${layer}`);
+        path.setAttribute("d", paths[kind]);
+        drawing.append(path);
+      }
+    }
   }
 
   function openPair(row) {
     opener = elements.get(row).querySelector("button");
     showPair(shown.indexOf(row));
     dialog.showModal();
+  }
+
+  const isMapPossible = () => dialog.open && !byId("agreement").disabled && isAligned;
+
+  function pressed(event) {
+    if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) showPair(position + step);
+    if (event.key.toLowerCase() === "m" && isMapPossible()) byId("agreement").click();
   }
 
   if (rows.length) {
@@ -190,13 +315,18 @@
     byId("close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("close", () => opener.focus());
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // on the backdrop
-    document.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step && dialog.open && !event.altKey && !event.ctrlKey && !event.metaKey) showPair(position + step);
-    });
-    for (const id of ["query-image", "match-image"]) {
-      byId(id).addEventListener("load", ({ target }) => target.classList.toggle("small", target.naturalWidth < 256));
+    document.addEventListener("keydown", pressed);
+    byId("agreement").addEventListener("change", () => showTraining(shown[position]));
+    byId("kind").addEventListener("change", update);
+    for (const side of ["query", "match", "other"]) {
+      byId(`${side}-image`).addEventListener("load", ({ target }) => {
+        target.classList.toggle("small", target.naturalWidth < 256);
+        if (side !== "other") outline(target, byId(`${side}-box`), shown[position][`box_${side}`]);
+      });
     }
+    for (const name of document.querySelectorAll(".ranked")) name.textContent = ranked;
+    byId("kinds").hidden = !rows.some((row) => !isEmpty(row.copy) || row.part);
+    byId("map").hidden = !isAligned;
     update();
     byId("table").hidden = false;
   }
