@@ -186,3 +186,77 @@ def test_settings_within_settings_are_rows_of_their_own():
 def test_no_copies_are_no_alarm(write):
     assert 'class="tile accent"' in write()
     assert 'class="tile accent"' not in write(metrics=METRICS | {"copy_share": 0.0})
+
+
+# With a second look -------------------------------------------------------------------------------
+
+ALIGNED_ROW = ROW | {
+    "aligned": 0.91,
+    "aligned_match": "a.png",
+    "aligned_picture": "a",
+    "aligned_caption": ATTACK,
+    "transformation": ATTACK,
+    "box_query": [[0, 0], [1, 0], [1, 1], [0, 1]],
+    "box_match": [[0, 0], [1, 0], [1, 1], [0, 1]],
+    "copied_area": 0.8,
+    "agreement_picture": None,
+    "copy": True,
+    "part": False,
+    "group": 3,
+}
+VERDICT = {
+    "copy_share_calibrated": 0.5,
+    "copy_share_calibrated_lo": 0.4,
+    "copy_share_calibrated_hi": 0.6,
+    "copy_share_calibrated_n": 3,
+    "threshold": 0.6,
+    "threshold_lo": 0.5,
+    "threshold_hi": 0.7,
+    "innocents_n": 20,
+}
+CALIBRATED_SETTINGS = SETTINGS | {"threshold_of": "aligned", "innocents_from": "base_dir"}
+
+
+def test_the_calibrated_threshold_reaches_the_table_and_its_marks(write):
+    report = write(rows=[ALIGNED_ROW], metrics=METRICS | VERDICT, settings=CALIBRATED_SETTINGS)
+    assert table_data(report)["calibrated"] == {
+        "of": "aligned",
+        "threshold": 0.6,
+        "threshold_lo": 0.5,
+        "threshold_hi": 0.7,
+    }
+    assert "of aligned is above the calibrated threshold" in report
+    assert "the training image that it agrees with best" in report
+    assert table_data(report)["rows"][0]["transformation"] == ATTACK
+    assert "<script>alert(1)" not in report
+    plain = write()
+    assert "calibrated" not in table_data(plain)
+    assert "each with its nearest training image." in plain
+    assert "then the training images most similar to it, with scores; the frame" in plain
+
+
+def test_a_second_look_without_a_verdict_is_marked_by_the_fixed_threshold(write):
+    report = write(rows=[ALIGNED_ROW])
+    assert "A marked score" in report
+    assert "the training image that it agrees with best" in report
+    assert "calibrated" not in table_data(report)
+
+
+def test_the_lead_of_a_verdict_is_a_paragraph_of_its_own(write):
+    report = write(rows=[ALIGNED_ROW], metrics=METRICS | VERDICT, settings=CALIBRATED_SETTINGS)
+    lead, further = re.search(r'<p class="lead">(.*?)</p>\n<p>(.*?)</p>', report).groups()
+    assert lead.startswith("50.0 % of 3 images")
+    assert further.startswith("The threshold is calibrated")
+    assert '</p>\n<p class="faint">' in write().split('class="lead"')[1]
+
+
+def test_the_histogram_of_the_verdict_stands_beside_that_of_similarity(write, tmp_path):
+    plots = []
+    for name in ("similarity.png", "copy_share.png", page.VERDICT_PLOT):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+        plots.append((tmp_path / name, name))
+    report = write(plots=plots)
+    similarity, rest = report.split('id="similarity"')[1].split("</section>", 1)
+    assert re.findall('alt="(.*?)"', similarity) == ["similarity.png", page.VERDICT_PLOT]
+    assert "copy_share.png" in rest
+    assert 'class="beside"' not in write()

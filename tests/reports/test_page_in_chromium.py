@@ -4,7 +4,9 @@ by keys alone."""
 import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.reports.in_chromium import (
     By,
@@ -354,3 +356,335 @@ def test_without_javascript_a_sentence_says_so(browser, report):
         assert not browser.find_element(By.ID, "table").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+# A report with a second look ----------------------------------------------------------------------
+
+# x and y of the corners, by hand: the right half of the generated image in its middle height, which
+# is the left half of the training image, mirrored
+BOX_QUERY = [[1, 0.25], [0.5, 0.25], [0.5, 0.75], [1, 0.75]]
+BOX_MATCH = [[0, 0.25], [0.5, 0.25], [0.5, 0.75], [0, 0.75]]
+RED, BLUE = (220, 20, 20), (20, 20, 220)
+# aligned, score, is it a copy?, a part?; the third has nothing to align, the fourth another best
+# match by the descriptor
+ALIGNED_PAIRS = (
+    (0.9, 0.3, True, False),
+    (0.2, 0.7, False, True),
+    (None, 0.97, False, False),
+    (0.8, 0.4, True, False),
+)
+
+
+def marked(size, box):
+    """A blue picture, red within the box."""
+    image = Image.new("RGB", size, BLUE)
+    xs, ys = ([round(c[i] * size[i]) for c in box] for i in (0, 1))
+    image.paste(RED, (min(xs), min(ys), max(xs), max(ys)))
+    return jpeg(image)
+
+
+@pytest.fixture(scope="module")
+def aligned_report(tmp_path_factory):
+    """A report of four pairs. Generated images are 60 by 120, training images 120 by 60 pixels; on
+    both the shared part is red."""
+    folder = tmp_path_factory.mktemp("aligned")
+    rows = []
+    for i, (aligned, score, copy, part) in enumerate(ALIGNED_PAIRS):
+        known = aligned is not None
+        pair = {
+            "aligned": aligned,
+            "aligned_match": "best.png",
+            "aligned_picture": "m",
+            "aligned_caption": ATTACKS[1],
+            "aligned_duplicated": True,
+            "transformation": ATTACKS[0] if i == 1 else "mirrored, 82 % crop, shifted 9 %",
+            "box_query": BOX_QUERY,
+            "box_match": BOX_MATCH,
+            "copied_area": 0.815,
+            "agreement_picture": "map m",
+            "query_agreement_picture": "map q",
+        }
+        rows.append(
+            {
+                "query": f"q{i}.png",
+                "match": "other.png" if i == 3 else "best.png",
+                "score": score,
+                "prompt": f"prompt {i}",
+                "caption": "caption of the descriptor's",
+                "duplicated": False,
+                "query_picture": "q",
+                "match_picture": "o" if i == 3 else "m",
+                **{key: value if known else None for key, value in pair.items()},
+                "copy": copy,
+                "part": part,
+                "group": 3 if i == 0 else None,
+            }
+        )
+    grey = jpeg(Image.new("RGB", (60, 60), (90, 90, 90)))
+    pictures = {
+        "q": marked((60, 120), BOX_QUERY),
+        "m": marked((120, 60), BOX_MATCH),
+        "o": grey,
+        "map m": jpeg(Image.new("RGB", (120, 60), (128, 128, 128))),
+        "map q": jpeg(Image.new("RGB", (60, 120), (128, 128, 128))),
+    }
+    share = {"copy_share_calibrated": 0.5, "copy_share": 0.25}
+    metrics = {"innocents_n": 40, "false_positive_rate": 0.5, "innocents_calibrated_rate": 0.0}
+    metrics |= {"threshold": 0.6, "threshold_lo": 0.55, "threshold_hi": 0.65}
+    for key, value in share.items():
+        metrics |= {key: value, f"{key}_lo": 0.0, f"{key}_hi": 1.0, f"{key}_n": 4}
+    settings = {
+        "pt_style": "pixel",
+        "copy_threshold": THRESHOLD,
+        "align": True,
+        "threshold_of": "aligned",
+        "innocents_from": "holdout",
+        "fixed_threshold_void": True,
+    }
+    path = folder / "report.html"
+    page.write_report(
+        path,
+        page.Report(
+            metrics=metrics,
+            words={},
+            settings=settings,
+            counts={},
+            left_out={},
+            plots=[],
+            pages=[],
+            table=page.MatchTable(rows, pictures, total=4),
+        ),
+    )
+    return path
+
+
+@pytest.fixture
+def second_look(browser, aligned_report):
+    """The page with aligned pairs, loaded afresh."""
+    browser.get_log("browser")
+    browser.get(aligned_report.as_uri())
+    return browser
+
+
+def open_row(browser, number):
+    browser.find_elements(By.CSS_SELECTOR, "#rows button")[number].click()
+    wait_for_pictures(browser)
+
+
+def wait_for_pictures(browser):
+    """Until the pictures of the dialog have loaded and their outlines are drawn."""
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "Promise.all(['query', 'match'].map(s => document.getElementById(`${s}-image`).decode()))"
+        ".then(() => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
+def fact_of(browser, name):
+    facts = zip(texts(browser, "#facts dt"), texts(browser, "#facts dd"), strict=True)
+    return dict(facts).get(name)
+
+
+def test_aligned_pairs_sort_by_aligned_and_say_what_was_done(second_look):
+    assert column(second_look, "aligned") == ["0.900", "0.800", "0.200", "–"]
+    assert sorting(second_look, "aligned") == "descending"
+    done = column(second_look, "what was done")
+    assert done[0] == "mirrored, 82 % crop, shifted 9 %"
+    assert done[2] == f"{ATTACKS[0]}part copied"
+    assert done[3] == "shares only flat areas"
+    assert column(second_look, "copied area")[0] == "82 %"
+    assert column(second_look, "score") == ["0.300", "0.400", "0.700", "0.970"]
+    names = column(second_look, "image and match")
+    assert names == [
+        "q0.pngbest.pngone of 3 near-duplicates",
+        "q3.pngbest.png",
+        "q1.pngbest.png",
+        "q2.pngbest.png",
+    ]
+    # the threshold of `aligned` decides, although one score is above the fixed one
+    assert texts(second_look, "#rows .over") == ["0.900", "0.800"]
+    assert second_look.execute_script("return window.ran") is None
+    assert second_look.get_log("browser") == []
+
+
+def test_the_page_says_first_that_the_fixed_threshold_is_void(second_look):
+    (first, further) = texts(second_look, "h1 ~ p:not(.faint)")
+    assert first.startswith(
+        "The fixed threshold, pixel similarity above 0.95, is void here: 50.0 %"
+    )
+    assert "40 pictures that nobody copied" in further
+
+
+def test_filters_of_aligned_and_of_kinds(second_look):
+    def shown():
+        return [text[:2] for text in column(second_look, "image and match")]
+
+    labels = [label.text for label in second_look.find_elements(By.CSS_SELECTOR, ".filters label")]
+    assert labels[1:3] == ["min aligned", "max aligned"]
+    kind = second_look.find_element(By.ID, "kind")
+    for key, wanted in (
+        ("copies", ["q0", "q3"]),
+        ("part copied", ["q1"]),
+        ("neither", ["q2"]),
+        ("all", ["q0", "q3", "q1", "q2"]),
+    ):
+        kind.send_keys(key)
+        assert shown() == wanted
+    fill(second_look, "min-score", "0.5")
+    assert shown() == ["q0", "q3"]
+    fill(second_look, "min-score", "")
+    fill(second_look, "max-score", "0.8")
+    assert shown() == ["q3", "q1"]
+
+
+@pytest.mark.parametrize("window", [(1280, 900), (400, 800), (900, 420)])
+def test_boxes_lie_on_the_shared_part_at_any_size(second_look, window):
+    size = {"deviceScaleFactor": 1, "mobile": False, "width": window[0], "height": window[1]}
+    second_look.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        open_row(second_look, 0)
+        for side, first in (("query", "right"), ("match", "left")):
+            check_box(second_look, side, first)
+    finally:
+        second_look.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+CORNERS = """
+const path = document.querySelector(`#${arguments[0]}-box .line.ink`);
+return path.getAttribute("d").slice(1, -1).split("L").map((pair) => {
+  const point = new DOMPoint(...pair.split(",").map(Number)).matrixTransform(path.getScreenCTM());
+  return [point.x, point.y];
+});
+"""
+
+
+def check_box(browser, side, first):
+    """Where the outline is on the screen, against where the picture is red on it."""
+    image = browser.find_element(By.ID, f"{side}-image")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+    place = browser.execute_script(
+        "const r = arguments[0].getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]",
+        image,
+    )
+    corners = browser.execute_script(CORNERS, side)
+    screen = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    part = np.asarray(screen.crop([round(v) for v in place])).astype(int)
+    is_red = (part[..., 0] > 150) & (part[..., 1] < 90) & (part[..., 2] < 90)
+    ys, xs = np.nonzero(is_red)
+    red = [xs.min() + place[0], ys.min() + place[1], xs.max() + place[0], ys.max() + place[1]]
+    x, y = zip(*corners, strict=True)
+    # the line covers some pixels on either side of the edge
+    assert np.abs(np.array([min(x), min(y), max(x), max(y)]) - red).max() < 5
+    assert max(x) - min(x) > 30
+    assert corners[0] == [pytest.approx(max(x) if first == "right" else min(x)), min(y)]
+    assert len(browser.find_elements(By.CSS_SELECTOR, f"#{side}-box .corner.ink")) == 1
+
+
+def test_the_dialog_shows_the_aligned_pair_and_its_facts(second_look):
+    open_row(second_look, 0)
+    assert fact_of(second_look, "aligned") == "0.900"
+    assert fact_of(second_look, "what was done") == "mirrored, 82 % crop, shifted 9 %"
+    assert fact_of(second_look, "copied area") == "82 %"
+    assert fact_of(second_look, "training image") == "one of 3 near-duplicates"
+    assert fact_of(second_look, "threshold of a copy") == "aligned above 0.600 (0.550 to 0.650)"
+    assert fact_of(second_look, "training image duplicated") == "yes"
+    assert texts(second_look, "#match-title, #match-name, #match-text") == [
+        "best aligned training image",
+        "best.png",
+        ATTACKS[1],
+    ]
+    assert not second_look.find_element(By.ID, "other").is_displayed()
+    alt = second_look.find_element(By.ID, "query-image").get_attribute("alt")
+    assert alt == "generated image q0.png, the shared part is outlined"
+
+
+def test_the_descriptors_own_best_match_is_shown_where_it_is_another(second_look):
+    open_row(second_look, 1)
+    assert second_look.find_element(By.ID, "other").is_displayed()
+    assert texts(second_look, "#other-name, #other-text") == ["other.png", "pixel 0.400"]
+    classes = {
+        side: "copied" in second_look.find_element(By.ID, f"{side}-image").get_attribute("class")
+        for side in ("match", "other")
+    }
+    assert classes == {"match": True, "other": False}
+    press(second_look, Keys.ARROW_RIGHT)
+    assert not second_look.find_element(By.ID, "other").is_displayed()
+
+
+def sources(browser):
+    """The pictures that the dialog shows."""
+    return browser.execute_script(
+        "return ['query', 'match'].map(s => document.getElementById(`${s}-image`).src)"
+    )
+
+
+def test_the_map_is_shown_and_hidden_by_a_key_and_stays_from_pair_to_pair(second_look):
+    open_row(second_look, 0)
+    plain, box = sources(second_look), second_look.find_element(By.ID, "agreement")
+    press(second_look, "m")
+    assert box.is_selected()
+    maps = sources(second_look)
+    assert not set(maps) & set(plain)
+    alt = second_look.find_element(By.ID, "match-image").get_attribute("alt")
+    assert "in grey fog where both differ" in alt
+    wait_for_pictures(second_look)
+    assert second_look.find_elements(By.CSS_SELECTOR, "#match-box .line.ink")
+    press(second_look, Keys.ARROW_RIGHT)
+    assert sources(second_look) == maps
+    press(second_look, "m")
+    assert (sources(second_look), box.is_selected()) == (plain, False)
+    tab_to(second_look, box)  # and by the box itself
+    press(second_look, Keys.SPACE)
+    assert sources(second_look) == maps
+    assert "(m)" in box.accessible_name
+
+
+def test_a_pair_with_nothing_to_align_has_no_box_and_no_map(second_look):
+    open_row(second_look, 3)
+    assert not second_look.find_element(By.ID, "agreement").is_enabled()
+    before = sources(second_look)
+    press(second_look, "m")
+    assert sources(second_look) == before
+    assert second_look.find_elements(By.CSS_SELECTOR, "#pair svg path") == []
+    assert texts(second_look, "#match-title") == ["nearest training image"]
+    assert fact_of(second_look, "what was done") == "shares only flat areas"
+    press(second_look, Keys.ARROW_LEFT)
+    wait_for_pictures(second_look)
+    assert second_look.find_elements(By.CSS_SELECTOR, "#query-box .line.ink")
+
+
+def test_controls_of_the_second_look_have_names_and_the_page_without_one_lacks_them(
+    second_look, report
+):
+    assert second_look.find_element(By.ID, "kind").accessible_name == "show"
+    second_look.get(report.as_uri())
+    assert not second_look.find_element(By.ID, "kind").is_displayed()
+    second_look.find_element(By.CSS_SELECTOR, "#rows tr").click()
+    assert not second_look.find_element(By.ID, "agreement").is_displayed()
+    press(second_look, "m")
+    assert not second_look.find_element(By.ID, "agreement").is_selected()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_the_second_look_can_be_read_in_either_scheme(second_look, scheme):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    second_look.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        open_row(second_look, 2)
+        selectors = [".group", ".done", ".part", ".done .faint", "#map", "#kind", "#match-title"]
+        contrasts = second_look.execute_script(CONTRASTS, selectors)
+        assert {k: v for k, v in contrasts.items() if v < 4.5} == {}
+    finally:
+        second_look.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_dialog_of_a_pair_fits_a_narrow_window(second_look):
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    second_look.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wide = "const e = document.querySelector(arguments[0]); return e.scrollWidth - e.clientWidth"
+    try:
+        open_row(second_look, 1)
+        assert second_look.execute_script(wide, "dialog") == 0
+        assert second_look.execute_script(wide, "html") == 0
+    finally:
+        second_look.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -13,6 +13,7 @@ from utils.reports import galleries
 from utils.reports.galleries import FONT, FRAME, GAP, HEAD, INK, LINE, PAPER, SIDE
 
 Point = tuple[float, float]
+Size = tuple[int, int]  # width and height of a picture before it is fitted into a square
 WHOLE: tuple[Point, ...] = ((0, 0), (1, 0), (1, 1), (0, 1))  # the box of a whole picture
 
 YELLOW, BLACK = (
@@ -74,7 +75,7 @@ def _inside(corner: Point, size: tuple[int, int], rim: float) -> Point:
 
 
 def agreement_over(picture: Image.Image, agreement: np.ndarray) -> Image.Image:
-    """The training picture in its own colours where the generated image agrees with it, in grey fog
+    """The picture in its own colours where it agrees with the other one of its pair, in grey fog
     where it does not. PIL RGB -> PIL RGB of the same size.
 
     agreement: [S, S] uint8 over the picture fitted into a square and centred; 0 where it is not
@@ -82,6 +83,29 @@ def agreement_over(picture: Image.Image, agreement: np.ndarray) -> Image.Image:
     grey = picture.convert("L").convert("RGB")
     fog = Image.blend(grey, Image.new("RGB", picture.size, FOG), FOG_SHARE)
     return Image.composite(picture, fog, _on_picture(agreement, picture.size))
+
+
+def agreement_in_query(
+    agreement: np.ndarray, query: tuple[Sequence[Point], Size], match: tuple[Sequence[Point], Size]
+) -> np.ndarray:
+    """The map of agreement over the generated image instead of the training picture.
+
+    agreement: [S, S] uint8, as `agreement_over` takes it;
+    query, match: the shared part, and the width and height, of either image.
+    Returns: [S, S] uint8; 0 everywhere if the shared part has no area."""
+    side = len(agreement)
+    here, there = (np.array(in_square(*picture, side))[:3] for picture in (query, match))
+    try:  # what takes three corners here to those there, as rows of (x, y, 1)
+        affine = np.linalg.solve(np.column_stack([here, np.ones(3)]), there)
+    except np.linalg.LinAlgError:
+        return np.zeros_like(agreement)
+    moved = Image.fromarray(agreement).transform(
+        (side, side),
+        Image.Transform.AFFINE,
+        affine.T.ravel().tolist(),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(moved)
 
 
 def _on_picture(agreement: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -109,7 +133,7 @@ class AlignedPictures:
     """The training image that a generated image agrees with best."""
 
     match: Image.Image  # fitted into a square
-    size: tuple[int, int]  # its width and height before that
+    size: Size
     name: str
     aligned: float  # -1 to 1
     box_query: Sequence[Point]  # the shared part in either image, in shares of width and height
@@ -123,7 +147,7 @@ class AlignedRow:
     """A row of the gallery."""
 
     query: Image.Image  # the generated image, fitted into a square
-    size: tuple[int, int]  # its width and height before that
+    size: Size
     name: str
     pair: AlignedPictures | None  # None where there is nothing to align
     words: Sequence[str]  # up to WORDS lines below the pair

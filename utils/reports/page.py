@@ -70,7 +70,8 @@ class MatchTable:
     # duplicated, clipscore, each of which may be None. With a second look or a verdict, the best
     # aligned first, also, each of which may be None: aligned, aligned_match, aligned_picture,
     # aligned_caption, aligned_duplicated, transformation, box_query and box_match ([x, y] of four
-    # corners, in shares of width and height), copied_area, agreement_picture, copy (does it
+    # corners, in shares of width and height), copied_area, agreement_picture and
+    # query_agreement_picture (maps over either image), copy (does it
     # count?), part (was a part copied?), group (number of near-duplicates, itself included)
     rows: list[MatchRow]
     pictures: dict[str, bytes]  # {name: JPEG}, which the rows name

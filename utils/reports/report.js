@@ -151,7 +151,8 @@
   function passes(row) {
     if (!isWithin(row) || !KINDS[byId("kind").value](row)) return false;
     const wanted = byId("contains").value.trim().toLowerCase();
-    return [row.prompt, row.query, training(row).name].some((value) => !isEmpty(value) && value.toLowerCase().includes(wanted));
+    const texts = [row.prompt, row.query, training(row).name];
+    return texts.some((value) => !isEmpty(value) && value.toLowerCase().includes(wanted));
   }
 
   function update() {
@@ -230,29 +231,28 @@
     byId("previous").setAttribute("aria-disabled", at === 0);
     byId("next").setAttribute("aria-disabled", at === shown.length - 1);
     const { name, caption } = training(row);
-    setPicture(byId("query-image"), row.query_picture).alt = `generated image ${row.query}${outlinedIn(row.box_query)}`;
     byId("query-name").textContent = row.query;
     byId("match-name").textContent = name;
     byId("query-text").textContent = row.prompt ?? "";
     byId("match-text").textContent = caption ?? "";
     byId("facts").replaceChildren(...facts(row).map(fact));
-    showTraining(row);
+    byId("match-title").textContent = `${isEmpty(row.aligned_match) ? "nearest" : "best aligned"} training image`;
+    byId("match-image").classList.toggle("copied", isOver(row) && (deciding === "aligned" || !hasOther(row)));
+    showImages(row);
     showOther(row);
   }
 
-  const outlinedIn = (box) => (isEmpty(box) ? "" : ", the shared part is outlined");
-
-  // The training image, or the map of what is found again over it
-  function showTraining(row) {
+  // Both images, as they are or with the map of what they have in common
+  function showImages(row) {
     const { name, picture } = training(row);
-    const hasMap = !isEmpty(row.agreement_picture);
-    const isMap = hasMap && byId("agreement").checked;
-    const words = isMap ? ", in grey fog where it is not found again" : "";
-    byId("agreement").disabled = !hasMap;
-    byId("match-title").textContent = hasMap ? "training image that agrees best" : "nearest training image";
-    const image = setPicture(byId("match-image"), isMap ? row.agreement_picture : picture);
-    image.alt = `training image ${name}${words}${outlinedIn(row.box_match)}`;
-    image.classList.toggle("copied", isOver(row) && (deciding === "aligned" || !hasOther(row)));
+    byId("agreement").disabled = isEmpty(row.agreement_picture);
+    const isMap = byId("agreement").checked && !byId("agreement").disabled;
+    const outlined = isEmpty(row.box_query) ? "" : ", the shared part is outlined";
+    const words = isMap ? `${outlined}, in grey fog where both differ` : outlined;
+    const query = setPicture(byId("query-image"), isMap ? row.query_agreement_picture : row.query_picture);
+    query.alt = `generated image ${row.query}${words}`;
+    const match = setPicture(byId("match-image"), isMap ? row.agreement_picture : picture);
+    match.alt = `training image ${name}${words}`;
   }
 
   const hasOther = (row) => !isEmpty(row.aligned_match) && row.aligned_match !== row.match;
@@ -316,7 +316,7 @@
     dialog.addEventListener("close", () => opener.focus());
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // on the backdrop
     document.addEventListener("keydown", pressed);
-    byId("agreement").addEventListener("change", () => showTraining(shown[position]));
+    byId("agreement").addEventListener("change", () => showImages(shown[position]));
     byId("kind").addEventListener("change", update);
     for (const side of ["query", "match", "other"]) {
       byId(`${side}-image`).addEventListener("load", ({ target }) => {

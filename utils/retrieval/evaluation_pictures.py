@@ -16,6 +16,7 @@ from PIL import Image
 from utils.data.image_sets import ImageSet
 from utils.reports import aligned_pictures, galleries, page, plots
 from utils.retrieval import gallery_pages, metrics, second_look_shown
+from utils.retrieval.aligning.aligned_pair import AlignedPair
 from utils.retrieval.decided import ALIGNED, UNDECIDED, Decided, best_aligned, order_shown
 from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.measured import Measured
@@ -24,8 +25,8 @@ from utils.runtime.errors import DataError
 
 # columns: of matches; matches.csv has all
 GALLERY_ROWS, GALLERY_COLUMNS, GALLERY_PAGES = 10, 10, 20
-# the page's table holds the pictures of that many queries and their matches: some 10 MB, 15 with
-# the maps of agreement
+# the page's table holds the pictures of that many queries and their matches: some 10 MB, twice as
+# many with maps of agreement
 PAGE_ROWS, PICTURE_SIDE = 500, 160
 # most letters of a prompt or a caption in the page's table: captions of strangers may be very long
 PAGE_LETTERS = 500
@@ -38,6 +39,7 @@ AXES = {
     "mixed": "entropy × √JPEG size",
 }
 
+Pictures = dict[str, bytes]  # {name: JPEG}
 Unshown = dict[str, str]  # key of an image whose picture could not be read -> why
 
 
@@ -189,15 +191,11 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(
-    images: ImageSet, index: int, unshown: Unshown, agreement: np.ndarray | None = None
-) -> bytes:
-    """A small picture of an image as JPEG. agreement: a map that is laid over it."""
+def _small(images: ImageSet, index: int, unshown: Unshown) -> Image.Image:
+    """An image as the page shows it, PIL RGB."""
     image = to_look_at(images, index, PICTURE_SIDE, unshown)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    if agreement is not None:
-        image = aligned_pictures.agreement_over(image, agreement)
-    return _jpeg(image)
+    return image
 
 
 def _beginning(text: str | None) -> str | None:
@@ -229,31 +227,47 @@ def page_rows(
             row["aligned_caption"] = _beginning(row["aligned_caption"])
             row["copy"] = None if copies is None else bool(copies[q])
             row["part"] = decided.is_part(q)
-    draws: dict[str, Callable[[], bytes]] = {}  # name of a picture -> what draws it
+    draws: dict[str, Callable[[], Pictures]] = {}  # name of a picture -> what draws it
     for q, row in zip(order, rows, strict=True):
-        draws |= _pictures_of(row, measured, sets, q, unshown)
+        draws |= _drawn_for(row, measured, sets, q, unshown)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pictures = pool.map(lambda draw: draw(), draws.values())
-        return rows, dict(zip(draws, pictures, strict=True))
+        drawn = pool.map(lambda draw: draw(), draws.values())
+        return rows, {name: data for pictures in drawn for name, data in pictures.items()}
 
 
-def _pictures_of(
+def _drawn_for(
     row: dict[str, Any], measured: Measured, sets: Sets, q: int, unshown: Unshown
-) -> dict[str, Callable[[], bytes]]:
-    """{name of a picture that a row names: what draws it}."""
+) -> dict[str, Callable[[], Pictures]]:
+    """What draws the pictures that a row names, each by the name of a picture."""
     match, training = int(measured.matches.indices[q, 0]), sets.training_images
-    small = functools.partial(_picture, unshown=unshown)
-    draws: dict[str, Callable[[], bytes]] = {
-        row["query_picture"]: functools.partial(small, sets.generated, q),
-        row["match_picture"]: functools.partial(small, training, match),
-    }
+    places = {row["query_picture"]: (sets.generated, q), row["match_picture"]: (training, match)}
     pair = second_look_shown.pair_of(measured, q)
     if pair is not None:
-        draws[row["aligned_picture"]] = functools.partial(small, training, pair.match)
-        draws[row["agreement_picture"]] = functools.partial(
-            small, training, pair.match, agreement=pair.agreement
-        )
+        places[row["aligned_picture"]] = (training, pair.match)
+    draws: dict[str, Callable[[], Pictures]] = {
+        name: functools.partial(_picture, name, *place, unshown) for name, place in places.items()
+    }
+    if pair is not None:
+        draws[row["agreement_picture"]] = functools.partial(_maps, row, pair, sets, q, unshown)
     return draws
+
+
+def _picture(name: str, images: ImageSet, index: int, unshown: Unshown) -> Pictures:
+    """A small picture of an image."""
+    return {name: _jpeg(_small(images, index, unshown))}
+
+
+def _maps(row: dict[str, Any], pair: AlignedPair, sets: Sets, q: int, unshown: Unshown) -> Pictures:
+    """Both images of a pair with the map of agreement."""
+    query = _small(sets.generated, q, unshown)
+    match = _small(sets.training_images, pair.match, unshown)
+    in_query = aligned_pictures.agreement_in_query(
+        pair.agreement, (pair.box_query, query.size), (pair.box_match, match.size)
+    )
+    return {
+        row["agreement_picture"]: _jpeg(aligned_pictures.agreement_over(match, pair.agreement)),
+        row["query_agreement_picture"]: _jpeg(aligned_pictures.agreement_over(query, in_query)),
+    }
 
 
 def _page_row(measured: Measured, sets: Sets, q: int) -> dict[str, Any]:

@@ -51,10 +51,11 @@ def page_columns(measured: Measured, sets: Sets, decided: Decided, query: int) -
     best match."""
     pair = pair_of(measured, query)
     names = ("aligned", "aligned_match", "aligned_picture", "aligned_caption", "aligned_duplicated")
-    more = ("transformation", "box_query", "box_match", "copied_area", "agreement_picture")
+    more = ("transformation", "box_query", "box_match", "copied_area")
+    maps = ("agreement_picture", "query_agreement_picture")
     if pair is None:
         match = int(measured.matches.indices[query, 0])
-        return {**dict.fromkeys((*names, *more)), "group": decided.group_of(match)}
+        return {**dict.fromkeys((*names, *more, *maps)), "group": decided.group_of(match)}
     key = sets.training_images.keys[pair.match]
     return {
         "aligned": round(float(pair.aligned), 6),
@@ -66,7 +67,8 @@ def page_columns(measured: Measured, sets: Sets, decided: Decided, query: int) -
         "box_query": _rounded(pair.box_query),
         "box_match": _rounded(pair.box_match),
         "copied_area": round(float(pair.copied_area), 4),
-        "agreement_picture": f"agreement/{sets.queries[query].key}",
+        "agreement_picture": f"agreement/training/{sets.queries[query].key}",
+        "query_agreement_picture": f"agreement/generated/{sets.queries[query].key}",
         "group": decided.group_of(pair.match),
     }
 
