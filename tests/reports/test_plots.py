@@ -44,6 +44,35 @@ def test_a_histogram_is_drawn_with_what_there_is(tmp_path, background, threshold
     assert drawn(path, VERMILION) > 50 if threshold else drawn(path, VERMILION) == 0
 
 
+@pytest.mark.parametrize("innocents", [None, np.append(np.linspace(-0.2, 0.6, 30), np.nan)])
+@pytest.mark.parametrize(("threshold", "interval"), [(None, None), (0.62, (0.55, 0.7))])
+def test_a_histogram_of_the_verdict_is_drawn_with_what_there_is(
+    tmp_path, shown, innocents, threshold, interval
+):
+    path = tmp_path / "plots" / "v.png"
+    best = np.linspace(0.3, 1.0, 50)
+    plots.verdict_histogram(
+        path, best, innocents, threshold=threshold, interval=interval, score="aligned"
+    )
+    assert pixels(path).shape[1] > 600
+    assert drawn(path, VERMILION) > 50 if threshold else drawn(path, VERMILION) == 0
+    axes = shown[0][3]
+    assert axes.get_xlabel() == "aligned, of the best match"
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == [
+        "generated images (50)",
+        *(["pictures that nobody copied (30)"] if innocents is not None else []),
+        *(
+            [
+                "counted as a copy above 0.620 (calibrated)",
+                "95 % interval of that threshold, 0.550 to 0.700",
+            ]
+            if threshold
+            else []
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     ("r", "p", "text"),
     [
