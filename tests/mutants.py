@@ -660,6 +660,34 @@ MUTANTS = [
         "{}",
         "tests/retrieval/test_evaluation_stage.py::test_a_new_metric_is_computed_recorded_explained_and_compared",
     ),
+    Mutant(
+        "the worst aligned come first",
+        "utils.retrieval.decided:order_shown",
+        "-best_aligned(measured)",
+        "best_aligned(measured)",
+        "tests/retrieval/test_decided.py::test_the_order_is_by_aligned_and_nothing_to_align_is_last",
+    ),
+    Mutant(
+        "another score than that of the threshold decides",
+        "utils.retrieval.decided:deciding_scores",
+        "best_aligned(measured) if decided.by_alignment else measured.matches.best",
+        "measured.matches.best",
+        "tests/retrieval/test_decided.py::test_a_copy_is_above_the_calibrated_threshold_of_what_decides",
+    ),
+    Mutant(
+        "a box is drawn elsewhere",
+        "utils.reports.aligned_pictures:in_square",
+        "(left + x * width, top + y * height)",
+        "(x * side, y * side)",
+        "tests/reports/test_aligned_pictures.py::test_corners_of_a_box_on_a_fitted_picture_by_hand",
+    ),
+    Mutant(
+        "a box is drawn elsewhere",
+        "utils.reports.aligned_pictures:agreement_in_query",
+        "(query, match)",
+        "(match, query)",
+        "tests/reports/test_aligned_pictures.py::test_the_map_in_a_generated_image_of_another_shape_by_hand",
+    ),
 ]
 
 
