@@ -23,7 +23,7 @@ if MISSING:
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.select import Select  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402, F401
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 

@@ -119,6 +119,9 @@ class Networks:
     extractors: dict[str, Extractor] = field(default_factory=dict)
     # metric -> why it cannot be computed
     missing: dict[str, str] = field(default_factory=dict)
+    # name of features -> what computes them of generated images and innocents alone: the
+    # descriptor's views
+    views: dict[str, Extractor] = field(default_factory=dict)
 
     def record(self, name: str) -> dict[str, Any] | None:
         """The record of the network that computed the features of that name, with the SHA-256 of

@@ -41,6 +41,18 @@ class MatchSettings:
 
 
 @dataclass(frozen=True)
+class VerdictSettings:
+    """How candidates are aligned, and which innocents set the threshold of a copy."""
+
+    align: bool  # whether candidates are aligned; else the descriptor's score decides
+    views: tuple[str, ...]  # names in candidates.VIEWS
+    num_candidates: int  # training images with which each generated image is aligned
+    innocent_dir: str | None  # pictures that nobody copied
+    base_dir: str | None  # images of the base model
+    false_positives: float  # share of the innocents that may exceed the threshold
+
+
+@dataclass(frozen=True)
 class MetricFlags:
     """Flags that the networks and the formulas of metrics read."""
 
@@ -64,3 +76,4 @@ class EvaluationRequest:
     comparison: MatchSettings
     metrics: tuple[str, ...] | None  # names that --metrics gives; None: all that can be computed
     flags: MetricFlags
+    verdict: VerdictSettings | None = None  # None: the similarity is not measured

@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.retrieval.evaluation_request import MetricFlags
 from utils.retrieval.formulas.complexity import Complexity
+from utils.retrieval.second_look import SecondLook
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ class Measured:
     networks: NetworkFeatures
     on_demand: OnDemand
     flags: MetricFlags
+    second_look: SecondLook | None = None  # None: alignment did not run
     _computed: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.data import image_sets
-from utils.retrieval import features, metrics
+from utils.retrieval import features, metrics, second_look
 from utils.retrieval.descriptors import extractors
 from utils.retrieval.descriptors.network import Extractor, Wanted
 from utils.retrieval.evaluation_networks import Networks
@@ -93,15 +93,18 @@ def _first_side(images: image_sets.ImageSet) -> int:
 
 def read_features(
     sets: Sets, networks: Networks, reading: features.ReaderSettings, *, max_bad: float
-) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], Sets]:
+) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor | None]], Sets]:
     """Extract the features of both sets, reading each image once.
 
     max_bad: share of unreadable images above which UsageError is raised
 
     Returns: {extractor: (generated [Q, D], training [M, D])}, empty on processes other than the
-    main one; and the sets without the images that could not be read."""
+    main one, None for the training images of the descriptor's views; and the sets without the
+    images that could not be read."""
     extractors = networks.extractors
-    generated, kept, bad = features.extract(sets.generated, extractors, reading)
+    generated, kept, bad = features.extract(
+        sets.generated, {**extractors, **networks.views}, reading
+    )
     image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=max_bad)
     # the distances compare like with like: a training image as a generation of this size shows it
     side = _first_side(sets.generated)
@@ -117,7 +120,7 @@ def read_features(
             sets.training_images.take(kept_training), bad=(*sets.training_images.bad, *bad_training)
         ),
     )
-    return {name: (generated[name], training[name]) for name in generated}, read
+    return {name: (rows, training.get(name)) for name, rows in generated.items()}, read
 
 
 # What was measured --------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def of_features(
     device: that compares descriptors
     workers: threads that read images for their complexity"""
     how = request.comparison
-    query, train = (sim.normalised(rows) for rows in read["descriptor"])
+    query, train = descriptors_of(read)
     scores = sim.SIMILARITIES[how.similarity](chunks_of(how, networks))
     options: dict[str, Any] = {"scores": scores, "block_rows": how.einsum_chunks}
     best, matches = sim.top_matches(query, train, k=how.num_matches, device=device, **options)
@@ -158,6 +161,14 @@ def of_features(
         ),
         flags=request.flags,
     )
+
+
+def descriptors_of(read: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalised descriptors of both sets, [Q, D] and [M, D]."""
+    generated, training = read["descriptor"]
+    if training is None:
+        raise TypeError("the training images have no descriptors")
+    return sim.normalised(generated), sim.normalised(training)
 
 
 def _background(train: torch.Tensor, **options: Any) -> np.ndarray:
@@ -221,9 +232,10 @@ def complexity_of_matches(
 
 
 def network_features(sets: Sets, networks: Networks, read: Features) -> NetworkFeatures:
-    """The features of all networks but the descriptor, and the cosines of images with prompts."""
+    """The features of the metrics' networks, and the cosines of images with prompts."""
+    of_descriptor = {"descriptor", second_look.PICTURE, *networks.views}
     return NetworkFeatures(
-        pairs={name: pair for name, pair in read.items() if name != "descriptor"},
+        pairs={name: pair for name, pair in read.items() if name not in of_descriptor},
         cosines=_cosines(sets, networks, read),
         missing=networks.missing,
     )

@@ -1,12 +1,27 @@
-"""What the second look finds: each generated image aligned with its best candidates."""
+"""The second look: each generated image is aligned with its best candidates, in all processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from utils.retrieval import candidates
 from utils.retrieval.aligning.aligned_pair import AlignedPair
+from utils.retrieval.descriptors.network import Extractor
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from utils.runtime.parallel import Processes
+
+# torch and the modules of alignment are imported where they are used: the options read the views,
+# and --help must answer at once
+
+PICTURE = "picture"  # name of the features that are pictures for alignment
 
 
 @dataclass(frozen=True)
@@ -18,3 +33,132 @@ class SecondLook:
     pairs: list[AlignedPair | None]
     aligned: np.ndarray  # [Q, k] of every candidate; nan where not aligned
     candidates: np.ndarray  # [Q, k] int64, training images; -1: none
+
+
+@dataclass(frozen=True)
+class Described:
+    """N pictures as candidates are searched for; in the main process."""
+
+    views: list[
+        torch.Tensor
+    ]  # of the descriptor, each [N, D], normalised; the picture as it is first
+    pictures: torch.Tensor  # [N, LENGTH] uint8, of geometry.thumbnail
+
+
+class CandidateSource(Protocol):
+    """Training images among which candidates are searched. Every process calls the methods."""
+
+    def nearest(
+        self, views: list[torch.Tensor] | None, k: int, own: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best training images of every view.
+
+        views: [N, D] each, None on processes other than the main one
+        own: [N], what the pictures may not match: their own groups; None: they may match all
+
+        Returns: scores and indices, [V, N, k]; -1 for an empty place; on the main process."""
+
+    def pictures(self, rows: np.ndarray) -> torch.Tensor | None:
+        """Training images for alignment. rows: [n], ascending. [n, LENGTH] uint8; None on other
+        processes."""
+
+    def by_windows(
+        self, pictures: torch.Tensor, k: int, own: np.ndarray | None
+    ) -> np.ndarray | None:
+        """The k best training images by windows, [N, k], in the main process; None where they are
+        not searched."""
+
+
+def _thumbnail(picture: Image.Image) -> torch.Tensor:
+    from utils.retrieval.aligning import geometry
+
+    return geometry.thumbnail(picture)
+
+
+def _unchanged(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures
+
+
+def picture_extractor() -> Extractor:
+    """Reads pictures for alignment, in the same pass as all features. Its rows are uint8."""
+    return Extractor(_thumbnail, _unchanged, {"picture": 1})
+
+
+# Candidates ---------------------------------------------------------------------------------------
+
+
+def find_candidates(
+    described: Described | None,
+    source: CandidateSource,
+    own: np.ndarray | None,
+    *,
+    count: int,
+    processes: Processes,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The candidates of every picture, and the score of its plain view's best match.
+
+    described, own: as in CandidateSource, None on processes other than the main one
+
+    Returns: [N, count] int64, -1 for none; [N]; None on other processes."""
+    views = None if described is None else described.views
+    scores, found = source.nearest(views, count, own)
+    if described is None:
+        return None
+    chosen = candidates.best_of_views(scores, found, count)
+    with_windows = source.by_windows(described.pictures, count, own)
+    if with_windows is not None:
+        chosen = candidates.alternated(chosen, with_windows, count)
+    return chosen, scores[0, :, 0]
+
+
+# Alignment ----------------------------------------------------------------------------------------
+
+
+def look_again(
+    described: Described | None,
+    chosen: np.ndarray | None,
+    source: CandidateSource,
+    processes: Processes,
+    *,
+    wrap: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> SecondLook | None:
+    """Align pictures with their candidates; processes share the pictures.
+
+    described: None on processes other than the main one
+    chosen: [N, k] int64, candidates of every picture, -1 for none; None on other processes
+    wrap: of the pictures of this process, for a progress bar
+
+    Returns: None on other processes."""
+    from utils.retrieval.aligning.align import Aligner
+
+    chosen = processes.share(chosen)
+    rows = np.unique(chosen[chosen >= 0])
+    training = source.pictures(rows)
+    pictures, training = processes.share(
+        None if described is None else (described.pictures, training)
+    )
+    first, last = (len(chosen) * (processes.index + n) // processes.count for n in (0, 1))
+    aligner, own = Aligner(training, processes.device), []
+    with processes.together():
+        for q in wrap(range(first, last)):
+            kept = chosen[q][chosen[q] >= 0]
+            own.append(aligner.align(pictures[q], np.searchsorted(rows, kept).tolist()))
+    parts = processes.gather(own)
+    if not processes.main:
+        return None
+    return _collected([pairs for part in parts for pairs in part], chosen, rows)
+
+
+def _collected(
+    found: list[list[AlignedPair | None]], chosen: np.ndarray, rows: np.ndarray
+) -> SecondLook:
+    """found: the pairs of every picture, in the order of its candidates; their `match` is a place
+    in rows."""
+    aligned = np.full(chosen.shape, np.nan)
+    best: list[AlignedPair | None] = []
+    for q, pairs in enumerate(found):
+        for place, pair in enumerate(pairs):
+            aligned[q, place] = np.nan if pair is None else pair.aligned
+        known = [pair for pair in pairs if pair is not None]
+        best.append(max(known, key=lambda pair: pair.aligned).of(rows) if known else None)
+    return SecondLook(best, aligned, chosen)

@@ -3,7 +3,7 @@ both share, and how well they agree there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,3 +56,7 @@ class AlignedPair:
     # [S, S] uint8 over the training picture, fitted into a square: 0 where it is not found in the
     # generated image, 255 where both agree fully
     agreement: np.ndarray
+
+    def of(self, rows: np.ndarray) -> AlignedPair:
+        """The pair where `match` is a place in `rows`, with the training image that is there."""
+        return replace(self, match=int(rows[self.match]))

@@ -1,0 +1,209 @@
+"""From features to the second look and the verdict: candidates, alignment, innocents, threshold.
+
+Every process calls these functions; the main one alone receives results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.reports.progress import progress
+from utils.retrieval import candidates, features, second_look, verdict
+from utils.retrieval.decided import ALIGNED, Decided
+from utils.retrieval.descriptors.network import Extractor
+from utils.retrieval.evaluation_networks import Networks
+from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
+from utils.retrieval.feature_cache import change_stamp
+from utils.retrieval.features import ReaderSettings
+from utils.retrieval.formulas import groups as near_duplicates
+from utils.retrieval.formulas import similarity as sim
+from utils.retrieval.formulas import threshold as thresholds
+from utils.retrieval.innocents import InnocentSet
+from utils.retrieval.second_look import CandidateSource, Described, SecondLook
+from utils.retrieval.verdict import Innocents
+
+if TYPE_CHECKING:
+    import torch
+
+    from utils.data.image_sets import ImageSet
+    from utils.runtime.parallel import Processes
+
+# least share of a training picture's detailed area that a part copied has; innocents may raise it
+LEAST_PART = 0.2
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How alike N pictures and the training images are."""
+
+    descriptor: np.ndarray  # [N], of the best match of the picture as it is; -inf without one
+    look: SecondLook | None  # None: nothing was aligned
+
+    @property
+    def aligned(self) -> np.ndarray:
+        """[N] of the best candidate; nan where nothing could be aligned."""
+        assert self.look is not None
+        return np.array([np.nan if p is None else p.aligned for p in self.look.pairs], float)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """[N], the copied area of the best candidate, 0 to 1."""
+        assert self.look is not None
+        return np.array([0.0 if p is None else p.copied_area for p in self.look.pairs], float)
+
+
+def described(
+    read: Mapping[str, torch.Tensor], how: VerdictSettings, *, main: bool
+) -> Described | None:
+    """Pictures as the second look sees them. read: {name of features: [N, D]}."""
+    if not main:
+        return None
+    views = how.views if how.align else (candidates.PLAIN,)
+    pictures = read[second_look.PICTURE] if how.align else None
+    return Described(
+        [sim.normalised(read[candidates.feature_name(view)]) for view in views], pictures
+    )
+
+
+def score(
+    pictures: Described | None,
+    source: CandidateSource,
+    own: np.ndarray | None,
+    how: VerdictSettings,
+    processes: Processes,
+    *,
+    label: str,
+) -> Scored | None:
+    """Compare pictures with the training images. own: as in CandidateSource; label: of the progress
+    bar. Returns: None on processes other than the main one."""
+    found = second_look.find_candidates(
+        pictures, source, own, count=how.num_candidates, processes=processes
+    )
+    chosen, best = (None, None) if found is None else found
+    look = None
+    if how.align:
+        look = second_look.look_again(
+            pictures,
+            chosen,
+            source,
+            processes,
+            wrap=lambda own: progress(
+                own, total=len(own), label=label, main_process=processes.main
+            ),
+        )
+    return None if best is None else Scored(best, look)
+
+
+# Innocents ----------------------------------------------------------------------------------------
+
+
+def score_innocents(
+    listed: InnocentSet,
+    training: ImageSet,
+    source: CandidateSource,
+    networks: Networks,
+    how: VerdictSettings,
+    reading: ReaderSettings,
+) -> tuple[Innocents, np.ndarray] | None:
+    """Scores of innocents, from the cache where an earlier evaluation left them.
+
+    training: the images that `source` holds; its files decide whether a cached score still holds
+
+    Returns: their scores and copied areas [N]; None on processes other than the main one."""
+    processes, cache = reading.processes, reading.cache
+    extractors = _of_innocents(networks, how)
+    path, rows = None, None
+    if processes.main and cache is not None and cache.folder is not None:
+        path = cache.path(
+            change_stamp(listed.images), extractors["descriptor"], _facts(listed, training, how)
+        )
+        kept = cache.read(path)
+        rows = None if kept is None else kept[0]
+    if not processes.share(rows is not None if processes.main else None):
+        rows = _scored_rows(listed, source, extractors, how, reading)
+        if rows is not None and cache is not None:
+            cache.write(path, rows, list(range(len(rows))), [])
+    if rows is None:
+        return None
+    aligned, best, areas = rows.double().numpy().T
+    return Innocents(aligned if how.align else best, best, listed.source), areas
+
+
+def _of_innocents(networks: Networks, how: VerdictSettings) -> dict[str, Extractor]:
+    """The extractors that innocents are read with."""
+    own = {"descriptor": networks.extractors["descriptor"], **networks.views}
+    return {**own, second_look.PICTURE: second_look.picture_extractor()} if how.align else own
+
+
+def _facts(listed: InnocentSet, training: ImageSet, how: VerdictSettings) -> dict[str, Any]:
+    """What the scores of innocents depend on, beside their files and the descriptor."""
+    from utils.retrieval.aligning.align import VERSION
+
+    groups = None if listed.own_group is None else np.asarray(listed.own_group).tolist()
+    aligning = [VERSION, *how.views, how.num_candidates] if how.align else None
+    return {"innocents": change_stamp(training), "groups": groups, "aligning": aligning}
+
+
+def _scored_rows(
+    listed: InnocentSet,
+    source: CandidateSource,
+    extractors: dict[str, Extractor],
+    how: VerdictSettings,
+    reading: ReaderSettings,
+) -> torch.Tensor | None:
+    """Scores of the readable innocents: aligned, descriptor, copied area. [N, 3] float32."""
+    import torch
+
+    processes = reading.processes
+    read, kept, _ = features.extract(listed.images, extractors, reading)
+    own = None if listed.own_group is None else np.asarray(listed.own_group)[kept]
+    pictures = described(read, how, main=processes.main)
+    scored = score(pictures, source, own, how, processes, label="aligning innocents")
+    if scored is None:
+        return None
+    empty = np.full(len(scored.descriptor), np.nan)
+    columns = (scored.aligned, scored.descriptor, scored.areas)
+    if not how.align:
+        columns = (empty, scored.descriptor, np.zeros(len(empty)))
+    rows = np.stack([np.where(np.isinf(c), np.nan, c) for c in columns], 1)
+    return torch.from_numpy(rows).float()
+
+
+# The verdict --------------------------------------------------------------------------------------
+
+
+def decide(
+    request: EvaluationRequest,
+    scored: Scored,
+    innocents: Innocents | None,
+    innocent_areas: np.ndarray,
+    *,
+    fixed: float | None,
+    groups: np.ndarray | None,
+) -> Decided:
+    """Which threshold decides, and of what a part was copied.
+
+    scored: of the generated images
+    fixed: the descriptor's threshold of a copy; None: it has none
+    groups: [M], labels of near-duplicates among the training images; None: not known"""
+    how = request.verdict
+    assert how is not None
+    made = None
+    if innocents is not None:
+        made = verdict.verdict_of(
+            innocents,
+            threshold_of=ALIGNED if how.align else request.descriptor.pt_style,
+            fixed=fixed,
+            false_positives=how.false_positives,
+            seed=request.flags.seed,
+        )
+    others = None if groups is None else near_duplicates.other_members(groups)
+    parts = None
+    if made is not None and scored.look is not None:
+        usable = innocent_areas[~np.isnan(innocent_areas)]
+        least = max(LEAST_PART, thresholds.calibrated(usable, how.false_positives))
+        parts = (scored.areas > least) & ~thresholds.copies(scored.aligned, made.threshold)
+    return Decided(made, innocents, parts, others)
