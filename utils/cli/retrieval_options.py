@@ -18,6 +18,7 @@ from utils.cli.flags import default_of, flag, switch
 from utils.cli.kinds import PATH, TRUTH, one_of, real, some_of, whole
 from utils.data.transforms import SSCD_PRESETS
 from utils.files.owned_folders import require_writable
+from utils.retrieval.candidates import VIEWS
 from utils.retrieval.descriptors.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
 from utils.retrieval.descriptors.timm_models import DINO
 from utils.retrieval.formulas.similarity import SIMILARITIES
@@ -35,6 +36,12 @@ OF_EVALUATIONS = (
     "copy_threshold",
     "sim_save_path",
     "num_matches",
+    "no_align",
+    "views",
+    "num_candidates",
+    "innocent_dir",
+    "base_dir",
+    "false_positives",
     "dontsave",
     "cache_dir",
     "einsum_chunks",
@@ -55,6 +62,7 @@ OF_NETWORKS = ("weights", "imsize", "isvit")
 IMAGES = "images"
 DESCRIPTOR = "descriptor"
 SIMILARITY = "similarity"
+VERDICT = "verdict"
 METRIC = "metrics"
 SAVING = "what is saved"
 INDEX = "index and near-duplicates"
@@ -71,6 +79,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
         IMAGES,
         DESCRIPTOR,
         SIMILARITY,
+        VERDICT,
         METRIC,
         SAVING,
         CARD,
@@ -188,6 +197,42 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
         group=SIMILARITY,
         help="similarity above which an image counts as a copy, or as a near-duplicate",
         unset="sscd 0.5, pixel 0.95, others none; for --dedup sscd 0.75, pixel 0.95",
+    )
+    no_align: bool = switch(
+        group=VERDICT,
+        help="no second look: candidates are not aligned, and the descriptor's score decides",
+    )
+    views: tuple[str, ...] | None = flag(
+        None,
+        kind=some_of(VIEWS),
+        group=VERDICT,
+        help="views of a generated image by which candidates for alignment are searched",
+        unset="all with pixel and timm; plain and mirrored with others",
+    )
+    num_candidates: int = flag(
+        10,
+        kind=whole(1, 100),
+        group=VERDICT,
+        help="number of training images with which each generated image is aligned",
+    )
+    innocent_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=VERDICT,
+        help="pictures like the training images that nobody copied; they set the threshold",
+        unset="what the run held out, else --base_dir, else the training images themselves",
+    )
+    base_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=VERDICT,
+        help="images of the base model, as innocents",
+    )
+    false_positives: float = flag(
+        0.01,
+        kind=real(0, 0.5),
+        group=VERDICT,
+        help="share of the innocents that may exceed the threshold",
     )
     metrics: tuple[str, ...] | None = flag(
         None,

@@ -4,7 +4,7 @@ and their pictures."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +21,13 @@ MOST_GROUPED = 20_000  # training images whose near-duplicates are looked for: t
 
 @dataclass(frozen=True)
 class ReadTraining:
-    """Training images that were all read (a CandidateSource); empty on processes other than the main
-    one."""
+    """Training images that were all read (a CandidateSource); empty on processes other than the
+    main one."""
 
     descriptors: torch.Tensor | None = None  # [M, D], normalised
     thumbnails: torch.Tensor | None = None  # [M, LENGTH] uint8; None: nothing is aligned
-    groups: np.ndarray | None = None  # [M], labels of near-duplicates
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # [M], labels
+    grouped: bool = False  # whether groups are those of near-duplicates; else each image is one
     options: Mapping[str, Any] | None = None  # of similarity.top_matches
 
     def nearest(
@@ -38,7 +39,7 @@ class ReadTraining:
         options = dict(self.options or {})
         found = []
         for view in views:
-            if own is None or self.groups is None:
+            if own is None:
                 best = sim.top_matches(view, self.descriptors, k=k, **options)
                 found.append(tuple(part.numpy() for part in best))
             else:
@@ -65,7 +66,7 @@ class ReadTraining:
         found = np.full((len(pictures), min(k, len(self.thumbnails))), -1, np.int64)
         for n, picture in enumerate(pictures):
             scores = search.scores(picture).cpu().numpy()
-            if own is not None and self.groups is not None:
+            if own is not None:
                 scores = np.where(self.groups == own[n], -np.inf, scores)
             order = np.argsort(-scores, kind="stable")[: found.shape[1]]
             found[n] = np.where(np.isfinite(scores[order]), order, -1)

@@ -12,6 +12,8 @@ import numpy as np
 from utils.files import evaluation_folder, whole_files
 from utils.reports import page, tables
 from utils.retrieval import evaluation_pictures, metrics
+from utils.retrieval.aligned_columns import aligned_columns, unranked
+from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.descriptors import extractors
 from utils.retrieval.evaluation_request import EvaluationRequest
 from utils.retrieval.evaluation_sets import Query, Sets
@@ -33,6 +35,16 @@ COLUMNS = (
     "jpeg_kib",
     "total_variation",
 )
+# of the second look, where it ran
+ALIGNED_COLUMNS = (
+    "aligned",
+    "transformation",
+    "box_query",
+    "box_match",
+    "copied_area",
+    "best_aligned",
+    "near_duplicates",
+)
 NUMBERS = {
     "rank": int,
     "seed": int,
@@ -45,6 +57,10 @@ NUMBERS = {
     "total_variation": float,
     "match_width": int,
     "match_height": int,
+    "aligned": float,
+    "copied_area": float,
+    "best_aligned": int,
+    "near_duplicates": int,
 }
 # column of matches.parquet of an index -> column of the index
 INDEX_COLUMNS = {
@@ -74,6 +90,7 @@ class Evaluated:
     row: Numbers  # of metrics.json
     skipped: dict[str, str]  # metric -> why it was skipped
     settings: dict[str, Any]
+    decided: Decided = UNDECIDED
 
 
 # Where it goes ------------------------------------------------------------------------------------
@@ -155,23 +172,29 @@ def detector_columns(sets: Sets) -> tuple[str, ...]:
     return tuple(f"detect_{name}" for name in names)
 
 
-def match_rows(measured: Measured, sets: Sets, row: Numbers) -> Iterator[dict[str, Any]]:
-    """Rows of matches.csv: the k best training images of every generated image.
+def match_rows(
+    measured: Measured, sets: Sets, row: Numbers, decided: Decided = UNDECIDED
+) -> Iterator[dict[str, Any]]:
+    """Rows of matches.csv: the k best training images of every generated image, then the one that
+    it agrees with best once aligned, without a rank, if it is none of them.
 
     `duplicated` and, in the row of the best match, the complexity describe the training image;
     clipscore describes the generated image."""
     scores, indices = measured.matches.scores, measured.matches.indices
     for q, query in enumerate(sets.queries):
         facts = _query_facts(measured, query, q, row)
-        for rank, (score, match) in enumerate(zip(scores[q], indices[q], strict=True), 1):
+        pairs = zip(indices[q], scores[q], strict=True)
+        ranked = [(n, int(m), float(s)) for n, (m, s) in enumerate(pairs, 1)]
+        for rank, match, score in (*ranked, *unranked(measured, q)):
             duplicated = measured.origins.is_duplicated(match)
             columns = {
                 "query": query.key,
                 "rank": rank,
                 "match": sets.training_images.keys[match],
-                "score": f"{score:.6f}",
+                "score": None if score is None else f"{score:.6f}",
                 **facts,
                 "duplicated": None if duplicated is None else int(duplicated),
+                **aligned_columns(measured, decided, q, match),
             }
             if measured.has_complexity and rank == 1:
                 columns |= {
@@ -200,22 +223,29 @@ def _query_facts(measured: Measured, query: Query, q: int, row: Numbers) -> dict
     }
 
 
-def write_matches(folder: Path, measured: Measured, sets: Sets, row: Numbers) -> None:
+def write_matches(
+    folder: Path,
+    measured: Measured,
+    sets: Sets,
+    row: Numbers,
+    decided: Decided = UNDECIDED,
+) -> None:
     """Write matches.csv; or matches.parquet beyond LONG_TABLE rows. Of an index always write
     matches.parquet too, with what the index knows of the matches."""
     indexed = sets.indexed
     files = matches_files(measured.matches.scores.size, indexed=indexed is not None)
     detected = detector_columns(sets)
-    names = (*COLUMNS, *detected)
+    aligned = ALIGNED_COLUMNS if measured.second_look is not None else ()
+    names = (*COLUMNS, *detected, *aligned)
     if "matches.csv" in files:
-        tables.write_csv(folder / "matches.csv", names, match_rows(measured, sets, row))
+        tables.write_csv(folder / "matches.csv", names, match_rows(measured, sets, row, decided))
     if "matches.parquet" not in files:
         return
     images = indexed.images if indexed is not None else {}
     more = INDEX_COLUMNS if images else {}
     rows = (
         columns | {name: images[columns["match"]][column] for name, column in more.items()}
-        for columns in match_rows(measured, sets, row)
+        for columns in match_rows(measured, sets, row, decided)
     )
     numbers = NUMBERS | dict.fromkeys(detected, float)
     tables.write_parquet(folder / "matches.parquet", (*names, *more), rows, numbers=numbers)
@@ -243,7 +273,7 @@ def write(
         unreadable=[list(bad) for bad in (*sets.generated.bad, *sets.training.bad)],
         left_out=evaluated.skipped,
     )
-    write_matches(folder, measured, sets, row)
+    write_matches(folder, measured, sets, row, evaluated.decided)
     if output.save_scores:
         np.save(folder / "similarity.npy", measured.matches.best.astype(np.float32))
     return _write_pictures(folder, evaluated, counts, output.workers, say)
@@ -260,12 +290,23 @@ def _write_pictures(
     measured, sets, row = evaluated.measured, evaluated.sets, evaluated.row
     unshown: evaluation_pictures.Unshown = {}
     figures = evaluation_pictures.write_plots(
-        folder / "plots", measured=measured, row=row, settings=evaluated.settings
+        folder / "plots",
+        measured=measured,
+        row=row,
+        settings=evaluated.settings,
+        decided=evaluated.decided,
     )
     pages = evaluation_pictures.write_gallery(
-        folder / "gallery", measured, sets, workers=workers, unshown=unshown
+        folder / "gallery",
+        measured,
+        sets,
+        workers=workers,
+        unshown=unshown,
+        decided=evaluated.decided,
     )
-    rows, pictures = evaluation_pictures.page_rows(measured, sets, workers=workers, unshown=unshown)
+    rows, pictures = evaluation_pictures.page_rows(
+        measured, sets, workers=workers, unshown=unshown, decided=evaluated.decided
+    )
     skipped = evaluated.skipped
     if unshown:
         line = evaluation_pictures.unshown_in_words(unshown)

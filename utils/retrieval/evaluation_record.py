@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.retrieval import evaluation_files, metrics
+from utils.retrieval import evaluation_files, metrics, verdict
+from utils.retrieval.decided import Decided
 from utils.retrieval.evaluation_networks import Networks
-from utils.retrieval.evaluation_request import EvaluationRequest
+from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
 from utils.retrieval.evaluation_sets import IndexFacts, Sets
 from utils.retrieval.measured import Measured
 from utils.runtime import environment
@@ -39,6 +40,7 @@ def settings_of(
     sets: Sets,
     networks: Networks,
     measured: Measured,
+    decided: Decided,
     *,
     fingerprints: Mapping[str, str],
     machine: Machine,
@@ -61,6 +63,7 @@ def settings_of(
         **{name: networks.record(name) for name in names},
         "kid_prdc_network": metrics.network_of("kid", measured),
         **{flag: getattr(request.flags, flag) for flag in flags},
+        **_verdict_settings(request.verdict, decided),
         **fingerprints,
         "seed": request.flags.seed,
         "device": machine.device,
@@ -69,6 +72,16 @@ def settings_of(
         "run": request.inputs.run or sets.generation.run,
         "environment": environment.environment(),
     }
+
+
+def _verdict_settings(how: VerdictSettings | None, decided: Decided) -> dict[str, Any]:
+    """How the second look was taken, and where the threshold comes from."""
+    if how is None:
+        return {}
+    taken: dict[str, Any] = {"align": how.align}
+    if how.align:
+        taken |= {"views": list(how.views), "num_candidates": how.num_candidates}
+    return taken | verdict.verdict_settings(decided.verdict)
 
 
 def _search_settings(indexed: IndexFacts | None) -> dict[str, Any]:

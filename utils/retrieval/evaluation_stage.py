@@ -6,21 +6,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from utils.cli import flags
 from utils.reports.progress import progress
 from utils.retrieval import (
+    candidates,
     evaluation_files,
     evaluation_inputs,
     evaluation_record,
     evaluation_report,
     feature_cache,
+    folder_verdict,
+    innocents,
     measurement,
     metrics,
+    second_look,
+    verdict_measurement,
 )
+from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.evaluation_files import Evaluated, Output
 from utils.retrieval.evaluation_networks import NetworkRequest, Networks, build_networks
 from utils.retrieval.evaluation_report import TrackerChoice, WrittenEvaluation
@@ -30,9 +36,11 @@ from utils.retrieval.evaluation_request import (
     EvaluationRequest,
     MatchSettings,
     MetricFlags,
+    VerdictSettings,
 )
 from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.features import ReaderSettings
+from utils.retrieval.innocents import InnocentSet
 from utils.retrieval.measured import Measured
 from utils.runtime import devices
 
@@ -68,7 +76,15 @@ def request_of(opts: RetrievalOptions) -> EvaluationRequest:
         comparison=_record_of(MatchSettings, opts, similarity=opts.chunked),
         metrics=opts.metrics,
         flags=_record_of(MetricFlags, opts),
+        verdict=verdict_settings(opts) if "similarity" in metrics.asked(opts.metrics) else None,
     )
+
+
+def verdict_settings(opts: RetrievalOptions) -> VerdictSettings:
+    """How the options ask to look again, and which innocents they name."""
+    views = opts.views or candidates.default_views(opts.pt_style)
+    named = tuple(view for view in candidates.VIEWS if view in (*views, candidates.PLAIN))
+    return _record_of(VerdictSettings, opts, align=not opts.no_align, views=named)
 
 
 def output_of(opts: RetrievalOptions) -> Output:
@@ -88,6 +104,15 @@ def tracker_choice(opts: RetrievalOptions) -> TrackerChoice:
 # Training images: a folder, or an index -----------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The result of comparing both sets."""
+
+    measured: Measured | None  # None on processes other than the main one
+    sets: Sets  # without the images that could not be read
+    decided: Decided = UNDECIDED
+
+
 class TrainingSide(Protocol):
     """How the images of --val_dir are listed, and how generated images are compared with them.
     Every process calls `measure`; the main one alone calls `read_sets`."""
@@ -101,10 +126,10 @@ class TrainingSide(Protocol):
         sets: Sets,
         networks: Networks,
         reading: ReaderSettings,
+        innocents: InnocentSet | None,
         say: Callable[[str], None],
-    ) -> tuple[Measured | None, Sets]:
-        """Compare both sets. Returns: what was measured, None on processes other than the main one;
-        the sets without the images that could not be read."""
+    ) -> Comparison:
+        """Compare both sets. innocents: None: training images stand in for them."""
 
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         """Files that are written beside the training images."""
@@ -122,22 +147,28 @@ class ImageTraining:
         sets: Sets,
         networks: Networks,
         reading: ReaderSettings,
+        innocents: InnocentSet | None,
         say: Callable[[str], None],
-    ) -> tuple[Measured | None, Sets]:
+    ) -> Comparison:
         features, read = measurement.read_features(
             sets, networks, reading, max_bad=request.inputs.max_bad_images
         )
-        if not reading.processes.main:
-            return None, read
-        measured = measurement.of_features(
-            request,
-            read,
-            networks,
-            features,
-            device=reading.processes.device,
-            workers=reading.num_workers,
+        measured = None
+        if reading.processes.main:
+            measured = measurement.of_features(
+                request,
+                read,
+                networks,
+                features,
+                device=reading.processes.device,
+                workers=reading.num_workers,
+            )
+        if request.verdict is None:
+            return Comparison(measured, read)
+        look, decided = folder_verdict.measure(
+            request, read, networks, features, reading, innocents, measured, say
         )
-        return measured, read
+        return Comparison(measured and replace(measured, second_look=look), read, decided)
 
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         return []
@@ -171,6 +202,7 @@ class EvaluationPlan:
     training: TrainingSide
     sets: Sets
     folder: Evaluation  # that it is written to
+    innocents: InnocentSet | None = None  # None: training images stand in for them
 
     def summary(self, matrix_path: Path | None) -> dict[str, Any]:
         """What the evaluation would read and write, as JSON types. matrix_path: file of all scores,
@@ -188,15 +220,32 @@ class EvaluationPlan:
 def plan(opts: RetrievalOptions, processes: Processes, training: TrainingSide) -> EvaluationPlan:
     """Check and list the inputs; every process sees what the main one lists, as a folder may grow.
     UsageError if what is asked for cannot be measured."""
-    request, output, sets = request_of(opts), output_of(opts), None
+    request, output, listed = request_of(opts), output_of(opts), None
     with processes.together():
         if processes.main:
             sets = training.read_sets(request, say=processes.say)
-    sets = processes.share(sets)
+            listed = (sets, list_innocents(request, sets, processes.say))
+    sets, chosen = processes.share(listed)
     with processes.together():
         measurement.require_possible(request.metrics, sets)
         folder = evaluation_files.folder_for(request, output, sets)
-    return EvaluationPlan(request, output, training, sets, folder)
+    return EvaluationPlan(request, output, training, sets, folder, chosen)
+
+
+def list_innocents(
+    request: EvaluationRequest, sets: Sets, say: Callable[[str], None]
+) -> InnocentSet | None:
+    """The innocents that are pictures of their own; None where training images stand in."""
+    how = request.verdict
+    if how is None:
+        return None
+    return innocents.listed_innocents(
+        sets,
+        innocent_dir=how.innocent_dir,
+        base_dir=how.base_dir,
+        seed=request.flags.seed,
+        say=say,
+    )
 
 
 # Run ----------------------------------------------------------------------------------------------
@@ -213,23 +262,26 @@ def run(
             plan.request, plan.sets, device=processes.device, dtype=dtype
         )
     reading = reader_settings(opts, processes)
-    measured, sets = plan.training.measure(
-        plan.request, plan.sets, networks, reading, processes.say
+    compared = plan.training.measure(
+        plan.request, plan.sets, networks, reading, plan.innocents, processes.say
     )
+    measured, sets, decided = compared.measured, compared.sets, compared.decided
     if measured is None:
         return None
     named = plan.request.metrics is not None
     asked = metrics.asked(plan.request.metrics)
     row, skipped = measurement.compute(asked, measured, sets, named=named)
+    row |= verdict_measurement.numbers_of(measured, decided)
     settings = evaluation_record.settings_of(
         plan.request,
         sets,
         networks,
         measured,
+        decided,
         fingerprints=evaluation_record.fingerprints_of(plan.sets),
         machine=evaluation_record.Machine(processes.device.type, processes.count, str(dtype)),
     )
-    evaluated = Evaluated(measured, sets, row, skipped, settings)
+    evaluated = Evaluated(measured, sets, row, skipped, settings, decided)
     say_notes(opts, plan, evaluated, processes.say)
     with plan.folder.writing() as part:
         table = evaluation_files.write(part, evaluated, plan.output, say=processes.say)
@@ -260,6 +312,10 @@ def build_evaluation_networks(
         asked, wanted, named=request.metrics is not None, indexed=sets.indexed is not None
     )
     networks.extractors = {"descriptor": descriptor, **networks.extractors}
+    how = request.verdict
+    if how is not None and how.align:
+        networks.extractors[second_look.PICTURE] = second_look.picture_extractor()
+        networks.views = candidates.of_views(descriptor, how.views)
     return networks
 
 

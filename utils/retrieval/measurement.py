@@ -143,9 +143,9 @@ def of_features(
     workers: threads that read images for their complexity"""
     how = request.comparison
     query, train = descriptors_of(read)
-    scores = sim.SIMILARITIES[how.similarity](chunks_of(how, networks))
-    options: dict[str, Any] = {"scores": scores, "block_rows": how.einsum_chunks}
-    best, matches = sim.top_matches(query, train, k=how.num_matches, device=device, **options)
+    options = match_options(request, networks, device)
+    best, matches = sim.top_matches(query, train, k=how.num_matches, **options)
+    scores, options = options["scores"], {k: v for k, v in options.items() if k != "device"}
 
     def source_scores(queries: np.ndarray, sources: np.ndarray) -> np.ndarray:
         return sim.paired(query[queries], train[sources], scores=scores).numpy()
@@ -161,6 +161,15 @@ def of_features(
         ),
         flags=request.flags,
     )
+
+
+def match_options(
+    request: EvaluationRequest, networks: Networks, device: torch.device
+) -> dict[str, Any]:
+    """How descriptors are compared: options of similarity.top_matches."""
+    how = request.comparison
+    scores = sim.SIMILARITIES[how.similarity](chunks_of(how, networks))
+    return {"scores": scores, "block_rows": how.einsum_chunks, "device": device}
 
 
 def descriptors_of(read: Features) -> tuple[torch.Tensor, torch.Tensor]:

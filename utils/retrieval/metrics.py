@@ -218,6 +218,15 @@ PRDC_WORDS = {
     ),
     "coverage": "share of training images with a generation in their neighbourhood (k = 5)",
 }
+# keys that the verdict adds (verdict.py)
+VERDICT_WORDS = {
+    "copy_share_calibrated": "share of copies by the calibrated threshold",
+    "part_copied_share": "share that holds a part of a training image and is no copy as a whole",
+    "threshold": "score above which an image is a copy: few innocents exceed it",
+    "innocents_n": "pictures that nobody copied, which set the threshold",
+    "innocents_calibrated_rate": "share of these innocents above the calibrated threshold",
+    "false_positive_rate": "share of these innocents above the descriptor's fixed threshold",
+}
 CLIP_WORDS = {
     "clipscore": "cosine of image and source prompt in CLIP, mean",
     "clipscore_edited": "cosine of image and edited prompt in CLIP, mean",
@@ -312,4 +321,5 @@ def all_networks() -> list[MetricNetwork]:
 
 def all_words() -> dict[str, str]:
     """What the keys of metrics.json mean. Returns: {key, or beginning and *: words}."""
-    return {key: words for metric in METRICS.values() for key, words in metric.words.items()}
+    of_metrics = {k: words for metric in METRICS.values() for k, words in metric.words.items()}
+    return of_metrics | VERDICT_WORDS

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.reports.progress import progress
 from utils.retrieval import candidates, features, second_look, verdict
-from utils.retrieval.decided import ALIGNED, Decided
+from utils.retrieval.decided import ALIGNED, Decided, deciding_scores
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
@@ -22,6 +22,8 @@ from utils.retrieval.formulas import groups as near_duplicates
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.formulas import threshold as thresholds
 from utils.retrieval.innocents import InnocentSet
+from utils.retrieval.measured import Measured
+from utils.retrieval.metric_record import Numbers
 from utils.retrieval.second_look import CandidateSource, Described, SecondLook
 from utils.retrieval.verdict import Innocents
 
@@ -207,3 +209,15 @@ def decide(
         least = max(LEAST_PART, thresholds.calibrated(usable, how.false_positives))
         parts = (scored.areas > least) & ~thresholds.copies(scored.aligned, made.threshold)
     return Decided(made, innocents, parts, others)
+
+
+def numbers_of(measured: Measured, decided: Decided) -> Numbers:
+    """The numbers of metrics.json that the verdict gives; none without one."""
+    if decided.verdict is None or decided.innocents is None:
+        return {}
+    prompts, seed = measured.origins.prompts, measured.flags.seed
+    scores = deciding_scores(measured, decided)
+    row = verdict.verdict_numbers(decided.verdict, decided.innocents, scores, prompts, seed=seed)
+    if decided.part_copied is not None:
+        row |= verdict.part_numbers(decided.part_copied, prompts, seed=seed)
+    return row
