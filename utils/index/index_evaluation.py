@@ -12,14 +12,18 @@ import numpy as np
 
 from utils.cli import flags
 from utils.data import image_sets
-from utils.index import index_descriptor, search, vector_index
+from utils.index import index_descriptor, index_verdict, search, vector_index
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_inputs, features, measurement
+from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest, MatchSettings
 from utils.retrieval.evaluation_sets import IndexFacts, Sets, TrainingFacts
+from utils.retrieval.evaluation_stage import Comparison
 from utils.retrieval.formulas import similarity as sim
+from utils.retrieval.innocents import InnocentSet
 from utils.retrieval.measured import NO_IMAGES, CannotMeasureError, Measured, OnDemand
+from utils.retrieval.second_look import SecondLook
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,8 +71,9 @@ class IndexTraining:
         sets: Sets,
         networks: Networks,
         reading: features.ReaderSettings,
+        innocents: InnocentSet | None,
         say: Say,
-    ) -> tuple[Measured | None, Sets]:
+    ) -> Comparison:
         """Search the index for every generated image. Every process searches a part of the index
         or, approximately, for a part of the generated images."""
         processes, index = reading.processes, _opened(sets)
@@ -79,7 +84,9 @@ class IndexTraining:
             index_descriptor.require_descriptor(
                 request.descriptor, request.inputs.val_dir, index.descriptor, record
             )
-        generated, kept, bad = features.extract(sets.generated, networks.extractors, reading)
+        generated, kept, bad = features.extract(
+            sets.generated, {**networks.extractors, **networks.views}, reading
+        )
         image_sets.require_readable(
             "--query_dir", sets.generated, bad, max_bad=request.inputs.max_bad_images
         )
@@ -87,19 +94,49 @@ class IndexTraining:
             sim.normalised(generated["descriptor"]).numpy() if processes.main else None
         )
         result = _matches_in(index, sets, request.comparison, query, processes, say)
+        look, decided = self._looked_again(
+            request, index, sets, networks, generated, reading, innocents, say
+        )
         if not processes.main:
-            return None, sets
+            return Comparison(None, sets)
         readable = replace(
             sets,
             queries=[sets.queries[i] for i in kept],
             generated=replace(sets.generated.take(kept), bad=tuple(bad)),
         )
-        searched, matched = _with_matched_images(readable, index, result)
+        seen = np.empty(0, np.int64) if look is None else look.candidates[look.candidates >= 0]
+        searched, matched = _with_matched_images(readable, index, result, seen)
         others = {name: (rows, None) for name, rows in generated.items() if name != "descriptor"}
-        return (
-            _measured(request, searched, networks, others, query, matched, reading.num_workers),
-            searched,
+        measured = _measured(
+            request, searched, networks, others, query, matched, reading.num_workers
         )
+        look = index_verdict.in_places(look, matched.rows)
+        return Comparison(replace(measured, second_look=look), searched, decided)
+
+    def _looked_again(
+        self,
+        request: EvaluationRequest,
+        index: vector_index.VectorIndex,
+        sets: Sets,
+        networks: Networks,
+        generated: dict[str, Any],
+        reading: features.ReaderSettings,
+        innocents: InnocentSet | None,
+        say: Say,
+    ) -> tuple[SecondLook | None, Decided]:
+        """The second look, with rows of the index; nothing where it is not asked for."""
+        if request.verdict is None:
+            return None, UNDECIDED
+
+        def search_for(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            how = replace(request.comparison, num_matches=min(k, len(index)))
+            found = _matches_in(index, sets, how, vectors, reading.processes, say)
+            return found.scores, found.rows
+
+        near = index_verdict.near_of(request.descriptor.pt_style)
+        source = index_verdict.IndexSource(index, search_for, near, reading, say)
+        fixed = measurement.threshold_of(request.comparison, networks)
+        return index_verdict.measure(request, source, networks, generated, innocents, fixed=fixed)
 
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         """Files of the lists of an approximate search, if they are not written yet."""
@@ -203,23 +240,26 @@ def without_rows(result: SearchResult, rows: Sequence[int], k: int) -> SearchRes
 
 @dataclass(frozen=True)
 class MatchedImages:
-    """The images of the index that are a match of a generated image, or the training image of a
-    prompt."""
+    """The images of the index that are a match of a generated image, a candidate of the second
+    look, or the training image of a prompt."""
 
     scores: np.ndarray  # [Q, k] float32
     places: np.ndarray  # [Q, k] int64, of the matches among these images
     vectors: Callable[[np.ndarray], np.ndarray]  # places [n] -> their vectors [n, D]
+    rows: np.ndarray  # [n] int64, their rows in the index, ascending
 
 
 def _with_matched_images(
-    sets: Sets, index: vector_index.VectorIndex, result: SearchResult
+    sets: Sets, index: vector_index.VectorIndex, result: SearchResult, seen: np.ndarray
 ) -> tuple[Sets, MatchedImages]:
     """Replace the index, as the training images, by its MatchedImages. sets: without the generated
-    images that could not be read."""
+    images that could not be read; seen: rows that the second look looked at."""
     facts = sets.indexed or IndexFacts(index)
     named = {sets.known.sources.get(q.source_image or "") for q in sets.queries} - {None}
     own = np.array([facts.rows[key] for key in named if key is not None], np.int64)
-    unique, places = np.unique(np.concatenate([result.rows.ravel(), own]), return_inverse=True)
+    unique, places = np.unique(
+        np.concatenate([result.rows.ravel(), own, seen]), return_inverse=True
+    )
     images = {row["key"]: row for row in index.table(unique)}
     captions = {key: row["caption"] for key, row in images.items() if row["caption"]}
     searched = replace(
@@ -232,6 +272,7 @@ def _with_matched_images(
         result.scores,
         places[: result.rows.size].reshape(result.rows.shape),
         lambda chosen: index.take(unique[chosen]),
+        unique,
     )
     return searched, matched
 

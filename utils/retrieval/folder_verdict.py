@@ -14,6 +14,7 @@ from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest
 from utils.retrieval.evaluation_sets import Sets
+from utils.retrieval.feature_cache import change_stamp
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.innocents import InnocentSet
 from utils.retrieval.measured import Measured
@@ -52,7 +53,8 @@ def measure(
     generated = {name: pair[0] for name, pair in read.items()}
     pictures = measuring.described(generated, how, main=processes.main)
     scored = measuring.score(pictures, source, None, how, processes, label="aligning")
-    found = measuring.score_innocents(listed, sets.training_images, source, networks, how, reading)
+    stamp = change_stamp(sets.training_images) if processes.main else {}
+    found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
     if scored is None or found is None or measured is None:
         return None, UNDECIDED
     decided = measuring.decide(

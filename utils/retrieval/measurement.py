@@ -199,10 +199,17 @@ def matches_of(
 
     The field's thresholds are of whole descriptors; the product of a chunk is smaller, so that none
     is known."""
-    chunks, threshold = chunks_of(how, networks), how.copy_threshold
-    if threshold is None and (how.similarity == "dotproduct" or chunks == 1):
-        threshold = networks.extractors["descriptor"].copy_threshold
-    return Matches(indices, scores, threshold=threshold, chunks=chunks)
+    threshold = threshold_of(how, networks)
+    return Matches(indices, scores, threshold=threshold, chunks=chunks_of(how, networks))
+
+
+def threshold_of(how: MatchSettings, networks: Networks) -> float | None:
+    """The fixed threshold of a copy: that of --copy_threshold, else the descriptor's own; None
+    where the field has none."""
+    whole = how.similarity == "dotproduct" or chunks_of(how, networks) == 1
+    if how.copy_threshold is None and whole:
+        return networks.extractors["descriptor"].copy_threshold
+    return how.copy_threshold
 
 
 def origins_of(sets: Sets, scores: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Origins:

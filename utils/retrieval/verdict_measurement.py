@@ -30,7 +30,6 @@ from utils.retrieval.verdict import Innocents
 if TYPE_CHECKING:
     import torch
 
-    from utils.data.image_sets import ImageSet
     from utils.runtime.parallel import Processes
 
 # least share of a training picture's detailed area that a part copied has; innocents may raise it
@@ -104,7 +103,7 @@ def score(
 
 def score_innocents(
     listed: InnocentSet,
-    training: ImageSet,
+    training: Mapping[str, Any],
     source: CandidateSource,
     networks: Networks,
     how: VerdictSettings,
@@ -112,7 +111,7 @@ def score_innocents(
 ) -> tuple[Innocents, np.ndarray] | None:
     """Scores of innocents, from the cache where an earlier evaluation left them.
 
-    training: the images that `source` holds; its files decide whether a cached score still holds
+    training: what tells a change of the images that `source` holds, of JSON types
 
     Returns: their scores and copied areas [N]; None on processes other than the main one."""
     processes, cache = reading.processes, reading.cache
@@ -140,13 +139,15 @@ def _of_innocents(networks: Networks, how: VerdictSettings) -> dict[str, Extract
     return {**own, second_look.PICTURE: second_look.picture_extractor()} if how.align else own
 
 
-def _facts(listed: InnocentSet, training: ImageSet, how: VerdictSettings) -> dict[str, Any]:
+def _facts(
+    listed: InnocentSet, training: Mapping[str, Any], how: VerdictSettings
+) -> dict[str, Any]:
     """What the scores of innocents depend on, beside their files and the descriptor."""
     from utils.retrieval.aligning.align import VERSION
 
     groups = None if listed.own_group is None else np.asarray(listed.own_group).tolist()
     aligning = [VERSION, *how.views, how.num_candidates] if how.align else None
-    return {"innocents": change_stamp(training), "groups": groups, "aligning": aligning}
+    return {"innocents": dict(training), "groups": groups, "aligning": aligning}
 
 
 def _scored_rows(
