@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.reports import tracking
+from utils.reports import page_words, tracking
 from utils.runtime.errors import first_line
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ class WrittenEvaluation:
 
 
 def report(written: WrittenEvaluation, choice: TrackerChoice, say: Say) -> None:
-    """Print where the results are, and send them to the tracker."""
+    """Print the verdict and where the results are, and send them to the tracker."""
+    if "copy_share_calibrated" in written.row:
+        for sentences in page_words.headline_parts(written.row, written.settings):
+            say(sentences)
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
     say("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))
     say(f"report: {written.folder / 'report.html'}")

@@ -349,3 +349,5 @@ def say_notes(
         replaces=path if (path / "metrics.json").exists() else None,
     ):
         say(line)
+    for line in verdict_measurement.notes_of(evaluated.measured, evaluated.sets, evaluated.decided):
+        say(line)

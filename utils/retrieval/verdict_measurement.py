@@ -4,18 +4,19 @@ Every process calls these functions; the main one alone receives results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.reports.progress import progress
-from utils.retrieval import candidates, features, second_look, verdict
+from utils.retrieval import candidates, features, second_look, second_look_shown, verdict
 from utils.retrieval.decided import ALIGNED, Decided, deciding_scores
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
+from utils.retrieval.evaluation_sets import Sets
 from utils.retrieval.feature_cache import change_stamp
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.formulas import groups as near_duplicates
@@ -222,3 +223,14 @@ def numbers_of(measured: Measured, decided: Decided) -> Numbers:
     if decided.part_copied is not None:
         row |= verdict.part_numbers(decided.part_copied, prompts, seed=seed)
     return row
+
+
+def notes_of(measured: Measured, sets: Sets, decided: Decided) -> Iterator[str]:
+    """Lines on what a reader of the verdict should know."""
+    if decided.innocents is not None:
+        if decided.verdict is None:
+            yield verdict.few_innocents_sentence(len(verdict.usable(decided.innocents)))
+        elif line := verdict.tellable_sentence(decided.verdict):
+            yield line
+    if line := second_look_shown.flat_note(measured, sets):
+        yield line
