@@ -77,10 +77,8 @@ def test_run_again_nothing_is_made_twice(card_copy, small_run, script):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     second = read(card_copy)
     assert second["effort"]["images_new"] == 0
-    for part in ("answer", "offenders", "comparison", "course", "help", "advice"):
-        assert json.dumps(first[part]).replace(str(first["command"]), "") is not None
-    assert first["answer"] == second["answer"]
-    assert first["offenders"] == second["offenders"]
+    for part in ("answer", "offenders"):
+        assert first[part] == second[part]
 
 
 def test_a_card_that_was_interrupted_goes_on(card_copy, small_run, script):

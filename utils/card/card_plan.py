@@ -289,12 +289,13 @@ def _settings(
         "modelpath": model.identity,
         "base_model": model.base,
         "val_dir": data.fingerprint or data.source,
-        "prompts": hashlib.sha256(texts.encode()).hexdigest(),
         "seed": opts.seed,
         "im_batch": opts.im_batch,
         "metrics": opts.metrics,
         "budget": opts.budget,
         **{name: getattr(opts, name) for name in _decisive()},
+        # last: prompts may differ because one of the above does, which then is the one reported
+        "prompts": hashlib.sha256(texts.encode()).hexdigest(),
     }
 
 

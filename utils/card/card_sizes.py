@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # rough figures: reading, searching and aligning an image; networks and files of an evaluation
-SECONDS_TO_MEASURE, SECONDS_AN_EVALUATION = 0.2, 3.0
+SECONDS_TO_MEASURE, SECONDS_AN_EVALUATION = 0.18, 1.5
 LEAST_PROMPTS = 8  # that a budget leaves; a share of fewer prompts says nothing
 
 
