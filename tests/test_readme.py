@@ -48,6 +48,14 @@ OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training ima
 NOT_OF_INDEX = ("--metrics",)
 
 
+# of a memorization card, which generates
+OF_CARDS = {
+    "--num_inference_steps": "1",
+    "-imb": "1",
+    "--resolution": "16",
+    "--metrics": "similarity",
+}
+
 OWN_PICTURES = "On your own pictures"  # its commands build on one another: they have their own test
 
 
@@ -143,6 +151,8 @@ def scaled(words, script, place):
         | (OF_INDEX if "<path_to_index>" in words else {})
         | {k: v for k, v in CUT.items() if any(w.startswith(k) for w in words)}
     )
+    if script == "diff_retrieval.py" and "--modelpath" in words:
+        given |= OF_CARDS
     if {"--build_index", "--dedup"} & {*words}:
         given = {k: v for k, v in given.items() if k not in NOT_OF_INDEX}
     filled = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,15 +45,12 @@ def generated_pictures(places: Mapping[str, Path]) -> dict[str, bytes]:
         return dict(zip(places, pool.map(_of_file, places.values()), strict=True))
 
 
-def training_pictures(
-    images: ImageSet | None, names: Mapping[str, str], keys: Iterable[str]
-) -> dict[str, bytes]:
-    """Pictures of training images, grey where one cannot be read, or if `images` is None.
+def training_pictures(images: ImageSet, names: Mapping[str, str]) -> dict[str, bytes]:
+    """Pictures of training images, grey where one cannot be read or is not in the set.
 
-    names: {key: name of its picture}; keys: of the pictures that are shown."""
+    names: {key: name of its picture}."""
+    places = {key: index for index, key in enumerate(images.keys)}
     grey = _jpeg(Image.new("RGB", (SIDE, SIDE), GREY))
-    places = {} if images is None else {key: i for i, key in enumerate(images.keys)}
     return {
-        names[key]: _of_set(images, places[key]) if images is not None and key in places else grey
-        for key in keys
+        name: _of_set(images, places[key]) if key in places else grey for key, name in names.items()
     }

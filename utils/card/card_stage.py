@@ -199,8 +199,9 @@ def _known(made: CardRun) -> KnownPictures:
     named = sorted({each.source for each in made.main.images if each.source})
     manifest = planned.commands.images(TRAINING) / "manifest.json"
     found, _ = captions.match_keys(manifest, named, data.root, data.keys, anywhere=True)
+    prompts = {each.source_image: each.text for each in planned.prompts[TRAINING]}
     return KnownPictures(
-        captions=data.captions,
+        captions={key: prompts[name] for name, key in found.items()} | dict(data.captions),
         duplicated=None if run is None else data.duplicated,
         near_duplicates=_near_duplicates(made),
         draws=_by_key(draws, run.path if run else Path("."), made),
@@ -330,10 +331,11 @@ def _effort(made: CardRun, help: Help | None, started: float) -> Effort:
 
 
 def _pictures(made: CardRun, card: Card) -> Pictures:
-    keys = [each.key for each in card.offenders]
-    names = {key: training_picture(key) for key in keys}
+    names = {each.key: training_picture(each.key) for each in card.offenders}
     shown = [name for name in card.picture_names() if name not in names.values()]
     generated = card_pictures.generated_pictures(
         card_assembly.files_of(made.planned.commands, shown)
     )
-    return generated | card_pictures.training_pictures(made.planned.data.images, names, keys)
+    if not names:
+        return generated
+    return generated | card_pictures.training_pictures(made.planned.data.shown([*names]), names)

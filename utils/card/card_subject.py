@@ -3,7 +3,7 @@ pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,14 @@ class TrainingData:
     def root(self) -> str | Path:
         """The folder that the keys are relative to."""
         return Path(self.source) if self.images is None else Path(str(self.images.root))
+
+    def shown(self, keys: Sequence[str]) -> ImageSet:
+        """The pictures with these keys, as far as they exist, to look at."""
+        if self.images is None:
+            index = vector_index.open_index("--val_dir", self.source)
+            return index.images(list(index.find(keys).values()))
+        wanted = frozenset(keys)
+        return self.images.take([i for i, key in enumerate(self.images.keys) if key in wanted])
 
     @property
     def fingerprint(self) -> str | None:
