@@ -199,9 +199,9 @@ def _known(made: CardRun) -> KnownPictures:
     named = sorted({each.source for each in made.main.images if each.source})
     manifest = planned.commands.images(TRAINING) / "manifest.json"
     found, _ = captions.match_keys(manifest, named, data.root, data.keys, anywhere=True)
-    prompts = {each.source_image: each.text for each in planned.prompts[TRAINING]}
+    prompts = {each.source: each.prompt for each in made.main.images}
     return KnownPictures(
-        captions={key: prompts[name] for name, key in found.items()} | dict(data.captions),
+        captions={key: prompts[name] or "" for key, name in found.items()} | dict(data.captions),
         duplicated=None if run is None else data.duplicated,
         near_duplicates=_near_duplicates(made),
         draws=_by_key(draws, run.path if run else Path("."), made),
