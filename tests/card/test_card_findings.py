@@ -32,10 +32,10 @@ def test_the_answer_names_the_interval_and_what_innocents_score():
         "settings": {"innocents_from": "holdout", "false_positives": 0.01},
     }
     threshold = card_findings.threshold_of(metrics, CopyRule(0.8, "aligned"), None)
-    assert threshold.source == "at most 1 % of 64 held-out pictures exceed it"
+    assert threshold.source == "at most 1 % of 64 pictures that training held out exceed it"
     assert card_findings.answer_sentence(Share(0.12, 0.08, 0.17, 256), threshold) == (
-        "12 % (8 to 17) of 256 images made from training captions are copies; of 64 held-out"
-        " pictures, which nobody copied, 1 % would count."
+        "12 % (8 to 17) of 256 images made from training captions are copies; of 64 pictures"
+        " that training held out, which nobody copied, 1 % would count."
     )
 
 
@@ -50,13 +50,21 @@ def test_the_answer_by_a_fixed_threshold_and_without_one():
 
 
 def test_a_comparison_says_whether_training_and_caption_matter():
-    arms = [arm("training", HIGH), arm("base", LOW), arm("heldout", MIDDLE), arm("words", LOW)]
+    arms = [
+        arm("training", HIGH),
+        arm("base", LOW),
+        arm("heldout", Share(0.45, 0.3, 0.55, 256)),
+        arm("words", LOW),
+    ]
     base, heldout, words = card_findings.comparison_of(arms).findings
     assert base.endswith(
         "10 % (5 to 20) copies on the same prompts and noise: the fine-tuning brought the copies."
     )
-    assert "pictures come back without their captions as well" in heldout  # the intervals meet
+    assert heldout.endswith("pictures come back without their captions as well.")
     assert words.endswith("the exact caption brings the picture back.")
+    unsure = arm("words", Share(0.0, 0.0, 0.5, 8))
+    (few,) = card_findings.comparison_of([arm("training", HIGH), unsure]).findings
+    assert "0 % (0 to 50) are copies: too few images to tell" in few
     assert card_findings.comparison_of([arm("training", None), arm("base", LOW)]).findings == ()
 
 

@@ -134,3 +134,14 @@ def test_secrets_are_in_no_record_and_options_that_may_change_do_not_count_as_ch
     assert flags.changed(Some(rate=3.0, log=9), recorded) == ["rate"]
     assert flags.changed(Some(rate=2.0, log=9), recorded) == []
     assert flags.as_dict(Some())["token"] is None
+
+
+def test_words_of_a_command_line_give_the_same_options():
+    given = parse("-c", "7", "--share=0.25", "--names", "b,a", "--loud", "--way", "down")
+    words = flags.words_of(flags.as_dict(given), Options)
+    assert words == shlex.split("--count 7 --share 0.25 --names b,a --way down --word w --loud")
+    assert flags.parse(Options, words, description="") == given
+    assert flags.words_of({"count": 3, "names": None, "unknown": 1}, Options) == []
+    # numbers as a reader would write them, and none is rounded
+    assert flags.words_of({"share": 1e-05}, Options) == ["--share", "1e-05"]
+    assert flags.words_of({"share": 0.123456789}, Options) == ["--share", "0.123456789"]

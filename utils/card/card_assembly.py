@@ -89,10 +89,14 @@ def metrics_to_repeat(metrics: Mapping[str, Any]) -> list[str]:
     return found + (["clipscore"] if "clipscore" in metrics else [])
 
 
-def numbers_of(measured: MeasuredStep, share: Share | None) -> Numbers:
-    """The numbers of an arm."""
+def numbers_of(measured: MeasuredStep, share: Share | None, *, like: int | None) -> Numbers:
+    """The numbers of an arm.
+
+    like: number of images of the arms that it is compared with. A distance depends on the number of
+    images, so an arm with another number has none; None keeps it."""
     metrics = measured.metrics
-    name = distance_name(metrics)
+    fair = like is None or like == len(measured.images)
+    name = distance_name(metrics) if fair else None
     return Numbers(
         share=share,
         sim_mean=metrics.get("sim_mean"),
@@ -103,8 +107,10 @@ def numbers_of(measured: MeasuredStep, share: Share | None) -> Numbers:
     )
 
 
-def arm_of(measured: MeasuredStep, commands: Commands, rule: CopyRule, *, seed: int) -> Arm:
-    """The row of a step in a table. seed: of intervals."""
+def arm_of(
+    measured: MeasuredStep, commands: Commands, rule: CopyRule, *, seed: int, like: int | None
+) -> Arm:
+    """The row of a step in a table. seed: of intervals; like: as `numbers_of`."""
     step, share = measured.step, None
     if rule.threshold is not None:
         share = share_of(measured.images, seed=seed)
@@ -117,7 +123,7 @@ def arm_of(measured: MeasuredStep, commands: Commands, rule: CopyRule, *, seed: 
         label=step.label,
         images=len(measured.images),
         prompts=step.size.prompts,
-        numbers=numbers_of(measured, share),
+        numbers=numbers_of(measured, share, like=like),
         commands=(
             line_of(GENERATING, commands.generate(step)),
             line_of(

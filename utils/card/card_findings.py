@@ -21,13 +21,8 @@ from utils.card.card_record import (
 )
 from utils.card.card_steps import BASE, HELDOUT, WORDS
 from utils.card.card_verdicts import CopyRule, Judged
+from utils.retrieval.verdict import SOURCES
 
-SOURCES = {
-    "innocent_dir": "pictures of --innocent_dir",
-    "holdout": "held-out pictures",
-    "base_dir": "images of the base model",
-    "training": "training pictures against the others",
-}
 # what a mitigation may cost, as a factor of the value without it
 LEAST_CLIPSCORE, MOST_DISTANCE = 0.9, 1.25
 
@@ -79,10 +74,7 @@ def _origin(metrics: Mapping[str, Any], innocents: InnocentShare | None) -> str:
     asked = metrics["settings"].get("false_positives", 0.01)
     if innocents is None:
         return f"at most {100 * asked:g} % of innocent pictures exceed it"
-    return (
-        f"at most {100 * asked:g} % of {innocents.count}"
-        f" {SOURCES.get(innocents.source, innocents.source)} exceed it"
-    )
+    return f"at most {100 * asked:g} % of {innocents.count} {SOURCES[innocents.source]} exceed it"
 
 
 def answer_sentence(share: Share | None, threshold: Threshold | None) -> str:
@@ -100,7 +92,7 @@ def answer_sentence(share: Share | None, threshold: Threshold | None) -> str:
     if rate is None:
         return f"{sentence}."
     return (
-        f"{sentence}; of {innocents.count} {SOURCES.get(innocents.source, 'innocent pictures')},"
+        f"{sentence}; of {innocents.count} {SOURCES[innocents.source]},"
         f" which nobody copied, {100 * rate:.0f} % would count."
     )
 
@@ -123,25 +115,44 @@ def comparison_of(arms: Sequence[Arm]) -> Comparison:
     return Comparison(tuple(arms), tuple(findings))
 
 
-def _of_base(first: Share, share: Share) -> str:
-    start = f"The base model gives {share.percent} copies on the same prompts and noise"
+def _conclusion(first: Share, share: Share, less: str, alike: str) -> str:
+    """What follows from the share of another arm: `less` if it is surely below, `alike` if it has
+    copies and its interval reaches the first share, else that nothing follows."""
     if below(share, first):
-        return f"{start}: the fine-tuning brought the copies."
-    return f"{start}: no clear difference to the fine-tuned model's {first.percent}."
+        return less
+    if share.lo > 0 and share.hi >= first.value:
+        return alike
+    return "too few images to tell it from the share with training captions"
+
+
+def _of_base(first: Share, share: Share) -> str:
+    end = _conclusion(
+        first,
+        share,
+        "the fine-tuning brought the copies",
+        "these images are as alike to the pictures without the fine-tuning",
+    )
+    return f"The base model gives {share.percent} copies on the same prompts and noise: {end}."
 
 
 def _of_heldout(first: Share, share: Share) -> str:
-    start = f"Captions of pictures that training never drew give {share.percent} copies"
-    if below(share, first):
-        return f"{start}: the captions that were trained on bring the pictures back."
-    return f"{start}: pictures come back without their captions as well."
+    end = _conclusion(
+        first,
+        share,
+        "the captions that were trained on bring the pictures back",
+        "pictures come back without their captions as well",
+    )
+    return f"Captions of pictures that training never drew give {share.percent} copies: {end}."
 
 
 def _of_words(first: Share, share: Share) -> str:
-    start = f"With half of the words of each caption replaced {share.percent} are copies"
-    if below(share, first):
-        return f"{start}: the exact caption brings the picture back."
-    return f"{start}: pictures come back without their exact captions as well."
+    end = _conclusion(
+        first,
+        share,
+        "the exact caption brings the picture back",
+        "pictures come back without their exact captions as well",
+    )
+    return f"With half of the words of each caption replaced {share.percent} are copies: {end}."
 
 
 _MEANING: dict[str, Callable[[Share, Share], str]] = {

@@ -54,9 +54,11 @@ class CardRun:
     main: MeasuredStep  # on training captions
     left_out: dict[str, str]  # {part: why}; grows while the card is made
 
-    def arm(self, measured: MeasuredStep) -> Arm:
-        """The row of a step in a table."""
-        return card_assembly.arm_of(measured, self.planned.commands, self.rule, seed=self.opts.seed)
+    def arm(self, measured: MeasuredStep, *, like: int | None) -> Arm:
+        """The row of a step in a table. like: images of the arms that it is compared with."""
+        return card_assembly.arm_of(
+            measured, self.planned.commands, self.rule, seed=self.opts.seed, like=like
+        )
 
 
 def make_card(opts: RetrievalOptions, processes: Processes) -> None:
@@ -133,9 +135,14 @@ def _measured(made: CardRun, step: Step) -> MeasuredStep:
 
 def _arms(made: CardRun) -> dict[str, Arm]:
     """The arms of all steps that do not depend on a result, by name."""
-    arms = {TRAINING: made.arm(made.main)}
+    images = len(made.main.images)
+    arms = {TRAINING: made.arm(made.main, like=images)}
     for step in made.planned.steps[1:]:
-        arms[step.name] = made.arm(_measured(made, step))
+        arms[step.name] = made.arm(_measured(made, step), like=images)
+    if any(arm.images != images for arm in arms.values()):
+        made.left_out["distances"] = (
+            f"a distance depends on the number of images: sets of other than {images} have none"
+        )
     return arms
 
 
@@ -152,7 +159,7 @@ def _help(made: CardRun) -> Help | None:
     for mitigation, step in made.planned.trials:
         step = write_worst(made.planned.commands, step, prompts)
         made.maker.generate(step)
-        arm = made.arm(_measured(made, step))
+        arm = made.arm(_measured(made, step), like=None)
         source = None if mitigation is None else mitigation.source
         trials.append(Trial(step.flags, source, arm))
         commands[step.name] = _mitigated(made, step.flags)
