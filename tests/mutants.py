@@ -24,6 +24,48 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "the worst prompts are judged by the noise that chose them",
+        "utils.card.card_steps:trial_step",
+        "like.seed + 1",
+        "like.seed",
+        "tests/card/test_card_stage.py::test_the_base_model_sees_the_same_prompts_and_seeds",
+    ),
+    Mutant(
+        "the descriptor's best match decides instead of the aligned one",
+        "utils.card.card_verdicts:judged",
+        "ALIGNED if rule.of == ALIGNED else 'score'",
+        "'score'",
+        "tests/card/test_card_verdicts.py::test_the_best_aligned_picture_decides_if_the_rule_is_about_aligned_scores",
+    ),
+    Mutant(
+        "an interval counts images of one prompt as independent",
+        "utils.card.card_verdicts:share_of",
+        "each.image if each.prompt is None else each.prompt",
+        "each.image",
+        "tests/card/test_card_verdicts.py::test_the_share_resamples_prompts",
+    ),
+    Mutant(
+        "captions are drawn from duplicated images first",
+        "utils.card.card_prompts:drawn",
+        "[*turns, *many[both:], *others[both:]]",
+        "[*many, *others]",
+        "tests/card/test_card_prompts.py::test_captions_are_drawn_by_turns_from_duplicated_and_other_pictures",
+    ),
+    Mutant(
+        "copies made from another caption make a picture one to leave out",
+        "utils.card.card_advice:pictures_to_leave_out",
+        "each.copy and each.picture == key",
+        "each.copy",
+        "tests/card/test_card_advice.py::test_a_picture_is_left_out_if_half_of_its_own_images_are_copies_without_another_reason",
+    ),
+    Mutant(
+        "a mitigation that may be chance is recommended",
+        "utils.card.card_findings:below",
+        "one.hi < other.lo",
+        "one.value < other.value",
+        "tests/card/test_card_findings.py::test_the_cheapest_mitigation_that_surely_helps_is_chosen",
+    ),
+    Mutant(
         "a model is judged by its share, not by the interval",
         "utils.reports.card_tables:verdict",
         "share['lo'] > limit",
