@@ -17,7 +17,7 @@ from utils.reports.progress import progress
 from utils.retrieval import evaluation_inputs, features, measurement
 from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.evaluation_networks import Networks
-from utils.retrieval.evaluation_request import EvaluationRequest, MatchSettings
+from utils.retrieval.evaluation_request import EvaluationRequest
 from utils.retrieval.evaluation_sets import IndexFacts, Sets, TrainingFacts
 from utils.retrieval.evaluation_stage import Comparison
 from utils.retrieval.formulas import similarity as sim
@@ -77,13 +77,7 @@ class IndexTraining:
         """Search the index for every generated image. Every process searches a part of the index
         or, approximately, for a part of the generated images."""
         processes, index = reading.processes, _opened(sets)
-        with processes.together():
-            record = index_descriptor.descriptor_record(
-                request.descriptor, networks.extractors["descriptor"]
-            )
-            index_descriptor.require_descriptor(
-                request.descriptor, request.inputs.val_dir, index.descriptor, record
-            )
+        _require_network(request, index, networks, processes)
         generated, kept, bad = features.extract(
             sets.generated, {**networks.extractors, **networks.views}, reading
         )
@@ -93,10 +87,10 @@ class IndexTraining:
         query = processes.share(
             sim.normalised(generated["descriptor"]).numpy() if processes.main else None
         )
-        result = _matches_in(index, sets, request.comparison, query, processes, say)
-        look, decided = self._looked_again(
-            request, index, sets, networks, generated, reading, innocents, say
-        )
+        held = sets.indexed.held_out if sets.indexed else ()
+        searching = IndexSearch(index, request.comparison.ann, held, processes, say)
+        result = searching.matches(query, request.comparison.num_matches)
+        look, decided = _looked_again(request, searching, networks, generated, reading, innocents)
         if not processes.main:
             return Comparison(None, sets)
         readable = replace(
@@ -113,34 +107,47 @@ class IndexTraining:
         look = index_verdict.in_places(look, matched.rows)
         return Comparison(replace(measured, second_look=look), searched, decided)
 
-    def _looked_again(
-        self,
-        request: EvaluationRequest,
-        index: vector_index.VectorIndex,
-        sets: Sets,
-        networks: Networks,
-        generated: dict[str, Any],
-        reading: features.ReaderSettings,
-        innocents: InnocentSet | None,
-        say: Say,
-    ) -> tuple[SecondLook | None, Decided]:
-        """The second look, with rows of the index; nothing where it is not asked for."""
-        if request.verdict is None:
-            return None, UNDECIDED
-
-        def search_for(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            how = replace(request.comparison, num_matches=min(k, len(index)))
-            found = _matches_in(index, sets, how, vectors, reading.processes, say)
-            return found.scores, found.rows
-
-        near = index_verdict.near_of(request.descriptor.pt_style)
-        source = index_verdict.IndexSource(index, search_for, near, reading, say)
-        fixed = measurement.threshold_of(request.comparison, networks)
-        return index_verdict.measure(request, source, networks, generated, innocents, fixed=fixed)
-
     def planned_files(self, request: EvaluationRequest, sets: Sets) -> list[Path]:
         """Files of the lists of an approximate search, if they are not written yet."""
         return search.planned(_opened(sets)) if request.comparison.ann else []
+
+
+def _require_network(
+    request: EvaluationRequest,
+    index: vector_index.VectorIndex,
+    networks: Networks,
+    processes: Processes,
+) -> None:
+    """Raise UsageError unless the descriptor is that of the index, to its weights."""
+    with processes.together():
+        record = index_descriptor.descriptor_record(
+            request.descriptor, networks.extractors["descriptor"]
+        )
+        index_descriptor.require_descriptor(
+            request.descriptor, request.inputs.val_dir, index.descriptor, record
+        )
+
+
+def _looked_again(
+    request: EvaluationRequest,
+    searching: IndexSearch,
+    networks: Networks,
+    generated: dict[str, Any],
+    reading: features.ReaderSettings,
+    innocents: InnocentSet | None,
+) -> tuple[SecondLook | None, Decided]:
+    """The second look, with rows of the index; nothing where it is not asked for."""
+    if request.verdict is None:
+        return None, UNDECIDED
+
+    def search_for(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = searching.matches(vectors, k)
+        return found.scores, found.rows
+
+    near = index_verdict.near_of(request.descriptor.pt_style)
+    source = index_verdict.IndexSource(searching.index, search_for, near, reading, searching.say)
+    fixed = measurement.threshold_of(request.comparison, networks)
+    return index_verdict.measure(request, source, networks, generated, innocents, fixed=fixed)
 
 
 def _say_if_incomplete(index: vector_index.VectorIndex, val_dir: str, say: Say) -> None:
@@ -211,20 +218,55 @@ class SearchResult:
     settings: dict[str, Any]  # how it was searched, for the settings of metrics.json
 
 
-def _matches_in(
-    index: vector_index.VectorIndex,
-    sets: Sets,
-    how: MatchSettings,
-    query: np.ndarray,
-    processes: Processes,
-    say: Say,
-) -> SearchResult:
-    """Search the index for normalised descriptors [Q, D]; images that were held out are no
-    matches."""
-    search_for = _approximately if how.ann else _exactly
-    held = sets.indexed.held_out if sets.indexed else ()
-    wanted = how.num_matches + min(len(held), MOST_HELD_OUT)
-    return without_rows(search_for(index, query, wanted, processes, say), held, how.num_matches)
+@dataclass
+class IndexSearch:
+    """Searches an index, as often as it is asked; every process calls `matches`."""
+
+    index: vector_index.VectorIndex
+    ann: bool  # approximately
+    held: Sequence[int]  # rows that were held out: they are no matches
+    processes: Processes
+    say: Say
+    searcher: search.Approximate | search.Exact | None = (
+        None  # approximate; made by the first search
+    )
+
+    def matches(self, query: np.ndarray, k: int) -> SearchResult:
+        """The k best matches, or as many as there are. query: [Q, D], normalised."""
+        k = min(k, len(self.index))
+        wanted = k + min(len(self.held), MOST_HELD_OUT)
+        found = self._approximately(query, wanted) if self.ann else self._exactly(query, wanted)
+        return without_rows(found, self.held, k)
+
+    def _exactly(self, query: np.ndarray, k: int) -> SearchResult:
+        """Search all vectors; every process searches a part of the index."""
+        index, processes = self.index, self.processes
+        wrap = block_bar(index, "searching", parts=processes.count, main_process=processes.main)
+        searcher = search.Exact(index, processes.device, processes.index, processes.count, wrap)
+        with processes.together():  # the disk of one process may fail
+            part = searcher.search(query, k)
+        scores, rows = search.merged(processes.gather(part), k)
+        return SearchResult(scores, rows, searcher.settings)
+
+    def _approximately(self, query: np.ndarray, k: int) -> SearchResult:
+        """Search the lists of an index; every process searches for a part of the queries, if the
+        lists are saved on disk, else the main process alone."""
+        processes, kept, part = self.processes, False, None
+        with processes.together():
+            if processes.main:  # it makes the lists, where there are none; the others read them
+                wrap = block_bar(self.index, "filling lists")
+                made = self.searcher or search.approximate(self.index, say=self.say, wrap=wrap)
+                self.searcher, kept = made, made.kept
+        parts = processes.count if processes.share(kept) else 1
+        first, last = (len(query) * min(processes.index + n, parts) // parts for n in (0, 1))
+        with processes.together():
+            if first < last:
+                self.searcher = self.searcher or search.approximate(self.index, say=self.say)
+                part = self.searcher.search(query[first:last], k)
+        found = [p for p in processes.gather(part) if p is not None]
+        settings = processes.share(None if self.searcher is None else self.searcher.settings)
+        scores, rows = (np.concatenate(side) for side in zip(*found, strict=True))
+        return SearchResult(scores, rows, settings)
 
 
 def without_rows(result: SearchResult, rows: Sequence[int], k: int) -> SearchResult:
@@ -320,38 +362,3 @@ def block_bar(
     return lambda blocks: progress(
         blocks, total=total, label=label, main_process=main_process and total > 1
     )
-
-
-def _exactly(
-    index: vector_index.VectorIndex, query: np.ndarray, k: int, processes: Processes, say: Say
-) -> SearchResult:
-    """Search all vectors; every process searches a part of the index."""
-    wrap = block_bar(index, "searching", parts=processes.count, main_process=processes.main)
-    searcher = search.Exact(index, processes.device, processes.index, processes.count, wrap)
-    with processes.together():  # the disk of one process may fail
-        part = searcher.search(query, k)
-    scores, rows = search.merged(processes.gather(part), k)
-    return SearchResult(scores, rows, searcher.settings)
-
-
-def _approximately(
-    index: vector_index.VectorIndex, query: np.ndarray, k: int, processes: Processes, say: Say
-) -> SearchResult:
-    """Search the lists of an index; every process searches for a part of the queries, if the lists
-    are saved on disk, else the main process alone."""
-    searcher, kept, part = None, False, None
-    with processes.together():
-        if processes.main:  # it makes the lists, where there are none; the others read them
-            wrap = block_bar(index, "filling lists")
-            searcher = search.approximate(index, say=say, wrap=wrap)
-            kept = searcher.kept
-    parts = processes.count if processes.share(kept) else 1
-    first, last = (len(query) * min(processes.index + n, parts) // parts for n in (0, 1))
-    with processes.together():
-        if first < last:
-            searcher = searcher or search.approximate(index, say=say)
-            part = searcher.search(query[first:last], k)
-    found = [p for p in processes.gather(part) if p is not None]
-    settings = processes.share(None if searcher is None else searcher.settings)
-    scores, rows = (np.concatenate(side) for side in zip(*found, strict=True))
-    return SearchResult(scores, rows, settings)

@@ -73,7 +73,8 @@ class IndexSource:
     def _without(
         self, scores: np.ndarray, rows: np.ndarray, excluded: list[set[int]], k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        away = np.array([[int(r) in out for r in row] for row, out in zip(rows, excluded)])  # noqa: B905
+        pairs = zip(rows, excluded, strict=True)
+        away = np.array([[int(r) in out for r in row] for row, out in pairs])
         order = np.argsort(away, axis=1, kind="stable")[:, :k]
         scores = np.where(away, -np.inf, scores)
         rows = np.where(away, -1, rows)
@@ -136,10 +137,16 @@ def measure(
     pictures = measuring.described(read, how, main=processes.main)
     scored = measuring.score(pictures, source, None, how, processes, label="aligning")
     stamp = {"index": source.index.fingerprint}
-    found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
-    if scored is None or found is None:
+    try:
+        found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
+    except ToolkitError as error:  # pictures of the index may be gone; its vectors are enough
+        source.say(f"innocents cannot be read, so that no threshold is set by them: {error}")
+        found = None
+    if scored is None:
         return None, UNDECIDED
-    return scored.look, measuring.decide(request, scored, *found, fixed=fixed, groups=None)
+    innocent, areas = found or (None, np.empty(0))
+    decided = measuring.decide(request, scored, innocent, areas, fixed=fixed, groups=None)
+    return scored.look, decided
 
 
 def _standing_in(index: VectorIndex, seed: int) -> InnocentSet:

@@ -289,24 +289,13 @@ def _write_pictures(
     """Write plots, gallery and page. counts: as `counts_of`. Returns: as `write`."""
     measured, sets, row = evaluated.measured, evaluated.sets, evaluated.row
     unshown: evaluation_pictures.Unshown = {}
+    drawn: dict[str, Any] = {"decided": evaluated.decided}
     figures = evaluation_pictures.write_plots(
-        folder / "plots",
-        measured=measured,
-        row=row,
-        settings=evaluated.settings,
-        decided=evaluated.decided,
+        folder / "plots", measured=measured, row=row, settings=evaluated.settings, **drawn
     )
-    pages = evaluation_pictures.write_gallery(
-        folder / "gallery",
-        measured,
-        sets,
-        workers=workers,
-        unshown=unshown,
-        decided=evaluated.decided,
-    )
-    rows, pictures = evaluation_pictures.page_rows(
-        measured, sets, workers=workers, unshown=unshown, decided=evaluated.decided
-    )
+    drawn |= {"workers": workers, "unshown": unshown}
+    pages = evaluation_pictures.write_gallery(folder / "gallery", measured, sets, **drawn)
+    rows, pictures = evaluation_pictures.page_rows(measured, sets, **drawn)
     skipped = evaluated.skipped
     if unshown:
         line = evaluation_pictures.unshown_in_words(unshown)

@@ -57,14 +57,8 @@ def measure(
     found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
     if scored is None or found is None or measured is None:
         return None, UNDECIDED
-    decided = measuring.decide(
-        request,
-        scored,
-        *found,
-        fixed=measured.matches.threshold,
-        groups=source.groups if source.grouped else None,
-    )
-    return scored.look, decided
+    fixed, groups = measured.matches.threshold, source.groups if source.grouped else None
+    return scored.look, measuring.decide(request, scored, *found, fixed=fixed, groups=groups)
 
 
 def source_of(
