@@ -440,9 +440,9 @@ def test_two_processes_search_approximately_what_one_does(tmp_path, monkeypatch,
     with ThreadPoolExecutor(2) as pool:
         found = list(
             pool.map(
-                lambda number: index_evaluation._approximately(
-                    index, query, 4, OfTwo(number, meeting, told), lambda line: None
-                ),
+                lambda number: index_evaluation.IndexSearch(
+                    index, True, (), OfTwo(number, meeting, told), lambda line: None
+                ).matches(query, 4),
                 range(2),
             )
         )

@@ -87,8 +87,7 @@ class IndexTraining:
         query = processes.share(
             sim.normalised(generated["descriptor"]).numpy() if processes.main else None
         )
-        held = sets.indexed.held_out if sets.indexed else ()
-        searching = IndexSearch(index, request.comparison.ann, held, processes, say)
+        searching = IndexSearch(index, request.comparison.ann, _held(sets), processes, say)
         result = searching.matches(query, request.comparison.num_matches)
         look, decided = _looked_again(request, searching, networks, generated, reading, innocents)
         if not processes.main:
@@ -128,6 +127,11 @@ def _require_network(
         )
 
 
+def _held(sets: Sets) -> Sequence[int]:
+    """Rows of the index that the run held out."""
+    return sets.indexed.held_out if sets.indexed else ()
+
+
 def _looked_again(
     request: EvaluationRequest,
     searching: IndexSearch,
@@ -144,7 +148,8 @@ def _looked_again(
         found = searching.matches(vectors, k)
         return found.scores, found.rows
 
-    near = index_verdict.near_of(request.descriptor.pt_style)
+    align = request.verdict.align
+    near = index_verdict.near_of(request.descriptor.pt_style, align=align)
     source = index_verdict.IndexSource(searching.index, search_for, near, reading, searching.say)
     fixed = measurement.threshold_of(request.comparison, networks)
     return index_verdict.measure(request, source, networks, generated, innocents, fixed=fixed)

@@ -42,7 +42,8 @@ class IndexSource:
 
     index: VectorIndex
     search: Search
-    near: float | None  # similarity from which images are near-duplicates; None: not known
+    # similarity from which images are no innocents of each other; None: any may be
+    near: float | None
     reading: ReaderSettings
     say: Say
 
@@ -155,9 +156,12 @@ def _standing_in(index: VectorIndex, seed: int) -> InnocentSet:
     return InnocentSet(index.images(rows), "training", rows, rows)
 
 
-def near_of(descriptor: str) -> float | None:
-    """The similarity from which images are near-duplicates. descriptor: name of --pt_style."""
-    return NEAR_DUPLICATES.get(descriptor)
+def near_of(descriptor: str, *, align: bool) -> float | None:
+    """The similarity from which images are no innocents of each other: that of near-duplicates;
+    None where alignment tells better which are the same picture twice, and where it is not known.
+
+    descriptor: name of --pt_style"""
+    return None if align else NEAR_DUPLICATES.get(descriptor)
 
 
 def in_places(look: SecondLook | None, rows: np.ndarray) -> SecondLook | None:

@@ -26,8 +26,9 @@ class ReadTraining:
 
     descriptors: torch.Tensor | None = None  # [M, D], normalised
     thumbnails: torch.Tensor | None = None  # [M, LENGTH] uint8; None: nothing is aligned
-    groups: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # [M], labels
-    grouped: bool = False  # whether groups are those of near-duplicates; else each image is one
+    # [M], labels of the images with which an image that stands in for an innocent is not compared
+    own: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    near_duplicates: np.ndarray | None = None  # [M], labels of their groups; None: not known
     options: Mapping[str, Any] | None = None  # of similarity.top_matches
 
     def nearest(
@@ -45,7 +46,7 @@ class ReadTraining:
             else:
                 found.append(
                     matches_of_others(
-                        view, self.descriptors, own_group=own, groups=self.groups, k=k, **options
+                        view, self.descriptors, own_group=own, groups=self.own, k=k, **options
                     )
                 )
         return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
@@ -67,7 +68,7 @@ class ReadTraining:
         for n, picture in enumerate(pictures):
             scores = search.scores(picture).cpu().numpy()
             if own is not None:
-                scores = np.where(self.groups == own[n], -np.inf, scores)
+                scores = np.where(self.own == own[n], -np.inf, scores)
             order = np.argsort(-scores, kind="stable")[: found.shape[1]]
             found[n] = np.where(np.isfinite(scores[order]), order, -1)
         return found

@@ -47,7 +47,7 @@ def measure(
     if processes.main and listed is None:
         assert source is not None
         listed = innocents.training_innocents(
-            sets.training_images, source.groups, seed=request.flags.seed, say=say
+            sets.training_images, source.own, seed=request.flags.seed, say=say
         )
     listed, source = processes.share(listed), source or ReadTraining()
     generated = {name: pair[0] for name, pair in read.items()}
@@ -57,8 +57,10 @@ def measure(
     found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
     if scored is None or found is None or measured is None:
         return None, UNDECIDED
-    fixed, groups = measured.matches.threshold, source.groups if source.grouped else None
-    return scored.look, measuring.decide(request, scored, *found, fixed=fixed, groups=groups)
+    fixed = measured.matches.threshold
+    return scored.look, measuring.decide(
+        request, scored, *found, fixed=fixed, groups=source.near_duplicates
+    )
 
 
 def source_of(
@@ -72,6 +74,8 @@ def source_of(
     thumbnails = read[second_look.PICTURE][1] if second_look.PICTURE in read else None
     options: dict[str, Any] = measurement.match_options(request, networks, device)
     labels = candidate_sources.labels_of(train, request.descriptor.pt_style, device)
-    # an image whose near-duplicates are not known is a group of its own
-    groups = np.arange(len(train)) if labels is None else labels
-    return ReadTraining(train, thumbnails, groups, labels is not None, options)
+    # alignment tells better which training images are the same picture twice
+    own = labels
+    if own is None or thumbnails is not None:
+        own = np.arange(len(train))
+    return ReadTraining(train, thumbnails, own, labels, options)

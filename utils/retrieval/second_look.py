@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # and --help must answer at once
 
 PICTURE = "picture"  # name of the features that are pictures for alignment
+# training images that agree more than this once aligned are the same picture twice, and no
+# innocents of each other
+SAME = 0.95
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ def find_candidates(
     *,
     count: int,
     processes: Processes,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """The candidates of every picture, and the score of its plain view's best match.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The candidates of every picture, and the best matches of its plain view.
 
     described, own: as in CandidateSource, None on processes other than the main one
 
-    Returns: [N, count] int64, -1 for none; [N]; None on other processes."""
+    Returns: candidates [N, count] int64, -1 for none; scores and indices of the plain view, [N, k];
+    None on other processes."""
     views = None if described is None else described.views
     scores, found = source.nearest(views, count, own)
     if described is None:
@@ -108,7 +112,7 @@ def find_candidates(
     with_windows = source.by_windows(described.pictures, count, own)
     if with_windows is not None:
         chosen = candidates.alternated(chosen, with_windows, count)
-    return chosen, scores[0, :, 0]
+    return chosen, scores[0], found[0]
 
 
 # Alignment ----------------------------------------------------------------------------------------
@@ -120,12 +124,14 @@ def look_again(
     source: CandidateSource,
     processes: Processes,
     *,
+    below: float = np.inf,
     wrap: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> SecondLook | None:
     """Align pictures with their candidates; processes share the pictures.
 
     described: None on processes other than the main one
     chosen: [N, k] int64, candidates of every picture, -1 for none; None on other processes
+    below: a pair that agrees more is never the best of a picture
     wrap: of the pictures of this process, for a progress bar
 
     Returns: None on other processes."""
@@ -146,11 +152,11 @@ def look_again(
     parts = processes.gather(own)
     if not processes.main:
         return None
-    return _collected([pairs for part in parts for pairs in part], chosen, rows)
+    return _collected([pairs for part in parts for pairs in part], chosen, rows, below)
 
 
 def _collected(
-    found: list[list[AlignedPair | None]], chosen: np.ndarray, rows: np.ndarray
+    found: list[list[AlignedPair | None]], chosen: np.ndarray, rows: np.ndarray, below: float
 ) -> SecondLook:
     """found: the pairs of every picture, in the order of its candidates; their `match` is a place
     in rows."""
@@ -159,6 +165,6 @@ def _collected(
     for q, pairs in enumerate(found):
         for place, pair in enumerate(pairs):
             aligned[q, place] = np.nan if pair is None else pair.aligned
-        known = [pair for pair in pairs if pair is not None]
+        known = [pair for pair in pairs if pair is not None and pair.aligned <= below]
         best.append(max(known, key=lambda pair: pair.aligned).of(rows) if known else None)
     return SecondLook(best, aligned, chosen)

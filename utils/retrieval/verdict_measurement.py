@@ -41,8 +41,21 @@ LEAST_PART = 0.2
 class Scored:
     """How alike N pictures and the training images are."""
 
-    descriptor: np.ndarray  # [N], of the best match of the picture as it is; -inf without one
+    scores: np.ndarray  # [N, k], of the best matches of the picture as it is; -inf for none
+    matches: np.ndarray  # [N, k] int64; -1 for none
     look: SecondLook | None  # None: nothing was aligned
+
+    @property
+    def descriptor(self) -> np.ndarray:
+        """[N], of the best match that is not the same picture twice; -inf without one."""
+        if self.look is None:
+            return self.scores[:, 0]
+        look, best = self.look, np.full(len(self.scores), -np.inf)
+        for n, (scores, matches) in enumerate(zip(self.scores, self.matches, strict=True)):
+            same = look.candidates[n][look.aligned[n] > second_look.SAME]
+            others = scores[~np.isin(matches, same)]
+            best[n] = others[0] if len(others) else -np.inf
+        return best
 
     @property
     def aligned(self) -> np.ndarray:
@@ -78,13 +91,14 @@ def score(
     processes: Processes,
     *,
     label: str,
+    below: float = np.inf,
 ) -> Scored | None:
     """Compare pictures with the training images. own: as in CandidateSource; label: of the progress
-    bar. Returns: None on processes other than the main one."""
+    bar; below: as in second_look.look_again. Returns: None on processes other than the main one."""
     found = second_look.find_candidates(
         pictures, source, own, count=how.num_candidates, processes=processes
     )
-    chosen, best = (None, None) if found is None else found
+    chosen = None if found is None else found[0]
     look = None
     if how.align:
         look = second_look.look_again(
@@ -92,11 +106,12 @@ def score(
             chosen,
             source,
             processes,
+            below=below,
             wrap=lambda own: progress(
                 own, total=len(own), label=label, main_process=processes.main
             ),
         )
-    return None if best is None else Scored(best, look)
+    return None if found is None else Scored(*found[1:], look)
 
 
 # Innocents ----------------------------------------------------------------------------------------
@@ -165,7 +180,9 @@ def _scored_rows(
     read, kept, _ = features.extract(listed.images, extractors, reading)
     own = None if listed.own_group is None else np.asarray(listed.own_group)[kept]
     pictures = described(read, how, main=processes.main)
-    scored = score(pictures, source, own, how, processes, label="aligning innocents")
+    # of training images that stand in, two may be the same picture
+    below = np.inf if own is None else second_look.SAME
+    scored = score(pictures, source, own, how, processes, label="aligning innocents", below=below)
     if scored is None:
         return None
     empty = np.full(len(scored.descriptor), np.nan)
