@@ -185,9 +185,10 @@ def _scored_rows(
     scored = score(pictures, source, own, how, processes, label="aligning innocents", below=below)
     if scored is None:
         return None
-    empty = np.full(len(scored.descriptor), np.nan)
-    columns = (scored.aligned, scored.descriptor, scored.areas)
-    if not how.align:
+    if how.align:
+        columns = (scored.aligned, scored.descriptor, scored.areas)
+    else:
+        empty = np.full(len(scored.descriptor), np.nan)
         columns = (empty, scored.descriptor, np.zeros(len(empty)))
     rows = np.stack([np.where(np.isinf(c), np.nan, c) for c in columns], 1)
     return torch.from_numpy(rows).float()
