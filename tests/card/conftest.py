@@ -6,9 +6,11 @@ import pytest
 
 from tests.conftest import SEED_FLAGS
 
-# a card of a miniature: two steps, two images of each prompt, one metric
+# a card of a miniature: two steps, two images of each prompt, one metric; half of the innocents
+# count as copies, so that there are some
 SMALL = ("--pt_style", "pixel", "--num_inference_steps", "2", "-imb", "2", "--num_workers", "0")
-SMALL += ("--metrics", "similarity")
+SMALL += ("--metrics", "similarity", "--no_align")
+MANY_COPIES = ("--false_positives", "0.5")
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +50,7 @@ def finished_card(tmp_path_factory, small_run):
             "--modelpath",
             str(small_run),
             *SMALL,
-            "--copy_threshold",
-            "0.18",
+            *MANY_COPIES,
             "--output_dir",
             str(folder),
         ]
@@ -61,3 +62,14 @@ def finished_card(tmp_path_factory, small_run):
 def card_copy(finished_card, tmp_path):
     """The finished card, to write in."""
     return shutil.copytree(finished_card, tmp_path / "card")
+
+
+@pytest.fixture(scope="session")
+def no_copies(tmp_path_factory):
+    """Flags of a card without copies: a high threshold that too few innocents replace."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("innocents")
+    for number in range(3):
+        Image.linear_gradient("L").rotate(50 * number).save(folder / f"{number}.png")
+    return ("--copy_threshold", "0.99", "--innocent_dir", folder)

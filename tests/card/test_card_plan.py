@@ -20,7 +20,7 @@ def test_a_plan_of_a_generation_checks_what_the_script_checks(micro_sd):
 
 def test_the_announcement_counts_what_exists_and_says_what_a_budget_took():
     full = {"training": ArmSize(64, 4), "base": ArmSize(64, 4)}
-    made = Progress({"training": 256}, frozenset())
+    made = Progress({"training": 256}, frozenset(), 0.2)
     (line,) = announcement(full, full, made, 2.0, None)
     assert "up to 512 images in 2 sets, 256 of them exist: about 10 minutes" in line
     small = {"training": ArmSize(64, 4), "base": ArmSize(8, 1)}

@@ -2,27 +2,27 @@ import pytest
 
 from utils.card.card_sizes import (
     SECONDS_AN_EVALUATION,
-    SECONDS_TO_MEASURE,
     ArmSize,
     Progress,
     images_of,
     seconds_of,
+    seconds_to_measure,
     within,
 )
 
 FULL = {"training": ArmSize(64, 4), "base": ArmSize(64, 4), "worst": ArmSize(32, 4)}
 
 
-NOTHING = Progress({}, frozenset())
+NOTHING = Progress({}, frozenset(), 0.2)
 
 
 def test_what_exists_is_neither_made_nor_measured_again():
-    measuring = 640 * SECONDS_TO_MEASURE + 3 * SECONDS_AN_EVALUATION
+    measuring = 640 * 0.2 + 3 * SECONDS_AN_EVALUATION
     assert seconds_of(FULL, NOTHING, 2.0) == pytest.approx(1280 + measuring)
-    some = Progress({"training": 256, "base": 6}, frozenset())
+    some = Progress({"training": 256, "base": 6}, frozenset(), 0.2)
     assert seconds_of(FULL, some, 2.0) == pytest.approx(756 + measuring)
-    measured = Progress({}, frozenset({"worst"}))
-    less = 128 * SECONDS_TO_MEASURE + SECONDS_AN_EVALUATION
+    measured = Progress({}, frozenset({"worst"}), 0.2)
+    less = 128 * 0.2 + SECONDS_AN_EVALUATION
     assert seconds_of(FULL, measured, 2.0) == pytest.approx(1280 + measuring - less)
 
 
@@ -37,7 +37,7 @@ def test_a_budget_reduces_prompts_and_images_by_one_share():
 
 
 def test_an_arm_that_exists_keeps_its_size():
-    sizes = within(FULL, Progress({"training": 256}, frozenset()), 2.0, budget=200)
+    sizes = within(FULL, Progress({"training": 256}, frozenset(), 0.2), 2.0, budget=200)
     assert sizes["training"] == FULL["training"]
     assert sizes["base"].images < 64
 
@@ -45,3 +45,8 @@ def test_an_arm_that_exists_keeps_its_size():
 def test_the_least_is_an_image_of_eight_prompts():
     sizes = within(FULL | {"heldout": ArmSize(3, 4)}, NOTHING, 100.0, budget=1)
     assert images_of(sizes) == 8 + 8 + 8 + 3
+
+
+def test_aligning_takes_most_of_the_time_to_measure():
+    slow, fast = (seconds_to_measure(aligned=True, on_gpu=gpu) for gpu in (False, True))
+    assert slow > 4 * fast > 4 * seconds_to_measure(aligned=False, on_gpu=False) > 0

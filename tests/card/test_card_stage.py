@@ -1,12 +1,14 @@
 """diff_retrieval.py --modelpath on a miniature, from plan to files."""
 
+import csv
 import json
 import shlex
 import shutil
 
 import pytest
 
-from tests.card.conftest import SMALL
+from tests.card.conftest import MANY_COPIES, SMALL
+from utils.data import scenes
 from utils.files import run_folder
 
 TRIALS = ("noise", "words", "repeats", "numbers", "late", "dynamic")
@@ -37,17 +39,53 @@ def test_a_card_of_a_run_shows_all_sections(finished_card):
     assert {path.name for path in finished_card.iterdir()} >= {"card.html", "card.md", "plan.json"}
 
 
-def test_every_share_is_judged_by_the_one_threshold(finished_card):
-    """By hand from the tables of the evaluations."""
-    import csv
+def best_scores(folder, column):
+    """The best score of each image of an evaluation, from its table."""
+    best = {}
+    with open(folder / "matches.csv", newline="") as handle:
+        for row in csv.DictReader(handle):
+            score = float(row[column] or "-inf")
+            best[row["query"]] = max(score, best.get(row["query"], score))
+    return list(best.values())
 
-    card = read(finished_card)
-    moments = card["course"]["moments"]
-    for arm in [*card["comparison"]["arms"], *(moment["arm"] for moment in moments)]:
-        with open(finished_card / arm["evaluation"] / "matches.csv", newline="") as handle:
-            best = [float(row["score"]) for row in csv.DictReader(handle) if row["rank"] == "1"]
-        value = sum(score > 0.18 for score in best) / len(best)
-        assert arm["numbers"]["share"]["value"] == value
+
+def require_shares(folder, column):
+    """All shares of a card are those of its one threshold, counted by hand."""
+    card = read(folder)
+    threshold = card["answer"]["threshold"]
+    first = json.loads((folder / "measured" / "training" / "metrics.json").read_text())
+    assert threshold["value"] == first["threshold"]
+    moments = [moment["arm"] for moment in card["course"]["moments"]]
+    trials = [trial["arm"] for trial in (card["help"] or {"trials": []})["trials"]]
+    for arm in [*card["comparison"]["arms"], *moments, *trials]:
+        best = best_scores(folder / arm["evaluation"], column)
+        value = sum(score > threshold["value"] for score in best) / len(best)
+        assert arm["numbers"]["share"]["value"] == pytest.approx(value)
+    return threshold
+
+
+def test_every_share_is_judged_by_the_one_threshold(finished_card):
+    threshold = require_shares(finished_card, "score")
+    assert (threshold["of"], threshold["calibrated"]) == ("pixel", True)
+    assert threshold["innocents"]["source"] == "base_dir"
+    assert threshold["innocents"]["count"] == 20
+
+
+def test_aligned_scores_decide_where_pictures_are_aligned(small_run, tmp_path, script):
+    captions = json.loads((small_run / "captions.json").read_text())
+    few = {key: captions[key] for key in list(captions)[:3]}
+    (tmp_path / "captions.json").write_text(json.dumps(few))
+    scenes.write_scenes(tmp_path / "others", count=20, seed=9, size=32)
+    aligning = ("--num_candidates", "1", "--views", "plain")
+    flags = (*(word for word in SMALL if word != "--no_align"), *aligning, *MANY_COPIES)
+    more = ("--prompts", tmp_path / "captions.json", "--innocent_dir", tmp_path / "others", "-imb")
+    rest = ("1", "--output_dir", tmp_path / "card")
+    script("diff_retrieval", "--modelpath", small_run, *flags, *more, *rest)
+    threshold = require_shares(tmp_path / "card", "aligned")
+    assert (threshold["of"], threshold["innocents"]["source"]) == ("aligned", "innocent_dir")
+    card = read(tmp_path / "card")
+    copies = [each for offender in card["offenders"] for each in offender["returned"]]
+    assert all(len(each["alignment"]["box_image"]) == 4 for each in copies)
 
 
 def test_the_base_model_sees_the_same_prompts_and_seeds(finished_card):
@@ -70,7 +108,7 @@ def test_the_base_model_sees_the_same_prompts_and_seeds(finished_card):
 def test_run_again_nothing_is_made_twice(card_copy, small_run, script):
     before = {p: p.stat().st_mtime_ns for p in card_copy.rglob("*.png") if p.name != "course.png"}
     first = read(card_copy)
-    again = ("--copy_threshold", "0.18", "--output_dir", card_copy)
+    again = (*MANY_COPIES, "--output_dir", card_copy)
     out = script("diff_retrieval", "--modelpath", small_run, *SMALL, *again)
     assert "$ python" not in out
     assert "(20 new)" not in out
@@ -94,7 +132,7 @@ def test_a_card_that_was_interrupted_goes_on(card_copy, small_run, script):
         (images / row["file"]).unlink()
     shutil.rmtree(card_copy / "measured" / "words")
     (card_copy / "card.json").unlink()
-    again = ("--copy_threshold", "0.18", "--output_dir", card_copy)
+    again = (*MANY_COPIES, "--output_dir", card_copy)
     out = script("diff_retrieval", "--modelpath", small_run, *SMALL, *again)
     assert out.count("$ python diff_inference.py") == out.count("$ python diff_retrieval.py") == 1
     assert "20 images (8 new)" in out
@@ -108,7 +146,7 @@ def test_other_settings_do_not_continue_a_card(card_copy, small_run, refused):
         (("--copy_threshold", "0.3"), "copy_threshold"),
         (("--budget", "5"), "budget"),
     ):
-        given = ("--copy_threshold", "0.18", "--output_dir", card_copy, *flags)
+        given = (*MANY_COPIES, "--output_dir", card_copy, *flags)
         line = refused("diff_retrieval", "--modelpath", small_run, *SMALL, *given)
         assert f"holds a card with another --{name}; use the same value" in line
 
@@ -118,7 +156,7 @@ def test_the_gate_ends_with_status_3_if_the_lower_bound_is_above(
 ):
     import diff_retrieval
 
-    given = ["--modelpath", small_run, *SMALL, "--copy_threshold", "0.18", "--gate"]
+    given = ["--modelpath", small_run, *SMALL, *MANY_COPIES, "--gate"]
     given += ["--output_dir", card_copy]
     with pytest.raises(SystemExit) as ended:
         diff_retrieval.main([str(word) for word in given])
@@ -148,12 +186,12 @@ def test_the_commands_of_the_card_are_those_that_were_run(card_copy, script):
     assert before["sim_mean"] == after["sim_mean"]
 
 
-def test_a_budget_reduces_the_card_and_says_so(small_run, tmp_path, script):
-    flags = ("--budget", "0.5", "--copy_threshold", "0.99", "--output_dir", tmp_path / "card")
+def test_a_budget_reduces_the_card_and_says_so(small_run, no_copies, tmp_path, script):
+    flags = ("--budget", "0.35", *no_copies, "--output_dir", tmp_path / "card")
     out = script("diff_retrieval", "--modelpath", small_run, *SMALL, *flags)
     assert "the card needs up to" in out
     assert "an estimate from" in out
-    assert "--budget=0.5 reduces 224 images to" in out
+    assert "--budget=0.35 reduces 224 images to" in out
     card = read(tmp_path / "card")
     assert card["answer"]["share"]["n"] < 20
     # nothing is a copy: there is nothing to mitigate, and nothing to advise
@@ -162,14 +200,14 @@ def test_a_budget_reduces_the_card_and_says_so(small_run, tmp_path, script):
     assert card["advice"] == []
 
 
-def test_images_that_exist_are_used(small_run, scenes_dir, tmp_path, script):
+def test_images_that_exist_are_used(small_run, no_copies, scenes_dir, tmp_path, script):
     """As the quickstart: the same generation was made before, at the place of the card's."""
     flags = ("--num_inference_steps", "2", "--resolution", "16", "--seed", "0")
     made = ("--prompts", scenes_dir / "captions.json", "-imb", "2", "--detect", "magnitude")
     place = tmp_path / "card" / "images" / "training"
     script("diff_inference", "--modelpath", small_run, *made, *flags, "--savepath", place)
     given = ("--prompts", scenes_dir / "captions.json", "--output_dir", tmp_path / "card")
-    limits = ("--copy_threshold", "0.99", "--budget", "0.6")
+    limits = (*no_copies, "--budget", "0.35")
     out = script("diff_retrieval", "--modelpath", small_run, *SMALL, *given, *limits)
     assert "24 of them exist" in out
     assert "24 images (0 new)" in out
@@ -180,11 +218,11 @@ def test_images_that_exist_are_used(small_run, scenes_dir, tmp_path, script):
 
 
 def test_any_pipeline_with_a_folder_of_pictures(
-    micro_sd, scenes_dir, tmp_path, script, monkeypatch
+    micro_sd, no_copies, scenes_dir, tmp_path, script, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     given = ("--modelpath", micro_sd, "--val_dir", scenes_dir / "train", "--resolution", "16")
-    prompts = ("--prompts", scenes_dir / "captions.json", "--copy_threshold", "0.99")
+    prompts = ("--prompts", scenes_dir / "captions.json", *no_copies)
     out = script("diff_retrieval", *given, *prompts, *SMALL)
     assert "the memorization card will be in card" in out
     card = read(tmp_path / "card")
@@ -195,11 +233,11 @@ def test_any_pipeline_with_a_folder_of_pictures(
 
 
 def test_lora_weights_are_compared_with_their_base_model(
-    micro_sd, lora, scenes_dir, tmp_path, script
+    micro_sd, lora, no_copies, scenes_dir, tmp_path, script
 ):
     given = ("--modelpath", lora, "--base_model", micro_sd, "--val_dir", scenes_dir / "train")
     more = ("--prompts", scenes_dir / "captions.json", "--resolution", "16", "--budget", "0.4")
-    rest = (*SMALL, "--copy_threshold", "0.99", "--output_dir", tmp_path / "card")
+    rest = (*SMALL, *no_copies, "--output_dir", tmp_path / "card")
     script("diff_retrieval", *given, *more, *rest)
     training, base, _ = read(tmp_path / "card")["comparison"]["arms"]
     assert f"--lora {lora}" in training["commands"][0]
@@ -209,7 +247,7 @@ def test_lora_weights_are_compared_with_their_base_model(
 def test_an_index_stands_for_the_pictures(small_run, scenes_dir, tmp_path, script):
     index, given = tmp_path / "index", ("--pt_style", "pixel", "--num_workers", "0")
     script("diff_retrieval", "--val_dir", scenes_dir / "train", "--build_index", index, *given)
-    flags = ("--val_dir", index, "--copy_threshold", "0.1", "--budget", "0.5")
+    flags = ("--val_dir", index, "--copy_threshold", "0.1", "--budget", "0.35")
     rest = (*SMALL, "--output_dir", tmp_path / "card")
     script("diff_retrieval", "--modelpath", small_run, *flags, *rest)
     assert read(tmp_path / "card")["offenders"]

@@ -315,6 +315,8 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
     files = _prompt_files(training, data, opts.seed)
     steps, left_out = _steps(opts, model, commands, files)
     trials, impossible = _trials(steps[0], commands)
+    if opts.innocent_dir is None and opts.base_dir is None:
+        commands = commands.with_innocents(BASE, steps)
     # its weights may be missing, which must be known before images are generated
     measurement.build_descriptor(
         evaluation_stage.descriptor_choice(opts),

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from utils.card import card_prompts
 from utils.card.card_plan import CardPlan, generation_of, write_prompts
-from utils.card.card_sizes import ArmSize, Progress, images_of, seconds_of, within
+from utils.card.card_sizes import (
+    ArmSize,
+    Progress,
+    images_of,
+    seconds_of,
+    seconds_to_measure,
+    within,
+)
 from utils.card.card_steps import (
     GENERATING,
     GROUPS,
@@ -93,15 +100,16 @@ class Maker:
 # Speed and budget ---------------------------------------------------------------------------------
 
 
-def _exists(planned: CardPlan) -> Progress:
-    """What exists of the steps already. UsageError if a folder holds other images."""
+def _exists(planned: CardPlan, to_measure: float) -> Progress:
+    """What exists of the steps already. UsageError if a folder holds other images. to_measure:
+    seconds to measure an image."""
     made, commands = {}, planned.commands
     for step in planned.steps:
         if commands.images(step.name).is_dir():
             asked = generation_of(commands.generate(step))
             made[step.name] = len(asked.folder.rows(asked.settings))
     measured = (s.name for s in planned.steps if is_measured(commands.evaluation(s.name)))
-    return Progress(made, frozenset(measured))
+    return Progress(made, frozenset(measured), to_measure)
 
 
 def is_measured(folder: Path) -> bool:
@@ -136,11 +144,11 @@ def _require_same(path: Path, recorded: dict[str, Any], settings: dict[str, Any]
             )
 
 
-def begin(planned: CardPlan, maker: Maker, budget: float | None) -> CardPlan:
+def begin(planned: CardPlan, maker: Maker, *, budget: float | None, aligned: bool) -> CardPlan:
     """Settle the sizes, say them, and write the prompts and the record of the plan; a card that was
     begun keeps its sizes. Returns: the plan with these sizes.
 
-    budget: minutes, or None."""
+    budget: minutes, or None; aligned: whether evaluations align images."""
     path = planned.commands.folder / PLAN
     if path.is_file():
         recorded = whole_files.read_manifest(path, PLAN_KIND)
@@ -149,7 +157,8 @@ def begin(planned: CardPlan, maker: Maker, budget: float | None) -> CardPlan:
         write_prompts(planned.sized(sizes))
         return planned.sized(sizes)
     write_prompts(planned)
-    progress = _exists(planned)
+    on_gpu = maker.processes.device.type == "cuda"
+    progress = _exists(planned, seconds_to_measure(aligned=aligned, on_gpu=on_gpu))
     speed = _seconds_per_image(planned, maker)
     sizes = planned.sizes
     if budget is not None:

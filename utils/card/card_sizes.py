@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# rough figures: reading, searching and aligning an image; networks and files of an evaluation
-SECONDS_TO_MEASURE, SECONDS_AN_EVALUATION = 0.18, 1.5
+# rough figures of an evaluation: reading and searching an image, aligning it with its candidates on
+# a processor and on a GPU; networks and files
+SECONDS_TO_READ, SECONDS_TO_ALIGN, SECONDS_TO_ALIGN_ON_GPU = 0.02, 0.16, 0.02
+SECONDS_AN_EVALUATION = 1.5
 LEAST_PROMPTS = 8  # that a budget leaves; a share of fewer prompts says nothing
 
 
@@ -45,6 +47,13 @@ class Progress:
 
     made: Mapping[str, int]  # {arm: images}
     measured: frozenset[str]  # arms that have an evaluation
+    seconds_to_measure: float  # of an image, a rough figure
+
+
+def seconds_to_measure(*, aligned: bool, on_gpu: bool) -> float:
+    """A rough figure of the time to measure an image. aligned: whether it is aligned."""
+    aligning = SECONDS_TO_ALIGN_ON_GPU if on_gpu else SECONDS_TO_ALIGN
+    return SECONDS_TO_READ + (aligning if aligned else 0.0)
 
 
 def seconds_of(sizes: Sizes, progress: Progress, seconds_per_image: float) -> float:
@@ -52,7 +61,8 @@ def seconds_of(sizes: Sizes, progress: Progress, seconds_per_image: float) -> fl
     made = progress.made
     missing = sum(max(0, size.images - made.get(name, 0)) for name, size in sizes.items())
     unmeasured = [size for name, size in sizes.items() if name not in progress.measured]
-    measuring = sum(SECONDS_AN_EVALUATION + size.images * SECONDS_TO_MEASURE for size in unmeasured)
+    each = progress.seconds_to_measure
+    measuring = sum(SECONDS_AN_EVALUATION + size.images * each for size in unmeasured)
     return missing * seconds_per_image + measuring
 
 

@@ -48,6 +48,13 @@ class Commands:
     measuring: tuple[str, ...]  # words of diff_retrieval.py that all steps share
     describing: tuple[str, ...]  # those of them that choose the descriptor
 
+    def with_innocents(self, name: str, steps: Iterable[Step]) -> Commands:
+        """The same, with the images of a step as innocents, if there is such a step."""
+        if name not in {step.name for step in steps}:
+            return self
+        words = ("--base_dir", str(self.images(name)))
+        return dataclasses.replace(self, measuring=(*self.measuring, *words))
+
     def prompts(self, step: Step) -> Path:
         """The file of a step's prompts."""
         return self.folder / PROMPTS / f"{step.prompts}.json"
