@@ -48,12 +48,15 @@ OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training ima
 NOT_OF_INDEX = ("--metrics",)
 
 
-# of a memorization card, which generates
+# of a memorization card, which generates, too
 OF_CARDS = {
     "--num_inference_steps": "1",
     "-imb": "1",
     "--resolution": "16",
     "--metrics": "similarity",
+    "--views": "plain",
+    "--num_candidates": "1",
+    "--budget": "0.3",
 }
 
 OWN_PICTURES = "On your own pictures"  # its commands build on one another: they have their own test
