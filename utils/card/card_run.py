@@ -144,11 +144,11 @@ def _require_same(path: Path, recorded: dict[str, Any], settings: dict[str, Any]
             )
 
 
-def begin(planned: CardPlan, maker: Maker, *, budget: float | None, aligned: bool) -> CardPlan:
+def begin(planned: CardPlan, maker: Maker, *, budget: float | None, candidates: int) -> CardPlan:
     """Settle the sizes, say them, and write the prompts and the record of the plan; a card that was
     begun keeps its sizes. Returns: the plan with these sizes.
 
-    budget: minutes, or None; aligned: whether evaluations align images."""
+    budget: minutes, or None; candidates: with which evaluations align an image."""
     path = planned.commands.folder / PLAN
     if path.is_file():
         recorded = whole_files.read_manifest(path, PLAN_KIND)
@@ -158,7 +158,7 @@ def begin(planned: CardPlan, maker: Maker, *, budget: float | None, aligned: boo
         return planned.sized(sizes)
     write_prompts(planned)
     on_gpu = maker.processes.device.type == "cuda"
-    progress = _exists(planned, seconds_to_measure(aligned=aligned, on_gpu=on_gpu))
+    progress = _exists(planned, seconds_to_measure(candidates=candidates, on_gpu=on_gpu))
     speed = _seconds_per_image(planned, maker)
     sizes = planned.sizes
     if budget is not None:

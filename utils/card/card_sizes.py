@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# rough figures of an evaluation: reading and searching an image, aligning it with its candidates on
-# a processor and on a GPU; networks and files
-SECONDS_TO_READ, SECONDS_TO_ALIGN, SECONDS_TO_ALIGN_ON_GPU = 0.02, 0.16, 0.02
+# rough figures of an evaluation: reading and searching an image, aligning it with a candidate on a
+# processor and on a GPU; networks and files
+SECONDS_TO_READ, SECONDS_TO_ALIGN, SECONDS_TO_ALIGN_ON_GPU = 0.02, 0.016, 0.002
 SECONDS_AN_EVALUATION = 1.5
 LEAST_PROMPTS = 8  # that a budget leaves; a share of fewer prompts says nothing
 
@@ -50,10 +50,9 @@ class Progress:
     seconds_to_measure: float  # of an image, a rough figure
 
 
-def seconds_to_measure(*, aligned: bool, on_gpu: bool) -> float:
-    """A rough figure of the time to measure an image. aligned: whether it is aligned."""
-    aligning = SECONDS_TO_ALIGN_ON_GPU if on_gpu else SECONDS_TO_ALIGN
-    return SECONDS_TO_READ + (aligning if aligned else 0.0)
+def seconds_to_measure(*, candidates: int, on_gpu: bool) -> float:
+    """A rough figure of the time to measure an image. candidates: with which it is aligned."""
+    return SECONDS_TO_READ + candidates * (SECONDS_TO_ALIGN_ON_GPU if on_gpu else SECONDS_TO_ALIGN)
 
 
 def seconds_of(sizes: Sizes, progress: Progress, seconds_per_image: float) -> float:

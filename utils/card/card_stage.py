@@ -71,7 +71,8 @@ def make_card(opts: RetrievalOptions, processes: Processes) -> None:
         return
     processes.say(f"the memorization card will be in {planned.commands.folder}")
     maker = Maker(processes, planned.commands)
-    planned = card_run.begin(planned, maker, budget=opts.budget, aligned=not opts.no_align)
+    candidates = 0 if opts.no_align else opts.num_candidates
+    planned = card_run.begin(planned, maker, budget=opts.budget, candidates=candidates)
     made = _begin(opts, planned, maker)
     arms = _arms(made)
     card, pictures = _card(made, arms, started)
