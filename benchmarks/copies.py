@@ -105,8 +105,10 @@ def changed(pictures, case, *, queries, seed):
 # Measuring ----------------------------------------------------------------------------------------
 
 
-def measure_set(pictures, chosen, args, aligner):
-    """What each method found in a set, alone and, with an aligner, with alignment.
+def measure_set(pictures, chosen, args, second):
+    """What each method found in a set, alone and, with a second look, with alignment.
+
+    second: a searching.SecondLook or None
 
     Returns: a list of results.Side."""
     cases = cases_of(pictures, args.changes)
@@ -115,9 +117,9 @@ def measure_set(pictures, chosen, args, aligner):
     sides = []
     for method in chosen:
         vectors = method.vectors(pictures.training)
-        searcher = searching.Searcher(method, pictures.training, vectors, aligner)
+        searcher = searching.Searcher(method, vectors, second)
         sides.append(measure_side(searcher, pictures, cases, made, aligned=False))
-        if aligner is not None:
+        if second is not None:
             sides.append(measure_side(searcher, pictures, cases, made, aligned=True))
         print(f"{pictures.name}: {sides[-1].name} done", flush=True)
     return sides
@@ -374,15 +376,17 @@ def reasons(args):
     return {name: reason for name, reason in each.items() if reason is not None}
 
 
-def build_aligner(args):
-    """The aligner of the toolkit, None with --no_align."""
+def build_second_look(training, args):
+    """The alignment of the toolkit. training: RGB pictures."""
     import torch
 
-    if args.no_align:
-        return None
+    from utils.retrieval.aligning import geometry
     from utils.retrieval.aligning.align import Aligner
+    from utils.retrieval.aligning.windows import WindowSearch
 
-    return Aligner(torch.device(args.device))
+    device = torch.device(args.device)
+    small = torch.stack([geometry.thumbnail(picture) for picture in training])
+    return searching.SecondLook(Aligner(small, device), WindowSearch(small, device).scores)
 
 
 def work(name, args):
@@ -391,7 +395,8 @@ def work(name, args):
 
     torch.set_num_threads(args.threads)
     pictures = load_set(name, args)
-    sides = measure_set(pictures, build_methods(args), args, build_aligner(args))
+    second = None if args.no_align else build_second_look(pictures.training, args)
+    sides = measure_set(pictures, build_methods(args), args, second)
     return report(pictures, sides, args)
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from utils.retrieval import candidates
 
 if TYPE_CHECKING:
     import torch
@@ -17,25 +19,8 @@ if TYPE_CHECKING:
     from utils.retrieval.descriptors.network import Extractor
 
 BATCH = 64
-CENTRE = 0.8  # of either side
 NETWORK = "tf_efficientnet_lite0"  # whose ImageNet weights come in a package
 Vectors = Callable[[Sequence[Image.Image]], np.ndarray]
-
-
-def _centre(picture: Image.Image) -> Image.Image:
-    across, down = ((1 - CENTRE) / 2 * side for side in picture.size)
-    box = (across, down, picture.width - across, picture.height - down)
-    return picture.resize(picture.size, Image.Resampling.BICUBIC, box=box)
-
-
-# views of a picture from which candidates for alignment are searched
-VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "as it is": lambda picture: picture,
-    "mirrored": ImageOps.mirror,
-    "centre": _centre,
-    "mirrored centre": lambda picture: ImageOps.mirror(_centre(picture)),
-}
-TWO_VIEWS = ("as it is", "mirrored")
 
 
 @dataclass(frozen=True)
@@ -44,7 +29,7 @@ class Method:
 
     name: str
     vectors: Vectors  # [N] pictures -> [N, D], of length 1
-    views: tuple[str, ...] = tuple(VIEWS)  # of a picture, to search candidates for alignment
+    views: tuple[str, ...] = tuple(candidates.VIEWS)  # that candidates are searched with
 
 
 def _of_extractor(extractor: Extractor) -> Vectors:
@@ -90,7 +75,7 @@ def phash(device: torch.device, weights: str | None) -> Method:
 def sscd(device: torch.device, weights: str | None) -> Method:
     """SSCD with the published file of weights."""
     extractor = _extractor("sscd", device, arch="resnet50", weights=weights)
-    return Method("sscd", _of_extractor(extractor), views=TWO_VIEWS)
+    return Method("sscd", _of_extractor(extractor), views=candidates.TWO_VIEWS)
 
 
 def _extractor(style: str, device: torch.device, **choice: str | None) -> Extractor:

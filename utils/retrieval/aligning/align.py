@@ -57,17 +57,13 @@ class Aligner:
 
         Returns: what was found of each candidate; None where every overlap is too small or flat."""
         query = _Prepared.of(picture.to(self.device))
-        spectra = coarse.query_spectra(query.small)
         matches = [self._match(index) for index in candidates]
-        starts = [coarse.best_placements(spectra, found, count=STARTS)[0] for _, found in matches]
+        starts = self._starts(query, matches)
         owner = [i for i, s in enumerate(starts) for _ in range(len(s.linear))]
         if not owner:
             return [None] * len(candidates)
-        placements = Placements(
-            torch.cat([s.linear for s in starts]), torch.cat([s.shift for s in starts])
-        )
         prepared = [match for match, _ in matches]
-        best, owner = self._refine(query, prepared, placements, owner)
+        best, owner = self._refine(query, prepared, Placements.joined(starts), owner)
         over = geometry.warped(query.full, best, geometry.SIDE)
         found = agreement(over, _stacked([prepared[o].full for o in owner]))
         pairs: list[AlignedPair | None] = [None] * len(candidates)
@@ -75,6 +71,18 @@ class Aligner:
             sizes = (query.size, prepared[place].size)
             pairs[place] = _pair(candidates[place], best, found, row, sizes)
         return pairs
+
+    def _starts(
+        self, query: _Prepared, matches: list[tuple[_Prepared, coarse.Spectra]]
+    ) -> list[Placements]:
+        """The placements of each candidate that are refined."""
+        spectra = coarse.query_spectra(query.small)
+        starts = []
+        for match, found in matches:
+            best, _ = coarse.best_placements(spectra, found, count=STARTS)
+            whole = geometry.whole_over_whole(query.size, match.size).to(self.device)
+            starts.append(Placements.joined([best, whole]))
+        return starts
 
     def _refine(
         self, query: _Prepared, matches: list[_Prepared], start: Placements, owner: list[int]

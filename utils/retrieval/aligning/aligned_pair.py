@@ -22,9 +22,12 @@ class Transformation:
     square of side 1."""
 
     mirrored: bool = False  # first of all, left and right exchanged
-    scale: float = 1.0  # size of the training picture's content in the generated image
+    # size of the training picture's content in the generated image, of both sides the mean
+    scale: float = 1.0
     rotation: float = 0.0  # degrees, counter-clockwise
     shift: tuple[float, float] = (0.0, 0.0)  # of the centre, to the right and down, in sides
+    # width over height in the generated image, of what is a square in the training picture
+    stretch: float = 1.0
 
     def in_words(self) -> str:
         """A phrase for a reader: "mirrored, 82 % crop, shifted 9 %"; "as it is" without any
@@ -37,6 +40,10 @@ class Transformation:
             words.append(f"at {100 * self.scale:.0f} % of its size")
         if abs(self.rotation) >= ROTATION_SHOWN:
             words.append(f"rotated by {self.rotation:.0f}°")
+        narrow = min(self.stretch, 1 / self.stretch)
+        if narrow < 1 - SCALE_SHOWN:
+            side = "width" if self.stretch < 1 else "height"
+            words.append(f"squeezed to {100 * narrow:.0f} % of its {side}")
         distance = float(np.hypot(*self.shift))
         if distance >= SHIFT_SHOWN:
             words.append(f"shifted {100 * distance:.0f} %")

@@ -19,6 +19,7 @@ from utils.retrieval.aligning.aligned_pair import Box, Transformation
 
 SIDE = 64  # pixels; alignment looks no closer
 LENGTH = SIDE * SIDE * 3 + 2  # of a thumbnail
+SQUEEZED = 1.04  # how often longer the one side has become, above which shapes differ
 COVERED = 0.75  # share of a pixel that a picture must cover to count
 
 
@@ -44,6 +45,11 @@ class Placements:
     def to(self, device: torch.device) -> Placements:
         """The placements on a device."""
         return Placements(self.linear.to(device), self.shift.to(device))
+
+    @classmethod
+    def joined(cls, parts: list[Placements]) -> Placements:
+        """All placements of the parts, in order."""
+        return cls(torch.cat([p.linear for p in parts]), torch.cat([p.shift for p in parts]))
 
 
 def thumbnail(picture: Image.Image) -> torch.Tensor:
@@ -102,6 +108,19 @@ def linear_of(scale: float, rotation: float, *, mirrored: bool) -> torch.Tensor:
     return turned @ torch.diag(torch.tensor([-1.0 if mirrored else 1.0, 1.0]))
 
 
+def whole_over_whole(query_size: tuple[int, int], match_size: tuple[int, int]) -> Placements:
+    """Placements that squeeze or stretch the training picture to the shape of the generated image,
+    as it is and mirrored; none where the shapes are nearly the same. Sizes: (width, height) of both
+    pictures in pixels."""
+    sides = torch.from_numpy(_half_sides(query_size) / _half_sides(match_size)).float()
+    if max(sides) < SQUEEZED * min(sides):
+        return Placements(torch.empty(0, 2, 2), torch.empty(0, 2))
+    mirror = torch.tensor([-1.0, 1.0])
+    return Placements(
+        torch.stack([torch.diag(sides), torch.diag(sides * mirror)]), torch.zeros(2, 2)
+    )
+
+
 def grid(side: int) -> torch.Tensor:
     """The centres of the pixels of a square. [S, S, 2], x and y."""
     line = (torch.arange(side) + 0.5) / side * 2 - 1
@@ -144,16 +163,17 @@ def _unmixed(both: torch.Tensor) -> Fitted:
 
 
 def transformation_of(linear: np.ndarray, shift: np.ndarray) -> Transformation:
-    """A placement in the terms of a reader; a matrix that also shears counts as its nearest
-    rotation. linear: [2, 2]; shift: [2]."""
-    determinant = float(np.linalg.det(linear))
-    mirrored = determinant < 0
+    """A placement in the terms of a reader: mirrored, turned, then stretched. linear: [2, 2];
+    shift: [2]."""
+    mirrored = float(np.linalg.det(linear)) < 0
     turned = linear @ np.diag([-1.0, 1.0]) if mirrored else linear
+    wide, high = (float(v) for v in np.linalg.norm(turned, axis=1))
+    turned = turned / np.array([[wide], [high]])
     rotation = math.degrees(
         math.atan2(float(turned[0, 1] - turned[1, 0]), float(turned[0, 0] + turned[1, 1]))
     )
     across, down = (float(v) / 2 for v in shift)  # a side is 2 long
-    return Transformation(mirrored, math.sqrt(abs(determinant)), rotation, (across, down))
+    return Transformation(mirrored, math.sqrt(wide * high), rotation, (across, down), wide / high)
 
 
 def boxes_of(
