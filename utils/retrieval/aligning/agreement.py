@@ -9,8 +9,11 @@ that a benchmark made (`benchmarks/copies.py`; docs/benchmarks.md has its figure
 - *Colours are fitted*: each picture is predicted from the other by the best linear map of its three
   channels, and the lower of both correlations counts. So a change of brightness, contrast, tint or
   hue is undone.
-- *Detail is asked for*: an overlap of stripes or of one edge, which fits everywhere along itself,
-  loses some of its score."""
+- *Places count alike*: the score is the mean of two correlations, the second with the contrast
+  evened out over EVENED pixels. So words written across a picture spoil their own place only.
+- *Detail is asked for*: what is missing to 1 counts more where either picture has little detail, as
+  stripes or a single edge fit everywhere along themselves. A picture that is exactly the same keeps
+  its 1."""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ from torch.nn.functional import pad
 
 from utils.retrieval.aligning.geometry import Fitted
 
-SMOOTH, WINDOW = 5, 9  # pixels of 64
+SMOOTH, WINDOW, EVENED = 5, 19, 17  # pixels of 64
+LEAST_CONTRAST = 0.08  # norm of three channels; where there is less, it is evened out in part
 RIDGE = 0.03  # of the mean variance, so that a grey picture has a map, too
-ENOUGH_DETAIL = 0.02  # see `detail`; with less, the score falls
-DETAIL_POWER = 0.1
+ENOUGH_DETAIL = 0.08  # see `detail`; with less, the score falls
+NEAR = 9  # pixels, over which detail and the map of agreement look
 DETAILED = 0.01  # standard deviation over a window, of the range, above which a place has detail
 AGREES = 0.7  # local correlation above which a place counts as found again
 
@@ -58,6 +62,12 @@ def banded(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (smooth - _masked_mean(smooth, mask, WINDOW)) * mask
 
 
+def evened(band: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The same with a contrast that is nearly equal everywhere. band: as `banded` gives it."""
+    power = _masked_mean(band.square().sum(1, keepdim=True), mask, EVENED).clamp_min(0)
+    return band * (power + LEAST_CONTRAST**2).rsqrt()
+
+
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor, width: int) -> torch.Tensor:
     return box_mean(values * mask, width) / box_mean(mask, width).clamp_min(1e-6)
 
@@ -87,7 +97,7 @@ def detail(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     inner = -torch.nn.functional.max_pool2d(-mask, 3, 1, 1)
     down, across = torch.gradient(colours, dim=(2, 3))
     parts = [(across * across), (down * down), (across * down)]
-    xx, yy, xy = (box_mean(p.sum(1) * inner[:, 0], WINDOW) for p in parts)
+    xx, yy, xy = (box_mean(p.sum(1) * inner[:, 0], NEAR) for p in parts)
     middle = (xx + yy) / 2
     smaller = middle - ((xx - yy) ** 2 / 4 + xy**2).sqrt()
     return (smaller.clamp_min(0).sqrt() * mask[:, 0]).mean((1, 2))
@@ -100,16 +110,25 @@ def agreement(over: Fitted, match: Fitted) -> Agreement:
     match: training pictures, N of the same side"""
     mask = over.mask * match.mask
     x, y = banded(over.colours, mask), banded(match.colours, mask)
-    source, target = x.flatten(2), y.flatten(2)
-    both = torch.minimum(_explained(source, target), _explained(target, source))
-    trusted = (detail(match.colours, mask) / ENOUGH_DETAIL).clamp_max(1) ** DETAIL_POWER
-    predicted = (colour_map(source, target).transpose(1, 2) @ source).view_as(y)
+    alike = (_both_ways(x, y) + _both_ways(evened(x, mask), evened(y, mask))) / 2
+    found = (detail(over.colours, mask) * detail(match.colours, mask)).sqrt()
+    scores = 1 - (1 - alike) * (ENOUGH_DETAIL / found.clamp_min(1e-6)).clamp_min(1)
+    source = x.flatten(2)
+    predicted = (colour_map(source, y.flatten(2)).transpose(1, 2) @ source).view_as(y)
     whole = banded(match.colours, match.mask)
-    detailed = box_mean(whole.square().sum(1), WINDOW).sqrt() > DETAILED
-    spread = box_mean(predicted.square().sum(1), WINDOW) * box_mean(y.square().sum(1), WINDOW)
-    local = box_mean((predicted * y).sum(1), WINDOW) / spread.clamp_min(1e-12).sqrt()
+    detailed = box_mean(whole.square().sum(1), NEAR).clamp_min(0).sqrt() > DETAILED
+    spread = box_mean(predicted.square().sum(1), NEAR) * box_mean(y.square().sum(1), NEAR)
+    local = box_mean((predicted * y).sum(1), NEAR) / spread.clamp_min(1e-9).sqrt()
     seen = detailed & (mask[:, 0] > 0) & (match.mask[:, 0] > 0)
-    return Agreement(both * trusted, local.clamp(0, 1) * seen, detailed & (match.mask[:, 0] > 0))
+    return Agreement(
+        scores.clamp(0, 1), local.clamp(0, 1) * seen, detailed & (match.mask[:, 0] > 0)
+    )
+
+
+def _both_ways(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """How well one picture explains the other and the other the one, the lower of both. [N]."""
+    first, second = x.flatten(2), y.flatten(2)
+    return torch.minimum(_explained(first, second), _explained(second, first))
 
 
 def copied_area(local: np.ndarray, detailed: np.ndarray) -> float:

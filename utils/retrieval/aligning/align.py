@@ -77,9 +77,11 @@ class Aligner:
     ) -> list[Placements]:
         """The placements of each candidate that are refined."""
         spectra = coarse.query_spectra(query.small)
-        starts = []
+        starts, under = [], {}
         for match, found in matches:
-            best, _ = coarse.best_placements(spectra, found, count=STARTS)
+            if match.size not in under:
+                under[match.size] = coarse.beneath(spectra, found)
+            best, _ = coarse.best_placements(spectra, found, under[match.size], count=STARTS)
             whole = geometry.whole_over_whole(query.size, match.size).to(self.device)
             starts.append(Placements.joined([best, whole]))
         return starts

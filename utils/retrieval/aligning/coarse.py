@@ -7,7 +7,8 @@ Image Processing 2012). Means are taken out over the overlap; pictures are grey 
 tell little at this size.
 
 Where the training picture's content is smaller in the generated image, the training picture is
-shrunk; where it is larger, the generated image is. So no picture is ever larger than SIDE."""
+shrunk; where it is larger, the generated image is. So no picture is ever larger than SIDE, and a
+shift by more than half of it leaves less than half of the smaller picture."""
 
 from __future__ import annotations
 
@@ -15,14 +16,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from utils.retrieval.aligning import geometry
 from utils.retrieval.aligning.geometry import Fitted, Placements
 
 SIDE = 32  # pixels
-PERIOD = 2 * SIDE  # of the Fourier transforms: shifts do not wrap around
+REACH = SIDE // 2  # the largest shift in pixels, along each side
+PERIOD = SIDE + REACH  # of the Fourier transforms: shifts up to REACH do not wrap around
+SHIFTS = 2 * REACH + 1
 SCALES = (0.5, 0.595, 0.707, 0.841, 1.0, 1.189, 1.414, 1.682, 2.0)  # steps of a quarter octave
-ROTATIONS = (-10.0, 0.0, 10.0)  # degrees; refinement reaches the angles between
+ROTATIONS = (-12.0, -6.0, 0.0, 6.0, 12.0)  # degrees; refinement reaches the angles between
 LEAST_OVERLAP = 0.5  # of the smaller picture
 FLAT = 0.02  # standard deviation, of the range of values, at which an overlap counts as flat
 NOT_POSSIBLE = -1.0  # the score of a shift with too little or a flat overlap
@@ -58,68 +62,94 @@ class Spectra:
         return Spectra(self.values[rows], self.squares[rows], self.mask[rows])
 
 
-def _spectra(variants: Fitted) -> Spectra:
+@dataclass(frozen=True)
+class Beneath:
+    """What a training picture's mask alone decides, for every entry and shift: [len(ENTRIES),
+    SHIFTS, SHIFTS] each."""
+
+    over: torch.Tensor  # 1 / pixels of the overlap
+    total: torch.Tensor  # sum of the generated image's values over the overlap
+    spread: torch.Tensor  # their variance
+    possible: torch.Tensor  # bool: the overlap is large enough, and the image is not flat there
+
+
+def _spectra(variants: Fitted, corner: int) -> Spectra:
+    """corner: row and column of the period at which the variants begin."""
     weights = torch.tensor(LUMINANCE, device=variants.colours.device).view(1, 3, 1, 1)
     mask = variants.mask[:, 0]
     grey = (variants.colours * weights).sum(1)
     mean = (grey * mask).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp_min(1)
     grey = (grey - mean) * mask
-    stacked = torch.fft.rfft2(torch.stack([grey, grey * grey, mask]), s=(PERIOD, PERIOD))
-    return Spectra(*stacked.unbind(0))
+    stacked = pad(torch.stack([grey, grey * grey, mask]), (corner, 0, corner, 0))
+    return Spectra(*torch.fft.rfft2(stacked, s=(PERIOD, PERIOD)).unbind(0))
 
 
 def query_spectra(image: Fitted) -> Spectra:
-    """Spectra of the generated image under every rotation, mirroring and larger scale; an entry
-    shows what lies over the training picture. image: of side SIDE."""
+    """Spectra of the generated image for every entry: what lies over the training picture. image:
+    of side SIDE."""
     turns = torch.stack([geometry.linear_of(1, r, mirrored=m) for r, m in _TURNS])
     placements = Placements(turns, torch.zeros(len(turns), 2)).to(image.mask.device)
     parts = [
         geometry.warped(geometry.shrunk(image, 1 / scale), placements, SIDE)
         for scale in (1.0, *_LARGER)
     ]
-    return _spectra(_joined(parts))
+    return _spectra(_joined(parts), 0).take(_OF_QUERY)
 
 
 def match_spectra(image: Fitted) -> Spectra:
     """Spectra of the training picture at every smaller scale. image: of side SIDE."""
-    return _spectra(_joined([geometry.shrunk(image, scale) for scale in _SMALLER]))
+    return _spectra(_joined([geometry.shrunk(image, scale) for scale in _SMALLER]), REACH)
 
 
 def _joined(parts: list[Fitted]) -> Fitted:
     return Fitted(torch.cat([p.colours for p in parts]), torch.cat([p.mask for p in parts]))
 
 
-def correlations(query: Spectra, match: Spectra) -> torch.Tensor:
+def _summed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Sums of products of two pictures under every shift, from their spectra. [n, SHIFTS,
+    SHIFTS]."""
+    return torch.fft.irfft2(left.conj() * right, s=(PERIOD, PERIOD))[:, :SHIFTS, :SHIFTS]
+
+
+def beneath(query: Spectra, match: Spectra) -> Beneath:
+    """What all training pictures of one shape share. match: spectra of one of them."""
+    mask = match.mask[_OF_MATCH]
+    area = torch.minimum(query.mask[:, 0, 0].real, mask[:, 0, 0].real)[:, None, None]
+    count = _summed(query.mask, mask).round_()
+    over = count.clamp_min(1).reciprocal_()
+    total = _summed(query.values, mask).contiguous()
+    spread = _summed(query.squares, mask).sub(total.square().mul_(over)).mul_(over)
+    possible = (count >= LEAST_OVERLAP * area) & (spread > FLAT**2)
+    return Beneath(over, total, spread, possible)
+
+
+def correlations(query: Spectra, match: Spectra, under: Beneath) -> torch.Tensor:
     """The zero-normalised cross-correlation of every entry at every shift.
 
-    Returns: [len(ENTRIES), PERIOD, PERIOD]; row and column are the shift down and to the right in
-    pixels, modulo PERIOD. NOT_POSSIBLE where the overlap is below LEAST_OVERLAP of the smaller
+    under: of `beneath` for these pictures
+
+    Returns: [len(ENTRIES), SHIFTS, SHIFTS]; row and column are the shift down and to the right in
+    pixels, plus REACH. NOT_POSSIBLE where the overlap is below LEAST_OVERLAP of the smaller
     picture, or flat."""
-    q, m = query.take(_OF_QUERY), match.take(_OF_MATCH)
-    area = torch.minimum(q.mask[:, 0, 0].real, m.mask[:, 0, 0].real)[:, None, None]
-
-    def summed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return torch.fft.irfft2(left.conj() * right, s=(PERIOD, PERIOD))
-
-    count = summed(q.mask, m.mask).round_()
-    over = count.clamp_min(1).reciprocal_()
-    q_sum, m_sum = summed(q.values, m.mask), summed(q.mask, m.values)
-    q_spread = summed(q.squares, m.mask).sub_(q_sum.square().mul_(over)).mul_(over)
-    m_spread = summed(q.mask, m.squares).sub_(m_sum.square().mul_(over)).mul_(over)
-    shared = summed(q.values, m.values).sub_(q_sum.mul_(m_sum).mul_(over)).mul_(over)
-    possible = (count >= LEAST_OVERLAP * area) & (torch.minimum(q_spread, m_spread) > FLAT**2)
-    scores = shared.div_((q_spread * m_spread).clamp_min_(1e-12).sqrt_())
+    values, squares = match.values[_OF_MATCH], match.squares[_OF_MATCH]
+    total = _summed(query.mask, values).contiguous()
+    spread = _summed(query.mask, squares).sub(total.square().mul_(under.over)).mul_(under.over)
+    possible = under.possible & (spread > FLAT**2)
+    shared = _summed(query.values, values).sub(total.mul_(under.total).mul_(under.over))
+    scores = shared.mul_(under.over).div_(spread.mul_(under.spread).clamp_min_(1e-12).sqrt_())
     return scores.masked_fill_(~possible, NOT_POSSIBLE)
 
 
 def best_placements(
-    query: Spectra, match: Spectra, *, count: int
+    query: Spectra, match: Spectra, under: Beneath, *, count: int
 ) -> tuple[Placements, torch.Tensor]:
-    """The best shift of each of the best entries. count: entries that are kept.
+    """The best shift of each of the best entries.
+
+    under: of `beneath` for these pictures; count: entries that are kept
 
     Returns: placements, at most `count`, the best first; their scores [n]. None of an entry whose
     every overlap is too small or flat."""
-    scores, places = correlations(query, match).flatten(1).max(1)
+    scores, places = correlations(query, match, under).flatten(1).max(1)
     best, entries = scores.topk(min(count, len(ENTRIES)))
     kept = best > NOT_POSSIBLE
     chosen = entries[kept].tolist()
@@ -138,8 +168,7 @@ def _linear(entry: int) -> torch.Tensor:
 def _shift(entry: int, place: int) -> torch.Tensor:
     """The shift b of a placement from the place of its score. [2]."""
     scale, rotation, mirrored = ENTRIES[entry]
-    moved = np.array([place % PERIOD, place // PERIOD])
-    moved = np.where(moved >= SIDE, moved - PERIOD, moved) * 2 / SIDE
+    moved = np.array([place % SHIFTS - REACH, place // SHIFTS - REACH]) * 2 / SIDE
     # the entry was moved by `moved` over the training picture, at the smaller of both sizes
     turned = geometry.linear_of(max(scale, 1.0), rotation, mirrored=mirrored)
     return -(turned @ torch.tensor(moved, dtype=torch.float32))
