@@ -4,14 +4,17 @@ Every process calls these functions; the main one alone receives results."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.reports.progress import progress
-from utils.retrieval import candidates, features, second_look, second_look_shown, verdict
+from utils.retrieval import aligning, candidates, features, second_look, second_look_shown, verdict
 from utils.retrieval.decided import ALIGNED, Decided, deciding_scores
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_networks import Networks
@@ -159,11 +162,17 @@ def _facts(
     listed: InnocentSet, training: Mapping[str, Any], how: VerdictSettings
 ) -> dict[str, Any]:
     """What the scores of innocents depend on, beside their files and the descriptor."""
-    from utils.retrieval.aligning.align import VERSION
-
     groups = None if listed.own_group is None else np.asarray(listed.own_group).tolist()
-    aligning = [VERSION, *how.views, how.num_candidates] if how.align else None
+    aligning = [_code_of_alignment(), *how.views, how.num_candidates] if how.align else None
     return {"innocents": dict(training), "groups": groups, "aligning": aligning}
+
+
+@functools.cache
+def _code_of_alignment() -> str:
+    """A hash of the modules that align: a score is not taken from a cache that other code filled."""
+    folder = Path(aligning.__path__[0])
+    paths = [*sorted(folder.glob("*.py")), Path(candidates.__file__), Path(second_look.__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def _scored_rows(

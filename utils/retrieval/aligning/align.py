@@ -15,7 +15,6 @@ from utils.retrieval.aligning.aligned_pair import AlignedPair
 from utils.retrieval.aligning.geometry import Fitted, Placements
 from utils.retrieval.aligning.refine import refined
 
-VERSION = 1  # of what `align` computes; raise it after a change, as scores are cached
 STARTS = 3  # placements of each candidate that are refined
 COARSE_STEPS, FINE_STEPS = 6, 4  # iterations at 32 and at 64 pixels
 KEPT_PICTURES = 600  # training pictures whose spectra stay in memory: 0.3 MB each
