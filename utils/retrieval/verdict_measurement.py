@@ -169,7 +169,7 @@ def _facts(
 
 @functools.cache
 def _code_of_alignment() -> str:
-    """A hash of the modules that align: a score is not taken from a cache that other code filled."""
+    """A hash of the modules that align: no score is taken from a cache that other code filled."""
     folder = Path(aligning.__path__[0])
     paths = [*sorted(folder.glob("*.py")), Path(candidates.__file__), Path(second_look.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
