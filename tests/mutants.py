@@ -536,9 +536,9 @@ MUTANTS = [
     ),
     Mutant(
         "a threshold of 0 is taken for none",
-        "utils.retrieval.measurement:matches_of",
-        "threshold is None",
-        "not threshold",
+        "utils.retrieval.measurement:threshold_of",
+        "how.copy_threshold is None",
+        "not how.copy_threshold",
         "tests/retrieval/test_measurement.py::test_a_threshold_that_is_given_beats_the_descriptors",
     ),
     Mutant(
@@ -729,6 +729,27 @@ MUTANTS = [
         "(query, match)",
         "(match, query)",
         "tests/reports/test_aligned_pictures.py::test_the_map_in_a_generated_image_of_another_shape_by_hand",
+    ),
+    Mutant(
+        "a picture that lies twice in the training set is an innocent of itself",
+        "utils.retrieval.verdict_measurement:Scored.descriptor",
+        "scores[~np.isin(matches, same)]",
+        "scores",
+        "tests/retrieval/test_second_look.py::test_a_picture_twice_in_training_is_no_innocent",
+    ),
+    Mutant(
+        "a copy counts as part copied, too",
+        "utils.retrieval.verdict_measurement:decide",
+        "(scored.areas > least) & ~thresholds.copies(scored.aligned, made.threshold)",
+        "scored.areas > least",
+        "tests/retrieval/test_second_look.py::test_a_part_is_no_copy_and_needs_more_than_innocents_hold",
+    ),
+    Mutant(
+        "the second look at an index names another image",
+        "utils.index.index_verdict:in_places",
+        "int(np.searchsorted(rows, pair.match))",
+        "int(pair.match)",
+        "tests/index/test_index_verdict.py::test_rows_of_an_index_become_places_by_hand",
     ),
 ]
 

@@ -441,6 +441,7 @@ def test_counts_of_images_of_each_kind(sets):
         "images_per_prompt": 3,
         "prompts": 3,
         "with_equal_best_matches": 1,
+        "with_only_flat_overlap": 0,
     }
     alone = measured(scores=np.ones((3, 1)), matches=np.zeros((3, 1), int), duplicated=None)
     counts = evaluation_files.counts_of(alone, sets)

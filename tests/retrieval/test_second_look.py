@@ -198,6 +198,7 @@ def test_flat_pictures_are_counted_and_named(measure, folders):
         "they share only flat areas with their candidates: 2 ('grey.png', 'white.png')" in printed
     )
     assert numbers["copy_share_calibrated"] == 0
+    assert numbers["counts"]["with_only_flat_overlap"] == 2
     assert not best(rows)
 
 

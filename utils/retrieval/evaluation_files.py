@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.files import evaluation_folder, whole_files
 from utils.reports import page, tables
-from utils.retrieval import evaluation_pictures, metrics
+from utils.retrieval import evaluation_pictures, metrics, second_look_shown
 from utils.retrieval.aligned_columns import aligned_columns, unranked
 from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.descriptors import extractors
@@ -153,6 +153,7 @@ def counts_of(measured: Measured, sets: Sets) -> dict[str, int | None]:
         "images_per_prompt": sets.generation.images_per_prompt,
         "prompts": len(set(measured.origins.prompts)),
         "with_equal_best_matches": equal_best(measured),
+        "with_only_flat_overlap": len(second_look_shown.flat_queries(measured)),
     }
 
 
