@@ -35,7 +35,13 @@ def test_the_answer_names_the_interval_and_what_innocents_score():
     assert threshold.source == "at most 1 % of 64 pictures that training held out exceed it"
     assert card_findings.answer_sentence(Share(0.12, 0.08, 0.17, 256), threshold) == (
         "12 % (8 to 17) of 256 images made from training captions are copies; of 64 pictures"
-        " that training held out, which nobody copied, 1 % would count."
+        " that training held out, which nobody copied, up to 5 % would count."
+    )
+    enough = card_findings.threshold_of(
+        metrics | {"innocents_n": 200}, CopyRule(0.8, "aligned"), None
+    )
+    assert card_findings.answer_sentence(Share(0.12, 0.08, 0.17, 256), enough).endswith(
+        "of 200 pictures that training held out, which nobody copied, 1 % would count."
     )
 
 

@@ -21,7 +21,8 @@ from utils.card.card_record import (
 )
 from utils.card.card_steps import BASE, HELDOUT, WORDS
 from utils.card.card_verdicts import CopyRule, Judged
-from utils.retrieval.verdict import SOURCES
+from utils.retrieval.formulas.threshold import tellable_rate
+from utils.retrieval.verdict import FEW_INNOCENTS, SOURCES
 
 # what a mitigation may cost, as a factor of the value without it
 LEAST_CLIPSCORE, MOST_DISTANCE = 0.9, 1.25
@@ -91,9 +92,13 @@ def answer_sentence(share: Share | None, threshold: Threshold | None) -> str:
     rate = innocents.share if threshold.calibrated else innocents.fixed_share
     if rate is None:
         return f"{sentence}."
+    told = tellable_rate(innocents.count)
+    would = f"{100 * rate:.0f}"
+    if innocents.count < FEW_INNOCENTS and rate < told:
+        would = f"up to {100 * told:.0f}"  # so few cannot tell a lower rate from none
     return (
         f"{sentence}; of {innocents.count} {SOURCES[innocents.source]},"
-        f" which nobody copied, {100 * rate:.0f} % would count."
+        f" which nobody copied, {would} % would count."
     )
 
 
