@@ -69,7 +69,7 @@ def load_set(name, args):
     if kind == "emoji":
         pictures = picture_sets.emoji(fetching.emoji_folder(args.emoji, args.out / "npm"))
     else:
-        pictures = picture_sets.photographs(args.tile)
+        pictures = picture_sets.photographs(args.tile, with_plain=args.plain_tiles)
     sizes = picture_sets.Sizes(args.training, args.innocents, args.check)
     return picture_sets.divide(name, pictures, sizes, seed=args.seed, apart=apart)
 
@@ -347,6 +347,7 @@ def parse_flags(argv):
     add("--check", type=int, default=300, help="innocents that check it, at most")
     add("--queries", type=int, default=100, help="training pictures that are changed")
     add("--tile", type=int, default=96, help="side of a tile of a photograph, in pixels")
+    add("--plain_tiles", action="store_true", help="also tiles of sky, cloth or border alone")
     add("--seed", type=int, default=0, help="of the parts and of the changes")
     add("--device", default="cpu", help="cpu or cuda")
     add("--processes", type=int, default=1, help="sets that are measured at the same time")

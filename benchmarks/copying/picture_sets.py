@@ -40,6 +40,9 @@ PHOTOGRAPHS = (
 PORTRAIT = "grace_hopper.jpg"  # of matplotlib
 EMOJI_PACKAGE = "emoji-datasource-google@16.0.0"
 FLAT = 8.0  # of 255: a tile with a smaller standard deviation shows next to nothing
+# a tile is divided into cells; one with a standard deviation below PLAIN, of 255, is plain, and a
+# tile of which more than MOST_PLAIN is plain is a piece of sky, cloth or border with little else
+CELLS, PLAIN, MOST_PLAIN = 8, 5.0, 2 / 3
 SIBLINGS = 0.9  # correlation of two emoji at 16 x 16, above which they are one family
 EMOJI_SIDE = 64  # pixels
 
@@ -86,9 +89,20 @@ def photograph_files() -> list[Path]:
     return paths
 
 
-def tiles_of(path: Path, side: int) -> list[Picture]:
+def is_plain(tile: Image.Image) -> bool:
+    """Whether most of a picture is plain. tile: RGB, its side a multiple of CELLS."""
+    cell = tile.width // CELLS
+    grey = np.asarray(tile.convert("L"), float)[: cell * CELLS, : cell * CELLS]
+    contrast = grey.reshape(CELLS, cell, CELLS, cell).std((1, 3))
+    return float((contrast < PLAIN).mean()) > MOST_PLAIN
+
+
+def tiles_of(path: Path, side: int, *, with_plain: bool = False) -> list[Picture]:
     """The tiles of a photograph that share no pixel, without the flat ones; the grid lies in the
-    middle of the photograph. side: of a tile in pixels."""
+    middle of the photograph.
+
+    side: of a tile in pixels
+    with_plain: also those that are plain, but not flat"""
     with Image.open(path) as opened:
         photograph = opened.convert("RGB")
     columns, rows = photograph.width // side, photograph.height // side
@@ -98,14 +112,17 @@ def tiles_of(path: Path, side: int) -> list[Picture]:
         for column in range(columns):
             x, y = left + column * side, top + row * side
             tile = photograph.crop((x, y, x + side, y + side))
-            if np.asarray(tile.convert("L"), float).std() >= FLAT:
+            flat = np.asarray(tile.convert("L"), float).std() < FLAT
+            if not flat and (with_plain or not is_plain(tile)):
                 tiles.append(Picture(f"{path.stem}-{row}-{column}", tile, path.stem))
     return tiles
 
 
-def photographs(side: int) -> list[Picture]:
-    """Every tile of every photograph; its family is the photograph."""
-    return [tile for path in photograph_files() for tile in tiles_of(path, side)]
+def photographs(side: int, *, with_plain: bool = False) -> list[Picture]:
+    """Every tile of every photograph, as by `tiles_of`; its family is the photograph."""
+    return [
+        tile for path in photograph_files() for tile in tiles_of(path, side, with_plain=with_plain)
+    ]
 
 
 # Emoji --------------------------------------------------------------------------------------------

@@ -103,6 +103,15 @@ def detail(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (smaller.clamp_min(0).sqrt() * mask[:, 0]).mean((1, 2))
 
 
+def trusted(
+    alike: torch.Tensor, over: torch.Tensor, match: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Correlations, whose distance to 1 grows where there is little detail. alike: [N]; over and
+    match: colours of both pictures, [N, 3, S, S]. [N], at most 1."""
+    found = (detail(over, mask) * detail(match, mask)).sqrt()
+    return 1 - (1 - alike) * (ENOUGH_DETAIL / found.clamp_min(1e-6)).clamp_min(1)
+
+
 def agreement(over: Fitted, match: Fitted) -> Agreement:
     """Compare generated images with training pictures that they lie over.
 
@@ -111,8 +120,7 @@ def agreement(over: Fitted, match: Fitted) -> Agreement:
     mask = over.mask * match.mask
     x, y = banded(over.colours, mask), banded(match.colours, mask)
     alike = (_both_ways(x, y) + _both_ways(evened(x, mask), evened(y, mask))) / 2
-    found = (detail(over.colours, mask) * detail(match.colours, mask)).sqrt()
-    scores = 1 - (1 - alike) * (ENOUGH_DETAIL / found.clamp_min(1e-6)).clamp_min(1)
+    scores = trusted(alike, over.colours, match.colours, mask)
     source = x.flatten(2)
     predicted = (colour_map(source, y.flatten(2)).transpose(1, 2) @ source).view_as(y)
     whole = banded(match.colours, match.mask)

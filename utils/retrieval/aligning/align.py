@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from utils.retrieval.aligning import coarse, geometry
-from utils.retrieval.aligning.agreement import Agreement, agreement, copied_area
+from utils.retrieval.aligning.agreement import Agreement, agreement, copied_area, trusted
 from utils.retrieval.aligning.aligned_pair import AlignedPair
 from utils.retrieval.aligning.geometry import Fitted, Placements
 from utils.retrieval.aligning.refine import refined
 
-STARTS = 3  # placements of each candidate that are refined
+STARTS = 4  # placements of each candidate that are refined
 COARSE_STEPS, FINE_STEPS = 6, 4  # iterations at 32 and at 64 pixels
 KEPT_PICTURES = 600  # training pictures whose spectra stay in memory: 0.3 MB each
 
@@ -92,7 +92,9 @@ class Aligner:
         position of each start's candidate. Returns: a placement for each candidate that has one,
         and the positions of these candidates."""
         small = _stacked([matches[o].small for o in owner])
-        rough, scores = refined(query.small, small, start, iterations=COARSE_STEPS)
+        rough, alike = refined(query.small, small, start, iterations=COARSE_STEPS)
+        over = geometry.warped(query.small, rough, coarse.SIDE)
+        scores = trusted(alike, over.colours, small.colours, over.mask * small.mask)
         kept: dict[int, int] = {}
         for row, candidate in enumerate(owner):
             if candidate not in kept or scores[row] > scores[kept[candidate]]:

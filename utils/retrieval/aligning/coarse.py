@@ -29,7 +29,7 @@ SCALES = (0.5, 0.595, 0.707, 0.841, 1.0, 1.189, 1.414, 1.682, 2.0)  # steps of a
 ROTATIONS = (-12.0, -6.0, 0.0, 6.0, 12.0)  # degrees; refinement reaches the angles between
 LEAST_OVERLAP = 0.5  # of the smaller picture
 FLAT = 0.02  # standard deviation, of the range of values, at which an overlap counts as flat
-NOT_POSSIBLE = -1.0  # the score of a shift with too little or a flat overlap
+NOT_POSSIBLE = -9.0  # the score of a shift with too little or a flat overlap
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 _TURNS = [(rotation, mirrored) for mirrored in (False, True) for rotation in ROTATIONS]
@@ -68,6 +68,7 @@ class Beneath:
     SHIFTS, SHIFTS] each."""
 
     over: torch.Tensor  # 1 / pixels of the overlap
+    share: torch.Tensor  # the overlap as a share of the smaller picture
     total: torch.Tensor  # sum of the generated image's values over the overlap
     spread: torch.Tensor  # their variance
     possible: torch.Tensor  # bool: the overlap is large enough, and the image is not flat there
@@ -119,12 +120,18 @@ def beneath(query: Spectra, match: Spectra) -> Beneath:
     over = count.clamp_min(1).reciprocal_()
     total = _summed(query.values, mask).contiguous()
     spread = _summed(query.squares, mask).sub(total.square().mul_(over)).mul_(over)
-    possible = (count >= LEAST_OVERLAP * area) & (spread > FLAT**2)
-    return Beneath(over, total, spread, possible)
+    share = count / area
+    return Beneath(over, share, total, spread, (share >= LEAST_OVERLAP) & (spread > FLAT**2))
+
+
+def lowered(correlation: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """A correlation whose distance to 1 is counted for the share of the smaller picture, 0 to 1,
+    that it was found on: less than half of a picture fits easily."""
+    return 1 - (1 - correlation) / share.clamp(0.1, 1)
 
 
 def correlations(query: Spectra, match: Spectra, under: Beneath) -> torch.Tensor:
-    """The zero-normalised cross-correlation of every entry at every shift.
+    """The zero-normalised cross-correlation of every entry at every shift, as `lowered` gives it.
 
     under: of `beneath` for these pictures
 
@@ -137,27 +144,29 @@ def correlations(query: Spectra, match: Spectra, under: Beneath) -> torch.Tensor
     possible = under.possible & (spread > FLAT**2)
     shared = _summed(query.values, values).sub(total.mul_(under.total).mul_(under.over))
     scores = shared.mul_(under.over).div_(spread.mul_(under.spread).clamp_min_(1e-12).sqrt_())
-    return scores.masked_fill_(~possible, NOT_POSSIBLE)
+    return lowered(scores, under.share).masked_fill_(~possible, NOT_POSSIBLE)
 
 
 def best_placements(
     query: Spectra, match: Spectra, under: Beneath, *, count: int
 ) -> tuple[Placements, torch.Tensor]:
-    """The best shift of each of the best entries.
+    """The best shift and rotation of the best pairs of scale and mirroring.
 
-    under: of `beneath` for these pictures; count: entries that are kept
+    under: of `beneath` for these pictures; count: placements that are kept
 
-    Returns: placements, at most `count`, the best first; their scores [n]. None of an entry whose
-    every overlap is too small or flat."""
+    Returns: placements, at most `count`, the best first; their scores [n]. None whose every overlap
+    is too small or flat."""
     scores, places = correlations(query, match, under).flatten(1).max(1)
-    best, entries = scores.topk(min(count, len(ENTRIES)))
+    of_turns, rotations = scores.view(-1, len(ROTATIONS)).max(1)
+    best, groups = of_turns.topk(min(count, len(of_turns)))
     kept = best > NOT_POSSIBLE
-    chosen = entries[kept].tolist()
+    groups = groups[kept]
+    chosen = (groups * len(ROTATIONS) + rotations[groups]).tolist()
     if not chosen:
-        return Placements(torch.empty(0, 2, 2), torch.empty(0, 2)), best[kept]
+        return Placements(torch.empty(0, 2, 2), torch.empty(0, 2)).to(best.device), best[kept]
     linear = torch.stack([_linear(e) for e in chosen])
     shifts = torch.stack([_shift(e, int(places[e])) for e in chosen])
-    return Placements(linear.to(best.device), shifts.to(best.device)), best[kept]
+    return Placements(linear, shifts).to(best.device), best[kept]
 
 
 def _linear(entry: int) -> torch.Tensor:

@@ -4,18 +4,20 @@ Each step maximises the correlation of the grey pictures over their overlap, by 
 method on the enhanced correlation coefficient (G. D. Evangelidis and E. Z. Psarakis, "Parametric
 image alignment using enhanced correlation coefficient maximization", IEEE PAMI 2008), for all
 placements at once. A placement keeps to scale, rotation, mirroring and shift: a shear would make
-strangers more alike, too."""
+strangers more alike, too. What is missing to a correlation of 1 counts more where the pictures
+share less, and a placement must keep the least overlap: a corner on a corner fits by chance."""
 
 from __future__ import annotations
 
 import torch
 
 from utils.retrieval.aligning import geometry
-from utils.retrieval.aligning.coarse import LUMINANCE
+from utils.retrieval.aligning.coarse import LEAST_OVERLAP, LUMINANCE, lowered
 from utils.retrieval.aligning.geometry import Fitted, Placements
 
 LARGEST_STEP = 0.15  # of a half side, in one iteration
 DAMPING = 1e-3  # of the mean curvature
+TOO_SMALL = -1.5  # the score of a placement with too little overlap
 LEAST_SCALE, MOST_SCALE = 0.45, 2.2
 
 
@@ -28,7 +30,8 @@ def refined(
     match: the training picture of every placement, of the same side S
     start: N placements
 
-    Returns: the best placement on the way of each; its correlation, [N]."""
+    Returns: the best placement on the way of each; its correlation, lowered as by `lowered`, [N],
+    below 0 where the overlap is too small."""
     side = image.mask.shape[-1]
     channels = _with_slopes(image)
     target, target_mask = _grey(match.colours), match.mask
@@ -38,13 +41,21 @@ def refined(
         covered = geometry.sampled(channels, now, side)
         mask = (covered[:, 3:] > geometry.COVERED).float() * target_mask
         seen = covered[:, :1]
-        scores = correlation(seen, target, mask)
+        share = mask.sum((1, 2, 3)) / _smaller_area(image, match, now)
+        scores = lowered(correlation(seen, target, mask), share)
+        scores = scores.masked_fill(share < LEAST_OVERLAP, TOO_SMALL)
         better = scores > best_scores
         best = _chosen(better, now, best)
         best_scores = torch.where(better, scores, best_scores)
         if iteration < iterations:
             now = _step(now, covered, target, mask)
     return best, best_scores
+
+
+def _smaller_area(image: Fitted, match: Fitted, now: Placements) -> torch.Tensor:
+    """The area of the smaller picture, in pixels of the training picture's square. [N]."""
+    enlarged = image.mask.sum() / torch.linalg.det(now.linear).abs()
+    return torch.minimum(enlarged, match.mask.sum((1, 2, 3)))
 
 
 def _grey(colours: torch.Tensor) -> torch.Tensor:
