@@ -20,7 +20,7 @@ def test_it_runs_every_stage_prints_what_it_runs_and_reuses_what_is_finished(
     quickstart.main(arguments)
     out = capsys.readouterr().out
     # scenes, training, five generations, five evaluations, the card; the card prints what it runs
-    of_card = out.index("--budget 0.75")
+    of_card = out.index("--budget 0.6")
     assert out[:of_card].count("\n$ python ") == 13
     assert "12 images (0 new)" in out[of_card:]  # the card makes no image that exists
     for script in (

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# rough figures of an evaluation: reading and searching an image, aligning it with a candidate on a
-# processor and on a GPU; networks and files
-SECONDS_TO_READ, SECONDS_TO_ALIGN, SECONDS_TO_ALIGN_ON_GPU = 0.02, 0.016, 0.002
+# rough figures of an evaluation: reading and searching an image; preparing it for alignment and
+# aligning it with a candidate, on a processor and on a GPU; networks and files
+SECONDS_TO_READ = 0.02
+TO_PREPARE, TO_ALIGN = 0.05, 0.014
+TO_PREPARE_ON_GPU, TO_ALIGN_ON_GPU = 0.01, 0.002
 SECONDS_AN_EVALUATION = 1.5
 LEAST_PROMPTS = 8  # that a budget leaves; a share of fewer prompts says nothing
 
@@ -52,7 +54,8 @@ class Progress:
 
 def seconds_to_measure(*, candidates: int, on_gpu: bool) -> float:
     """A rough figure of the time to measure an image. candidates: with which it is aligned."""
-    return SECONDS_TO_READ + candidates * (SECONDS_TO_ALIGN_ON_GPU if on_gpu else SECONDS_TO_ALIGN)
+    prepare, align = (TO_PREPARE_ON_GPU, TO_ALIGN_ON_GPU) if on_gpu else (TO_PREPARE, TO_ALIGN)
+    return SECONDS_TO_READ + (prepare + candidates * align if candidates else 0.0)
 
 
 def seconds_of(sizes: Sizes, progress: Progress, seconds_per_image: float) -> float:
