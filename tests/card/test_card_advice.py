@@ -53,6 +53,10 @@ def test_a_picture_is_left_out_if_half_of_its_own_images_are_copies_without_anot
     # copies made from other captions do not count
     foreign = [image(str(i), "p", picture="alone.png", source="rare.png") for i in range(4)]
     assert pictures_to_leave_out(foreign, KNOWN) == []
+    # nor do copies of another picture
+    own = image("5", "p", picture="alone.png", source="alone.png")
+    others = [image(str(i), "p", picture="rare.png", source="alone.png") for i in range(3)]
+    assert pictures_to_leave_out([own, *others], KNOWN) == []
 
 
 def test_the_weights_draw_a_group_as_often_as_one_picture(tmp_path):
