@@ -194,6 +194,7 @@ def test_a_budget_reduces_the_card_and_says_so(small_run, no_copies, tmp_path, s
     assert "--budget=0.35 reduces 224 images to" in out
     card = read(tmp_path / "card")
     assert card["answer"]["share"]["n"] < 20
+    assert card["effort"]["images_new"] == card["effort"]["images"]
     # nothing is a copy: there is nothing to mitigate, and nothing to advise
     assert card["help"] is None
     assert card["left_out"]["help"] == "no image of a training caption is a copy"

@@ -81,8 +81,16 @@ def test_the_worst_prompts_have_most_copies_then_the_highest_scores():
         image("5", "one, higher", score=0.9),
         image("6", None),
     ]
-    assert worst_prompts(images, 9) == ["two", "one, higher", "one"]
-    assert worst_prompts(images, 1) == ["two"]
+    assert worst_prompts(images, 9) == [("two", None), ("one, higher", None), ("one", None)]
+    assert worst_prompts(images, 1) == [("two", None)]
+
+
+def test_a_caption_of_several_pictures_is_several_prompts():
+    images = [image("1", "An image", source="a"), image("2", "An image", source="b", score=0.5)]
+    assert worst_prompts(images, 9) == [("An image", "a"), ("An image", "b")]
+    # one prompt cannot be resampled: then each image counts for itself
+    share = share_of([*images, image("3", "An image", copy=False)], seed=0)
+    assert share.lo < share.value < share.hi
 
 
 def test_both_kinds_of_table_are_read(tmp_path):

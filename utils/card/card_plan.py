@@ -208,6 +208,19 @@ def thinned(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[i] for i in sorted(places)]
 
 
+def _base(
+    opts: RetrievalOptions, model: Model, commands: Commands
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """The base model. Returns: words that name it, or None; why it is left out, or None. UsageError
+    if --base_model names one that cannot be used."""
+    if model.base is None:
+        return None, "the model that was fine-tuned is not known; name it with --base_model"
+    why = _why_not((*model.base, *commands.sampling))
+    if why and opts.base_model:
+        raise UsageError(why)
+    return (None, f"the base model cannot be used: {why}") if why else (model.base, None)
+
+
 def _steps(
     opts: RetrievalOptions, model: Model, commands: Commands, files: Mapping[str, list[Prompt]]
 ) -> tuple[list[Step], dict[str, str]]:
@@ -215,23 +228,20 @@ def _steps(
     why = _why_not((*model.words, *commands.sampling))
     if why:
         raise UsageError(why)
-    base, left_out = model.base, {}
+    left_out = {}
     detecting: tuple[str, ...] = ("--detect", ",".join(DETECTORS))
     why = _why_not((*model.words, *commands.sampling, *detecting))
     if why:
         detecting, left_out["detectors"] = (), why
-    if base is None:
-        left_out[BASE] = "the model that was fine-tuned is not known; name it with --base_model"
-    else:
-        why = _why_not((*base, *commands.sampling))
-        if why and opts.base_model:
-            raise UsageError(why)
-        if why:
-            base, left_out[BASE] = None, f"the base model cannot be used: {why}"
+    base, why = _base(opts, model, commands)
+    if why:
+        left_out[BASE] = why
     if HELDOUT not in files:
         left_out[HELDOUT] = "training set no pictures aside (diff_train.py --holdout)"
     if not model.checkpoints:
-        left_out["course"] = "there are no checkpoints before the last (diff_train.py --save_steps)"
+        left_out["course"] = (
+            "there are no checkpoints before the last (diff_train.py --modelsavesteps)"
+        )
     chosen = thinned(model.checkpoints, MOST_CHECKPOINTS)
     if len(chosen) < len(model.checkpoints):
         left_out["checkpoints"] = (

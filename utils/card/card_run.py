@@ -129,6 +129,7 @@ def _seconds_per_image(planned: CardPlan, maker: Maker) -> float:
     step = Step(SPEED, "", main.model, SPEED, ArmSize(1, min(4, main.size.per_prompt)), main.seed)
     card_prompts.write(maker.commands.prompts(step), planned.prompts[TRAINING][:1])
     maker.generate(step)
+    maker.made = 0  # no part of the card
     manifest = maker.commands.folder / IMAGES / SPEED / "manifest.json"
     return 1 / whole_files.read_manifest(manifest, "generation")["images_per_second"]
 

@@ -150,12 +150,11 @@ def _arms(made: CardRun) -> dict[str, Arm]:
 def _help(made: CardRun) -> Help | None:
     """The trials of mitigations on the worst prompts; None if no image is a copy."""
     size = made.planned.trials[0][1].size
-    texts = worst_prompts(made.main.images, size.prompts)
-    if not texts:
+    worst = worst_prompts(made.main.images, size.prompts)
+    if not worst:
         made.left_out["help"] = "no image of a training caption is a copy"
         return None
-    sources = {each.prompt: each.source for each in made.main.images}
-    prompts = [Prompt(text, sources[text]) for text in texts]
+    prompts = [Prompt(text, source) for text, source in worst]
     trials, commands = [], {}
     for mitigation, step in made.planned.trials:
         step = write_worst(made.planned.commands, step, prompts)

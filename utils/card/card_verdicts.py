@@ -146,6 +146,8 @@ def share_of(images: Sequence[Judged], *, seed: int) -> Share | None:
         return None
     hits = np.array([each.copy for each in images])
     prompts = [each.image if each.prompt is None else each.prompt for each in images]
+    if len(set(prompts)) == 1:  # resampling one prompt would show no uncertainty
+        prompts = [each.image for each in images]
     low, high = bootstrap.share(hits, prompts, seed=seed)
     return Share(float(hits.mean()), low, high, len(images))
 
@@ -157,22 +159,23 @@ def share_in(metrics: Mapping[str, Any], name: str) -> Share | None:
     return Share(*(metrics[f"{name}{end}"] for end in ("", "_lo", "_hi", "_n")))
 
 
-def by_prompt(images: Iterable[Judged]) -> dict[str, list[Judged]]:
-    """Images by their prompt, in the order of the table; those without a prompt are left out."""
-    groups: dict[str, list[Judged]] = {}
+def by_prompt(images: Iterable[Judged]) -> dict[tuple[str, str | None], list[Judged]]:
+    """Images by (prompt, the picture that it is the caption of), in the order of the table: one
+    caption may belong to many pictures. Images without a prompt are left out."""
+    groups: dict[tuple[str, str | None], list[Judged]] = {}
     for each in images:
         if each.prompt is not None:
-            groups.setdefault(each.prompt, []).append(each)
+            groups.setdefault((each.prompt, each.source), []).append(each)
     return groups
 
 
-def worst_prompts(images: Iterable[Judged], most: int) -> list[str]:
+def worst_prompts(images: Iterable[Judged], most: int) -> list[tuple[str, str | None]]:
     """The prompts with most copies, most first; among equals those of the highest mean score.
-    Prompts without a copy are left out."""
+    Prompts without a copy are left out. Returns: as the keys of `by_prompt`."""
 
-    def rank(item: tuple[str, list[Judged]]) -> tuple[int, float]:
-        scores = [each.score for each in item[1] if not math.isnan(each.score)]
-        return sum(each.copy for each in item[1]), float(np.mean(scores)) if scores else -math.inf
+    def rank(group: list[Judged]) -> tuple[int, float]:
+        scores = [each.score for each in group if not math.isnan(each.score)]
+        return sum(each.copy for each in group), float(np.mean(scores)) if scores else -math.inf
 
-    ranked = sorted(by_prompt(images).items(), key=rank, reverse=True)
-    return [prompt for prompt, group in ranked[:most] if any(each.copy for each in group)]
+    ranked = sorted(by_prompt(images).items(), key=lambda item: rank(item[1]), reverse=True)
+    return [key for key, group in ranked[:most] if any(each.copy for each in group)]
