@@ -12,7 +12,7 @@ above the threshold that at most 1 % (or 5 %) of the innocents exceed. All metho
 pictures in one run, each alone and with alignment of its ten best candidates.
 
 - photographs: those of scikit-image and one of matplotlib, in tiles that share no pixel. There are
-  seventeen, and tiles of one photograph may lie in several parts: innocents then resemble training
+  fourteen, and tiles of one photograph may lie in several parts: innocents then resemble training
   pictures as much as they can. photographs-apart gives whole photographs to one part.
 - emoji: one picture of each family, so that no clock or skin tone has a sibling in another part.
   emoji-straddling draws among all of them.

@@ -18,18 +18,18 @@ from PIL import Image
 
 from utils.runtime.errors import UsageError
 
-# photographs of scikit-image in its order; drawings, texts and test patterns are left out
+# Photographs of scikit-image in its order; drawings, texts and test patterns are left out. So are
+# the textures brick, grass and gravel: they were retouched so that they can be laid side by side,
+# and pieces of 48 px recur elsewhere in them, at a correlation of 0.98, 0.99 and 0.94. Their tiles
+# are copies of each other, not innocents.
 PHOTOGRAPHS = (
     "astronaut.png",
-    "brick.png",
     "camera.png",
     "cell.png",
     "chelsea.png",
     "clock_motion.png",
     "coffee.png",
     "coins.png",
-    "grass.png",
-    "gravel.png",
     "hubble_deep_field.jpg",
     "ihc.png",
     "moon.png",

@@ -21,7 +21,7 @@ def test_tiles_of_a_photograph_share_no_pixel_and_flat_ones_are_left_out(tmp_pat
     pixels[..., 0], pixels[..., 1] = rows, columns * 2
     pixels[3:35, 4:36] = 7  # the first tile: the grid of 2 x 3 tiles of 32 lies in the middle
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    tiles = picture_sets.tiles_of(tmp_path / "a.png", 32)
+    tiles = picture_sets.tiles_of(tmp_path / "a.png", 32, with_plain=True)
     assert [tile.name for tile in tiles] == ["a-0-1", "a-0-2", "a-1-0", "a-1-1", "a-1-2"]
     seen = [{tuple(v) for v in np.asarray(t.image).reshape(-1, 3)} for t in tiles]
     assert all(len(values) == 32 * 32 for values in seen)
@@ -31,7 +31,16 @@ def test_tiles_of_a_photograph_share_no_pixel_and_flat_ones_are_left_out(tmp_pat
 def test_the_photographs_are_carried_by_installed_packages():
     names = [path.name for path in picture_sets.photograph_files()]
     assert len(names) == len(set(names)) == len(picture_sets.PHOTOGRAPHS) + 1
-    assert len(picture_sets.photographs(96)) > 400
+    with_plain = picture_sets.photographs(96, with_plain=True)
+    assert 250 < len(picture_sets.photographs(96)) < len(with_plain) < 450
+
+
+def test_a_tile_is_plain_when_more_than_two_thirds_of_its_cells_are():
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    for rows_of_noise, plain in ((0, True), (2, True), (3, False), (8, False)):
+        pixels = np.full((96, 96, 3), 90, np.uint8)
+        pixels[: 12 * rows_of_noise] = noise[: 12 * rows_of_noise]
+        assert picture_sets.is_plain(Image.fromarray(pixels)) is plain
 
 
 def test_identical_emoji_are_merged_and_skin_tones_and_lookalikes_are_one_family(tmp_path):

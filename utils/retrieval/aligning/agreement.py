@@ -30,6 +30,7 @@ SMOOTH, WINDOW, EVENED = 5, 19, 17  # pixels of 64
 LEAST_CONTRAST = 0.08  # norm of three channels; where there is less, it is evened out in part
 RIDGE = 0.03  # of the mean variance, so that a grey picture has a map, too
 ENOUGH_DETAIL = 0.08  # see `detail`; with less, the score falls
+GREY = 0.003  # share of the variance that colours beside the main one may have in a grey picture
 NEAR = 9  # pixels, over which detail and the map of agreement look
 DETAILED = 0.01  # standard deviation over a window, of the range, above which a place has detail
 AGREES = 0.7  # local correlation above which a place counts as found again
@@ -85,9 +86,10 @@ def colour_map(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def _explained(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The share of the target's spread that the source explains, as a correlation. [N]."""
-    products = source @ target.transpose(1, 2)
-    gained = (products * colour_map(source, target)).sum((1, 2))
-    return (gained / target.square().sum((1, 2)).clamp_min(1e-9)).clamp(0, 1).sqrt()
+    fit = colour_map(source, target)
+    missed = target - fit.transpose(1, 2) @ source
+    spread = target.square().sum((1, 2)).clamp_min(1e-9)
+    return (1 - missed.square().sum((1, 2)) / spread).clamp(0, 1).sqrt()
 
 
 def detail(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -120,9 +122,11 @@ def agreement(over: Fitted, match: Fitted) -> Agreement:
     mask = over.mask * match.mask
     x, y = banded(over.colours, mask), banded(match.colours, mask)
     alike = (_both_ways(x, y) + _both_ways(evened(x, mask), evened(y, mask))) / 2
-    scores = trusted(alike, over.colours, match.colours, mask)
     source = x.flatten(2)
-    predicted = (colour_map(source, y.flatten(2)).transpose(1, 2) @ source).view_as(y)
+    fit = colour_map(source, y.flatten(2)).transpose(1, 2)
+    recoloured = (fit @ over.colours.flatten(2)).view_as(over.colours)
+    scores = trusted(alike, recoloured, match.colours, mask)
+    predicted = (fit @ source).view_as(y)
     whole = banded(match.colours, match.mask)
     detailed = box_mean(whole.square().sum(1), NEAR).clamp_min(0).sqrt() > DETAILED
     spread = box_mean(predicted.square().sum(1), NEAR) * box_mean(y.square().sum(1), NEAR)
@@ -134,9 +138,19 @@ def agreement(over: Fitted, match: Fitted) -> Agreement:
 
 
 def _both_ways(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """How well one picture explains the other and the other the one, the lower of both. [N]."""
+    """How well one picture explains the other and the other the one, the lower of both; but a grey
+    picture need not explain a colourful one. [N]."""
     first, second = x.flatten(2), y.flatten(2)
-    return torch.minimum(_explained(first, second), _explained(second, first))
+    forth, back = _explained(first, second), _explained(second, first)
+    grey, other_grey = _is_grey(first), _is_grey(second)
+    lower = torch.minimum(forth, back)
+    return torch.where(grey == other_grey, lower, torch.where(grey, back, forth))
+
+
+def _is_grey(values: torch.Tensor) -> torch.Tensor:
+    """Whether all values lie on one line of colours. [N, 3, P] -> [N] bool."""
+    spreads = torch.linalg.eigvalsh(values @ values.transpose(1, 2))
+    return spreads[:, 1] <= GREY * spreads[:, 2]
 
 
 def copied_area(local: np.ndarray, detailed: np.ndarray) -> float:

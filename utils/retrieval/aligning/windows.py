@@ -14,7 +14,7 @@ from utils.retrieval.aligning import geometry
 from utils.retrieval.aligning.geometry import SIDE
 
 CELLS = 12  # averages along each side of a window
-FLAT = 0.02  # standard deviation of the range below which a window matches nothing
+FLAT = 0.02  # standard deviation of a channel, of the range, below which a window matches nothing
 # a larger set is not searched by windows: each picture has 80 KB of them
 MOST_PICTURES = 5000
 
@@ -61,10 +61,10 @@ def _described(content: torch.Tensor, windows: list[Window]) -> torch.Tensor:
         columns = slice(round(left * width), max(round(right * width), round(left * width) + 1))
         parts.append(adaptive_avg_pool2d(content[:, rows, columns], CELLS).flatten())
     values = torch.stack(parts)
+    flat = values.view(len(values), 3, -1).var(2, correction=0).mean(1) < FLAT**2
     values = values - values.mean(1, keepdim=True)
-    length = values.norm(dim=1, keepdim=True)
-    flat = length < FLAT * values.shape[1] ** 0.5
-    return torch.where(flat, 0.0, values / length.clamp_min(1e-9))
+    length = values.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    return torch.where(flat[:, None], 0.0, values / length)
 
 
 class WindowSearch:
