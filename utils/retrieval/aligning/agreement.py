@@ -17,12 +17,12 @@ that a benchmark made (`benchmarks/copies.py`; docs/benchmarks.md has its figure
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch.nn.functional import pad
 
 from utils.retrieval.aligning.geometry import Fitted
 
@@ -50,10 +50,15 @@ class Agreement:
 def box_mean(values: torch.Tensor, width: int) -> torch.Tensor:
     """Mean over windows of `width` x `width` pixels (odd), with zeros beyond the edges. Shape
     [..., S, S] stays."""
-    half = width // 2
-    sums = pad(values, (half + 1, half, half + 1, half)).cumsum(-1).cumsum(-2)
-    whole = sums[..., width:, width:] - sums[..., :-width, width:]
-    return (whole - sums[..., width:, :-width] + sums[..., :-width, :-width]) / width**2
+    window = _window(values.shape[-1], width).to(values.device)
+    return window @ values @ window
+
+
+@functools.cache
+def _window(side: int, width: int) -> torch.Tensor:
+    """The matrix that takes means over a line of pixels. [S, S]."""
+    line = torch.arange(side)
+    return ((line[:, None] - line).abs() <= width // 2).float() / width
 
 
 def banded(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -65,7 +70,7 @@ def banded(colours: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def evened(band: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The same with a contrast that is nearly equal everywhere. band: as `banded` gives it."""
-    power = _masked_mean(band.square().sum(1, keepdim=True), mask, EVENED).clamp_min(0)
+    power = _masked_mean(band.square().sum(1, keepdim=True), mask, EVENED)
     return band * (power + LEAST_CONTRAST**2).rsqrt()
 
 
@@ -128,7 +133,7 @@ def agreement(over: Fitted, match: Fitted) -> Agreement:
     scores = trusted(alike, recoloured, match.colours, mask)
     predicted = (fit @ source).view_as(y)
     whole = banded(match.colours, match.mask)
-    detailed = box_mean(whole.square().sum(1), NEAR).clamp_min(0).sqrt() > DETAILED
+    detailed = box_mean(whole.square().sum(1), NEAR).sqrt() > DETAILED
     spread = box_mean(predicted.square().sum(1), NEAR) * box_mean(y.square().sum(1), NEAR)
     local = box_mean((predicted * y).sum(1), NEAR) / spread.clamp_min(1e-9).sqrt()
     seen = detailed & (mask[:, 0] > 0) & (match.mask[:, 0] > 0)
