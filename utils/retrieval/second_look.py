@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,15 +145,36 @@ def look_again(
         None if described is None else (described.pictures, training)
     )
     first, last = (len(chosen) * (processes.index + n) // processes.count for n in (0, 1))
-    aligner, own = Aligner(training, processes.device), []
+    aligner = Aligner(training, processes.device)
+
+    def align(q: int) -> list[AlignedPair | None]:
+        kept = chosen[q][chosen[q] >= 0]
+        return aligner.align(pictures[q], np.searchsorted(rows, kept).tolist())
+
     with processes.together():
-        for q in wrap(range(first, last)):
-            kept = chosen[q][chosen[q] >= 0]
-            own.append(aligner.align(pictures[q], np.searchsorted(rows, kept).tolist()))
+        own = _in_threads(align, range(first, last), processes.device, wrap)
     parts = processes.gather(own)
     if not processes.main:
         return None
     return _collected([pairs for part in parts for pairs in part], chosen, rows, below)
+
+
+def _in_threads(
+    align: Callable[[int], list[AlignedPair | None]],
+    pictures: Sequence[int],
+    device: torch.device,
+    wrap: Callable[[Sequence[Any]], Iterable[Any]],
+) -> list[list[AlignedPair | None]]:
+    """Align pictures, on a CPU in as many threads as torch would use for one of them.
+
+    The arrays of a picture are too small to share: threads that wait for each other within an
+    operation take several times as long when another program uses the cores."""
+    import torch
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(align, q) for q in pictures]
+        return [future.result() for future in wrap(waiting)]
 
 
 def _collected(
