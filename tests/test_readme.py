@@ -141,7 +141,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "TINY": ROOT / "assets" / "tiny-sd",
         "folder": folder,
         "<path_to_lora>": lora,
-        "<path_to_innocents>": scenes_dir / "train",
+        "<path_to_innocents>": folder / "made",
         "<path_to_evaluation>": folder / "evaluated",
         "<path_to_another_evaluation>": folder / "evaluated-too",
         "<path_to_shards>": scenes_dir / "train",
