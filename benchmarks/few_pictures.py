@@ -180,17 +180,6 @@ def training_command(out, *, seed, steps):
     return ["diff_train.py", *flag_words(flags)]
 
 
-def run_all(out, **choice):
-    """Run every command whose result does not exist yet."""
-    for done, command in commands(out, **choice):
-        if done.exists():
-            print(f"# already finished: {running.line_of(command)}")
-            continue
-        running.make_way(done, command)
-        print(f"\n$ {running.line_of(command)}", flush=True)
-        running.call(command)
-
-
 # To look at ---------------------------------------------------------------------------------------
 
 
@@ -291,7 +280,8 @@ def main(argv=None):
         if not (args.out / "captions.json").exists():
             emoji = fetching.emoji_folder(args.emoji, args.out / "npm")
             write_pictures(args.out, emoji, seed=args.seed)
-        run_all(args.out, seed=args.seed, steps=args.steps, images=args.images)
+        steps = commands(args.out, seed=args.seed, steps=args.steps, images=args.images)
+        running.run_missing(steps)
         draw_sheets(args.out)
         print(f"\nShares in per cent, with 95 % intervals.\n\n{table(args.out)}\n")
         print(f"Look at {args.out / 'tuned.png'} and count the copies by eye.")

@@ -181,17 +181,6 @@ def require_same(out, choice):
     write_json(path, choice)
 
 
-def run_all(out, **choice):
-    """Run every command whose result does not exist yet."""
-    for done, command in commands(out, **choice):
-        if done.exists():
-            print(f"# already finished: {running.line_of(command)}")
-            continue
-        running.make_way(done, command)
-        print(f"\n$ {running.line_of(command)}", flush=True)
-        running.call(command)
-
-
 def percent(metrics, key):
     """Format a share with its interval and count, in per cent; a dash if it was not measured."""
     if key not in metrics:
@@ -241,7 +230,7 @@ def main(argv=None):
     started = time.perf_counter()
     choice = {"seed": args.seed, "steps": args.steps, "scenes": args.scenes}
     require_same(out, choice)
-    run_all(out, **choice)
+    running.run_missing(commands(out, **choice))
     shown = table(out)
     write_text(out / "table.md", shown + "\n")
     print(f"\nShares of copies in per cent, with 95 % intervals over prompts; seed {args.seed}.\n")

@@ -810,8 +810,8 @@ MUTANTS = [
     Mutant(
         "a copy counts as part copied, too",
         "utils.retrieval.verdict_measurement:decide",
-        "(scored.areas > least) & ~thresholds.copies(scored.aligned, made.threshold)",
-        "scored.areas > least",
+        "(look.areas > least) & ~thresholds.copies(look.best, made.threshold)",
+        "look.areas > least",
         "tests/retrieval/test_second_look.py::test_a_part_is_no_copy_and_needs_more_than_innocents_hold",
     ),
     Mutant(

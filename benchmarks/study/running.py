@@ -99,6 +99,18 @@ def call(command):
     importlib.import_module(module).main(arguments)
 
 
+def run_missing(steps):
+    """Run every command whose result does not exist yet, in this process, and print each before.
+    steps: (file or folder written last, command), in order."""
+    for done, command in steps:
+        if done.exists():
+            print(f"# already finished: {line_of(command)}")
+            continue
+        make_way(done, command)
+        print(f"\n$ {line_of(command)}", flush=True)
+        call(command)
+
+
 def run_command(done, command):
     """Run a command of the project in this process unless its result exists. Its output goes to a
     log beside the result's folder.

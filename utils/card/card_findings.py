@@ -3,7 +3,7 @@ over training, and what helps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,9 @@ def comparison_of(arms: Sequence[Arm]) -> Comparison:
     for arm in arms[1:]:
         share = arm.numbers.share
         if first is not None and share is not None and arm.name in _MEANING:
-            findings.append(_MEANING[arm.name](first, share))
+            sentence, less, alike = _MEANING[arm.name]
+            end = _conclusion(first, share, less, alike)
+            findings.append(f"{sentence.format(share.percent)}: {end}.")
     return Comparison(tuple(arms), tuple(findings))
 
 
@@ -130,40 +132,23 @@ def _conclusion(first: Share, share: Share, less: str, alike: str) -> str:
     return "too few images to tell it from the share with training captions"
 
 
-def _of_base(first: Share, share: Share) -> str:
-    end = _conclusion(
-        first,
-        share,
+# arm -> (sentence on its share, what follows if it is surely lower, what follows if it is as high)
+_MEANING = {
+    BASE: (
+        "The base model gives {} copies on the same prompts and noise",
         "the fine-tuning brought the copies",
         "these images are as alike to the pictures without the fine-tuning",
-    )
-    return f"The base model gives {share.percent} copies on the same prompts and noise: {end}."
-
-
-def _of_heldout(first: Share, share: Share) -> str:
-    end = _conclusion(
-        first,
-        share,
+    ),
+    HELDOUT: (
+        "Captions of pictures that training never drew give {} copies",
         "the captions that were trained on bring the pictures back",
         "pictures come back without their captions as well",
-    )
-    return f"Captions of pictures that training never drew give {share.percent} copies: {end}."
-
-
-def _of_words(first: Share, share: Share) -> str:
-    end = _conclusion(
-        first,
-        share,
+    ),
+    WORDS: (
+        "With half of the words of each caption replaced {} are copies",
         "the exact caption brings the picture back",
         "pictures come back without their exact captions as well",
-    )
-    return f"With half of the words of each caption replaced {share.percent} are copies: {end}."
-
-
-_MEANING: dict[str, Callable[[Share, Share], str]] = {
-    BASE: _of_base,
-    HELDOUT: _of_heldout,
-    WORDS: _of_words,
+    ),
 }
 
 

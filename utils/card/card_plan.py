@@ -28,6 +28,7 @@ from utils.card.card_steps import (
 )
 from utils.card.card_subject import Model, TrainingData
 from utils.cli import flags
+from utils.cli.card_options import OF_CARDS
 from utils.cli.generation_options import GenerationOptions
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.files.owned_folders import foreign_error, require_writable
@@ -55,16 +56,7 @@ MAY_CHANGE = ("num_workers", "max_bad_images", "batch_size", "gpu", "cache_dir",
 # flags of a card that its evaluations do not take; flags.words_of leaves out those at their default
 NOT_HANDED_ON = (
     "modelpath",
-    "prompts",
-    "base_model",
-    "budget",
-    "max_copy_share",
-    "gate",
-    "im_batch",
-    "resolution",
-    "num_inference_steps",
-    "guidance_scale",
-    "scheduler",
+    *OF_CARDS,
     "query_dir",
     "val_dir",
     "output_dir",

@@ -3,6 +3,7 @@ and their pictures."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from utils.retrieval.innocents import matches_of_others
 
 if TYPE_CHECKING:
     import torch
+
+    from utils.retrieval.aligning.windows import WindowSearch
 
 MOST_GROUPED = 20_000  # training images whose near-duplicates are looked for: the cost is quadratic
 
@@ -30,6 +33,15 @@ class ReadTraining:
     own: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     near_duplicates: np.ndarray | None = None  # [M], labels of their groups; None: not known
     options: Mapping[str, Any] | None = None  # of similarity.top_matches
+
+    @functools.cached_property
+    def _windows(self) -> WindowSearch | None:
+        """The windows of all training images: both generated images and innocents are searched."""
+        from utils.retrieval.aligning.windows import MOST_PICTURES, WindowSearch
+
+        if self.thumbnails is None or len(self.thumbnails) > MOST_PICTURES:
+            return None
+        return WindowSearch(self.thumbnails, self.thumbnails.device)
 
     def nearest(
         self, views: list[torch.Tensor] | None, k: int, own: np.ndarray | None
@@ -59,12 +71,10 @@ class ReadTraining:
         self, pictures: torch.Tensor, k: int, own: np.ndarray | None
     ) -> np.ndarray | None:
         """As CandidateSource; None of more than windows.MOST_PICTURES training images."""
-        from utils.retrieval.aligning.windows import MOST_PICTURES, WindowSearch
-
-        if self.thumbnails is None or len(self.thumbnails) > MOST_PICTURES:
+        search = self._windows
+        if search is None:
             return None
-        search = WindowSearch(self.thumbnails, self.thumbnails.device)
-        found = np.full((len(pictures), min(k, len(self.thumbnails))), -1, np.int64)
+        found = np.full((len(pictures), min(k, len(search.vectors))), -1, np.int64)
         for n, picture in enumerate(pictures):
             scores = search.scores(picture).cpu().numpy()
             if own is not None:

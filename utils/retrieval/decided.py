@@ -63,7 +63,7 @@ def best_aligned(measured: Measured) -> np.ndarray:
     look = measured.second_look
     if look is None:
         return np.full(len(measured.matches.best), np.nan)
-    return np.array([np.nan if pair is None else pair.aligned for pair in look.pairs], float)
+    return look.best
 
 
 def deciding_scores(measured: Measured, decided: Decided) -> np.ndarray:

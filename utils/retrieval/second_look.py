@@ -38,6 +38,17 @@ class SecondLook:
     aligned: np.ndarray  # [Q, k] of every candidate; nan where not aligned
     candidates: np.ndarray  # [Q, k] int64, training images; -1: none
 
+    @property
+    def best(self) -> np.ndarray:
+        """`aligned` of the best pair of every image. [Q] float64; nan where nothing was aligned."""
+        return np.array([np.nan if pair is None else pair.aligned for pair in self.pairs], float)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """The copied area of the best pair of every image, 0 to 1. [Q]; 0 where nothing was
+        aligned."""
+        return np.array([0.0 if pair is None else pair.copied_area for pair in self.pairs], float)
+
 
 @dataclass(frozen=True)
 class Described:
@@ -97,7 +108,6 @@ def find_candidates(
     own: np.ndarray | None,
     *,
     count: int,
-    processes: Processes,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """The candidates of every picture, and the best matches of its plain view.
 

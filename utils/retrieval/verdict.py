@@ -160,46 +160,6 @@ def percent(share: float) -> str:
     return f"{value:.1f}" if 99 < value < 100 else f"{value:.0f}"
 
 
-def verdict_sentence(verdict: Verdict, numbers: Numbers, what: str = "images") -> str:
-    """The answer: "12 % (8 to 17) of 256 images are copies; of pictures that nobody copied 1 %
-    would count."
-
-    numbers: of `verdict_numbers`; what: words for the generated images."""
-    share, low, high = (
-        percent(numbers[f"copy_share_calibrated{end}"]) for end in ("", "_lo", "_hi")
-    )
-    rate, told = verdict.false_positives, threshold.tellable_rate(verdict.innocents_n)
-    would = f"{percent(rate)} % would count"
-    if verdict.innocents_n < FEW_INNOCENTS and told > rate:
-        would = f"up to {percent(told)} % would count"
-    return (
-        f"{share} % ({low} to {high}) of {numbers['copy_share_calibrated_n']} {what} are copies;"
-        f" of pictures that nobody copied {would}."
-    )
-
-
-def threshold_sentence(verdict: Verdict) -> str:
-    """Where the threshold comes from: "The threshold, aligned 0.83 (0.79 to 0.86), is the score
-    that at most 1 % of 240 innocent pictures exceed: pictures that training held out."."""
-    v = verdict
-    return (
-        f"The threshold, {v.threshold_of} {v.threshold:.2f} ({v.threshold_lo:.2f} to"
-        f" {v.threshold_hi:.2f}), is the score that at most {percent(v.false_positives)} % of"
-        f" {v.innocents_n} innocent pictures exceed: {SOURCES[v.innocents_from]}."
-    )
-
-
-def void_sentence(descriptor: str, fixed: float, rate: float, count: int) -> str:
-    """What leads where the fixed threshold means nothing: "The fixed threshold (pixel 0.95) calls
-    49 % of 59 innocent pictures copies: the verdict by it is void."
-
-    rate: share of innocents above it; count: of innocents."""
-    return (
-        f"The fixed threshold ({descriptor} {fixed:g}) calls {percent(rate)} % of {count} innocent"
-        " pictures copies: the verdict by it is void."
-    )
-
-
 def few_innocents_sentence(count: int) -> str:
     """What is said where too few innocents could be compared to set a threshold."""
     return (

@@ -60,18 +60,6 @@ class Scored:
             best[n] = others[0] if len(others) else -np.inf
         return best
 
-    @property
-    def aligned(self) -> np.ndarray:
-        """[N] of the best candidate; nan where nothing could be aligned."""
-        assert self.look is not None
-        return np.array([np.nan if p is None else p.aligned for p in self.look.pairs], float)
-
-    @property
-    def areas(self) -> np.ndarray:
-        """[N], the copied area of the best candidate, 0 to 1."""
-        assert self.look is not None
-        return np.array([0.0 if p is None else p.copied_area for p in self.look.pairs], float)
-
 
 def described(
     read: Mapping[str, torch.Tensor], how: VerdictSettings, *, main: bool
@@ -98,9 +86,7 @@ def score(
 ) -> Scored | None:
     """Compare pictures with the training images. own: as in CandidateSource; label: of the progress
     bar; below: as in second_look.look_again. Returns: None on processes other than the main one."""
-    found = second_look.find_candidates(
-        pictures, source, own, count=how.num_candidates, processes=processes
-    )
+    found = second_look.find_candidates(pictures, source, own, count=how.num_candidates)
     chosen = None if found is None else found[0]
     look = None
     if how.align:
@@ -134,7 +120,7 @@ def score_innocents(
 
     Returns: their scores and copied areas [N]; None on processes other than the main one."""
     processes, cache = reading.processes, reading.cache
-    extractors = _of_innocents(networks, how)
+    extractors = _of_innocents(networks)
     path, rows = None, None
     if processes.main and cache is not None and cache.folder is not None:
         path = cache.path(
@@ -152,10 +138,10 @@ def score_innocents(
     return Innocents(aligned if how.align else best, best, listed.source), areas
 
 
-def _of_innocents(networks: Networks, how: VerdictSettings) -> dict[str, Extractor]:
-    """The extractors that innocents are read with."""
-    own = {"descriptor": networks.extractors["descriptor"], **networks.views}
-    return {**own, second_look.PICTURE: second_look.picture_extractor()} if how.align else own
+def _of_innocents(networks: Networks) -> dict[str, Extractor]:
+    """The extractors that innocents are read with: those of the second look, not of the metrics."""
+    kept = (name for name in ("descriptor", second_look.PICTURE) if name in networks.extractors)
+    return {name: networks.extractors[name] for name in kept} | networks.views
 
 
 def _facts(
@@ -194,8 +180,8 @@ def _scored_rows(
     scored = score(pictures, source, own, how, processes, label="aligning innocents", below=below)
     if scored is None:
         return None
-    if how.align:
-        columns = (scored.aligned, scored.descriptor, scored.areas)
+    if scored.look is not None:
+        columns = (scored.look.best, scored.descriptor, scored.look.areas)
     else:
         empty = np.full(len(scored.descriptor), np.nan)
         columns = (empty, scored.descriptor, np.zeros(len(empty)))
@@ -236,7 +222,8 @@ def decide(
     if made is not None and scored.look is not None:
         usable = innocent_areas[~np.isnan(innocent_areas)]
         least = max(LEAST_PART, thresholds.calibrated(usable, how.false_positives))
-        parts = (scored.areas > least) & ~thresholds.copies(scored.aligned, made.threshold)
+        look = scored.look
+        parts = (look.areas > least) & ~thresholds.copies(look.best, made.threshold)
     return Decided(made, innocents, parts, others)
 
 
