@@ -370,16 +370,16 @@ def test_a_broken_member_is_a_bad_image(shards):
 
 
 def test_a_shard_is_no_class(shards):
-    from utils.data import captions
+    from utils.data import prompt_styles
 
     images, _ = tar_shards.list_shards("--instance_data_dir", str(shards))
     (shards / "nothing").mkdir()
-    assert [captions.class_of(k) for k in images.keys] == [None, None, None, "sub"]
-    assert captions.empty_classes(images) == []
+    assert [prompt_styles.class_of(k) for k in images.keys] == [None, None, None, "sub"]
+    assert prompt_styles.empty_classes(images) == []
     with pytest.raises(
         UsageError, match="--class_prompt='classlevel' needs a folder for each class; 3 images"
     ):
-        captions.resolve_prompts("classlevel", images)
+        prompt_styles.resolve_prompts("classlevel", images)
 
 
 def test_which_sources_are_shards(shards, scenes_dir):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.training.conftest import MITIGATIONS_OFF
-from utils.data import captions, duplication, image_sets, training_data, transforms
+from utils.data import caption_files, duplication, image_sets, training_data, transforms
 from utils.training import train_mitigations
 
 
@@ -13,7 +13,7 @@ from utils.training import train_mitigations
 def make(scenes_dir, micro_parts):
     """make(**changes) -> Draws over the twelve scenes."""
     images = image_sets.list_images("--d", scenes_dir / "train")
-    texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
+    texts, _ = caption_files.read_captions(scenes_dir / "captions.json", images)
     tokenizer = micro_parts().tokenizer
 
     def draws(

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from utils.data import captions, duplication, image_sets, training_data, transforms
+from utils.data import caption_files, duplication, image_sets, training_data, transforms
 from utils.runtime import launching, parallel
 from utils.training import ensemble, optimisation, train_mitigations, trainer
 
@@ -48,7 +48,7 @@ def start(scenes_dir, micro_parts):
     ):
         parts = parts or micro_parts()
         images = image_sets.list_images("--d", scenes_dir / "train")
-        texts, _ = captions.read_captions(scenes_dir / "captions.json", images)
+        texts, _ = caption_files.read_captions(scenes_dir / "captions.json", images)
         data, _ = training_data.captioned_images(
             images, texts, style="nodup", share=0, weight=1, seed=0, weights=weights
         )

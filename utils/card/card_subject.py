@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.data import captions
+from utils.data import caption_files
 from utils.files import run_folder
 from utils.index import vector_index
 from utils.models import families
@@ -192,7 +192,7 @@ def _recorded_captions(model: Model) -> dict[str, str]:
 
 def _matched(path: Path, names: Mapping[str, str], images: ImageSet) -> dict[str, str]:
     """Texts by the keys of the set. names: {name in the file at `path`: text}."""
-    found, _ = captions.match_keys(path, names, images.root, images.keys, anywhere=True)
+    found, _ = caption_files.match_keys(path, names, images.root, images.keys, anywhere=True)
     return {key: names[found[key]] for key in images.keys if key in found}
 
 
@@ -202,7 +202,7 @@ def _captions(
     """First caption of each picture: from --val_captions, the run, the shards, or a metadata.jsonl
     in the folder; {} if there are none. beside: {key: captions} of shards."""
     if val_captions:
-        given, _ = captions.read_captions(require_file("--val_captions", val_captions), images)
+        given, _ = caption_files.read_captions(require_file("--val_captions", val_captions), images)
         return {key: texts[0] for key, texts in given.items()}
     if model.run is not None:
         return _matched(model.run.path / "captions.json", _recorded_captions(model), images)
@@ -213,8 +213,8 @@ def _captions(
 
 
 def _first_captions(path: Path) -> dict[str, str]:
-    entries = captions.read_file(path)
-    return {key: captions.first_caption(path, key, value) for key, value in entries.items()}
+    entries = caption_files.read_file(path)
+    return {key: caption_files.first_caption(path, key, value) for key, value in entries.items()}
 
 
 def _duplicated(run: Run | None, images: ImageSet) -> frozenset[str]:
@@ -239,7 +239,7 @@ def require_pictures_of(
     flag, file: where they come from; named: {prompt: the picture that the file names, or None}."""
     sources = [name for name in named.values() if name]
     if sources and data.images is not None:
-        found, _ = captions.match_keys(
+        found, _ = caption_files.match_keys(
             file, sources, data.images.root, data.images.keys, anywhere=True
         )
         if found:

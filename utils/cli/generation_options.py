@@ -13,7 +13,7 @@ from utils.cli.common_options import (
 from utils.cli.flags import default_of, flag, switch
 from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, some_of, whole
 from utils.data.caption_edits import PROMPT_EDITS
-from utils.data.captions import PROMPT_STYLES
+from utils.data.prompt_styles import PROMPT_STYLES
 from utils.generation.detectors import DETECTORS
 from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.reports.tracking import TRACKERS

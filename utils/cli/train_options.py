@@ -16,8 +16,8 @@ from utils.cli.common_options import (
 from utils.cli.flags import flag, switch
 from utils.cli.kinds import PATH, one_of, real, whole
 from utils.data.caption_edits import TRAIN_EDITS
-from utils.data.captions import PROMPT_STYLES
 from utils.data.duplication import DUPLICATIONS
+from utils.data.prompt_styles import PROMPT_STYLES
 from utils.runtime.errors import UsageError
 
 LR_SCHEDULERS = (

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.caption_edits import all_captions
-from utils.data.captions import match_keys
+from utils.data.caption_files import match_keys
 from utils.data.image_sets import ImageSet
 from utils.files.whole_files import read_json
 from utils.runtime import seeding

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import captions, image_sets
+from utils.data import caption_files, image_sets, prompt_styles
 from utils.files import whole_files
 from utils.generation.model_source import ModelSource
 from utils.generation.sampling import Prompt
@@ -36,8 +36,10 @@ class PromptRequest:
 
 
 def _prompts_of_captions(path: Path) -> list[Prompt]:
-    entries = captions.read_file(path)
-    return [Prompt(captions.first_caption(path, key, value), key) for key, value in entries.items()]
+    entries = caption_files.read_file(path)
+    return [
+        Prompt(caption_files.first_caption(path, key, value), key) for key, value in entries.items()
+    ]
 
 
 def _prompts_of_json(path: Path) -> list[Prompt]:
@@ -93,7 +95,7 @@ def _styled_captions(
 ) -> dict[str, list[str]]:
     """The prompts of a style: {image key: prompts}. They are the recorded prompts of the run, or
     are resolved again if the options ask for others."""
-    run, chosen = model.run, captions.PROMPT_STYLES[style]
+    run, chosen = model.run, prompt_styles.PROMPT_STYLES[style]
     if run and style == run.options["class_prompt"] and not request.captions:
         return run.captions()
     location = request.captions or (run.located("instance_prompt_loc") if run else None)
@@ -105,16 +107,16 @@ def _styled_captions(
         assert root is not None  # every run records it
     else:
         assert location is not None  # `choose_prompts` refuses a model without a run or captions
-        entries = captions.read_file(require_file("--instance_prompt_loc", location))
+        entries = caption_files.read_file(require_file("--instance_prompt_loc", location))
         keys, root = tuple(sorted(entries, key=image_sets.natural_key)), Path(location).parent
     images = image_sets.ImageSet(root, keys, (0,) * len(keys))
     texts = None
     if location and chosen.uses_captions:
-        texts, _ = captions.read_captions(location, images)
+        texts, _ = caption_files.read_captions(location, images)
     tokenizer = None
     if chosen.needs_tokenizer:
         tokenizer = loading.load_tokenizer(model.flag, model.source)
-    return captions.resolve_prompts(
+    return prompt_styles.resolve_prompts(
         style, images, captions=texts, tokenizer=tokenizer, seed=request.seed
     )
 
@@ -132,7 +134,7 @@ def draw_prompts(
     drawn = []
     for number in range(count):
         rng = seeding.numpy_rng(seed, "prompt", number)
-        if captions.PROMPT_STYLES[style].drawn_by_image:
+        if prompt_styles.PROMPT_STYLES[style].drawn_by_image:
             key = keys[rng.integers(len(keys))]
             drawn.append(Prompt(resolved[key][0], key))
         else:

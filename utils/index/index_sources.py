@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from utils.data import captions, image_sets, tar_shards
+from utils.data import caption_files, image_sets, tar_shards
 from utils.data.image_sets import ImageSet
 from utils.files import downloads, whole_files
 from utils.index import shard_files
@@ -188,14 +188,14 @@ class FolderSource:
     from_tars = False
 
     def __init__(self, images: ImageSet, captions_file: str | Path | None = None) -> None:
-        """captions_file: as captions.read_captions reads it; DataError when an image has no caption
-        in it."""
+        """captions_file: as caption_files.read_captions reads it; DataError when an image has no
+        caption in it."""
         self.images, self.folder = images, Path(images.root).resolve()
         self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
         self.captions: dict[str, list[str]] = {}
         self.captions_sha256: str | None = None
         if captions_file:
-            self.captions = captions.read_captions(captions_file, images)[0]
+            self.captions = caption_files.read_captions(captions_file, images)[0]
             self.captions_sha256 = whole_files.file_sha256(captions_file)
 
     def _part(self, name):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import captions, image_sets, tar_shards
+from utils.data import caption_files, image_sets, tar_shards
 from utils.files import generation_folder, run_folder, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
@@ -124,7 +124,9 @@ def _duplicated_keys(
     if run is None:
         return None
     record, names = run.path / "run.json", run.record["duplicated"]
-    matched, _ = captions.match_keys(record, names, training.root, training.keys, anywhere=True)
+    matched, _ = caption_files.match_keys(
+        record, names, training.root, training.keys, anywhere=True
+    )
     if len(matched) < len(names):
         absent = len(names) - len(matched)
         say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is skipped")
@@ -140,7 +142,9 @@ def _held_out_keys(run: run_folder.Run | None, training: image_sets.ImageSet) ->
         return None if run is None else []
     record, held = run.path / "run.json", frozenset(run.holdout)
     names = [*run.captions(), *run.holdout]
-    matched, _ = captions.match_keys(record, names, training.root, training.keys, anywhere=True)
+    matched, _ = caption_files.match_keys(
+        record, names, training.root, training.keys, anywhere=True
+    )
     return [key for key in training.keys if matched.get(key) in held]
 
 
@@ -194,7 +198,7 @@ def _captions(
     Returns: {key: caption}."""
     if inputs.val_captions:
         path = require_file("--val_captions", inputs.val_captions)
-        given, _ = captions.read_captions(path, training)
+        given, _ = caption_files.read_captions(path, training)
         return {key: texts[0] for key, texts in given.items()}
     if beside:
         return {key: texts[0] for key, texts in beside.items()}
@@ -202,7 +206,9 @@ def _captions(
     if recorded is None or not recorded.is_file():
         return {}
     data = whole_files.read_json(recorded)
-    matched, _ = captions.match_keys(recorded, data, training.root, training.keys, anywhere=True)
+    matched, _ = caption_files.match_keys(
+        recorded, data, training.root, training.keys, anywhere=True
+    )
     return {key: data[name][0] for key, name in matched.items()}
 
 
@@ -274,7 +280,7 @@ def source_keys(
     """The training images that the prompts belong to. Returns: {source_image as the manifest names
     it: key of the training image}."""
     named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
-    matched, _ = captions.match_keys(
+    matched, _ = caption_files.match_keys(
         Path(folder) / "manifest.json", named, training.root, training.keys, anywhere=True
     )
     return {name: key for key, name in matched.items()}

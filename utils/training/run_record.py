@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.data import captions
+from utils.data import prompt_styles
 from utils.data.duplication import DUPLICATIONS
 from utils.files import owned_folders, run_folder
 from utils.models import fingerprints
@@ -47,7 +47,7 @@ def record_of(
         "weights": fingerprints.key_of(
             weights=None if job.data.weights is None else job.data.weights.tolist()
         ),
-        "classes": captions.class_names(used),
+        "classes": prompt_styles.class_names(used),
         "duplicated": job.duplicated,
         "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,

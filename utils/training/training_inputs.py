@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data import captions, duplication, image_sets, tar_shards
+from utils.data import caption_files, duplication, image_sets, prompt_styles, tar_shards
 from utils.data.image_sets import ImageSet
 from utils.reports.progress import progress
 from utils.runtime import launching
@@ -70,7 +70,7 @@ def _readable(images, files, say):
     )
     for key, reason in images.bad:
         say(f"skipped: {key} ({reason})")
-    for folder in captions.empty_classes(images):
+    for folder in prompt_styles.empty_classes(images):
         say(f"the folder {folder!r} holds no image and is not a class")
     return images
 
@@ -80,7 +80,7 @@ def _texts(files, images, beside, say):
     path = files.captions
     if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
         path = images.root / "metadata.jsonl"
-    style = captions.PROMPT_STYLES[files.prompt_style]
+    style = prompt_styles.PROMPT_STYLES[files.prompt_style]
     if not style.uses_captions or (path is None and not style.needs_captions):
         return None
     if path is None:
@@ -92,7 +92,7 @@ def _texts(files, images, beside, say):
                 " shards with captions, or --instance_prompt_loc"
             )
         return {k: beside[k] for k in images.keys}
-    texts, foreign = captions.read_captions(path, images)
+    texts, foreign = caption_files.read_captions(path, images)
     if foreign:
         say(
             f"{foreign} captions have paths of another machine; they are matched by the end of the"
@@ -139,7 +139,7 @@ def checked_inputs(
         )
     weights = _weights(files.weights, images, say)
     texts = _texts(files, images, beside, say)
-    check = captions.PROMPT_STYLES[files.prompt_style].check
+    check = prompt_styles.PROMPT_STYLES[files.prompt_style].check
     if check is not None:
         check(images, texts)
     return TrainingInputs(images, texts, weights)

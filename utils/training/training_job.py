@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import captions, duplication, training_data, transforms
+from utils.data import duplication, prompt_styles, training_data, transforms
 from utils.models import fingerprints, loading
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
@@ -115,7 +115,7 @@ def hooks_and_data(
     if opts.trainsubset:
         kept = duplication.subset(len(images), opts.trainsubset, seed)
         images, weights = images.take(kept), weights if weights is None else weights[kept]
-    prompts = captions.resolve_prompts(
+    prompts = prompt_styles.resolve_prompts(
         opts.class_prompt, images, captions=data.texts, tokenizer=tokenizer, seed=seed
     )
     captioned, duplicated = training_data.captioned_images(
@@ -277,7 +277,7 @@ def prepare(
         data=captioned,
         splits=splits,
         duplicated=duplicated,
-        held_out=captions.resolve_prompts(
+        held_out=prompt_styles.resolve_prompts(
             opts.class_prompt, aside, captions=data.texts, tokenizer=parts.tokenizer, seed=seed
         ),
         per_step=per_step,
