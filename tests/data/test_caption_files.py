@@ -3,8 +3,6 @@ import json
 import pytest
 from PIL import Image
 
-from utils.cli import flags
-from utils.cli.train_options import TrainOptions
 from utils.data import caption_files, image_sets
 from utils.runtime.errors import DataError
 

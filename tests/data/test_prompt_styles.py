@@ -1,6 +1,8 @@
 import pytest
 from PIL import Image
 
+from utils.cli import flags
+from utils.cli.train_options import TrainOptions
 from utils.data import image_sets, prompt_styles
 from utils.data.caption_edits import RandomTokens
 from utils.runtime.errors import DataError, UsageError
