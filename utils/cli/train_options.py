@@ -438,10 +438,10 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         self._check_upload()
 
     def _check_captions(self) -> None:
-        from utils.data.tar_shards import is_shards
+        from utils.data.data_sources import holding_files
 
         captions_inside = (
-            is_shards(self.instance_data_dir)
+            holding_files(self.instance_data_dir) is not None
             or (Path(self.instance_data_dir) / "metadata.jsonl").is_file()
         )
         needed = PROMPT_STYLES[self.class_prompt].needs_captions

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from utils.data.image_files import SUFFIXES, open_image
-from utils.files.downloads import Address, Stamp, read_part
+from utils.data.image_storage import ByteRanges, Storage
+from utils.files.downloads import Address, Stamp
 from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
 CHANGED = "has changed since the index was built; --build_index reads it again"
@@ -42,15 +43,16 @@ def natural_key(path: str | Path) -> tuple[list[tuple[int, int, str]], str]:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images below a folder. They are files of their own, or lie inside larger files (tar shards),
-    on this machine or at an https address."""
+    """Images below a folder. They are files of their own, or lie inside larger files (see
+    `image_storage`), on this machine or at an https address."""
 
     root: Path | Address
     keys: tuple[str, ...]  # relative paths with /, natural order
     sizes: tuple[int, ...]  # of the images, in bytes
     bad: BadImages = ()  # images that are not in `keys`, because they cannot be read
-    # of images inside larger files: (file below root, offset in bytes); else empty
+    # of images inside larger files: (file below root, where in the file); else empty
     places: tuple[tuple[str, int], ...] = ()
+    storage: Storage = ByteRanges()  # how images are read that have places
     # keys of images that have changed since they were listed; they are not opened
     changed: frozenset[str] = frozenset()
     # below an Address: {file: its stamp when it was listed}; images of changed files are refused
@@ -78,15 +80,10 @@ class ImageSet:
     def _bytes(self, index: int) -> bytes:
         """The bytes of an image inside a larger file. UnreadError if that file is gone, or the disk
         or the server fails; DataError if it has changed."""
-        path, (file, offset), size = self.path(index), self.places[index], self.sizes[index]
-        name, stamp = self.root / self.keys[index], None
+        path, (file, at), size = self.path(index), self.places[index], self.sizes[index]
+        name = self.root / self.keys[index]
         try:
-            if isinstance(self.root, Address):
-                content, stamp = read_part(str(path), offset, size)
-            else:
-                with open(path, "rb") as handle:
-                    handle.seek(offset)
-                    content = handle.read(size)
+            content, stamp = self.storage.read(path, at, size)
         except OSError as error:
             raise UnreadError(f"{name}: {error.strerror}") from None
         except DataError as error:

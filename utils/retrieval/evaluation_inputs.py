@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import caption_files, image_sets, tar_shards
+from utils.data import caption_files, data_sources, image_sets
 from utils.files import generation_folder, run_folder, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
@@ -175,13 +175,12 @@ def _without(
 
 
 def list_training(source: str) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
-    """List the training images of --val_dir: of a folder, or of tar shards, read in place.
+    """List the training images of --val_dir, see `data_sources.list_data`.
 
-    Returns: images, {key: captions} of those that have captions beside them.
+    Returns: images, {key: captions} of those that have captions in the file that holds them.
     """
-    if tar_shards.is_shards(source):
-        return tar_shards.list_shards("--val_dir", source)
-    return image_sets.list_images("--val_dir", source, measured=True), {}
+    images, captions = data_sources.list_data("--val_dir", source, measured=True)
+    return images, captions or {}
 
 
 def _captions(

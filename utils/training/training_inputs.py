@@ -6,11 +6,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from utils.data import caption_files, duplication, image_sets, prompt_styles, tar_shards
+from utils.data import caption_files, data_sources, duplication, image_sets, prompt_styles
 from utils.data.image_sets import ImageSet
 from utils.reports.progress import progress
 from utils.runtime import launching
@@ -38,19 +37,6 @@ class TrainingInputs:
     images: ImageSet  # N images that can be read
     texts: dict[str, list[str]] | None  # {image key: its captions}; None where prompts need none
     weights: np.ndarray | None  # [N] float64 of --weights_file
-
-
-def _listed(source):
-    """List the images. Returns: (ImageSet, {image key: captions beside it}, or None for a
-    folder)."""
-    if not tar_shards.is_shards(source):
-        return image_sets.list_images("--instance_data_dir", source), None
-    if Path(source).is_dir() and image_sets.holds_images(source):
-        raise UsageError(
-            f"--instance_data_dir={source!r} holds tar files and images; use a folder of one"
-            " kind, or 'FOLDER/*.tar'"
-        )
-    return tar_shards.list_shards("--instance_data_dir", source)
 
 
 def _readable(images, files, say):
@@ -125,7 +111,7 @@ def checked_inputs(
     returned; subset: --trainsubset, the share of the others that the run uses; copies: of the
     model, each of which needs an image; say: prints a line on the terminal.
     """
-    images, beside = _listed(files.images)
+    images, beside = data_sources.list_data("--instance_data_dir", files.images)
     images = _readable(images, files, say)
     held = duplication.require_holdout(len(images), holdout)
     if held:
