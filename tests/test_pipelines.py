@@ -245,3 +245,29 @@ def test_a_pipeline_of_another_kind_is_refused_by_its_class(refused, tmp_path):
         "is a KandinskyPipeline; use one of: StableDiffusionPipeline, StableDiffusionXLPipeline"
         in line
     )
+
+
+def test_before_a_detected_transition_the_prompt_is_used_without_guidance(script, folder, tmp_path):
+    """The published code's scale there is 1; before a given timestep the published scale is 0."""
+    shared = ("--modelpath", folder("SD 1"), "--prompt", "x", "-nb", 1, "--resolution", 16)
+    scales = {}
+    for start, explicit in (("auto", 1), (500, 0)):
+        pictures = []
+        for extra in ((), ("--cfg_before", explicit)):
+            out = tmp_path / f"{start}{len(extra)}"
+            script(
+                "diff_inference",
+                *shared,
+                "--cfg_start",
+                start,
+                "--num_inference_steps",
+                2,
+                *extra,
+                "--savepath",
+                out,
+            )
+            record = json.loads((out / "manifest.json").read_text())
+            scales[start] = record["settings"]["cfg_before"]
+            pictures.append((out / "generations" / "0.png").read_bytes())
+        assert pictures[0] == pictures[1]
+    assert scales == {"auto": 1.0, 500: 0.0}

@@ -151,15 +151,16 @@ def test_the_static_transition_agrees_with_a_loop_written_by_hand(micro_parts, k
         assert np.abs(image - expected).max() <= 1
 
 
+@pytest.mark.parametrize("before", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind):
+def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind, before):
     parts = micro_parts(kind)
     pipeline = loading.assemble(parts)
     with torch.no_grad():  # a random text encoder says nearly the same of every prompt
         parts.text_encoder.get_input_embeddings().weight.mul_(40)
         parts.unet.time_embedding.linear_1.weight.mul_(10)  # and a random U-Net of every timestep
     prompts = [Prompt(p) for p in ("a red circle", "b", "noisy field", "zebra", "quick", "1 2 3")]
-    jobs, images, notes = ours(pipeline, prompts, cfg_start="auto", cfg_before=0.0, steps=12)
+    jobs, images, notes = ours(pipeline, prompts, cfg_start="auto", cfg_before=before, steps=12)
     for job, image, note in zip(jobs, images, notes, strict=True):
         began = []
 
@@ -171,7 +172,7 @@ def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, 
             fell = any(later < earlier for earlier, later in itertools.pairwise(distance[:-1]))
             if not began and fell and distance[-1] > distance[-2]:
                 began.append(t)
-            return 6.0 if began else 0.0
+            return 6.0 if began else before
 
         expected = loop(
             parts, pipeline.scheduler, job.prompt, job.seed, choose, scale=6.0, steps=12

@@ -172,14 +172,15 @@ class GenerationOptions(CommonOptions, TrackingOptions):
             " timestep per image"
         ),
     )
-    cfg_before: float = flag(
-        0.0,
+    cfg_before: float | None = flag(
+        None,
         kind=real(),
         group=MITIGATIONS,
         help=(
-            "guidance scale while the timestep is above --cfg_start; 0: no guidance, -2: opposite"
-            " guidance"
+            "guidance scale while the timestep is above --cfg_start; 0: the prompt is not used, 1:"
+            " it is used without guidance, -2: opposite guidance"
         ),
+        unset="0; with --cfg_start auto 1",
     )
     detect: tuple[str, ...] = flag(
         (),
@@ -265,7 +266,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         self._check_number_of_prompts()
 
     def _check_mitigations(self) -> None:
-        if self.cfg_before and self.cfg_start is None:
+        if self.cfg_before is not None and self.cfg_start is None:
             raise UsageError(
                 f"--cfg_before={self.cfg_before:g} is the guidance scale while the timestep is"
                 " above --cfg_start; give --cfg_start too"

@@ -225,7 +225,10 @@ def _say_assumptions(
 def _flag_values(opts: GenerationOptions) -> dict[str, Any]:
     """The flags of mitigations and detectors: {flag: value}."""
     names = (*mitigations.flag_names(), *detectors.flag_names())
-    return {name: getattr(opts, name) for name in names}
+    values = {name: getattr(opts, name) for name in names}
+    if values["cfg_before"] is None:
+        values["cfg_before"] = mitigations.published_scale_before(values["cfg_start"])
+    return values
 
 
 def _prompt_request(opts: GenerationOptions, default_prompts: tuple[str, ...]) -> PromptRequest:

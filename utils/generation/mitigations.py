@@ -80,6 +80,13 @@ def prompt_edit(*, rand_augs: str | None, rand_aug_repeats: int) -> Mitigation |
     return Mitigation(f"auginfer_{rand_augs}_{rand_aug_repeats}", "--rand_augs", edit_prompt=edit)
 
 
+def published_scale_before(cfg_start: float | str | None) -> float:
+    """The guidance scale before a transition as published (Jain et al. 2025): 0, the unconditional
+    prediction, before a timestep that is given; 1, the conditional one, before one that is
+    detected, as the authors' code does it."""
+    return 1.0 if isinstance(cfg_start, str) else 0.0
+
+
 def guidance_transition(*, cfg_start: float | str | None, cfg_before: float) -> Mitigation | None:
     """Another guidance scale before a transition point, which is given or detected per image."""
     if cfg_start is None:

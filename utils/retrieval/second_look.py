@@ -162,14 +162,14 @@ def look_again(
         return aligner.align(pictures[q], np.searchsorted(rows, kept).tolist())
 
     with processes.together():
-        own = _in_threads(align, range(first, last), processes.device, wrap)
+        own = in_threads(align, range(first, last), processes.device, wrap)
     parts = processes.gather(own)
     if not processes.main:
         return None
     return _collected([pairs for part in parts for pairs in part], chosen, rows, below)
 
 
-def _in_threads(
+def in_threads(
     align: Callable[[int], list[AlignedPair | None]],
     pictures: Sequence[int],
     device: torch.device,
