@@ -194,3 +194,11 @@ def test_the_changelog_says_where_modules_moved():
         named = re.findall(r"`((?:utils|benchmarks)\.[\w.]+)`", new)
         assert named, old
         assert set(named) <= exist, f"{old}: {set(named) - exist}"
+
+
+def test_tests_that_the_departures_name_exist():
+    """A row of docs/departures.md that says what agrees is held by the tests that it names."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/departures.md").read_text())
+    assert len(named) >= 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
