@@ -24,6 +24,13 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "values that are not finite are looked for after they were clamped",
+        "utils.generation.degenerate:watched.look",
+        "torch.isfinite(output)",
+        "torch.isfinite(output.clamp(-1, 1))",
+        "tests/generation/test_degenerate.py::test_values_are_looked_at_before_the_pipeline_clamps_them",
+    ),
+    Mutant(
         "the worst prompts are judged by the noise that chose them",
         "utils.card.card_steps:trial_step",
         "like.seed + 1",

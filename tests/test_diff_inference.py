@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import diff_inference
 from tests.conftest import ROOT
@@ -62,6 +63,37 @@ def test_a_generation_holds_what_it_says(infer, micro_run):
     assert data["safety_checker"] == "never loaded"
     assert {i.shape for i in images_of(folder)} == {(16, 16, 3)}
     assert "6 images (6 new)" in infer.printed
+
+
+def test_most_images_without_finite_values_end_the_generation(refused, infer, micro_sd, tmp_path):
+    """Black images match no training image: the measurement would say that nothing is copied."""
+    model = shutil.copytree(micro_sd, tmp_path / "m")
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    # finite weights whose products are not
+    state["decoder.conv_out.weight"] *= 1e38
+    state["decoder.conv_norm_out.weight"] *= 1e38
+    save_file(state, weights)
+    line = refused(
+        "diff_inference",
+        "--modelpath",
+        model,
+        "--prompt",
+        "x",
+        "-nb",
+        40,
+        "--batch_size",
+        4,
+        "--resolution",
+        16,
+        "--savepath",
+        tmp_path / "g",
+        *FAST,
+    )
+    assert "16 of 16 images show nothing (16 not finite, 0 of one colour)" in line
+    assert not (tmp_path / "g" / "manifest.json").exists()
+    whole = infer("--prompt", "x", "-nb", 2)
+    assert manifest_of(whole)["degenerate"] == {"not finite": 0, "one colour": 0}
 
 
 def test_nothing_depends_on_the_number_of_prompts_or_the_batch(infer):
@@ -400,8 +432,6 @@ def test_lora_weights_change_the_images_and_belong_to_the_settings(infer, refuse
 
 def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
     """W + B A, with alpha / r = 1."""
-    from safetensors.torch import load_file
-
     from utils.models import loading
     from utils.models import lora as lora_weights
 

@@ -204,19 +204,25 @@ class Generation:
                 " --savepath or --run_name, or wait for that command"
             )
 
-    def finish(self, total: int, **fields: Any) -> list[ManifestRow]:
-        """Write prompts.txt and the manifest from the parts of all processes, and remove the parts.
+    def complete_rows(self, total: int) -> list[ManifestRow]:
+        """Rows of all processes' parts, ordered by index; DataError if some are missing.
 
-        total: number of images that the generation must have; DataError, and nothing is written, if
-        rows are missing;
-        fields: of the manifest, besides the images.
-        Returns: rows, ordered by index."""
+        total: number of images that the generation must have."""
         rows = sorted(self._read_parts()[1], key=lambda row: row["index"])
         if len(rows) != total:
             raise DataError(
                 f"{self.path}: {len(rows)} of {total} images have a line in the manifest; run the"
                 " same command again to generate the others"
             )
+        return rows
+
+    def finish(self, total: int, **fields: Any) -> list[ManifestRow]:
+        """Write prompts.txt and the manifest from the parts of all processes, and remove the parts.
+
+        total: as `complete_rows`; DataError, and nothing is written, if rows are missing;
+        fields: of the manifest, besides the images.
+        Returns: rows, ordered by index."""
+        rows = self.complete_rows(total)
         lines = (_one_line(row["prompt"]) + "\n" for row in rows)
         whole_files.write_text(self.prompts_path, "".join(lines))
         whole_files.write_manifest(self.manifest_path, "generation", **fields, images=rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.data.caption_edits import RandomTokens
-from utils.generation import mitigations, sampling
+from utils.generation import degenerate, mitigations, sampling
 from utils.generation.generation_plan import GenerationPlan, PipelinePlan, plans_of
 from utils.generation.mitigations import SampleHooks
 from utils.generation.pair_grid import compare
@@ -155,8 +155,12 @@ def make(
     if processes.main:
         figures["prompts_cut"] = cut
         rows = _finish(plan, pipeline, figures, processes)
-        for line in mitigations.summaries(plan.images.mitigations, rows):
-            say(line)
+        for line in (
+            degenerate.summary(rows),
+            *mitigations.summaries(plan.images.mitigations, rows),
+        ):
+            if line:
+                say(line)
     return figures
 
 
@@ -171,6 +175,7 @@ def _save(
     saved: Iterable[dict[str, Any]] = plan.folder.save(
         images, threads=plan.save_threads, waiting=4 * plan.batch_size
     )
+    saved = degenerate.stopping(saved, precision=plan.pipeline.mixed_precision)
     if processes.main:
         saved = progress(saved, total=count, label=_label(processes.count))
     collections.deque(saved, maxlen=0)  # run to the end
@@ -179,8 +184,11 @@ def _save(
 def _finish(
     plan: GenerationPlan, pipeline: Any, figures: dict, processes: parallel.Processes
 ) -> list[dict]:
-    """Write the manifest. Returns: its rows."""
+    """Write the manifest. Returns: its rows. DataError, and nothing is written, if most images
+    show nothing."""
     model, folder = plan.pipeline.model, plan.folder
+    made = folder.complete_rows(plan.images.total)
+    degenerate.require_pictures(made, precision=plan.pipeline.mixed_precision)
     run = os.path.relpath(model.run.path.resolve(), folder.path.resolve()) if model.run else None
     return folder.finish(
         plan.images.total,
@@ -193,6 +201,7 @@ def _finish(
         scheduler=type(pipeline.scheduler).__name__,
         safety_checker="never loaded",
         **figures,
+        degenerate=degenerate.counts_of(made),
         environment=environment.environment(),
         model={"modelpath": model.modelpath, "source": model.source},
         prompts=plan.prompts_file,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.generation import denoiser_hook
+from utils.generation import degenerate, denoiser_hook
 from utils.models import families
 from utils.runtime import seeding
 
@@ -221,7 +221,10 @@ def generate(
     for batch in _batches(jobs, batch_size):
         given = embedder([job.prompt for job in batch])
         hook = hooks.steering(settings.guidance)
-        with denoiser_hook.steered(pipeline, family, hook, guided=guided):
+        with (
+            denoiser_hook.steered(pipeline, family, hook, guided=guided),
+            degenerate.watched(pipeline) as finite,
+        ):
             images = pipeline(
                 **_call_embeddings(given, negative, batch, hooks),
                 **arguments,
@@ -231,4 +234,5 @@ def generate(
                 generator=[torch.Generator().manual_seed(job.seed) for job in batch],
             ).images
         notes = (hook.report() if hook else []) or [{} for _ in batch]
-        yield from map(GeneratedImage, batch, images, notes)
+        for job, image, note, whole in zip(batch, images, notes, finite, strict=True):
+            yield GeneratedImage(job, image, note | degenerate.note_of(image, whole))
