@@ -28,7 +28,7 @@ from utils.card.card_steps import GENERATING, TRAINING, Step, line_of
 from utils.card.card_verdicts import CopyRule, rule_of, worst_prompts
 from utils.cli import flags
 from utils.cli.train_options import TrainOptions
-from utils.data import caption_files
+from utils.data import key_matching
 from utils.files import whole_files
 from utils.generation.sampling import Prompt
 from utils.runtime import environment
@@ -205,7 +205,7 @@ def _known(made: CardRun) -> KnownPictures:
         made.left_out["draws"] = "how often pictures were drawn is recorded with --mem_ratio alone"
     named = sorted({each.source for each in made.main.images if each.source})
     manifest = planned.commands.images(TRAINING) / "manifest.json"
-    found, _ = caption_files.match_keys(manifest, named, data.root, data.keys, anywhere=True)
+    found, _ = key_matching.match_keys(manifest, named, data.root, data.keys, anywhere=True)
     prompts = {each.source: each.prompt for each in made.main.images}
     return KnownPictures(
         captions={key: prompts[name] or "" for key, name in found.items()} | dict(data.captions),
@@ -221,7 +221,7 @@ def _by_key(
 ) -> dict[str, tuple[int, int]]:
     """Draws by the key of the picture. folder: of the run."""
     data = made.planned.data
-    found, _ = caption_files.match_keys(
+    found, _ = key_matching.match_keys(
         folder / "skips.csv", draws, data.root, data.keys, anywhere=True
     )
     return {key: draws[name] for key, name in found.items()}

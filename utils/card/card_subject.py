@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.data import caption_files
+from utils.data import caption_files, key_matching
 from utils.files import run_folder
 from utils.index import vector_index
 from utils.models import families
@@ -192,7 +192,7 @@ def _recorded_captions(model: Model) -> dict[str, str]:
 
 def _matched(path: Path, names: Mapping[str, str], images: ImageSet) -> dict[str, str]:
     """Texts by the keys of the set. names: {name in the file at `path`: text}."""
-    found, _ = caption_files.match_keys(path, names, images.root, images.keys, anywhere=True)
+    found, _ = key_matching.match_keys(path, names, images.root, images.keys, anywhere=True)
     return {key: names[found[key]] for key in images.keys if key in found}
 
 
@@ -239,7 +239,7 @@ def require_pictures_of(
     flag, file: where they come from; named: {prompt: the picture that the file names, or None}."""
     sources = [name for name in named.values() if name]
     if sources and data.images is not None:
-        found, _ = caption_files.match_keys(
+        found, _ = key_matching.match_keys(
             file, sources, data.images.root, data.images.keys, anywhere=True
         )
         if found:

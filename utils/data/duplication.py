@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.caption_edits import all_captions
-from utils.data.caption_files import match_keys
 from utils.data.image_sets import ImageSet
+from utils.data.key_matching import match_keys
 from utils.files.whole_files import read_json
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError, require_file
@@ -162,7 +162,7 @@ def read_weights(flag: str, path: str | Path, images: ImageSet) -> tuple[np.ndar
     An image that the file does not name has weight 1. UsageError, which names `flag`, for a wrong
     value, if no image is named, or if all weights are 0. Returns: float64 [N]; number of images
     that are not named."""
-    data = read_json(require_file(flag, path))
+    data = read_json(require_file(flag, path), unique=True)
     if not isinstance(data, dict) or not data:
         raise UsageError(f"{flag}={str(path)!r} holds no weights; use JSON, image path -> weight")
     wrong = [k for k, v in data.items() if type(v) not in (int, float) or not 0 <= v < math.inf]

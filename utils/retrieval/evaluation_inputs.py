@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import caption_files, data_sources, image_sets
+from utils.data import caption_files, data_sources, image_sets, key_matching
 from utils.files import generation_folder, run_folder, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
@@ -124,9 +124,7 @@ def _duplicated_keys(
     if run is None:
         return None
     record, names = run.path / "run.json", run.record["duplicated"]
-    matched, _ = caption_files.match_keys(
-        record, names, training.root, training.keys, anywhere=True
-    )
+    matched, _ = key_matching.match_keys(record, names, training.root, training.keys, anywhere=True)
     if len(matched) < len(names):
         absent = len(names) - len(matched)
         say(f"{absent} duplicated images of {record} are not in --val_dir; duplication is skipped")
@@ -142,9 +140,7 @@ def _held_out_keys(run: run_folder.Run | None, training: image_sets.ImageSet) ->
         return None if run is None else []
     record, held = run.path / "run.json", frozenset(run.holdout)
     names = [*run.captions(), *run.holdout]
-    matched, _ = caption_files.match_keys(
-        record, names, training.root, training.keys, anywhere=True
-    )
+    matched, _ = key_matching.match_keys(record, names, training.root, training.keys, anywhere=True)
     return [key for key in training.keys if matched.get(key) in held]
 
 
@@ -205,7 +201,7 @@ def _captions(
     if recorded is None or not recorded.is_file():
         return {}
     data = whole_files.read_json(recorded)
-    matched, _ = caption_files.match_keys(
+    matched, _ = key_matching.match_keys(
         recorded, data, training.root, training.keys, anywhere=True
     )
     return {key: data[name][0] for key, name in matched.items()}
@@ -279,7 +275,7 @@ def source_keys(
     """The training images that the prompts belong to. Returns: {source_image as the manifest names
     it: key of the training image}."""
     named = list(dict.fromkeys(q.source_image for q in queries if q.source_image))
-    matched, _ = caption_files.match_keys(
+    matched, _ = key_matching.match_keys(
         Path(folder) / "manifest.json", named, training.root, training.keys, anywhere=True
     )
     return {name: key for key, name in matched.items()}
