@@ -31,6 +31,20 @@ MUTANTS = [
         "tests/generation/test_degenerate.py::test_values_are_looked_at_before_the_pipeline_clamps_them",
     ),
     Mutant(
+        "words inserted behind what the text encoder reads change nothing",
+        "utils.data.caption_edits:insert_words",
+        "placed = own[:read]",
+        "placed = own",
+        "tests/data/test_caption_edits.py::test_words_inserted_into_a_long_prompt_are_all_read_and_their_places_uniform",
+    ),
+    Mutant(
+        "a learning rate that never rises goes unsaid",
+        "utils.training.start_notes:warmup_unfinished",
+        "schedule.steps > schedule.warmup_steps",
+        "schedule.steps <= schedule.warmup_steps",
+        "tests/training/test_start_notes.py::test_a_warm_up_that_outlasts_the_run_is_said_with_the_rate_that_is_reached",
+    ),
+    Mutant(
         "the worst prompts are judged by the noise that chose them",
         "utils.card.card_steps:trial_step",
         "like.seed + 1",

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from utils.data.caption_edits import RandomTokens
+from utils.data.encoder_window import too_long
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
 from utils.models import loading
@@ -152,9 +153,11 @@ def test_embeddings_kept_are_bounded(pipeline):
 
 
 def test_prompts_of_which_the_end_is_lost_are_counted_once_and_quietly(pipeline, caplog):
-    fits, too_long = "a" * 30, "b" * 31  # a letter is a token; the length is 32 with both ends
-    assert sampling.too_long(pipeline, [fits, too_long, too_long]) == ([too_long], 32)
-    pixels(pipeline, jobs([Prompt(too_long)], per=1), steps=1)
+    fits, longer = "a" * 30, "b" * 31  # a letter is a token; the length is 32 with both ends
+    window = sampling.window_of(pipeline)
+    assert window.limit == 32
+    assert too_long(window, [fits, longer, longer]) == [longer]
+    pixels(pipeline, jobs([Prompt(longer)], per=1), steps=1)
     assert not caplog.records
 
 

@@ -3,7 +3,10 @@
 The train-time names are those of Somepalli et al. 2023 (arXiv 2305.20086): `randrepl` is RC,
 `randwordadd` random word addition, `wordrepeat` CWR, `allcaps` MC. At inference: `rand_word_add` is
 RT, `rand_word_repeat` CWR, `rand_numb_add` RNA. Words are split on single spaces; an insertion
-position is uniform on 0 ... number of words."""
+position is uniform on 0 ... number of words.
+
+Where that puts a word behind the end of what the text encoder reads, the edit would change nothing:
+the positions are then drawn among the words that are read."""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ from typing import Protocol
 
 import numpy as np
 
+from utils.data.encoder_window import Window
+
 NUMBER_LIMIT = 100_000
+# How often positions are drawn in a long caption before the last ones are taken. More than one
+# draw is needed only where a word is repeated beside itself, as in "a a a".
+DRAWS = 8
 
 
 class Tokenizer(Protocol):
@@ -33,9 +41,11 @@ class Tokenizer(Protocol):
 class RandomTokens:
     """Random tokens: uniform over a tokenizer's vocabulary without its special tokens.
 
-    ids: of the tokens that may be drawn; known: the same as a set."""
+    ids: of the tokens that may be drawn; known: the same as a set; window: what the text encoder
+    reads of an edited caption, None where captions are not cut."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, window: Window | None = None) -> None:
+        self.window = window
         special = set(tokenizer.all_special_ids)
         self.ids = [i for i in range(len(tokenizer)) if i not in special]
         self.known = frozenset(self.ids)
@@ -54,36 +64,88 @@ class RandomTokens:
         return self.decode(self.draw_ids(count, rng))
 
 
-def insert_word(caption: str, word: str, rng: np.random.Generator) -> str:
+def _insert(
+    placed: list[tuple[str, bool]], word: str, rng: np.random.Generator
+) -> list[tuple[str, bool]]:
     """Insert a word at a position drawn uniformly from 0, before the first word, to the number of
-    words."""
-    words = caption.split(" ")
-    words.insert(int(rng.integers(len(words) + 1)), word)
-    return " ".join(words)
+    words. placed: (word, whether it was inserted)."""
+    at = int(rng.integers(len(placed) + 1))
+    return [*placed[:at], *((part, True) for part in word.split(" ")), *placed[at:]]
+
+
+def _text(placed: Sequence[tuple[str, bool]]) -> str:
+    return " ".join(word for word, _ in placed)
+
+
+def _has_effect(placed: Sequence[tuple[str, bool]], caption: str, window: Window) -> bool:
+    """Whether every inserted word is read, and what is read differs from the caption."""
+    text = _text(placed)
+    if window.holds(text):
+        return True
+    last = max(i for i, (_, inserted) in enumerate(placed) if inserted)
+    return window.holds(_text(placed[: last + 1])) and window.kept(text) != window.kept(caption)
+
+
+def insert_words(
+    caption: str,
+    draw: Callable[[], str],
+    rng: np.random.Generator,
+    *,
+    times: int,
+    window: Window | None = None,
+) -> str:
+    """Insert `times` words at random positions.
+
+    draw: () -> a word; it is called before the position of the word is drawn.
+    window: what the text encoder reads. Where it does not read every inserted word, the same words
+    are inserted at positions drawn uniformly among the words that it reads beside them."""
+    own = [(word, False) for word in caption.split(" ")]
+    inserted, placed = [], own
+    for _ in range(times):
+        inserted.append(draw())
+        placed = _insert(placed, inserted[-1], rng)
+    if window is None:
+        return _text(placed)
+    for _ in range(DRAWS):
+        if _has_effect(placed, caption, window):
+            break
+        read = window.leading([word for word, _ in own], beside=inserted)
+        placed = own[:read]
+        for word in inserted:
+            placed = _insert(placed, word, rng)
+        placed = [*placed, *own[read:]]
+    return _text(placed)
 
 
 def add_tokens(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int) -> str:
     """Insert `times` random tokens, each decoded alone, at random positions."""
-    for _ in range(times):
-        caption = insert_word(caption, tokens.draw(1, rng), rng)
-    return caption
+    return insert_words(
+        caption, lambda: tokens.draw(1, rng), rng, times=times, window=tokens.window
+    )
 
 
 def repeat_words(
     caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int
 ) -> str:
-    """Insert a random word of the original caption at a random position, `times` times."""
-    original = caption.split(" ")
-    for _ in range(times):
-        caption = insert_word(caption, original[int(rng.integers(len(original)))], rng)
-    return caption
+    """Insert a random word of the original caption at a random position, `times` times. The word is
+    one that the text encoder reads."""
+    words = caption.split(" ")
+    if tokens.window is not None and not tokens.window.holds(caption):
+        words = words[: max(1, tokens.window.leading(words))]
+    return insert_words(
+        caption,
+        lambda: words[int(rng.integers(len(words)))],
+        rng,
+        times=times,
+        window=tokens.window,
+    )
 
 
 def add_numbers(caption: str, rng: np.random.Generator, tokens: RandomTokens, *, times: int) -> str:
     """Insert a random integer from 0 to 99,999 at a random position, `times` times."""
-    for _ in range(times):
-        caption = insert_word(caption, str(rng.integers(NUMBER_LIMIT)), rng)
-    return caption
+    return insert_words(
+        caption, lambda: str(rng.integers(NUMBER_LIMIT)), rng, times=times, window=tokens.window
+    )
 
 
 def replace_caption(caption: str, rng: np.random.Generator, tokens: RandomTokens) -> str:

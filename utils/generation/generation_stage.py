@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.data.caption_edits import RandomTokens
+from utils.data.encoder_window import too_long
 from utils.generation import degenerate, mitigations, sampling
 from utils.generation.generation_plan import GenerationPlan, PipelinePlan, plans_of
 from utils.generation.mitigations import SampleHooks
@@ -73,11 +74,12 @@ def _say_what_is_cut(
     edited = (
         sampling.edited_prompt(prompts, hooks, number, seed=seed) for number in range(len(prompts))
     )
-    cut, limit = sampling.too_long(pipeline, edited)
+    window = sampling.window_of(pipeline)
+    cut = too_long(window, edited)
     if cut:
         say(
-            f"{len(cut)} prompts are longer than the {limit} tokens that the model accepts; the"
-            f" rest of each has no effect. The first: {cut[0][:80]!r}"
+            f"{len(cut)} prompts are longer than the {window.limit} tokens that the model accepts;"
+            f" the rest of each has no effect. The first: {cut[0][:80]!r}"
         )
     return len(cut)
 
@@ -139,7 +141,7 @@ def make(
     say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
-    tokens = RandomTokens(families.tokenizer_of(pipeline))
+    tokens = RandomTokens(families.tokenizer_of(pipeline), sampling.window_of(pipeline))
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
     cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
     missing = sorted(set(range(plan.images.total)) - {row["index"] for row in rows})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from utils.data.encoder_window import Window
 from utils.generation import degenerate, denoiser_hook
 from utils.models import families
 from utils.runtime import seeding
@@ -92,7 +93,7 @@ def image_jobs(
 
 @contextlib.contextmanager
 def _without_length_warnings(pipeline: Any) -> Iterator[None]:
-    """Silence the libraries' warnings about long prompts, which `too_long` counts."""
+    """Silence the libraries' warnings about long prompts, which the stage counts."""
     loggers = [
         logging.getLogger(type(pipeline).__module__),
         logging.getLogger("transformers.tokenization_utils_base"),
@@ -107,19 +108,9 @@ def _without_length_warnings(pipeline: Any) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def too_long(pipeline: Any, prompts: Iterable[str]) -> tuple[list[str], int]:
-    """Prompts whose end does not reach the denoiser.
-
-    Returns: (those prompts, each once; number of tokens that do reach it).
-    """
-    tokenizer, limit = families.family_of(pipeline).longest(pipeline)
-    with _without_length_warnings(pipeline):
-        cut = [
-            prompt
-            for prompt in dict.fromkeys(prompts)
-            if len(tokenizer(prompt, truncation=False).input_ids) > limit
-        ]
-    return cut, limit
+def window_of(pipeline: Any) -> Window:
+    """What a pipeline reads of a prompt: the tokens that reach its denoiser."""
+    return Window(*families.family_of(pipeline).longest(pipeline))
 
 
 class Embedder:

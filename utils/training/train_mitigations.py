@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from utils.data import caption_edits, duplication
+from utils.data.encoder_window import Window
 from utils.models import embedding_edits
 from utils.runtime import flag_values
 from utils.runtime.errors import UsageError
@@ -231,7 +232,7 @@ def train_hooks(
         _edited_caption,
         choose=choice.choose,
         edits=[each.edit_caption for each in captions],
-        tokens=caption_edits.RandomTokens(tokenizer),
+        tokens=caption_edits.RandomTokens(tokenizer, Window(tokenizer, tokenizer.model_max_length)),
     )
     listings = [choice.prompts, *(each.prompts for each in captions)]
     prompts = None

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import flags
+from utils.data.encoder_window import Window
 from utils.files import hub, resume_states, run_folder
 from utils.models import families, loading
 from utils.reports import tracking
 from utils.runtime import devices, launching, parallel
-from utils.training import optimisation, run_record, training_job, training_loop
+from utils.training import optimisation, run_record, start_notes, training_job, training_loop
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -132,6 +133,8 @@ def start(
         run_record.require_same_inputs(plan.record, record)
         record["id"] = plan.record["id"]
     training_job.require_host_memory(job, processes.say)
+    if processes.main:
+        record["captions_cut"] = say_what_has_less_effect(job, processes)
     seconds = plan.state.info["seconds"] if plan.state else 0.0
     settings = training_job.loop_settings(opts)
     loop = training_loop.Loop(job, settings, plan.run, processes, seconds=seconds)
@@ -143,6 +146,17 @@ def start(
     record["tracker"] = loop.tracker.run_id or (plan.record or {}).get("tracker")
     begin(plan, loop, record)
     return loop, record
+
+
+def say_what_has_less_effect(job: PreparedRun, processes: Processes) -> int:
+    """Print which settings do less than they seem to. Returns: the number of captions whose end is
+    not read."""
+    tokenizer, prompts = job.model.parts.tokenizer, job.data.prompts
+    count, line = start_notes.captions_cut(prompts, Window(tokenizer, tokenizer.model_max_length))
+    for each in (line, start_notes.warmup_unfinished(job.model.optimisation)):
+        if each is not None:
+            processes.say(each)
+    return count
 
 
 def encoded(opts: TrainOptions, plan: RunPlan, job: PreparedRun, processes: Processes) -> list[str]:

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from tests.conftest import SEED_FLAGS
+from utils.data.encoder_window import Window
+from utils.training import start_notes
+from utils.training.optimisation import AdamW, Optimisation, Schedule
+
+
+@pytest.fixture
+def train(script, micro_sd, scenes_dir, tmp_path):
+    """train(*flags) -> (what the run printed, its run.json)."""
+
+    def run(*flags):
+        out = script(
+            "diff_train",
+            *("--pretrained_model_name_or_path", micro_sd),
+            *("--instance_data_dir", scenes_dir / "train"),
+            *("--instance_prompt_loc", scenes_dir / "captions.json"),
+            *("--class_prompt", "instancelevel_blip", "--resolution", 16, "--seed", 1),
+            *("--max_train_steps", 2, "--train_batch_size", 2, "--output_dir", tmp_path / "run"),
+            *SEED_FLAGS,
+            *flags,
+        )
+        return out, json.loads((tmp_path / "run" / "run.json").read_text())
+
+    return run
+
+
+def optimised(name, warmup, steps):
+    return Optimisation(AdamW(2e-3), Schedule(name, warmup, steps))
+
+
+@pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine"])
+def test_a_warm_up_that_outlasts_the_run_is_said_with_the_rate_that_is_reached(name):
+    line = start_notes.warmup_unfinished(optimised(name, 50, 10))
+    # the tenth step has 9/50 of the rate
+    assert "--lr_warmup_steps=50 " in line
+    assert "reaches 0.00036, 18 % of 0.002" in line
+    assert start_notes.warmup_unfinished(optimised(name, 50, 51)) is None
+
+
+def test_a_constant_rate_has_no_warm_up_to_outlast():
+    assert start_notes.warmup_unfinished(optimised("constant", 500, 10)) is None
+
+
+def test_a_run_says_that_its_warm_up_is_not_over(train):
+    flags = ("--lr_scheduler", "constant_with_warmup", "--learning_rate", "5e-6")
+    out, _ = train(*flags, "--lr_warmup_steps", 5000)
+    lines = [line for line in out.splitlines() if "lr_warmup_steps" in line]
+    assert len(lines) == 1
+    assert "5000 is not over after the 2 steps" in lines[0]
+    assert "reaches 1e-09, 0.02 % of 5e-06" in lines[0]
+
+
+def test_captions_that_the_encoder_does_not_read_whole_are_counted_once(micro_parts):
+    tokenizer = micro_parts().tokenizer  # a token is a letter, and 30 letters are read
+    prompts = {"0.png": ["a" * 31, "a" * 30], "1.png": ["a" * 31, "b" * 40]}
+    count, line = start_notes.captions_cut(prompts, Window(tokenizer, 32))
+    assert count == 2
+    assert line.startswith("2 of 3 captions are longer than the 32 tokens")
+    assert start_notes.captions_cut({"0.png": ["a"]}, Window(tokenizer, 32)) == (0, None)
+
+
+def test_a_run_says_how_many_captions_are_cut_and_records_it(train, scenes_dir):
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    texts = {text.replace(" ", "") for listed in captions.values() for text in listed}
+    long = sum(len(text) > 30 for text in texts)
+    out, record = train()
+    lines = [line for line in out.splitlines() if "the text encoder reads" in line]
+    assert len(lines) == 1
+    assert record["captions_cut"] == long
+    assert lines[0].startswith(f"{long} of ")
