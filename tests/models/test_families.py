@@ -5,7 +5,7 @@ import torch
 from tests.pipelines import MINIATURES, flux, miniature
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import families, loading
+from utils.models import families, pipeline_files
 from utils.runtime.errors import UsageError
 
 
@@ -73,7 +73,7 @@ def test_another_class_is_refused_by_name(tmp_path):
     with pytest.raises(
         UsageError, match="is a KandinskyPipeline; use one of: StableDiffusionPipeline$"
     ):
-        families.read("--modelpath", str(tmp_path), takes=loading.TRAINED)
+        families.read("--modelpath", str(tmp_path), takes=families.TRAINED)
 
 
 def test_options_of_guidance_that_would_have_no_effect_are_refused():
@@ -124,7 +124,7 @@ def test_the_resolution_is_checked_before_anything_loads(micro_sd):
         UsageError, match="--resolution=20 is not accepted; use a multiple of 8 with 'm'"
     ):
         families.require_resolution("m", name, configs, 20)
-    third = loading.Configs(
+    third = pipeline_files.Configs(
         {}, {"block_out_channels": [8, 8]}, {"patch_size": 2, "pos_embed_max_size": 16}, {}
     )
     families.require_resolution("m", "StableDiffusion3Pipeline", third, 64)

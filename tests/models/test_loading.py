@@ -53,37 +53,12 @@ def test_a_safety_checker_is_never_loaded(tmp_path, micro_sd):
     assert pipeline.unet.dtype == torch.float32
 
 
-def test_wrong_sources_say_what_to_pass(tmp_path):
-    with pytest.raises(
-        UsageError, match="is not a pipeline folder: it has no model_index.json; use a folder"
-    ):
-        loading.require_pipeline(FLAG, str(tmp_path))
-    with pytest.raises(
-        UsageError, match="does not exist; use a folder as written by diffusers' save_pretrained"
-    ):
-        loading.require_pipeline(FLAG, "/no/such/folder")
-
-
 def test_an_unreachable_name_says_what_was_tried():
     with pytest.raises(
         UsageError,
         match=r"='nobody/no-model' is not a local folder and could not be loaded from the local cache",
     ):
         loading.load_pipeline(FLAG, "nobody/no-model")
-
-
-def test_configurations_are_read_without_weights(micro_sd):
-    configs = loading.read_configs(
-        FLAG, str(micro_sd), loading.read_index(FLAG, str(micro_sd)), denoiser="unet"
-    )
-    assert (configs.index["_class_name"], configs.factor, configs.patch) == (
-        "StableDiffusionPipeline",
-        2,
-        1,
-    )
-    assert configs.denoiser["cross_attention_dim"] == 16
-    with pytest.raises(UsageError, match="is not complete"):
-        loading.read_configs(FLAG, str(micro_sd), {}, denoiser="scheduler_of_nobody")
 
 
 def test_embeddings_are_cut_and_padded_to_the_tokenizers_length(micro_parts):

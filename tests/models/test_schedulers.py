@@ -5,7 +5,7 @@ import pytest
 from tests.pipelines import miniature
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import families, loading, schedulers
+from utils.models import families, pipeline_files, schedulers
 from utils.runtime.errors import UsageError
 
 
@@ -58,7 +58,9 @@ def test_schedulers_by_name():
 
 
 def configs(own, **scheduler):
-    return loading.Configs({"scheduler": ["diffusers", f"{own}Scheduler"]}, {}, {}, scheduler)
+    return pipeline_files.Configs(
+        {"scheduler": ["diffusers", f"{own}Scheduler"]}, {}, {}, scheduler
+    )
 
 
 def test_a_scheduler_is_planned_without_weights():

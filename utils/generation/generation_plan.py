@@ -19,7 +19,7 @@ from utils.generation.model_source import ModelSource, find_model
 from utils.generation.prompts import PromptRequest, choose_prompts
 from utils.generation.sampling import Prompt, SampleSettings
 from utils.models import families, fingerprints, lora, schedulers
-from utils.models.loading import Configs
+from utils.models.pipeline_files import Configs
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
 

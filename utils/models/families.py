@@ -7,17 +7,21 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-
-from utils.models import loading
+from utils.models import pipeline_files
 from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.runtime.errors import UsageError
 
-Device: TypeAlias = str | torch.device
+if TYPE_CHECKING:
+    import torch
+
+# classes of pipelines that diff_train.py accepts: those that consist of loading.DiffusionParts
+TRAINED = ("StableDiffusionPipeline",)
+
+Device: TypeAlias = "str | torch.device"
 # argument of the pipeline's call, such as "prompt_embeds" -> [B, ...]
-Embeddings: TypeAlias = dict[str, torch.Tensor]
+Embeddings: TypeAlias = "dict[str, torch.Tensor]"
 
 
 @dataclass(frozen=True)
@@ -217,24 +221,24 @@ def read(
     *,
     revision: str | None = None,
     takes: tuple[str, ...] = tuple(FAMILIES),
-) -> tuple[str, loading.Configs]:
+) -> tuple[str, pipeline_files.Configs]:
     """Read the class and the configuration of a pipeline without its weights; UsageError for a
     class that is not in `takes`.
 
     flag: the option that named the source, for errors.
     source: a folder or a hub name.
-    Returns: (name of the class, loading.Configs).
+    Returns: (name of the class, pipeline_files.Configs).
     """
-    index = loading.read_index(flag, source, revision=revision)
+    index = pipeline_files.read_index(flag, source, revision=revision)
     name = index.get("_class_name")
     if name not in takes:
         raise UsageError(f"{flag}={str(source)!r} is a {name}; use one of: {', '.join(takes)}")
-    return name, loading.read_configs(
+    return name, pipeline_files.read_configs(
         flag, source, index, denoiser=FAMILIES[name].denoiser, revision=revision
     )
 
 
-def require_resolution(source: str, name: str, configs: loading.Configs, side: int) -> None:
+def require_resolution(source: str, name: str, configs: pipeline_files.Configs, side: int) -> None:
     """Raise UsageError unless a pipeline of class `name` generates images with a side of `side`
     pixels."""
     multiple = FAMILIES[name].multiple(configs.factor, configs.patch)

@@ -4,16 +4,15 @@ Every loader names a dtype, and every error says what to pass instead."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from utils.files import hub
+from utils.models import families, pipeline_files
 from utils.runtime import devices, seeding
-from utils.runtime.errors import UsageError, first_line
+from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -25,14 +24,6 @@ if TYPE_CHECKING:
         UNet2DConditionModel,
     )
     from transformers import CLIPTextModel, CLIPTokenizer
-
-# classes of pipelines that diff_train.py accepts: those that consist of DiffusionParts
-TRAINED = ("StableDiffusionPipeline",)
-ACCEPTED = "use a folder as written by diffusers' save_pretrained, or a hub name owner/model"
-
-
-def _factor(block_out_channels: list[int]) -> int:
-    return 2 ** (len(block_out_channels) - 1)  # an autoencoder halves the side between its blocks
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class DiffusionParts:
     @property
     def vae_factor(self) -> int:
         """Pixels per latent, along a side."""
-        return _factor(self.vae.config.block_out_channels)
+        return pipeline_files.factor(self.vae.config.block_out_channels)
 
     @property
     def noise_scheduler(self) -> DDPMScheduler:
@@ -57,115 +48,6 @@ class DiffusionParts:
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.scheduler.config)
-
-
-def require_pipeline(flag: str, source: str | Path) -> None:
-    """Raise UsageError if a model is named by a path that is not a pipeline folder; a hub name
-    passes.
-
-    flag: the option that named it, for the message.
-    source: a folder or a hub name.
-    """
-    path = Path(source)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise UsageError(
-            f"{flag}={str(source)!r} is not a pipeline folder: it has no model_index.json;"
-            f" {ACCEPTED}"
-        )
-    if not path.is_dir() and (
-        path.is_absolute() or str(source).startswith(".") or str(source).count("/") > 1
-    ):
-        raise UsageError(f"{flag}={str(source)!r} does not exist; {ACCEPTED}")
-
-
-def _unreachable(flag: str, source: str | Path, error: Exception) -> UsageError:
-    reason = first_line(error)
-    if Path(source).is_dir():
-        return UsageError(f"{flag}={str(source)!r} is not complete: {reason}; {ACCEPTED}")
-    tried = (
-        "the local cache (HF_HUB_OFFLINE is set)"
-        if os.environ.get("HF_HUB_OFFLINE")
-        else "the hub and its cache"
-    )
-    return UsageError(
-        f"{flag}={source!r} is not a local folder and could not be loaded from {tried} ({reason});"
-        f" download the pipeline on a machine with a network and pass its folder with {flag}"
-    )
-
-
-def loading_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that the libraries' loaders raise for a source that is missing, gated,
-    misspelled or unreachable."""
-    from safetensors import SafetensorError
-
-    return (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        SafetensorError,
-        *hub.connection_errors(),
-    )
-
-
-@dataclass(frozen=True)
-class Configs:
-    """The configuration files of a pipeline, read without its weights."""
-
-    index: dict  # model_index.json: the class of the pipeline and of each part
-    vae: dict  # config.json of the autoencoder
-    denoiser: dict  # config.json of the U-Net or transformer
-    scheduler: dict  # scheduler_config.json
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent, along a side."""
-        return _factor(self.vae["block_out_channels"])
-
-    @property
-    def patch(self) -> int:
-        """Latents per token of a transformer, along a side; 1 for a U-Net."""
-        return self.denoiser.get("patch_size", 1)
-
-
-def read_index(flag: str, source: str | Path, *, revision: str | None = None) -> dict:
-    """Read model_index.json of a pipeline; UsageError if it cannot be loaded."""
-    from diffusers import DiffusionPipeline
-
-    require_pipeline(flag, source)
-    try:
-        return DiffusionPipeline.load_config(source, revision=revision)
-    except loading_errors() as error:
-        raise _unreachable(flag, source, error) from None
-
-
-def read_configs(
-    flag: str,
-    source: str | Path,
-    index: dict,
-    *,
-    denoiser: str,
-    revision: str | None = None,
-) -> Configs:
-    """Read the configuration files of a pipeline; UsageError if one cannot be loaded.
-
-    index: its model_index.json.
-    denoiser: the subfolder of the network that predicts, "unet" or "transformer".
-    """
-    from diffusers import AutoencoderKL, DDIMScheduler
-
-    try:
-        # load_config reads the file of any class
-        configs = Configs(
-            index=index,
-            vae=AutoencoderKL.load_config(source, subfolder="vae", revision=revision),
-            denoiser=AutoencoderKL.load_config(source, subfolder=denoiser, revision=revision),
-            scheduler=DDIMScheduler.load_config(source, subfolder="scheduler", revision=revision),
-        )
-        configs.vae["block_out_channels"]  # KeyError if it is another network's configuration
-        return configs
-    except loading_errors() as error:
-        raise _unreachable(flag, source, error) from None
 
 
 def _one_bar_only() -> None:
@@ -193,17 +75,17 @@ def load_pipeline(
     """
     from diffusers import DiffusionPipeline
 
-    require_pipeline(flag, source)
+    pipeline_files.require_pipeline(flag, source)
     _one_bar_only()
     try:
-        config = DiffusionPipeline.load_config(source, revision=revision)
+        config = pipeline_files.read_index(flag, source, revision=revision)
         without = {"safety_checker": None, "requires_safety_checker": False}
         unused: dict[str, Any] = {name: off for name, off in without.items() if name in config}
         pipeline = DiffusionPipeline.from_pretrained(
             source, dtype=dtype, revision=revision, **unused
         )
-    except loading_errors() as error:
-        raise _unreachable(flag, source, error) from None
+    except pipeline_files.loading_errors() as error:
+        raise pipeline_files.unreachable(flag, source, error) from None
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "watermark"):
         # SDXL writes a watermark into the pixels if a package for it is installed
@@ -227,8 +109,8 @@ def load_tokenizer(
 
     try:
         return CLIPTokenizer.from_pretrained(source, subfolder=subfolder, revision=revision)
-    except loading_errors() as error:
-        raise _unreachable(flag, source, error) from None
+    except pipeline_files.loading_errors() as error:
+        raise pipeline_files.unreachable(flag, source, error) from None
 
 
 def load_parts(
@@ -244,10 +126,10 @@ def load_parts(
     tokenizer: a folder or hub name, instead of the pipeline's own tokenizer.
     """
     pipeline = load_pipeline(flag, source, revision=revision)
-    if type(pipeline).__name__ not in TRAINED:
+    if type(pipeline).__name__ not in families.TRAINED:
         raise UsageError(
             f"{flag}={source!r} is a {type(pipeline).__name__}; training needs one of:"
-            f" {', '.join(TRAINED)}"
+            f" {', '.join(families.TRAINED)}"
         )
     if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         kind = pipeline.scheduler.config.prediction_type

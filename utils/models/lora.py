@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.files import whole_files
-from utils.models.loading import loading_errors
+from utils.models.pipeline_files import loading_errors
 from utils.runtime.errors import UsageError, first_line
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from utils.models.families import FAMILIES
-from utils.models.loading import Configs
+from utils.models.pipeline_files import Configs
 from utils.runtime.errors import UsageError, choose
 
 UNSEEDED = ("DPMSolverSDE", "CosineDPMSolverMultistep")

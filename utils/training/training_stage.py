@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import flags
 from utils.data.encoder_window import Window
 from utils.files import hub, resume_states, run_folder
-from utils.models import families, loading
+from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launching, parallel
 from utils.training import optimisation, run_record, start_notes, training_job, training_loop
@@ -66,7 +66,7 @@ def require_model(opts: TrainOptions) -> None:
         "--pretrained_model_name_or_path",
         source,
         revision=opts.revision,
-        takes=loading.TRAINED,
+        takes=families.TRAINED,
     )
     families.require_resolution(source, name, configs, opts.resolution)
 
