@@ -321,3 +321,61 @@ def test_of_two_launches_with_different_descriptors_one_is_refused(
     with pytest.raises(UsageError, match="--pt_style='pixel': the index .* was made with cells 8"):
         build(shards)
     assert shard_files.finished(tmp_path / "index") == []
+
+
+def _rewrite(paths, make):
+    """Other content under the same names, sizes and times."""
+    for n, path in enumerate(paths):
+        size, times = path.stat().st_size, path.stat().st_mtime_ns
+        make(path, n)
+        assert path.stat().st_size == size
+        os.utime(path, ns=(times, times))
+
+
+@pytest.mark.parametrize("kind", ["tars", "folder"])
+def test_other_images_of_equal_names_sizes_and_times_are_indexed_anew(build, tmp_path, kind):
+    source = tmp_path / "source"
+    source.mkdir()
+
+    def make(path, shade):
+        picture = tars.noise(shade, form="BMP")
+        if kind == "folder":
+            path.write_bytes(picture)
+        else:
+            tars.write(path, {"0.png": picture})
+
+    paths = [source / (f"0000{i}.tar" if kind == "tars" else f"{i}.png") for i in range(3)]
+    for i, path in enumerate(paths):
+        make(path, i)
+    root = tmp_path / "index"
+    build(source)
+    before = opened(root)
+    vectors, stamp = before.take(np.arange(3)), before.change_stamp
+    _rewrite(paths, lambda path, n: make(path, n + 10))
+    lines = build(source)
+    assert [line for line in lines if "rebuilt: its images have changed since" in line]
+    after = opened(root)
+    assert after.fingerprint == before.fingerprint
+    assert after.change_stamp != stamp
+    assert after.content_fingerprint != before.content_fingerprint
+    assert not np.array_equal(after.take(np.arange(3)), vectors)
+
+
+@pytest.mark.parametrize("kind", ["tars", "folder"])
+def test_an_index_without_stamps_of_content_is_continued(shards, folder, build, tmp_path, kind):
+    """As versions before 0.3 wrote it."""
+    source, root = shards if kind == "tars" else folder, tmp_path / "index"
+    more = ("--max_bad_images", "0.2")
+    build(source, *more)
+    for name in shard_files.finished(root):
+        path = shard_files.paths_of(root, name)[1]
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[shard_files.FACTS])
+        del facts["made_of"]["content"]
+        pq.write_table(table.replace_schema_metadata({shard_files.FACTS: json.dumps(facts)}), path)
+    assert opened(root).content_fingerprint is None
+    before = stamps(root, shard_files.finished(root))
+    assert not [line for line in build(source, *more) if "rebuilt" in line]
+    assert stamps(root, shard_files.finished(root)) == before
+    index = opened(root)
+    assert not index.images(range(len(index))).changed

@@ -71,3 +71,18 @@ def test_the_folder_is_the_users_or_given_or_none(monkeypatch, tmp_path):
     assert folder_of("none") is None
     FeatureCache(None, print).write(None, torch.zeros(1, 1), [0], [])
     assert FeatureCache(None, print).read(None) is None
+
+
+def test_other_pictures_of_equal_names_sizes_and_times_have_other_features(tmp_path):
+    stamps = []
+    for folder, shade in (("a", 10), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            path = tmp_path / folder / f"{i}.bmp.png"
+            Image.new("L", (40, 40), shade + i).save(path, "BMP")
+            os.utime(path, ns=(1, 1))
+        stamps.append(change_stamp(image_sets.list_images("--d", tmp_path / folder)))
+    one, other = stamps
+    assert (one["fingerprint"], one["stamps"]) == (other["fingerprint"], other["stamps"])
+    cache = FeatureCache(tmp_path / "c", print)
+    assert cache.path(one, ONE, {}) != cache.path(other, ONE, {})

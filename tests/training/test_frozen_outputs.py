@@ -113,3 +113,21 @@ def test_embeddings_come_back_by_prompt(tmp_path, micro_parts):
     torch.testing.assert_close(cached.embeddings(asked), expected, rtol=1e-4, atol=1e-5)
     assert cached.rows.rows == 20
     assert np.prod(cached.rows.shape) == 32 * 16
+
+
+def test_other_pictures_of_equal_size_and_time_are_encoded_again(tmp_path, images, micro_parts):
+    parts = micro_parts()
+    for i in range(12):
+        Image.new("L", (40, 40), i).save(images.path(i), "BMP")
+        os.utime(images.path(i), ns=(1, 1))
+    listed = image_sets.list_images("--d", images.root)
+    first, _ = made(tmp_path, listed, parts)
+    before = first.moments([3], [0])
+    for i in range(12):
+        Image.new("L", (40, 40), 255 - i).save(images.path(i), "BMP")
+        os.utime(images.path(i), ns=(1, 1))
+    again = image_sets.list_images("--d", images.root)
+    assert again.fingerprint == listed.fingerprint
+    changed, count = made(tmp_path, again, parts)
+    assert count == 12
+    assert not torch.equal(before, changed.moments([3], [0]))

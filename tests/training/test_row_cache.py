@@ -88,3 +88,15 @@ def test_a_network_is_told_from_another_of_its_shape():
         == fingerprints.key_of(b=2, a=1)
         != fingerprints.key_of(a=1, b=3)
     )
+
+
+def test_every_value_of_a_network_counts():
+    one, other = torch.nn.Linear(40, 20), torch.nn.Linear(40, 20)
+    other.load_state_dict(one.state_dict())
+    assert fingerprints.fingerprint(one) == fingerprints.fingerprint(other)
+    with torch.no_grad():
+        other.weight[-1, -1] += 1
+    assert fingerprints.fingerprint(one) != fingerprints.fingerprint(other)
+    # runs of earlier versions recorded the beginnings alone
+    beginnings = fingerprints.fingerprint_of_beginnings
+    assert beginnings(one) == beginnings(other)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 WORST_PROMPTS, MOST_CHECKPOINTS = 32, 5
 # flags of diff_inference.py that a card hands on
+VAL_CONTENT = "val_content"  # the setting that holds the fingerprint of the pictures' contents
 SAMPLING = ("resolution", "num_inference_steps", "guidance_scale", "scheduler", "mixed_precision")
 # flags of diff_retrieval.py that an index takes: the descriptor, and how images are read
 DESCRIBING = ("pt_style", "arch", "preset", "weights", "imsize", "multiscale", "isvit", "layer")
@@ -291,6 +292,7 @@ def _settings(
         "modelpath": model.identity,
         "base_model": model.base,
         "val_dir": data.fingerprint or data.source,
+        VAL_CONTENT: data.content_fingerprint,
         "seed": opts.seed,
         "im_batch": opts.im_batch,
         "metrics": opts.metrics,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.card import card_prompts
-from utils.card.card_plan import CardPlan, generation_of, write_prompts
+from utils.card.card_plan import VAL_CONTENT, CardPlan, generation_of, write_prompts
 from utils.card.card_sizes import (
     ArmSize,
     Progress,
@@ -138,9 +138,13 @@ def _require_same(path: Path, recorded: dict[str, Any], settings: dict[str, Any]
     """Raise UsageError that names the first setting in which an unfinished or finished card
     differs."""
     for name, value in settings.items():
+        # cards of earlier versions did not record the contents of the training pictures
+        if name == VAL_CONTENT and name not in recorded["settings"]:
+            continue
         if recorded["settings"].get(name) != value:
+            flag = "val_dir" if name == VAL_CONTENT else name
             raise UsageError(
-                f"--output_dir={str(path.parent)!r} holds a card with another --{name}; use the"
+                f"--output_dir={str(path.parent)!r} holds a card with another --{flag}; use the"
                 " same value, or another --output_dir"
             )
 

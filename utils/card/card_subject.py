@@ -79,6 +79,11 @@ class TrainingData:
         """The fingerprint of the pictures; None of an index, which has its own."""
         return None if self.images is None else self.images.fingerprint
 
+    @property
+    def content_fingerprint(self) -> str | None:
+        """The fingerprint of the pictures' contents; None of an index, which has its own."""
+        return None if self.images is None else self.images.content_fingerprint
+
 
 # The model ----------------------------------------------------------------------------------------
 

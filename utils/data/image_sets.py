@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.data import content_stamps
 from utils.data.image_files import SUFFIXES, open_image
 from utils.data.image_storage import ByteRanges, Storage
 from utils.files.downloads import Address, Stamp
@@ -95,6 +96,28 @@ class ImageSet:
     def stamp(self, index: int) -> int:
         """Time of the last change of the image's file, in ns."""
         return os.stat(self.path(index)).st_mtime_ns
+
+    def content(self, index: int) -> bytes:
+        """A stamp of what the image's file holds, see `content_stamps.stamp_of`. Empty of a file
+        that cannot be read, and below an Address, whose stamps the server gives."""
+        path = self.path(index)
+        if isinstance(path, Address):
+            return b""
+        if not self.places:
+            return content_stamps.stamp_of(path)
+        at = self.places[index][1]
+        if isinstance(self.storage, ByteRanges):
+            return content_stamps.stamp_of(path, first=at, size=self.sizes[index])
+        # where an image lies is known to its storage alone: any change of the file counts
+        return content_stamps.stamp_of_file(path) + b"%d" % at
+
+    @property
+    def content_fingerprint(self) -> str:
+        """SHA-256 over the `content` of all images in order, in hexadecimal."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.content(index) or b"-")
+        return digest.hexdigest()
 
     def take(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The set of the images at `indices`, in that order."""

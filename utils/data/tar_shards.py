@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data import content_stamps
 from utils.data.image_files import SUFFIXES
 from utils.data.image_sets import BadImages, ImageSet, holds_images, natural_key
 from utils.files import downloads
@@ -60,11 +61,16 @@ class ShardContent:
     damage: str | None  # why the file cannot be read to its end
 
 
-def change_stamp(path: str | Path) -> dict[str, int]:
-    """Size and modification time of a tar file, to detect a change. OSError if there is no such
-    file."""
+def change_stamp(path: str | Path) -> dict[str, int | str]:
+    """Size, modification time and a stamp of the content of a tar file, to detect a change. OSError
+    if there is no such file."""
     facts = os.stat(path)
-    return {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    content = content_stamps.stamp_of(path, pieces=content_stamps.FILE_PIECES)
+    return {
+        "bytes": facts.st_size,
+        "mtime_ns": facts.st_mtime_ns,
+        content_stamps.CONTENT: content.hex(),
+    }
 
 
 def is_address(source: str | Path) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.data import content_stamps
 from utils.files import owned_folders
 from utils.files.locks import CLAIMS
 from utils.index import index_descriptor, search, shard_files, vector_index
@@ -106,7 +107,7 @@ def _recovered_index(build_index: str, source: ImageSource) -> ExistingIndex | N
             " a new folder"
         )
     unchanged = (
-        facts[name]["made_of"] == source.change_stamp(name)
+        content_stamps.same(facts[name]["made_of"], source.change_stamp(name))
         for name in facts
         if name in source.names
     )
@@ -132,6 +133,6 @@ def rebuild_reason(
     difference = index_descriptor.difference(facts["descriptor"], descriptor)
     if difference:
         return f"was computed with another descriptor ({difference})"
-    if facts["made_of"] != source.change_stamp(name):
+    if not content_stamps.same(facts["made_of"], source.change_stamp(name)):
         return "its images have changed since"
     return None

@@ -106,7 +106,7 @@ class TarSource:
         self.folder, self.names = paths[0].parent.resolve(), list(self.paths)
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
-        """Size and modification time of the tar file. DataError when it cannot be read."""
+        """Size, modification time and content of the tar file. DataError when it cannot be read."""
         try:
             return tar_shards.change_stamp(self.paths[name])
         except OSError as error:
@@ -203,7 +203,7 @@ class FolderSource:
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
-        """Keys, sizes and modification times of the images of a shard, and the whole captions
+        """Keys, sizes, times and contents of the images of a shard, and the whole captions
         file."""
         stamp = feature_cache.change_stamp(self._part(name))
         return stamp | {"captions_sha256": self.captions_sha256}

@@ -137,7 +137,7 @@ def measure(
         source.say(f"innocents: {len(listed.images)} images of the index")
     pictures = measuring.described(read, how, main=processes.main)
     scored = measuring.score(pictures, source, None, how, processes, label="aligning")
-    stamp = {"index": source.index.fingerprint}
+    stamp = source.index.change_stamp
     try:
         found = measuring.score_innocents(listed, stamp, source, networks, how, reading)
     except ToolkitError as error:  # pictures of the index may be gone; its vectors are enough

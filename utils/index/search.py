@@ -8,8 +8,6 @@ size of a block nor on how many processes searched."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -251,8 +249,7 @@ def planned(index: VectorIndex) -> list[Path]:
 def _fingerprint(index: VectorIndex) -> str:
     """SHA-256 over the facts of all shards, in hexadecimal: it changes when a shard is rebuilt or
     added."""
-    facts = [(s.name, s.rows, s.facts) for s in index.shards]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return index.change_stamp["facts"]
 
 
 def _record(index: VectorIndex, fingerprint: str) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.data import tar_shards
+from utils.data.content_stamps import CONTENT
 from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
 from utils.files import downloads
 from utils.files.whole_files import read_manifest, write_manifest
@@ -108,6 +110,24 @@ class VectorIndex:
         return hashlib.sha256(
             "\n".join(s.facts["fingerprint"] for s in self.shards).encode()
         ).hexdigest()
+
+    @property
+    def change_stamp(self) -> dict[str, str]:
+        """Two hashes, of the images and of the facts of all shards: they change when a shard is
+        rebuilt or added."""
+        facts = [(s.name, s.rows, s.facts) for s in self.shards]
+        made_of = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return {"index": self.fingerprint, "facts": made_of}
+
+    @property
+    def content_fingerprint(self) -> str | None:
+        """SHA-256 over the change stamps of the shards, which cover the contents of their images.
+        None where a shard was built by an earlier version, or its server gives no content."""
+        made_of = [s.facts["made_of"] for s in self.shards]
+        if not all(CONTENT in stamp for stamp in made_of):
+            return None
+        contents = "\n".join(stamp[CONTENT] for stamp in made_of)
+        return hashlib.sha256(contents.encode()).hexdigest()
 
     @property
     def bad(self) -> list[tuple[str, str]]:
@@ -288,7 +308,7 @@ class VectorIndex:
             changed = frozenset(
                 key
                 for key, size in zip(keys, sizes, strict=True)
-                if self._has_changed(key, {"bytes": size})
+                if self._has_another_size(key, size)
             )
             return ImageSet(self.image_root, keys, sizes, changed=changed)
         places = tuple((k.split("/")[0], offset) for k, offset in zip(keys, offsets, strict=True))
@@ -305,6 +325,12 @@ class VectorIndex:
     def _tar_stamps(self) -> dict[str, Any]:
         """{file name: change stamp at the time of the build} of the tar files."""
         return {f"{s.name}.tar": s.facts["made_of"] for s in self.shards}
+
+    def _has_another_size(self, key: str, size: int) -> bool:
+        """Whether an image's file has another size than when the index was built. False for a
+        missing file."""
+        path = self.image_root / key
+        return os.path.exists(path) and os.stat(path).st_size != size
 
     def _has_changed(self, name: str, recorded: dict[str, Any]) -> bool:
         """Whether a file differs from its recorded stamp. False for a missing file: reading it

@@ -27,6 +27,9 @@ DESCRIPTOR_SETTINGS = (
     "num_loss_chunks",
 )
 
+# settings that tell other training images: by names and sizes, and by contents
+TRAINED_ON = ("val_fingerprint", "val_content_fingerprint")
+
 Differences = list[tuple[str, dict[str, list[str]]]]  # (setting, {value as text: labels})
 
 
@@ -178,14 +181,21 @@ def warnings(differing: Differences) -> list[str]:
     ]
 
 
+def _of(fingerprint: str, evaluations: Sequence[ComparedEvaluation]) -> dict[str, list[str]]:
+    """Labels of evaluations by a fingerprint of their training images; evaluations of earlier
+    versions, which lack that of contents, are left out."""
+    return _grouped(
+        (evaluation.label, _shown(fingerprint, value))
+        for evaluation in evaluations
+        if (value := evaluation.settings.get(fingerprint)) is not None
+    )
+
+
 def remarks(evaluations: Sequence[ComparedEvaluation]) -> list[str]:
     """Lines on differences that are allowed: other training images, and other numbers of images
     where that changes a metric."""
-    trained = _grouped(
-        (evaluation.label, _shown("val_fingerprint", evaluation.settings.get("val_fingerprint")))
-        for evaluation in evaluations
-    )
-    lines = [f"training images differ: {_listed(trained)}"] if len(trained) > 1 else []
+    trained = next((groups for name in TRAINED_ON if len(groups := _of(name, evaluations)) > 1), {})
+    lines = [f"training images differ: {_listed(trained)}"] if trained else []
     images = _grouped((evaluation.label, images_of(evaluation)) for evaluation in evaluations)
     has_distance = any(
         key.startswith(("fid", "fd_")) for evaluation in evaluations for key in evaluation.metrics

@@ -26,12 +26,14 @@ class Machine:
     dtype: str  # of the networks, as torch writes it
 
 
-def fingerprints_of(sets: Sets) -> dict[str, str]:
-    """Fingerprints of both sets as they were listed: an image that turns out to be unreadable does
-    not change them."""
+def fingerprints_of(sets: Sets) -> dict[str, str | None]:
+    """Fingerprints of both sets as they were listed, of paths and sizes and of contents: an image
+    that turns out to be unreadable does not change them."""
     return {
         "val_fingerprint": sets.training.fingerprint,
+        "val_content_fingerprint": sets.training.content_fingerprint,
         "query_fingerprint": sets.generated.fingerprint,
+        "query_content_fingerprint": sets.generated.content_fingerprint,
     }
 
 
@@ -42,7 +44,7 @@ def settings_of(
     measured: Measured,
     decided: Decided,
     *,
-    fingerprints: Mapping[str, str],
+    fingerprints: Mapping[str, str | None],
     machine: Machine,
 ) -> dict[str, Any]:
     """What determines the numbers; it is stored beside them, because the scales of descriptors

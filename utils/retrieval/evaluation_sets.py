@@ -69,6 +69,9 @@ class Index(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def content_fingerprint(self) -> str | None: ...
+
     def __len__(self) -> int: ...
 
 

@@ -1,5 +1,5 @@
 """Features on disk, under a name that depends on all that determines them: the images (paths,
-sizes, modification times) and the extractor's record.
+sizes, modification times, contents) and the extractor's record.
 
 Each is a safetensors file, whole or absent; every file may be deleted at any time. The unreadable
 images are kept with the features, so that a run that needs nothing else opens no image."""
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import __version__ as PILLOW
 
+from utils.data import content_stamps
 from utils.data.image_sets import ImageSet
 from utils.files.whole_files import whole_file
 from utils.retrieval.descriptors.network import Extractor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Bad = tuple[str, str]  # key of an image that cannot be read, and why
 
 # of what extractors compute; raise it after a change in transforms that no record shows
-VERSION = 1
+VERSION = 2
 
 
 def default_folder() -> Path:
@@ -44,12 +45,16 @@ def folder_of(given: str | None) -> Path | None:
 
 
 def change_stamp(images: ImageSet) -> dict[str, str]:
-    """Two hashes of the paths, sizes and modification times of the images' files, to detect a
-    change."""
+    """Three hashes of the paths and sizes, of the modification times and of the contents of the
+    images' files, to detect a change."""
     stamps = hashlib.sha256()
     for i in range(len(images)):
         stamps.update(f"{_stamp(images, i)}\n".encode())
-    return {"fingerprint": images.fingerprint, "stamps": stamps.hexdigest()}
+    return {
+        "fingerprint": images.fingerprint,
+        "stamps": stamps.hexdigest(),
+        content_stamps.CONTENT: images.content_fingerprint,
+    }
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def _kept_as(dtype):
     return "float32" if dtype == torch.float32 else "float16"
 
 
+def _row_stamp(images, index):
+    """A number that changes with the time and the content of an image's file."""
+    made_of = b"%d " % images.stamp(index) + images.content(index)
+    return int.from_bytes(hashlib.sha256(made_of).digest()[:8], "little", signed=True)
+
+
 class CachedLatents:
     """Posteriors of the run's images under a fixed crop: row i holds mean and standard deviation of
     image i and, with flips, of its mirror image."""
@@ -61,7 +67,7 @@ class CachedLatents:
             autoencoder=fingerprints.fingerprint(parts.vae),
             dtype=str(dtype),
         )
-        stamps = np.array([images.stamp(i) for i in range(len(images))], np.int64)
+        stamps = np.array([_row_stamp(images, i) for i in range(len(images))], np.int64)
         self.rows = row_cache.RowCache(
             Path(folder) / f"latents_{key}", len(images), shape, _kept_as(dtype), stamps
         )

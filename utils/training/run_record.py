@@ -41,7 +41,12 @@ def record_of(
             instance_prompt_loc=options["instance_prompt_loc"],
         ),
         "id": run_folder.new_id(),
-        "data": {"images": len(used), "fingerprint": used.fingerprint, "bad": list(used.bad)},
+        "data": {
+            "images": len(used),
+            "fingerprint": used.fingerprint,
+            "content": used.content_fingerprint,
+            "bad": list(used.bad),
+        },
         "model": job.identity,
         "captions": fingerprints.key_of(prompts=job.data.prompts),
         "weights": fingerprints.key_of(
@@ -97,7 +102,7 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
             f"--holdout={options['holdout']}, which sets {len(now)} images aside: {EARLIER}"
             f" {len(before)} set aside; use the same value and the same images"
         )
-    if before != now or record["data"]["fingerprint"] != fresh["data"]["fingerprint"]:
+    if before != now or not _same_images(record["data"], fresh["data"]):
         raise UsageError(
             f"--instance_data_dir={options['instance_data_dir']!r}: {EARLIER} other images; use the"
             " same images"
@@ -107,7 +112,7 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
         ("captions", "instance_prompt_loc", "other captions"),
         ("weights", "weights_file", "other weights"),
     ):
-        if record[key] != fresh[key]:
+        if not _same(record[key], fresh[key]):
             raise UsageError(
                 f"--{flag}={options[flag]!r}: {EARLIER} {what}; use the same value or a new"
                 " --output_dir"
@@ -117,6 +122,20 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
             f"{fresh['processes']} processes: {EARLIER} {record['processes']}; start as many"
         )
     _require_same_steps(record["steps"], fresh["steps"], options)
+
+
+def _same_images(before, now):
+    """Whether two records are of the same images."""
+    names = [name for name in ("fingerprint", "content") if name in before]
+    return all(before[name] == now[name] for name in names)
+
+
+def _same(before, now):
+    """Whether two records are equal in what both hold: runs of earlier versions recorded less of
+    the contents, and are compared by that."""
+    if not isinstance(before, dict):
+        return before == now
+    return before == {name: value for name, value in now.items() if name in before}
 
 
 def _require_same_steps(before, now, options):

@@ -50,7 +50,9 @@ class PreparedRun:
     duplicated: list[str]  # keys of images that are, or under nodup would be, duplicated
     held_out: dict[str, list[str]]  # prompts of the images of --holdout, which are never drawn
     per_step: int  # images of an optimizer step of a copy
-    identity: dict[str, str]  # {network: fingerprint of its weights before training}
+    # {network: fingerprint of its weights before training, as versions before 0.3 made it;
+    # <network>_content: of all its values}
+    identity: dict[str, str]
 
     @property
     def plan(self) -> ensemble.EnsemblePlan:
@@ -240,10 +242,10 @@ def _load_parts(opts: TrainOptions, seed: int) -> tuple[DiffusionParts, dict[str
         revision=opts.revision,
         tokenizer=opts.tokenizer_name,
     )
+    networks = {name: getattr(parts, name) for name in ("unet", "text_encoder", "vae")}
     identity = {
-        name: fingerprints.fingerprint(getattr(parts, name))
-        for name in ("unet", "text_encoder", "vae")
-    }
+        name: fingerprints.fingerprint_of_beginnings(network) for name, network in networks.items()
+    } | {f"{name}_content": fingerprints.fingerprint(network) for name, network in networks.items()}
     if opts.unet_from_scratch == "yes":
         parts = replace(parts, unet=loading.from_scratch(parts.unet, seed))
     return parts, identity
