@@ -437,6 +437,27 @@ MUTANTS = [
         "tests/files/test_resume_states.py::test_what_a_killed_process_left_is_not_a_state_and_is_cleared",
     ),
     Mutant(
+        "a picture other than a viewer shows it",
+        "utils.data.image_files:to_rgb",
+        "colour_profiles.to_srgb(image, profile)",
+        "image",
+        "tests/data/test_colour_profiles.py::test_a_profile_of_primaries_is_converted_as_the_formulas_say",
+    ),
+    Mutant(
+        "a picture other than a viewer shows it",
+        "utils.data.colour_profiles:_changes_nothing",
+        "int(np.abs(moved).max()) <= SAME_COLOUR",
+        "False",
+        "tests/data/test_colour_profiles.py::test_pictures_in_srgb_stay_as_they_are_to_the_bit",
+    ),
+    Mutant(
+        "a stale cache is used",
+        "utils.retrieval.feature_cache:change_stamp",
+        "images.content_fingerprint",
+        '""',
+        "tests/retrieval/test_feature_cache.py::test_other_pictures_of_equal_names_sizes_and_times_have_other_features",
+    ),
+    Mutant(
         "a stale cache is used",
         "utils.training.row_cache:RowCache._valid",
         "stamps == self.stamps[first:last]",

@@ -49,3 +49,13 @@ def test_a_record_without_content_is_compared_by_what_it_holds():
     assert same({"bytes": 1, "content": "a"}, now)
     assert not same({"bytes": 1, "content": "b"}, now)
     assert not same({"bytes": 1, "etag": None}, now)
+
+
+def test_a_file_of_many_images_is_stamped_once_while_it_stays(tmp_path):
+    path = tmp_path / "0.parquet"
+    path.write_bytes(b"one")
+    before = content_stamps.stamp_of_file(path)
+    assert before == stamp_of(path, pieces=FILE_PIECES) == content_stamps.stamp_of_file(path)
+    path.write_bytes(b"other")
+    assert content_stamps.stamp_of_file(path) == stamp_of(path) != before
+    assert content_stamps.stamp_of_file(tmp_path / "absent") == b""

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from utils.data import colour_profiles
 from utils.runtime.errors import DataError, UnreadError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -44,8 +45,9 @@ NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR,
 def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as RGB, as a viewer with a white background would show it.
 
-    EXIF orientation is applied, transparency is laid over white, and 16-bit greys are scaled to 8
-    bits."""
+    EXIF orientation is applied, colours are converted to sRGB by the embedded profile, transparency
+    is laid over white, and 16-bit greys are scaled to 8 bits."""
+    profile = image.info.get("icc_profile")
     # without this check, Pillow would copy the pixels even if there is no orientation
     if not ORIENTATION_ENTRIES.isdisjoint(image.info):
         with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
@@ -55,6 +57,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.float64) / 257.0
         image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+    image = colour_profiles.to_srgb(image, profile)
+    if image.mode == "LA":
         image = image.convert("RGBA")
     if image.mode == "RGBA":
         page = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -90,6 +95,8 @@ def open_image(
                 image.draft(None, (at_least, at_least))
             image.load()
             shown = to_rgb(image)
+            # a copy that is saved must not be converted again
+            shown.info.pop("icc_profile", None)
             shown.info[STORED_SIZE] = stored
             return shown
     except UNREADABLE as error:
