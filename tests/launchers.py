@@ -15,7 +15,8 @@ def free_port():
 
 
 def torchrun(processes, script, *arguments):
-    """Run a stage script in several processes on the CPU."""
+    """Run a stage script, or a module such as utils.captioning, in several processes on the CPU."""
+    named = [str(ROOT / script)] if script.endswith(".py") else ["--module", script]
     command = [
         sys.executable,
         "-m",
@@ -24,9 +25,10 @@ def torchrun(processes, script, *arguments):
         str(processes),
         "--master_port",
         str(free_port()),
-        str(ROOT / script),
+        *named,
         *map(str, arguments),
     ]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    own = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | own
     told = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[-2000:]

@@ -24,6 +24,20 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "captions of all images are drawn with the same random numbers",
+        "utils.captioning.nucleus:numbers_of_image",
+        "seeding.numpy_rng(seed, 'captions', n, *name)",
+        "seeding.numpy_rng(seed, 'captions', n)",
+        "tests/captioning/test_nucleus.py::test_a_caption_keeps_its_numbers_when_more_or_longer_ones_are_drawn",
+    ),
+    Mutant(
+        "sampled captions stand before the captions that an image has",
+        "utils.captioning.caption_stage:_finish",
+        "[*plan.existing.get(key, ()), *sampled[key]]",
+        "[*sampled[key], *plan.existing.get(key, ())]",
+        "tests/captioning/test_caption_stage.py::test_captions_that_images_have_stay_first",
+    ),
+    Mutant(
         "values that are not finite are looked for after they were clamped",
         "utils.generation.degenerate:watched.look",
         "torch.isfinite(output)",

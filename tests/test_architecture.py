@@ -15,6 +15,7 @@ ALLOWED = {
     "data": {"runtime", "files", "data"},
     "models": {"runtime", "files", "data", "models"},
     "generation": {"runtime", "files", "reports", "data", "models", "generation"},
+    "captioning": {"runtime", "files", "reports", "data", "models", "captioning"},
     "training": {"runtime", "files", "reports", "data", "models", "generation", "training"},
     "retrieval": {"runtime", "files", "reports", "data", "retrieval"},
     "index": {"runtime", "files", "reports", "data", "retrieval", "index"},
@@ -37,6 +38,7 @@ ALLOWED = {
         "data",
         "models",
         "generation",
+        "captioning",
         "training",
         "retrieval",
         "index",
@@ -46,6 +48,7 @@ ALLOWED = {
 }
 # the stages: they and the folder `cli` alone take options, and so may ask what a flag was
 STAGES = {
+    "captioning.caption_stage",
     "training.training_job",
     "training.training_stage",
     "generation.generation_plan",
@@ -64,6 +67,9 @@ EXCEPTIONS = {  # (module, what it imports): why
     ("data.scenes", "cli.exits"): "the command that draws scenes lives in its room",
     ("data.scenes", "cli.flags"): "the command that draws scenes lives in its room",
     ("data.scenes", "cli.scenes_options"): "the command that draws scenes lives in its room",
+    ("captioning.__main__", "cli.exits"): "the command that captions lives in its room",
+    ("captioning.__main__", "cli.flags"): "the command that captions lives in its room",
+    ("captioning.__main__", "cli.captioning_options"): "the command lives in its room",
 }
 
 

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tests.captioning.conftest import save_blip
 from tests.conftest import ROOT
 from tests.indices import image_index
 from tests.launchers import torchrun
@@ -39,6 +40,7 @@ SCALED = {
         "--metrics": "similarity,background",
     },
     "-m utils.data.scenes": {"--count": "3", "--out": "scenes"},
+    "-m utils.captioning": {"--captioner": "CAPTIONER", "--num_captions": "2", "-j": "0"},
 }
 
 
@@ -139,6 +141,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "<number_of_inference_generations>": 3,
         "MODEL": micro_sd,
         "TINY": ROOT / "assets" / "tiny-sd",
+        "CAPTIONER": save_blip(folder / "captioner"),
         "folder": folder,
         "<path_to_lora>": lora,
         "<path_to_innocents>": folder / "made",
@@ -249,7 +252,8 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
     arguments = scaled(words[3:] if words[1] == "-m" else words[2:], name, place)
     if name == "diff_retrieval.py" and "sscd" in arguments:
         arguments += ["--weights", str(torchscript(tmp_path))]
-    out = script(name.removeprefix("-m ").removesuffix(".py"), *arguments)
+    module = {"-m utils.captioning": "utils.captioning.__main__"}.get(name, name)
+    out = script(module.removeprefix("-m ").removesuffix(".py"), *arguments)
     if "--build_index" in arguments or "--dedup" in arguments:
         assert (
             "index: " in out
@@ -265,6 +269,7 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
         "diff_train.py": "the model is in",
         "diff_retrieval.py": "report: ",
         "-m utils.data.scenes": "3 scenes",
+        "-m utils.captioning": "12 images have 24 captions",
     }.get(name, "new) in ") in out
 
 
@@ -305,7 +310,12 @@ def torchscript(folder):
 def test_every_flag_of_the_readme_exists():
     from dataclasses import fields
 
-    from utils.cli import generation_options, scenes_options, train_options
+    from utils.cli import (
+        captioning_options,
+        generation_options,
+        scenes_options,
+        train_options,
+    )
     from utils.cli.retrieval_options import RetrievalOptions
 
     # the last two are the launchers'
@@ -317,6 +327,7 @@ def test_every_flag_of_the_readme_exists():
         generation_options.MitigationOptions,
         RetrievalOptions,
         scenes_options.ScenesOptions,
+        captioning_options.CaptioningOptions,
     ):
         for f in fields(cls):
             known |= {f"--{f.name}", *f.metadata["aliases"]}

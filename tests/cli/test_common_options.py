@@ -6,7 +6,14 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from utils.cli import flags, generation_options, retrieval_options, scenes_options, train_options
+from utils.cli import (
+    captioning_options,
+    flags,
+    generation_options,
+    retrieval_options,
+    scenes_options,
+    train_options,
+)
 from utils.runtime.errors import UsageError
 
 TRAIN = ["--pretrained_model_name_or_path", "m", "--instance_data_dir", "d"]
@@ -230,6 +237,7 @@ def test_no_option_is_parsed_and_ignored():
         train_options.TrainOptions,
         generation_options.MitigationOptions,
         scenes_options.ScenesOptions,
+        captioning_options.CaptioningOptions,
     ):
         assert {f.name for f in dataclasses.fields(cls)} - read <= labels
     assert {

@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from utils.cli import flags
+from utils.cli.captioning_options import CaptioningOptions
 from utils.cli.generation_options import GenerationOptions, MitigationOptions
 from utils.cli.kinds import SWITCH
 from utils.cli.retrieval_options import RetrievalOptions
@@ -16,7 +17,14 @@ from utils.cli.train_options import TrainOptions
 from utils.models import scheduler_names
 from utils.retrieval.descriptors import timm_models
 
-SCRIPTS = (TrainOptions, GenerationOptions, MitigationOptions, RetrievalOptions, ScenesOptions)
+SCRIPTS = (
+    TrainOptions,
+    GenerationOptions,
+    MitigationOptions,
+    RetrievalOptions,
+    ScenesOptions,
+    CaptioningOptions,
+)
 # Keys of records on disk, in their order: run.json of version 0.1.0 must be understood for ever.
 # New flags may stand among them.
 GENERATION = """
@@ -53,6 +61,10 @@ RECORDED = {
     rank dist_url dist_backend multiprocessing_distributed
 """,
     ScenesOptions: "out count seed size",
+    CaptioningOptions: """
+    num_workers max_bad_images instance_data_dir out instance_prompt_loc captioner num_captions
+    top_p min_length max_length seed batch_size mixed_precision dry_run
+""",
 }
 # the least that a script takes
 LEAST = {
@@ -61,6 +73,7 @@ LEAST = {
     MitigationOptions: (),
     RetrievalOptions: ("--query_dir", "q", "--val_dir", "v"),
     ScenesOptions: ("--out", "o"),
+    CaptioningOptions: ("--instance_data_dir", "d", "--out", "c.json"),
 }
 scripts = pytest.mark.parametrize("options", SCRIPTS, ids=lambda options: options.__name__)
 

@@ -28,6 +28,7 @@ STREAMS = {
     "shards": "which training images belong to which split of an ensemble",
     "unet": "initial weights of --unet_from_scratch",
     "random-captions": "token ids that are captions under instancelevel_random",
+    "captions": "tokens of the captions that `python -m utils.captioning` samples for an image",
     "order": "the order in which training images are drawn",
     "image": "crop and flip of a training image at a draw",
     "caption": "caption choice and caption edit at a draw",
