@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from utils.cli import exits
+from utils.cli import exits, given_paths
 from utils.runtime.errors import Stopped, TrainingError, UsageError
 
 
@@ -39,3 +39,27 @@ def test_a_signal_ends_with_its_status(capsys):
         raise Stopped("stopped after step 3", 15)
     assert stopped.value.code == 143
     assert capsys.readouterr().err == "x.py: stopped after step 3\n"
+
+
+def test_an_error_of_the_system_about_a_given_path_is_a_line_with_the_flag(capsys, tmp_path):
+    given_paths.remember([("out", str(tmp_path / "x"))])
+    error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / "x" / "y"))
+    with pytest.raises(SystemExit) as stopped, exits.exit_on_user_error("x.py"):
+        raise error
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"x.py: error: --out={str(tmp_path / 'x')!r} cannot be used: No such file or directory,"
+        f" at {str(tmp_path / 'x' / 'y')!r}\n"
+    )
+
+
+def test_a_path_that_nobody_gave_is_a_line_only_where_the_system_refuses_it(capsys, tmp_path):
+    refused = PermissionError(errno.EROFS, os.strerror(errno.EROFS), "/elsewhere")
+    with pytest.raises(SystemExit) as stopped, exits.exit_on_user_error("x.py"):
+        raise refused
+    assert stopped.value.code == 2
+    line = "'/elsewhere' cannot be used: Read-only file system"
+    assert capsys.readouterr().err == f"x.py: error: {line}\n"
+    # a file that this program should have made: its own fault
+    with pytest.raises(FileNotFoundError), exits.exit_on_user_error("x.py"):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/elsewhere")

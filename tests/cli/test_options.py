@@ -1,6 +1,7 @@
 """What holds for the flags of every script: their records, their page of --help and their types."""
 
 import dataclasses
+import re
 import shlex
 import types
 import typing
@@ -10,12 +11,13 @@ import pytest
 from utils.cli import flags
 from utils.cli.captioning_options import CaptioningOptions
 from utils.cli.generation_options import GenerationOptions, MitigationOptions
-from utils.cli.kinds import SWITCH
+from utils.cli.kinds import PATH, SWITCH
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.cli.scenes_options import ScenesOptions
 from utils.cli.train_options import TrainOptions
 from utils.models import scheduler_names
 from utils.retrieval.descriptors import timm_models
+from utils.runtime.errors import UsageError
 
 SCRIPTS = (
     TrainOptions,
@@ -142,3 +144,55 @@ def test_help_lists_the_names_of_schedulers_and_of_dinos_networks():
     for name in (*scheduler_names.DENOISING, *scheduler_names.FLOW_MATCHING):
         assert name in text(GenerationOptions, "scheduler")
     assert all(name in text(RetrievalOptions, "arch") for name in timm_models.DINO)
+
+
+def flags_of(options, accepts):
+    """Names of the flags of a kind that holds `accepts`."""
+    return [f.name for f in dataclasses.fields(options) if accepts(f.metadata["kind"])]
+
+
+def given_beside_the_least(options, name, value):
+    least = list(LEAST[options])
+    if f"--{name}" in least:
+        at = least.index(f"--{name}")
+        least = [*least[:at], *least[at + 2 :]]
+    return [*least, f"--{name}={value}"]
+
+
+@scripts
+def test_every_number_that_no_plan_can_hold_is_refused_with_the_limit(options):
+    numbers = flags_of(options, lambda kind: kind.metavar == "N")
+    assert numbers
+    for name in numbers:
+        for value in ("99999999999999999999", "9" * 5000):
+            with pytest.raises(UsageError) as error:
+                parse(options, given_beside_the_least(options, name, value))
+            message = str(error.value)
+            assert message.startswith(f"--{name}='99999999999999999999")
+            assert re.search(r"at most \d+$| to \d+$", message)
+            assert len(message) < 400
+
+
+@scripts
+def test_every_path_that_cannot_be_looked_up_is_refused_with_its_flag_and_the_reason(
+    options, tmp_path
+):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    paths = flags_of(options, lambda kind: kind is PATH)
+    assert paths
+    for name in paths:
+        for value, reason in (("a" * 5000, "File name too long"), (tmp_path / "loop", "links")):
+            with pytest.raises(UsageError) as error:
+                parse(options, given_beside_the_least(options, name, value))
+            assert str(error.value).startswith(f"--{name}='")
+            assert reason in str(error.value)
+            assert len(str(error.value)) < 400
+
+
+@scripts
+def test_a_tilde_is_expanded_in_every_path_and_recorded_so(options, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(options, "check", lambda self: None)
+    for name in flags_of(options, lambda kind: kind is PATH):
+        recorded = flags.as_dict(parse(options, given_beside_the_least(options, name, "~/x")))[name]
+        assert recorded in (str(tmp_path / "x"), [str(tmp_path / "x")])

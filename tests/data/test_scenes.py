@@ -101,3 +101,12 @@ def test_the_command_refuses_a_folder_that_is_not_empty(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "is not empty; give a new folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "a" * 5000])
+def test_the_command_refuses_a_folder_that_cannot_be_made_in_one_line(out, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        scenes.main(["--out", out, "--count", "1"])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m utils.data.scenes: error: --out={out[:9]!r}"[:-1])

@@ -91,3 +91,9 @@ def test_an_option_that_needs_an_unconditional_branch_is_refused_without_one():
         match="--cfg_start needs an unconditional branch, .* use --guidance_scale above 1",
     ):
         generation_plan.require_unconditional(needs, guided=False, flags=flags)
+
+
+def test_more_images_than_a_plan_can_hold_are_refused_with_the_limit(micro_sd):
+    flags_ = ("--modelpath", micro_sd, "--prompt", "a", "--prompt", "b", "-imb", 1_000_000)
+    with pytest.raises(UsageError, match="use at most 10000000 in one generation"):
+        plans(*flags_, "-nb", 11)

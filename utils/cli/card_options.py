@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, given, switch
-from utils.cli.kinds import PATH, real, whole
+from utils.cli.kinds import MOST_PIXELS, MOST_PROMPTS, PATH, count, real
 from utils.runtime.errors import UsageError
 
 CARD = "memorization card"  # title of --help
@@ -78,17 +78,19 @@ class CardOptions(Options):
         group=CARD,
         help="exit status 3 if the share of copies is surely above --max_copy_share",
     )
-    im_batch: int = flag(4, "-imb", kind=whole(1), group=CARD, help="number of images per prompt")
+    im_batch: int = flag(
+        4, "-imb", kind=count(1, MOST_PROMPTS), group=CARD, help="number of images per prompt"
+    )
     resolution: int | None = flag(
         None,
-        kind=whole(8),
+        kind=count(8, MOST_PIXELS),
         group=CARD,
         help="side of the generated images in pixels",
         unset="the run's, otherwise 256",
     )
     num_inference_steps: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=CARD,
         help="number of denoising steps",
         unset="50, for SD 3 and Flux the pipeline's own",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, switch
-from utils.cli.kinds import one_of, real, whole
+from utils.cli.kinds import NAME, count, one_of, real
 from utils.reports.tracking import TRACKERS
 
 # titles of --help
@@ -30,6 +30,7 @@ class CommonOptions(Options):
     )
     run_name: str | None = flag(
         None,
+        kind=NAME,
         group=TRACKING,
         help="name of the run",
         unset="a name of the script or the tracker",
@@ -45,7 +46,7 @@ class ReadingOptions(Options):
         4,
         "-j",
         "--workers",
-        kind=whole(0),
+        kind=count(0, 1000),
         group=READING,
         help="number of processes or threads that read images; 0 reads in the main process",
         may_change_on_resume=True,

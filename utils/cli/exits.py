@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from utils.cli import given_paths
 from utils.runtime.errors import GateError, Stopped, ToolkitError, TrainingError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# what a system refuses to do with any path, whoever chose it
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @contextmanager
 def exit_on_user_error(script: str) -> Iterator[None]:
-    """Turn a ToolkitError, a full disk or a signal inside the block into a line on stderr and an
-    exit status.
+    """Turn a ToolkitError, a full disk, an error of the system about a path that the user gave, or
+    a signal inside the block into a line on stderr and an exit status.
 
     script: the name that the line begins with. Raises: SystemExit; any other error passes."""
     _show_any_file_name()
@@ -36,13 +39,16 @@ def exit_on_user_error(script: str) -> Iterator[None]:
         _exit(f"{script}: error: {_one_line(error)}", 1 if isinstance(error, TrainingError) else 2)
     except Exception as error:
         # libraries wrap a full disk in errors of their own
-        if not _is_disk_full(error):
+        if _is_disk_full(error):
+            _exit(
+                f"{script}: error: cannot write: {_one_line(error)}; files that were complete"
+                " before are kept",
+                1,
+            )
+        line = _about_a_path(error) if isinstance(error, OSError) else None
+        if line is None:
             raise
-        _exit(
-            f"{script}: error: cannot write: {_one_line(error)}; files that were complete before"
-            " are kept",
-            1,
-        )
+        _exit(f"{script}: error: {line}", 2)
 
 
 def _exit(line: str, status: int) -> NoReturn:
@@ -52,6 +58,19 @@ def _exit(line: str, status: int) -> NoReturn:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _about_a_path(error: OSError) -> str | None:
+    """A line with the path and the system's reason; None for an error that is none of the user's
+    paths, which is a fault of this program."""
+    given, reason = given_paths.flag_of(error), os.strerror(error.errno or errno.EIO)
+    if given is not None:
+        flag, path = given
+        also = "" if str(error.filename) == path else f", at {str(error.filename)!r}"
+        return f"--{flag}={path!r} cannot be used: {reason}{also}"
+    if error.errno in REFUSED and isinstance(error.filename, (str, os.PathLike)):
+        return f"{os.fspath(error.filename)!r} cannot be used: {reason}"
+    return None
 
 
 def _show_any_file_name() -> None:

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from utils.cli.kinds import SWITCH, TEXT, Kind
+from utils.cli import given_paths
+from utils.cli.kinds import PATH, SWITCH, TEXT, Kind
 from utils.runtime.errors import UsageError
 
 REQUIRED = dataclasses.MISSING
 OTHER = "other"
+LONGEST_SHOWN = 200  # letters of a value in an error
 
 
 def flag(
@@ -212,11 +214,22 @@ def _unknown(parser: argparse.ArgumentParser, argument: str) -> UsageError:
 
 
 def _parse_one(option: dataclasses.Field, text: str) -> Any:
-    kind = option.metadata["kind"]
-    value = kind.parse(text)
+    kind, reason = option.metadata["kind"], ""
+    try:
+        value = kind.parse(text)
+    except ValueError as error:
+        value, reason = None, f" ({error})"
     if value is None:
-        raise UsageError(f"--{option.name}={text!r} is not accepted; use {kind.accepted}")
+        shown = _shortened(text)
+        raise UsageError(f"--{option.name}={shown} is not accepted{reason}; use {kind.accepted}")
     return value
+
+
+def _shortened(text: str) -> str:
+    """A value as an error shows it."""
+    if len(text) <= LONGEST_SHOWN:
+        return repr(text)
+    return f"{text[:LONGEST_SHOWN]!r}... ({len(text)} letters)"
 
 
 def _value(option: dataclasses.Field, given: Any) -> Any:
@@ -240,6 +253,17 @@ def _hide_secrets(opts: Options) -> None:
             sys.argv[:] = [word.replace(value, "redacted") for word in sys.argv]
 
 
+def _paths(opts: Options) -> list[tuple[str, str]]:
+    """The paths among the values: (name of the flag, path)."""
+    found = []
+    for option in fields(opts):
+        if option.metadata["kind"] is PATH:
+            value = getattr(opts, option.name)
+            paths = value if isinstance(value, tuple) else (value,)
+            found += [(option.name, path) for path in paths if path is not None]
+    return found
+
+
 def parse(
     options: type[AnyOptions], argv: Sequence[str] | None = None, *, description: str | None
 ) -> AnyOptions:
@@ -255,6 +279,7 @@ def parse(
         raise _unknown(parser, rest[0])
     opts = options(**{o.name: _value(o, getattr(namespace, o.name)) for o in fields(options)})
     _hide_secrets(opts)
+    given_paths.remember(_paths(opts))
     opts.check()
     return opts
 

@@ -11,7 +11,20 @@ from utils.cli.common_options import (
     TrackingOptions,
 )
 from utils.cli.flags import default_of, flag, switch
-from utils.cli.kinds import ANY_TEXT, PATH, number_or, one_of, real, some_of, whole
+from utils.cli.kinds import (
+    ANY_TEXT,
+    MOST_AT_ONCE,
+    MOST_PIXELS,
+    MOST_PROMPTS,
+    NAME,
+    PATH,
+    SEED,
+    count,
+    number_or,
+    one_of,
+    real,
+    some_of,
+)
 from utils.data.caption_edits import PROMPT_EDITS
 from utils.data.prompt_styles import PROMPT_STYLES
 from utils.generation.detectors import DETECTORS
@@ -77,13 +90,13 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     nbatches: int | None = flag(
         None,
         "-nb",
-        kind=whole(1),
+        kind=count(1, MOST_PROMPTS),
         group=PROMPTS,
         help="number of prompts",
         unset="all given prompts",
     )
     im_batch: int = flag(
-        1, "-imb", kind=whole(1), group=PROMPTS, help="number of images per prompt"
+        1, "-imb", kind=count(1, MOST_PROMPTS), group=PROMPTS, help="number of images per prompt"
     )
     prompts: str | None = flag(
         None,
@@ -110,21 +123,21 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     )
     resolution: int | None = flag(
         None,
-        kind=whole(8),
+        kind=count(8, MOST_PIXELS),
         group=SAMPLING,
         help="side of the images in pixels",
         unset="the run's, otherwise 256",
     )
     iternum: int | None = flag(
         None,
-        kind=whole(0),
+        kind=count(0),
         group=MODEL,
         help="number of the run's checkpoint to use: checkpoint_N",
         unset="the final one",
     )
     num_inference_steps: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=SAMPLING,
         help="number of denoising steps",
         unset="50, for SD 3 and Flux the pipeline's own",
@@ -159,7 +172,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     )
     rand_aug_repeats: int = flag(
         2,
-        kind=whole(1),
+        kind=count(1, 1000),
         group=MITIGATIONS,
         help="number of times --rand_augs applies to a prompt",
     )
@@ -191,7 +204,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     )
     detect_steps: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=DETECTION,
         help="number of evaluations of the network that --detect magnitude averages",
         unset="all",
@@ -204,13 +217,13 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     )
     seed: int = flag(
         42,
-        kind=whole(0),
+        kind=SEED,
         group=SAMPLING,
         help="seed of prompts, prompt edits, latents and embedding noise",
     )
     batch_size: int = flag(
         16,
-        kind=whole(1),
+        kind=count(1, MOST_AT_ONCE),
         group=SPEED,
         help="number of images generated at once; changes nothing but rounding",
     )
@@ -222,7 +235,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         2,
         "-j",
         "--workers",
-        kind=whole(1),
+        kind=count(1, 1000),
         group=SPEED,
         help="number of threads that save images while others are generated",
     )
@@ -241,6 +254,7 @@ class GenerationOptions(CommonOptions, TrackingOptions):
     )
     run_name: str | None = flag(
         None,
+        kind=NAME,
         group=SAVING,
         help="name of the generation's folder and of the run in the tracker",
         unset="the mitigations' names and 8 digits of the settings",
@@ -342,7 +356,7 @@ class MitigationOptions(GenerationOptions):
 
     rand_aug_repeats: int = flag(
         4,
-        kind=whole(1),
+        kind=count(1, 1000),
         group=MITIGATIONS,
         help="number of times --rand_augs applies to a prompt",
     )

@@ -3,16 +3,30 @@
 A kind turns the text of the command line into a value, and says in words what it accepts."""
 
 import math
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
+
+from utils.cli import given_paths
+
+# The most that a plan can hold. A larger number is a slip of the keyboard: the plan would fill the
+# memory, or be made without end.
+MOST = 2**31 - 1  # of what is only counted, such as steps
+MOST_IMAGES = 10_000_000  # images of a generation, or scenes: each has a line of its own
+MOST_PROMPTS = 1_000_000
+MOST_AT_ONCE = 100_000  # images in one batch
+MOST_PIXELS = 16_384  # side of an image
+MOST_LETTERS = 200  # bytes of a name, to which the names of files beside it add some
+MOST_SEED = 2**64 - 1  # what torch accepts
 
 
 @dataclass(frozen=True)
 class Kind:
     """What values a flag accepts."""
 
-    parse: Callable[[str], Any]  # text -> value, or None where the text is not accepted
+    # text -> value, or None where the text is not accepted; ValueError with a reason of its own
+    parse: Callable[[str], Any]
     accepted: str  # in an error, after "use"
     metavar: str  # in --help, after the flag
     bounds: str = ""  # in --help, beside the default
@@ -59,6 +73,13 @@ def _number(convert: Callable[[str], float], noun: str, metavar: str, bounds: _B
 def whole(low: int | None = None, high: int | None = None) -> Kind:
     """A whole number from `low` to `high`, both included."""
     return _number(int, "a whole number", "N", _Bounds(low, high))
+
+
+def count(low: int, most: int = MOST) -> Kind:
+    """A whole number of at least `low`. --help does not mention the most, which only a mistake
+    exceeds; the error does."""
+    bounded, shown = whole(low, most), whole(low)
+    return Kind(bounded.parse, f"{shown.accepted} and at most {most}", shown.metavar, shown.bounds)
 
 
 def real(
@@ -108,11 +129,27 @@ def _not_empty(text: str) -> str | None:
     return text or None
 
 
+def _name(text: str) -> str | None:
+    return text if 0 < len(os.fsencode(text)) <= MOST_LETTERS else None
+
+
+def _path(text: str) -> str | None:
+    """The path with `~` expanded, as in --output_dir=~/run, which a shell leaves alone; ValueError
+    with the system's reason if it cannot be looked up."""
+    path = os.path.expanduser(text)
+    problem = given_paths.problem(path)
+    if problem:
+        raise ValueError(problem)
+    return path or None
+
+
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 TEXT = Kind(_not_empty, "a text that is not empty", "TEXT")
-PATH = Kind(_not_empty, "a path that is not empty", "PATH")
+NAME = Kind(_name, f"a text of at most {MOST_LETTERS} bytes that is not empty", "TEXT")
+PATH = Kind(_path, "a path that is not empty", "PATH")
 ANY_TEXT = Kind(str, "a text", "TEXT")  # the empty text too
 # published flags that take a truth value
 TRUTH = Kind(lambda text: _TRUTH.get(text.lower()), "true or false", "{true,false}")
+SEED = count(0, MOST_SEED)
 SWITCH = Kind(str, "no value", "")  # the flag alone, without a value

@@ -15,7 +15,18 @@ from utils.cli.common_options import (
     TrackingOptions,
 )
 from utils.cli.flags import default_of, flag, switch
-from utils.cli.kinds import PATH, TRUTH, one_of, real, some_of, whole
+from utils.cli.kinds import (
+    MOST_AT_ONCE,
+    MOST_PIXELS,
+    PATH,
+    SEED,
+    TRUTH,
+    count,
+    one_of,
+    real,
+    some_of,
+    whole,
+)
 from utils.data.transforms import SSCD_PRESETS
 from utils.files.owned_folders import require_writable
 from utils.retrieval.candidates import VIEWS
@@ -138,7 +149,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     )
     imsize: int | None = flag(
         None,
-        kind=whole(16),
+        kind=count(16, MOST_PIXELS),
         group=DESCRIPTOR,
         help="side of the input images of timm, dino and clip in pixels",
         unset="the network's own, 224 for most",
@@ -154,7 +165,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     )
     layer: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=DESCRIPTOR,
         help=(
             "block of a vision transformer, counted from the end (1 is the last), whose CLS token"
@@ -173,7 +184,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     num_loss_chunks: int | None = flag(
         None,
         "--numpatches",
-        kind=whole(1),
+        kind=count(1),
         group=SIMILARITY,
         help="number of chunks of a descriptor under splitloss",
         unset="1, with --layer one per patch",
@@ -187,7 +198,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     )
     einsum_chunks: int = flag(
         4096,
-        kind=whole(1),
+        kind=count(1),
         group=SIMILARITY,
         help="number of rows that are compared at once; changes memory only",
     )
@@ -265,7 +276,10 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
         help="network of the CLIP score: a model name of open_clip",
     )
     clip_pretrained: str = flag(
-        "openai", group=METRIC, help="weights of --clip_model: a tag of open_clip, or a file"
+        "openai",
+        kind=PATH,
+        group=METRIC,
+        help="weights of --clip_model: a tag of open_clip, or a file",
     )
     clip_protocol: str = flag(
         "standard",
@@ -285,7 +299,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     )
     mq_size: int = flag(
         64,
-        kind=whole(4),
+        kind=count(4, MOST_PIXELS),
         group=METRIC,
         help="side in pixels to which images are reduced for the memorized quantity",
     )
@@ -301,7 +315,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     )
     seed: int = flag(
         0,
-        kind=whole(0),
+        kind=SEED,
         group=METRIC,
         help="seed of the bootstrap intervals and of KID's subsets",
     )
@@ -378,13 +392,13 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
         128,
         "-b",
         "--batch-size",
-        kind=whole(1),
+        kind=count(1, MOST_AT_ONCE),
         group=SPEED,
         help="number of images that go through the network at once",
     )
     gpu: int | None = flag(
         None,
-        kind=whole(0),
+        kind=count(0),
         group=SPEED,
         help="number of the GPU to use, with one process",
         unset="the first",
@@ -392,7 +406,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     world_size: int = flag(
         -1,
         "--world-size",
-        kind=whole(-1),
+        kind=count(-1),
         group=PROCESSES,
         help=(
             "number of processes, or of nodes with --multiprocessing-distributed; -1: that of the"
@@ -402,7 +416,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
     rank: int = flag(
         -1,
         "--rank",
-        kind=whole(-1),
+        kind=count(-1),
         group=PROCESSES,
         help="number of this process or node, from 0; -1: that of the launcher",
     )

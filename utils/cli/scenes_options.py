@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from utils.cli import kinds
 from utils.cli.flags import Options, flag
-from utils.cli.kinds import PATH, whole
 
 SCENES = "scenes"
 
@@ -17,7 +17,16 @@ class ScenesOptions(Options):
     groups: ClassVar[tuple[str, ...]] = (SCENES,)
     example: ClassVar[str] = "--out scenes --count 256"
 
-    out: str = flag(kind=PATH, group=SCENES, help="new folder for the images and their captions")
-    count: int = flag(64, kind=whole(1), group=SCENES, help="number of scenes")
-    seed: int = flag(0, kind=whole(0), group=SCENES, help="seed of the scenes")
-    size: int = flag(64, kind=whole(16), group=SCENES, help="side of a scene in pixels")
+    out: str = flag(
+        kind=kinds.PATH, group=SCENES, help="new folder for the images and their captions"
+    )
+    count: int = flag(
+        64, kind=kinds.count(1, kinds.MOST_IMAGES), group=SCENES, help="number of scenes"
+    )
+    seed: int = flag(0, kind=kinds.SEED, group=SCENES, help="seed of the scenes")
+    size: int = flag(
+        64,
+        kind=kinds.count(16, kinds.MOST_PIXELS),
+        group=SCENES,
+        help="side of a scene in pixels",
+    )

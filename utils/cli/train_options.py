@@ -14,7 +14,7 @@ from utils.cli.common_options import (
     TrackingOptions,
 )
 from utils.cli.flags import flag, switch
-from utils.cli.kinds import PATH, one_of, real, whole
+from utils.cli.kinds import MOST_AT_ONCE, MOST_IMAGES, MOST_PIXELS, PATH, SEED, count, one_of, real
 from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.duplication import DUPLICATIONS
 from utils.data.prompt_styles import PROMPT_STYLES
@@ -182,26 +182,26 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     )
     clients_num: int = flag(
         1,
-        kind=whole(1),
+        kind=count(1, MOST_IMAGES),
         group=ENSEMBLE,
         help="number of model copies, each trained on its own split of the images",
     )
     total_round: int = flag(
         1,
-        kind=whole(1),
+        kind=count(1),
         group=ENSEMBLE,
         help="number of rounds; the copies are averaged after each",
     )
     modelsaverounds: int = flag(
         5,
-        kind=whole(1),
+        kind=count(1),
         group=SAVING,
         help="number of rounds between checkpoints of an ensemble",
         may_change_on_resume=True,
     )
     trainggpu: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=SPEED,
         help="number of processes wanted; starts none, but prints the command that does",
         may_change_on_resume=True,
@@ -249,7 +249,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     )
     seed: int | None = flag(
         None,
-        kind=whole(0),
+        kind=SEED,
         group=RUNNING,
         help="seed of everything random in training",
         unset="drawn at random, and recorded",
@@ -257,38 +257,41 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     )
     generation_seed: int = flag(
         1024,
-        kind=whole(0),
+        kind=SEED,
         group=SAVING,
         help="seed of the previews",
         may_change_on_resume=True,
     )
     resolution: int = flag(
-        512, kind=whole(8), group=DATA, help="side of the training images in pixels"
+        512, kind=count(8, MOST_PIXELS), group=DATA, help="side of the training images in pixels"
     )
     center_crop: bool = switch(
         group=DATA, help="crop of the centre of an image, instead of a random crop"
     )
     random_flip: bool = switch(group=DATA, help="mirroring of a random half of the draws")
     train_batch_size: int = flag(
-        4, kind=whole(1), group=OPTIMISATION, help="number of images per process and micro-batch"
+        4,
+        kind=count(1, MOST_AT_ONCE),
+        group=OPTIMISATION,
+        help="number of images per process and micro-batch",
     )
     sample_batch_size: int = flag(
         4,
-        kind=whole(1),
+        kind=count(1, MOST_AT_ONCE),
         group=SAVING,
         help="number of images in a preview grid",
         may_change_on_resume=True,
     )
     num_train_epochs: int = flag(
         1,
-        kind=whole(1),
+        kind=count(1),
         group=OPTIMISATION,
         help="number of epochs, where --max_train_steps is not given",
         may_change_on_resume=True,
     )
     max_train_steps: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=OPTIMISATION,
         help="number of optimizer steps of a copy per round",
         unset="--num_train_epochs",
@@ -296,21 +299,21 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     )
     save_steps: int = flag(
         500,
-        kind=whole(1),
+        kind=count(1),
         group=SAVING,
         help="number of optimizer steps between preview grids",
         may_change_on_resume=True,
     )
     modelsavesteps: int = flag(
         1000,
-        kind=whole(1),
+        kind=count(1),
         group=SAVING,
         help="number of optimizer steps between checkpoints",
         may_change_on_resume=True,
     )
     state_steps: int | None = flag(
         None,
-        kind=whole(1),
+        kind=count(1),
         group=RESUMING,
         help="number of optimizer steps between states from which a run can be resumed",
         unset="--modelsavesteps",
@@ -318,20 +321,20 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     )
     checkpoints_total_limit: int = flag(
         1,
-        kind=whole(1),
+        kind=count(1),
         group=RESUMING,
         help="number of states to keep; older ones are deleted, checkpoints never",
         may_change_on_resume=True,
     )
     log_steps: int = flag(
         10,
-        kind=whole(1),
+        kind=count(1),
         group=SAVING,
         help="number of optimizer steps between rows of metrics.jsonl",
         may_change_on_resume=True,
     )
     gradient_accumulation_steps: int = flag(
-        1, kind=whole(1), group=OPTIMISATION, help="number of micro-batches per optimizer step"
+        1, kind=count(1), group=OPTIMISATION, help="number of micro-batches per optimizer step"
     )
     gradient_checkpointing: bool = switch(
         group=SPEED,
@@ -349,7 +352,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         "constant", kind=one_of(LR_SCHEDULERS), group=OPTIMISATION, help="learning-rate schedule"
     )
     lr_warmup_steps: int = flag(
-        500, kind=whole(0), group=OPTIMISATION, help="number of optimizer steps of warm-up"
+        500, kind=count(0), group=OPTIMISATION, help="number of optimizer steps of warm-up"
     )
     use_8bit_adam: bool = switch(
         group=OPTIMISATION, help="AdamW with moments of 8 bits; needs bitsandbytes"
@@ -405,7 +408,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     local_rank: int = flag(
         -1,
         "--local-rank",
-        kind=whole(-1),
+        kind=count(-1),
         group=SPEED,
         help="number of this process on its machine, as old launchers pass it; -1: not given",
         may_change_on_resume=True,

@@ -330,11 +330,13 @@ def write_scenes(out: Path, *, count: int, seed: int = 0, size: int = 64) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     """The command that writes a data set of scenes."""
     from utils.cli import exits, flags, scenes_options
+    from utils.files.owned_folders import require_writable
     from utils.runtime.errors import UsageError
 
     with exits.exit_on_user_error("python -m utils.data.scenes"):
         opts = flags.parse(scenes_options.ScenesOptions, argv, description=__doc__)
         out = Path(opts.out)
+        require_writable("--out", out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out={opts.out!r} is not empty; give a new folder")
         write_scenes(out, count=opts.count, seed=opts.seed, size=opts.size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.cli.kinds import MOST_IMAGES
 from utils.files import run_folder
 from utils.files.generation_folder import Generation, generation_name
 from utils.generation import detectors, mitigations
@@ -222,6 +223,14 @@ def _say_assumptions(
         )
 
 
+def _require_total(prompts: int, per_prompt: int) -> None:
+    if prompts * per_prompt > MOST_IMAGES:
+        raise UsageError(
+            f"{prompts} prompts with --im_batch={per_prompt} are {prompts * per_prompt} images; use"
+            f" at most {MOST_IMAGES} in one generation"
+        )
+
+
 def _flag_values(opts: GenerationOptions) -> dict[str, Any]:
     """The flags of mitigations and detectors: {flag: value}."""
     names = (*mitigations.flag_names(), *detectors.flag_names())
@@ -311,6 +320,7 @@ def plan(
     _say_assumptions(resolved, chosen, say)
     request = _prompt_request(opts, default_prompts)
     prompts, style = choose_prompts(request, resolved.model, say=say)
+    _require_total(len(prompts), opts.im_batch)
     pipeline = _pipeline_plan(opts, resolved)
     images = _images_plan(opts, resolved, prompts, chosen, watching)
     settings = _settings(pipeline, images, values, style=style, iternum=opts.iternum)
