@@ -1,11 +1,13 @@
 import os
 import re
 import socket
+import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.runtime import launching
 from utils.runtime.errors import UsageError
 
@@ -90,3 +92,12 @@ def test_shared_seed_keeps_what_is_given_and_draws_otherwise():
     drawn = {launching.shared_seed(None) for _ in range(4)}
     assert len(drawn) > 1
     assert all(0 <= s < 2**31 for s in drawn)
+
+
+def test_one_process_shares_with_nobody_and_loads_no_library_for_it():
+    code = (
+        "import sys; from utils.runtime import launching; found = launching.sharing();"
+        " print(found.index, found.count, found.main, 'accelerate' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert shown.stdout == "0 1 True False\n", shown.stderr

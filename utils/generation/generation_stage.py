@@ -314,7 +314,7 @@ def generate_folders(
     beside_run: whether the generation of a run is written into the run's folder instead.
     progress: shows a bar over an iterable.
     """
-    processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
+    processes = launching.sharing()
     if opts.captoken is not None:
         processes.say(f"--captoken={opts.captoken!r} has no effect, as in the published script")
     plans = plans_of(

@@ -32,8 +32,9 @@ def require_scheduler(flag: str, name: str, pipeline_class: str) -> type:
         raise UsageError(
             f"{flag}={name!r} draws noise without the image's own generator; use another scheduler"
         )
-    accepted = FAMILIES[pipeline_class].schedulers
-    return choose(flag, name, {n: getattr(diffusers, f"{n}Scheduler") for n in accepted})
+    accepted = {n: f"{n}Scheduler" for n in FAMILIES[pipeline_class].schedulers}
+    # diffusers imports a scheduler when it is asked for: only the one that is needed
+    return getattr(diffusers, choose(flag, name, accepted))
 
 
 def _built(scheduler: Any, config: dict) -> Any:

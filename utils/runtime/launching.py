@@ -59,6 +59,14 @@ def accelerator(*, mixed_precision: str, backend: str | None = None) -> Accelera
     return created
 
 
+def sharing() -> Processes:
+    """The processes of a stage that shares images among them: this one alone, which needs no
+    library for it, or those that a launcher started."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(Alone(default_device()))
+    return Processes(accelerator(mixed_precision="no"))
+
+
 def first_process() -> bool:
     """Whether this is the launcher's first process; it is known before the processes connect."""
     return int(os.environ.get("RANK", 0)) == 0
