@@ -276,6 +276,20 @@ MUTANTS = [
         "tests/retrieval/test_evaluation_inputs.py::test_prompts_are_joined_by_file_not_by_order",
     ),
     Mutant(
+        "dropped captions take random numbers from those of the captions",
+        "utils.data.training_data:Draws._dropped",
+        "'caption-dropout'",
+        "'caption'",
+        "tests/data/test_training_data.py::test_dropped_captions_are_a_share_of_the_draws_and_nothing_else_changes",
+    ),
+    Mutant(
+        "the last of several captions of an image wins",
+        "utils.data.caption_files:_of_rows",
+        "image in entries",
+        "False",
+        "tests/data/test_caption_files.py::test_several_rows_of_an_image_are_its_captions",
+    ),
+    Mutant(
         "captions of another image",
         "utils.data.training_data:Draws.prompt",
         "self.data.images.keys[index]",

@@ -205,6 +205,35 @@ def test_prompts_of_a_run_are_those_of_images_that_it_trained_on(
         assert not {r["prompt"] for r in rows} & {c for texts in held.values() for c in texts}
 
 
+def test_prompts_of_a_run_follow_its_caption_template(
+    infer, script, micro_sd, scenes_dir, tmp_path
+):
+    from tests.conftest import SEED_FLAGS
+
+    run = tmp_path / "run"
+    flags = {
+        "pretrained_model_name_or_path": micro_sd,
+        "instance_data_dir": scenes_dir / "train",
+        "instance_prompt_loc": scenes_dir / "captions.json",
+        "class_prompt": "instancelevel_blip",
+        "caption_template": "sks, {caption}",
+        "resolution": 16,
+        "max_train_steps": 1,
+        "sample_batch_size": 1,
+        "seed": 7,
+        "output_dir": run,
+    }
+    script("diff_train", *(v for k, f in flags.items() for v in (f"--{k}", f)), *SEED_FLAGS)
+    for extra in (
+        (),
+        ("--capstyle", "instancelevel_ogcap"),
+        ("--instance_prompt_loc", scenes_dir / "captions.json"),
+    ):
+        rows = manifest_of(infer("-nb", 5, *extra, model=run))["images"]
+        assert all(r["prompt"].startswith("sks, ") for r in rows)
+        assert not any(r["prompt"].startswith("sks, sks") for r in rows)
+
+
 def test_class_prompts_are_drawn_over_classes(infer, micro_run):
     rows = manifest_of(infer("-nb", 12, "--capstyle", "classlevel"))["images"]
     classes = json.loads((micro_run / "run.json").read_text())["classes"]

@@ -126,6 +126,8 @@ CHANGES = [
     {"trainspecial": "wordrepeat", "trainspecial_prob": 1},
     {"rand_noise_lam": 0.5},
     {"mixup_noise_lam": 0.5},
+    {"caption_dropout": 0.5},
+    {"caption_template": "a photo in sks style, {caption}"},
     {"train_batch_size": 3},
     {"max_train_steps": 4},
     {"gradient_accumulation_steps": 2},
@@ -194,6 +196,24 @@ def test_a_flag_that_is_given_changes_the_result(train, plain, change):
     if change.get("class_prompt", "instancelevel_blip") != "instancelevel_blip":
         change = change | {"instance_prompt_loc": None}
     assert not torch.equal(unet(train(**change)), plain)
+
+
+def test_what_adds_nothing_to_captions_changes_no_bit(train, plain):
+    assert torch.equal(unet(train(caption_dropout=0, caption_template="{caption}")), plain)
+
+
+def test_a_template_stands_around_the_captions_of_every_image(train, scenes_dir):
+    folder = train(caption_template="{caption}, in sks style", holdout=0.25, max_train_steps=1)
+    written = json.loads((scenes_dir / "captions.json").read_text())
+    names = ("captions.json", "captions_holdout.json")
+    prompts = {}
+    for name in names:
+        prompts |= json.loads((folder / name).read_text())
+    assert {f"train/{k}": v for k, v in prompts.items()} == {
+        k: [f"{text}, in sks style" for text in texts] for k, texts in written.items()
+    }
+    record = json.loads((folder / "run.json").read_text())
+    assert record["options"]["caption_template"] == "{caption}, in sks style"
 
 
 def test_previews_do_not_disturb_mixed_precision(train):
@@ -396,6 +416,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
             "--instance_data_dir='/no/such' does not exist; give an existing folder",
         ),
         ({"instance_data_dir": "EMPTY"}, "holds no images; use a folder with"),
+        (
+            {"caption_template": "sks", "class_prompt": "instancelevel_blip"},
+            "--caption_template='sks' is not accepted; use a text with {caption} in it",
+        ),
+        (
+            {"caption_template": "sks {caption}", "class_prompt": "nolevel"},
+            "--class_prompt='nolevel' has none; use --class_prompt instancelevel_blip or",
+        ),
+        ({"caption_dropout": "1"}, "--caption_dropout='1' is not accepted; use a number from 0"),
         ({"instance_prompt_loc": "HALF"}, "11 of 12 images have no caption, first '"),
         ({"resolution": "20"}, "--resolution=20 is not accepted"),
         ({"pretrained_model_name_or_path": "nobody/nothing"}, "could not be loaded from"),
@@ -563,6 +592,16 @@ def test_what_frozen_networks_compute_is_kept_beside_the_run_and_changes_nothing
     start = unet(kept, "checkpoint") - unet(anew)
     assert start.norm() < 0.01 * unet(anew).norm()
     assert not torch.equal(unet(anew), unet(train("--center_crop", **flags)))
+
+
+def test_dropped_captions_are_among_the_embeddings_that_are_kept(train):
+    flags = {"max_train_steps": 15, "caption_dropout": 0.5, "mixup_noise_lam": 0.5}
+    kept = train("--center_crop", **flags)
+    assert json.loads((kept / "run.json").read_text())["encoded"] == ["latents", "captions"]
+    anew = train("--center_crop", "--cache_latents", "off", **flags)
+    assert (unet(kept) - unet(anew)).norm() < 0.01 * unet(anew).norm()
+    without = train("--center_crop", **flags | {"caption_dropout": 0})
+    assert (unet(kept) - unet(without)).norm() > 2 * (unet(kept) - unet(anew)).norm()
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,16 @@ def test_secrets_are_in_no_record_and_options_that_may_change_do_not_count_as_ch
     assert flags.as_dict(Some())["token"] is None
 
 
+def test_an_option_that_a_record_does_not_have_had_its_default():
+    @dataclass(frozen=True)
+    class Later(flags.Options):
+        rate: float = flags.flag(1.0, kind=kinds.real(), help="rate")
+        share: float = flags.flag(0.0, kind=kinds.real(), help="a flag of a later version")
+
+    assert flags.changed(Later(), {"rate": 1.0}) == []
+    assert flags.changed(Later(share=0.1), {"rate": 1.0}) == ["share"]
+
+
 def test_words_of_a_command_line_give_the_same_options():
     given = parse("-c", "7", "--share=0.25", "--names", "b,a", "--loud", "--way", "down")
     words = flags.words_of(flags.as_dict(given), Options)

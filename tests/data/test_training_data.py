@@ -170,6 +170,30 @@ def test_a_draw_without_pixels_says_which_view_the_other_shows(make):
     assert 0 < mirrored < 16
 
 
+def test_dropped_captions_are_a_share_of_the_draws_and_nothing_else_changes(make):
+    plain, dropping = make(special="randwordadd", mixup=0.5), make(special="randwordadd", mixup=0.5)
+    dropping.dropout = 0.1
+    prompts = [dropping.prompt(step, slot) for step in range(1000) for slot in range(4)]
+    share = prompts.count("") / len(prompts)
+    assert abs(share - 0.1) < 4 * (0.1 * 0.9 / 4000) ** 0.5  # four standard errors
+    kept = [(i, prompt) for i, prompt in enumerate(prompts[:200]) if prompt]
+    assert all(prompt == plain.prompt(*divmod(i, 4)) for i, prompt in kept)
+    step, slot = divmod(prompts.index(""), 4)
+    dropped, own = dropping[step, slot], plain[step, slot]
+    assert (dropped["prompt"], dropped["index"]) == ("", own["index"])
+    assert torch.equal(dropped["pixels"], own["pixels"])
+
+
+def test_a_partner_brings_the_prompt_of_its_own_draw_dropped_or_not(make):
+    draws = make(mixup=0.5)
+    draws.dropout = 0.5
+    for step in range(8):
+        partners = training_data.mixup_partners(draws.seed, 0, step, 4)
+        batch = [draws[step, slot] for slot in range(4)]
+        for item, partner in zip(batch, partners, strict=True):
+            assert item["partner_prompt"] == batch[partner]["prompt"]
+
+
 def test_splits_draw_streams_of_their_own(make, scenes_dir):
     draws = make()
     other = training_data.Draws(

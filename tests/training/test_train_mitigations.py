@@ -51,6 +51,17 @@ def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(mi
     assert not any("other" in d for d in plain)
 
 
+def test_the_empty_prompt_is_possible_where_captions_are_dropped(micro_parts):
+    for dropout, expected in ((0.0, {"own"}), (0.1, {"own", ""})):
+        made = train_mitigations.train_hooks(
+            [],
+            choice=duplication.DUPLICATIONS["nodup"],
+            tokenizer=micro_parts().tokenizer,
+            dropout=dropout,
+        )
+        assert set(made.prompts(["own", "other"])) == expected
+
+
 def test_embeddings_are_mixed_and_then_noised(micro_parts):
     e, partner, noise = torch.tensor([[[4.0]]]), torch.tensor([[[8.0]]]), torch.tensor([[[10.0]]])
     both = hooks(micro_parts().tokenizer, rand_noise_lam=0.1, mixup_noise_lam=0.5)

@@ -169,7 +169,7 @@ def test_a_killed_run_continues_to_the_same_bits(
 ):
     """In a step, while averaging, while writing a state or a checkpoint, while removing an old
     state."""
-    more = shape | {"state_steps": 2, "modelsavesteps": 3}
+    more = shape | {"state_steps": 2, "modelsavesteps": 3, "caption_dropout": 0.3}
     script(
         "diff_train",
         *flags(tmp_path / "whole", "--use_ema", "--center_crop", "--random_flip", **more),
@@ -356,6 +356,10 @@ def stopped(tmp_path_factory, micro_sd, scenes_dir):
         ),
         ({"train_batch_size": 3}, "--train_batch_size=3: the run in --output_dir was made with 2"),
         ({"seed": 8}, "--seed=8: the run in --output_dir was made with 7"),
+        (
+            {"caption_dropout": 0.1},
+            "--caption_dropout=0.1: the run in --output_dir was made with 0.0; use the same",
+        ),
         ({"mem_ratio": 2}, "--mem_ratio=2.0: the run in --output_dir was made with None"),
         (
             {"max_train_steps": 9},

@@ -335,12 +335,15 @@ def changed(opts: Options, recorded: Mapping[str, Any]) -> list[str]:
     """Names of options that differ from a record and would change what a run computes.
 
     recorded: what `as_dict` gave when the run was started. An option that the record does not have
-    counts as unchanged."""
+    was added later, and the run had its default."""
     current = as_dict(opts)
     return [
         option.name
         for option in fields(opts)
         if not option.metadata["may_change_on_resume"]
-        and option.name in recorded
-        and current[option.name] != recorded[option.name]
+        and current[option.name] != recorded.get(option.name, _recorded_default(option))
     ]
+
+
+def _recorded_default(option: dataclasses.Field) -> Any:
+    return json.loads(json.dumps(None if option.metadata["required"] else option.default))

@@ -143,6 +143,11 @@ def _path(text: str) -> str | None:
     return path or None
 
 
+def text_with(part: str) -> Kind:
+    """A text in which `part` occurs."""
+    return Kind(lambda text: text if part in text else None, f"a text with {part} in it", "TEXT")
+
+
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 TEXT = Kind(_not_empty, "a text that is not empty", "TEXT")

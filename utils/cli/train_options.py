@@ -14,10 +14,20 @@ from utils.cli.common_options import (
     TrackingOptions,
 )
 from utils.cli.flags import flag, switch
-from utils.cli.kinds import MOST_AT_ONCE, MOST_IMAGES, MOST_PIXELS, PATH, SEED, count, one_of, real
+from utils.cli.kinds import (
+    MOST_AT_ONCE,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    PATH,
+    SEED,
+    count,
+    one_of,
+    real,
+    text_with,
+)
 from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.duplication import DUPLICATIONS
-from utils.data.prompt_styles import PROMPT_STYLES
+from utils.data.prompt_styles import CAPTION, PROMPT_STYLES
 from utils.runtime.errors import UsageError
 
 LR_SCHEDULERS = (
@@ -115,6 +125,19 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         kind=one_of(PROMPT_STYLES),
         group=CONDITIONING,
         help="prompts of the images: one for all, one per class, or captions",
+    )
+    caption_template: str | None = flag(
+        None,
+        kind=text_with(CAPTION),
+        group=CONDITIONING,
+        help="text around every caption, such as 'a photo in sks style, {caption}'",
+        unset="the captions as they are",
+    )
+    caption_dropout: float = flag(
+        0.0,
+        kind=real(0, below=1),
+        group=CONDITIONING,
+        help="probability that a draw has the empty prompt, which guidance needs; 0 is off",
     )
     duplication: str = flag(
         "nodup",
@@ -435,6 +458,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     def check(self) -> None:
         self._check_captions()
         self._check_caption_edit()
+        self._check_caption_template()
         self._check_duplication()
         self._check_learning_rate()
         self._check_loss_bank()
@@ -459,6 +483,15 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
             accepted = [name for name, style in PROMPT_STYLES.items() if style.needs_captions]
             raise UsageError(
                 f"--trainspecial={self.trainspecial!r} edits captions;"
+                f" --class_prompt={self.class_prompt!r} has none; use --class_prompt"
+                f" {' or '.join(accepted)}"
+            )
+
+    def _check_caption_template(self) -> None:
+        if self.caption_template and not PROMPT_STYLES[self.class_prompt].uses_captions:
+            accepted = [name for name, style in PROMPT_STYLES.items() if style.uses_captions]
+            raise UsageError(
+                f"--caption_template={self.caption_template!r} stands around captions;"
                 f" --class_prompt={self.class_prompt!r} has none; use --class_prompt"
                 f" {' or '.join(accepted)}"
             )

@@ -15,6 +15,7 @@ from utils.runtime.errors import DataError, UsageError
 
 # captions that are drawn for an image under instancelevel_random without a file, and their length
 RANDOM_CAPTIONS, RANDOM_CAPTION_TOKENS = 10, 4
+CAPTION = "{caption}"  # where the caption stands in --caption_template
 # Imagenette's folders are WordNet ids
 READABLE_CLASSES = {
     "n01440764": "tench",
@@ -197,15 +198,21 @@ def resolve_prompts(
     captions: Captions | None = None,
     tokenizer: Tokenizer | None = None,
     seed: int = 0,
+    template: str | None = None,
 ) -> Captions:
     """The prompts of every image under a prompt style; prompt 0 is the image's own.
 
     style: a key of PROMPT_STYLES;
     captions: of the images, for styles that use them;
     tokenizer: for styles that need one;
-    seed: of random captions."""
+    seed: of random captions;
+    template: --caption_template, a text with CAPTION in it, which each caption takes the place of
+        under styles that use captions."""
     chosen, tokens = PROMPT_STYLES[style], None
     if chosen.needs_tokenizer:
         assert tokenizer is not None
         tokens = RandomTokens(tokenizer)
-    return chosen.resolve(images, captions, tokens, seed)
+    resolved = chosen.resolve(images, captions, tokens, seed)
+    if template is None or not chosen.uses_captions:
+        return resolved
+    return {k: [template.replace(CAPTION, one) for one in each] for k, each in resolved.items()}

@@ -90,6 +90,7 @@ class Draws(torch.utils.data.Dataset):
         global_batch: int,
         transform: Callable[..., torch.Tensor] | None,
         choose_caption: Callable[[list, bool, np.random.Generator], str],
+        dropout: float = 0.0,
         partners: bool = False,
         random_flip: bool = False,
     ):
@@ -98,22 +99,32 @@ class Draws(torch.utils.data.Dataset):
         transform: (PIL RGB, rng=) -> tensor; None where pixels are not needed: an item then says
             only whether the draw is mirrored.
         choose_caption: (captions, duplicated, rng) -> caption.
+        dropout: share of the draws whose prompt is empty, in [0, 1).
         partners: whether items also hold the prompt of a partner, for mixup.
         random_flip: whether half of the draws are mirrored, where transform is None."""
         self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
         self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
-        self.random_flip = random_flip
+        self.random_flip, self.dropout = random_flip, dropout
         self.order = duplication.DrawOrder(
             len(data.images), weights=data.weights, seed=seed, split=split
         )
 
     def prompt(self, step: int, slot: int) -> str:
-        """The prompt of a draw."""
+        """The prompt of a draw; "" where it is dropped."""
+        if self._dropped(step, slot):
+            return ""
         index = self.order[step * self.global_batch + slot]
         rng = seeding.numpy_rng(self.seed, "caption", self.split, step, slot)
         return self.choose_caption(
             self.data.prompts[self.data.images.keys[index]], bool(self.data.duplicated[index]), rng
         )
+
+    def _dropped(self, step: int, slot: int) -> bool:
+        # a stream of its own: the other random numbers of a run are those without dropout
+        if not self.dropout:
+            return False
+        rng = seeding.numpy_rng(self.seed, "caption-dropout", self.split, step, slot)
+        return rng.random() < self.dropout
 
     def __getitem__(self, at: tuple[int, int]) -> dict[str, Any]:
         step, slot = at

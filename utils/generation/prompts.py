@@ -117,7 +117,12 @@ def _styled_captions(
     if chosen.needs_tokenizer:
         tokenizer = loading.load_tokenizer(model.flag, model.source)
     return prompt_styles.resolve_prompts(
-        style, images, captions=texts, tokenizer=tokenizer, seed=request.seed
+        style,
+        images,
+        captions=texts,
+        tokenizer=tokenizer,
+        seed=request.seed,
+        template=run.options.get("caption_template") if run else None,
     )
 
 

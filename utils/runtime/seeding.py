@@ -32,6 +32,7 @@ STREAMS = {
     "order": "the order in which training images are drawn",
     "image": "crop and flip of a training image at a draw",
     "caption": "caption choice and caption edit at a draw",
+    "caption-dropout": "which draws of an image have the empty prompt (--caption_dropout)",
     "noise": "timestep, posterior sample, noise and embedding noise at a draw",
     "mixup": "partners and mixing ratios within a batch",
     "prompt": "which prompt is drawn, at inference",

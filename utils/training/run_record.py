@@ -80,10 +80,11 @@ def require_same_options(
             " version of the toolkit wrote it, and its runs cannot be resumed; use a new folder"
         )
     if changed:
-        name = changed[0]
+        name, before = changed[0], record["options"]
+        value = repr(before[name]) if name in before else "its default"
         raise UsageError(
-            f"--{name}={options[name]!r}: {EARLIER} {record['options'][name]!r}; use the same"
-            " value or a new --output_dir"
+            f"--{name}={options[name]!r}: {EARLIER} {value}; use the same value or a new"
+            " --output_dir"
         )
     if options["seed"] is not None and options["seed"] != record["seed"]:
         raise UsageError(

@@ -182,14 +182,16 @@ class TrainHooks:
     """What a training loop calls.
 
     choose_caption: (an image's captions, whether it is duplicated, rng) -> caption of a draw.
-    prompts: (an image's captions) -> every caption that choose_caption can return, so that their
-        embeddings can be computed once and kept; None if it makes new text.
+    prompts: (an image's captions) -> every prompt that a draw can have, so that their embeddings
+        can be computed once and kept; None if choose_caption makes new text.
+    dropout: share of the draws whose prompt is empty, in [0, 1).
     embedding_edits: applied one after the other.
     loss_rule: (num_timesteps=, device=) -> LossRule; None trains on every sample.
     """
 
     choose_caption: Callable[[list, bool, np.random.Generator], str]
     prompts: Callable[[Sequence[str]], Sequence[str]] | None
+    dropout: float = 0.0
     embedding_edits: tuple[EmbeddingEdit, ...] = ()
     loss_rule: Callable[..., LossRule] | None = None
 
@@ -222,10 +224,21 @@ def _possible_prompts(captions, *, listings):
     return [prompt for listing in listings for prompt in listing(captions)]
 
 
+def _empty_prompt(captions):
+    return [""]
+
+
 def train_hooks(
-    mitigations: Iterable[TrainMitigation], *, choice: duplication.CaptionChoice, tokenizer: Any
+    mitigations: Iterable[TrainMitigation],
+    *,
+    choice: duplication.CaptionChoice,
+    tokenizer: Any,
+    dropout: float = 0.0,
 ) -> TrainHooks:
-    """Hooks of several mitigations. choice: of --duplication, which caption they start from."""
+    """Hooks of several mitigations.
+
+    choice: of --duplication, which caption they start from; dropout: --caption_dropout, the share
+    of the draws whose prompt is empty."""
     mitigations = tuple(mitigations)
     captions = [each for each in mitigations if each.edit_caption is not None]
     choose = functools.partial(
@@ -235,12 +248,15 @@ def train_hooks(
         tokens=caption_edits.RandomTokens(tokenizer, Window(tokenizer, tokenizer.model_max_length)),
     )
     listings = [choice.prompts, *(each.prompts for each in captions)]
+    if dropout:
+        listings.append(_empty_prompt)
     prompts = None
     if None not in listings:
         prompts = functools.partial(_possible_prompts, listings=listings)
     return TrainHooks(
         choose,
         prompts,
+        dropout,
         tuple(each.embedding for each in mitigations if each.embedding is not None),
         next((each.loss_rule for each in mitigations if each.loss_rule is not None), None),
     )

@@ -108,6 +108,20 @@ def without_held_out(
     return replace(data, images=data.images.take(kept), weights=weights), aside
 
 
+def _prompts_of(
+    opts: TrainOptions, images: ImageSet, data: TrainingInputs, tokenizer: Any, seed: int
+) -> dict[str, list[str]]:
+    """The prompts of images, some of those of `data`: {image key: prompts}."""
+    return prompt_styles.resolve_prompts(
+        opts.class_prompt,
+        images,
+        captions=data.texts,
+        tokenizer=tokenizer,
+        seed=seed,
+        template=opts.caption_template,
+    )
+
+
 def hooks_and_data(
     opts: TrainOptions, data: TrainingInputs, tokenizer: Any, seed: int
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
@@ -117,9 +131,7 @@ def hooks_and_data(
     if opts.trainsubset:
         kept = duplication.subset(len(images), opts.trainsubset, seed)
         images, weights = images.take(kept), weights if weights is None else weights[kept]
-    prompts = prompt_styles.resolve_prompts(
-        opts.class_prompt, images, captions=data.texts, tokenizer=tokenizer, seed=seed
-    )
+    prompts = _prompts_of(opts, images, data, tokenizer, seed)
     captioned, duplicated = training_data.captioned_images(
         images,
         prompts,
@@ -133,6 +145,7 @@ def hooks_and_data(
         mitigations_of(opts),
         choice=duplication.DUPLICATIONS[opts.duplication],
         tokenizer=tokenizer,
+        dropout=opts.caption_dropout,
     )
     return captioned, duplicated, hooks
 
@@ -227,6 +240,7 @@ def _draws(
             global_batch=opts.train_batch_size * team.size,
             transform=read,
             choose_caption=hooks.choose_caption,
+            dropout=hooks.dropout,
             partners=hooks.partners,
             random_flip=opts.random_flip,
         )
@@ -279,9 +293,7 @@ def prepare(
         data=captioned,
         splits=splits,
         duplicated=duplicated,
-        held_out=prompt_styles.resolve_prompts(
-            opts.class_prompt, aside, captions=data.texts, tokenizer=parts.tokenizer, seed=seed
-        ),
+        held_out=_prompts_of(opts, aside, data, parts.tokenizer, seed),
         per_step=per_step,
         identity=identity,
     )
