@@ -280,7 +280,7 @@ MUTANTS = [
         "utils.data.training_data:Draws._dropped",
         "'caption-dropout'",
         "'caption'",
-        "tests/data/test_training_data.py::test_dropped_captions_are_a_share_of_the_draws_and_nothing_else_changes",
+        "tests/data/test_training_data.py::test_whether_a_caption_is_dropped_does_not_depend_on_its_edit",
     ),
     Mutant(
         "the last of several captions of an image wins",

@@ -184,6 +184,14 @@ def test_dropped_captions_are_a_share_of_the_draws_and_nothing_else_changes(make
     assert torch.equal(dropped["pixels"], own["pixels"])
 
 
+def test_whether_a_caption_is_dropped_does_not_depend_on_its_edit(make):
+    draws = make(special="randwordadd")  # edits half of the captions
+    draws.dropout = 0.5
+    own = {texts[0] for texts in draws.data.prompts.values()}
+    kept = [p for step in range(300) for slot in range(4) if (p := draws.prompt(step, slot))]
+    assert abs(sum(p not in own for p in kept) / len(kept) - 0.5) < 0.1
+
+
 def test_a_partner_brings_the_prompt_of_its_own_draw_dropped_or_not(make):
     draws = make(mixup=0.5)
     draws.dropout = 0.5
