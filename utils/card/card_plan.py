@@ -312,7 +312,7 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
             " one, and make its commands in several with torchrun"
         )
     model = card_subject.model_of(str(opts.modelpath), opts.base_model)
-    data = card_subject.data_of(model, opts.val_dir, opts.val_captions)
+    data = card_subject.data_of(model, opts.val_dir, opts.val_captions, say=processes.say)
     folder = folder_of(opts, model, data)
     commands = _commands(opts, folder, model, data)
     training = _training_prompts(opts, model, data)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.data import caption_files, key_matching
+from utils.data import caption_files, caption_layouts, key_matching
 from utils.files import run_folder
 from utils.index import vector_index
 from utils.models import families
@@ -18,6 +18,7 @@ from utils.runtime.errors import DataError, UsageError, require_file
 if TYPE_CHECKING:
     from utils.data.image_sets import ImageSet
     from utils.files.run_folder import Run
+    from utils.runtime.parallel import Say
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,19 @@ def require_readable(images: ImageSet) -> None:
     )
 
 
-def data_of(model: Model, val_dir: str | None, val_captions: str | None) -> TrainingData:
+def data_of(
+    model: Model, val_dir: str | None, val_captions: str | None, *, say: Say
+) -> TrainingData:
     """The training pictures, and what is known of them; UsageError if there are none, or none can
     be read.
 
-    val_dir, val_captions: the flags of these names, or None."""
+    val_dir, val_captions: the flags of these names, or None; say: prints a line for the user."""
     source = _place_of(model, val_dir)
     if vector_index.is_index(source):
         return TrainingData(source, None, _recorded_captions(model), frozenset(), {})
     images, beside = evaluation_inputs.list_training(source)
     require_readable(images)
-    texts = _captions(model, images, beside, val_captions)
+    texts = _captions(model, images, beside, val_captions, say)
     return TrainingData(source, images, texts, _duplicated(model.run, images), _heldout(model.run))
 
 
@@ -202,24 +205,21 @@ def _matched(path: Path, names: Mapping[str, str], images: ImageSet) -> dict[str
 
 
 def _captions(
-    model: Model, images: ImageSet, beside: Mapping[str, list[str]], val_captions: str | None
+    model: Model,
+    images: ImageSet,
+    beside: Mapping[str, list[str]],
+    val_captions: str | None,
+    say: Say,
 ) -> dict[str, str]:
-    """First caption of each picture: from --val_captions, the run, the shards, or a metadata.jsonl
-    in the folder; {} if there are none. beside: {key: captions} of shards."""
+    """First caption of each picture: from --val_captions, the run, the shards, or from beside the
+    pictures in their folder; {} if there are none. beside: {key: captions} of shards."""
     if val_captions:
         given, _ = caption_files.read_captions(require_file("--val_captions", val_captions), images)
         return {key: texts[0] for key, texts in given.items()}
     if model.run is not None:
         return _matched(model.run.path / "captions.json", _recorded_captions(model), images)
-    if beside:
-        return {key: texts[0] for key, texts in beside.items()}
-    path = Path(str(images.root)) / "metadata.jsonl"
-    return _matched(path, _first_captions(path), images) if path.is_file() else {}
-
-
-def _first_captions(path: Path) -> dict[str, str]:
-    entries = caption_files.read_file(path)
-    return {key: caption_files.first_caption(path, key, value) for key, value in entries.items()}
+    found = beside or caption_layouts.find_or_say(images, say)
+    return {key: texts[0] for key, texts in found.items()}
 
 
 def _duplicated(run: Run | None, images: ImageSet) -> frozenset[str]:

@@ -1,7 +1,6 @@
 """The flags of diff_train.py."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from utils.cli.common_options import (
@@ -465,18 +464,13 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
         self._check_upload()
 
     def _check_captions(self) -> None:
-        from utils.data.data_sources import holding_files
+        from utils.data import caption_layouts, data_sources
 
-        captions_inside = (
-            holding_files(self.instance_data_dir) is not None
-            or (Path(self.instance_data_dir) / "metadata.jsonl").is_file()
-        )
-        needed = PROMPT_STYLES[self.class_prompt].needs_captions
-        if needed and not self.instance_prompt_loc and not captions_inside:
-            raise UsageError(
-                f"--class_prompt={self.class_prompt!r} needs --instance_prompt_loc; give a captions"
-                " file"
-            )
+        if self.instance_prompt_loc or not PROMPT_STYLES[self.class_prompt].needs_captions:
+            return
+        folder = self.instance_data_dir
+        if data_sources.holding_files(folder) is None and not caption_layouts.may_hold(folder):
+            raise UsageError(caption_layouts.none_found(self.class_prompt, folder))
 
     def _check_caption_edit(self) -> None:
         if self.trainspecial and not PROMPT_STYLES[self.class_prompt].needs_captions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ from utils.data import tables
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.data.key_matching import match_keys
-from utils.files.whole_files import read_json
+from utils.files import text_files
 from utils.runtime.errors import DataError, first_line
+
+NAMED = 5  # images without a caption that a message names
+
+NAMED = 5  # images without a caption that a message names
 
 Captions = dict[str, list[str]]  # {image key: captions}
 
@@ -110,7 +114,7 @@ def read_file(path: str | Path, columns: Columns = USUAL) -> dict[str, Any]:
     if tables.is_table(path):
         data = _of_rows(tables.rows(path), columns)
     else:
-        data = read_json(path, unique=True)
+        data = text_files.read_json(path, unique=True)
         if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
             data = _of_rows(tables.of_objects(path, data), columns)
         elif isinstance(data, dict):
@@ -125,22 +129,64 @@ def first_caption(path: str | Path, key: str, value: Any) -> str:
     return _as_list(Path(path), key, value)[0]
 
 
+def foreign_line(count: int) -> str:
+    """What is said of `count` foreign matches, see `match_keys`; "" for none."""
+    if not count:
+        return ""
+    return (
+        f"{count} captions have paths of another machine; they are matched by the end of the path"
+    )
+
+
+def captions_in(
+    path: str | Path, images: ImageSet, columns: Columns = USUAL
+) -> tuple[Captions, int]:
+    """Captions of the images that a captions file names.
+
+    path, columns: of a captions file, see `read_file`.
+    Returns: {image key: captions} in the order of the images; number of foreign matches, see
+    `match_keys`."""
+    path, data = Path(path), read_file(path, columns)
+    # paths of metadata are relative to any folder above the images
+    matches, foreign = match_keys(
+        path, data, images.root, images.keys, anywhere=tables.is_table(path)
+    )
+    named = [k for k in images.keys if k in matches]
+    return {k: _as_list(path, matches[k], data[matches[k]]) for k in named}, foreign
+
+
+def require_all(
+    place: str | Path,
+    captions: Captions,
+    images: ImageSet,
+    *,
+    within: str = "",
+    reasons: Mapping[str, str] | None = None,
+) -> Captions:
+    """The captions of all images of a set; DataError that counts and names the images without one.
+
+    place, within: where the captions lie, for the message;
+    reasons: {image key: why it has none}, where that is known."""
+    missing = [key for key in images.keys if key not in captions]
+    if missing:
+        why = reasons or {}
+        shown = [f"{k!r} ({why[k]})" if k in why else repr(k) for k in missing[:NAMED]]
+        rest = len(missing) - len(shown)
+        raise DataError(
+            f"{place}: {len(missing)} of {len(images)} images have no caption"
+            f"{f' in {within}' if within else ''}, first {', '.join(shown)}"
+            f"{f' and {rest} more' if rest else ''}"
+        )
+    return {key: captions[key] for key in images.keys}
+
+
 def read_captions(
     path: str | Path, images: ImageSet, columns: Columns = USUAL
 ) -> tuple[Captions, int]:
     """Captions of an image set from a file (--instance_prompt_loc).
 
     path, columns: of a captions file, see `read_file`.
-    DataError says how many images have no caption. Returns: {image key: captions}; number of
-    foreign matches, see `match_keys`."""
-    path, data = Path(path), read_file(path, columns)
-    # paths of metadata are relative to any folder above the images
-    matches, foreign = match_keys(
-        path, data, images.root, images.keys, anywhere=tables.is_table(path)
-    )
-    missing = [k for k in images.keys if k not in matches]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(images)} images have no caption, first {missing[0]!r}"
-        )
-    return {k: _as_list(path, matches[k], data[matches[k]]) for k in images.keys}, foreign
+    DataError says how many images have no caption, and names the first. Returns: {image key:
+    captions}; number of foreign matches, see `match_keys`."""
+    captions, foreign = captions_in(path, images, columns)
+    return require_all(path, captions, images), foreign

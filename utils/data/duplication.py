@@ -16,7 +16,7 @@ import numpy as np
 from utils.data.caption_edits import all_captions
 from utils.data.image_sets import ImageSet
 from utils.data.key_matching import match_keys
-from utils.files.whole_files import read_json
+from utils.files.text_files import read_json
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError, require_file
 

@@ -132,6 +132,14 @@ def written_ids(caption: str) -> list[int]:
     return ids
 
 
+def are_ids(captions: Captions) -> bool:
+    """Whether the first caption of a set is a list of token ids, as `written_ids` reads it."""
+    try:
+        return bool(written_ids(next(iter(captions.values()))[0]))
+    except (DataError, StopIteration):
+        return False
+
+
 def parse_ids(caption: str, tokens: RandomTokens) -> list[int]:
     """The token ids of a caption, as `written_ids`; DataError for an id that the tokenizer does not
     have."""

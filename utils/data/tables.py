@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.files import text_files
 from utils.runtime.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -52,21 +52,15 @@ def of_objects(path: str | Path, objects: Iterable[dict[str, Any]]) -> Iterator[
     return (Row(f"{path}: entry {number}", fields) for number, fields in enumerate(objects))
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-
-
 def _json_lines(path: Path) -> Iterator[Row]:
-    # not splitlines(), which splits at U+2028, and a caption may hold that
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
+            fields = text_files.parse_json(line, f"{path}: line {number}", unique=True)
+        except text_files.RepeatedKeyError:
+            raise
+        except text_files.MalformedError:
             fields = None
         if not isinstance(fields, dict):
             raise DataError(
@@ -83,7 +77,7 @@ def _separator(header: str) -> str:
 def _separated(path: Path, separator: str | None) -> Iterator[Row]:
     """Rows of values between separators; the first line names the columns. separator: None finds
     it in the first line."""
-    text = _text(path)
+    text = text_files.read_text(path)
     if separator is None:
         separator = _separator(text.lstrip().split("\n", 1)[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils.files import text_files
 from utils.runtime.errors import DataError
 
 VERSION = 1  # of the manifests that this toolkit writes, and the newest that it reads
@@ -58,31 +59,10 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON file; ValueError if a key stands in it twice, of which json would keep
-    the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _value in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object; keep one of them")
-    return found
-
-
-def read_json(path: str | Path, *, unique: bool = False) -> Any:
+def read_json(path: str | Path) -> Any:
     """Read a JSON file; DataError with the path and the position of the fault if it is not
-    valid.
-
-    unique: refuse an object with a key that stands twice, which strangers' files may have."""
-    path = Path(path)
-    try:
-        return json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_unique if unique else None
-        )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
-        raise DataError(f"{path}: is not JSON ({error})") from None
+    valid."""
+    return text_files.read_json(path)
 
 
 def file_sha256(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import caption_files, image_sets, prompt_styles
+from utils.data import caption_files, caption_layouts, image_sets, prompt_styles, tar_shards
 from utils.files import whole_files
 from utils.generation.model_source import ModelSource
 from utils.generation.sampling import Prompt
@@ -90,8 +90,23 @@ def read_prompts(file: str | Path) -> list[Prompt]:
     return prompts
 
 
+def _captions_beside(
+    style: str, images: image_sets.ImageSet, say: Callable[[str], None]
+) -> dict[str, list[str]]:
+    """Captions that lie beside the images that a run was trained on: in their folder or tar files.
+    UsageError if there are none, DataError if an image has none."""
+    if Path(images.root).is_dir() and not tar_shards.is_shards(images.root):
+        found = caption_layouts.find(images)
+        if found:
+            say(found.line)
+            return caption_files.require_all(
+                images.root, found.captions, images, within=found.layout
+            )
+    raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions file")
+
+
 def _styled_captions(
-    request: PromptRequest, model: ModelSource, style: str
+    request: PromptRequest, model: ModelSource, style: str, say: Callable[[str], None]
 ) -> dict[str, list[str]]:
     """The prompts of a style: {image key: prompts}. They are the recorded prompts of the run, or
     are resolved again if the options ask for others."""
@@ -99,8 +114,6 @@ def _styled_captions(
     if run and style == run.options["class_prompt"] and not request.captions:
         return run.captions()
     location = request.captions or (run.located("instance_prompt_loc") if run else None)
-    if chosen.needs_captions and not location:
-        raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions file")
     if run:
         # only the images that it was trained on
         keys, root = tuple(run.captions()), run.located("instance_data_dir")
@@ -113,6 +126,8 @@ def _styled_captions(
     texts = None
     if location and chosen.uses_captions:
         texts, _ = caption_files.read_captions(location, images)
+    elif chosen.needs_captions:
+        texts = _captions_beside(style, images, say)
     tokenizer = None
     if chosen.needs_tokenizer:
         tokenizer = loading.load_tokenizer(model.flag, model.source)
@@ -173,5 +188,5 @@ def choose_prompts(
             " --capstyle with --instance_prompt_loc"
         )
     assert request.count is not None  # the options require -nb where prompts are drawn
-    resolved = _styled_captions(request, model, style)
+    resolved = _styled_captions(request, model, style, say)
     return draw_prompts(resolved, style, count=request.count, seed=request.seed), style

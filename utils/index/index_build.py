@@ -121,7 +121,10 @@ def _opened(
 ) -> tuple[ImageSource, ExistingIndex | None]:
     """The images, and the index that the build continues, None for a new one."""
     source = index_sources.open_source(
-        request.images.folder, request.images.captions, ask_server=processes.main
+        request.images.folder,
+        request.images.captions,
+        ask_server=processes.main,
+        say=processes.say,
     )
     return source, _existing_index(request, source)
 

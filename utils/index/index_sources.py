@@ -4,19 +4,24 @@ folder. Each source cuts its images into shards and has a change stamp for each 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from utils.data import caption_files, image_sets, tar_shards
+from utils.data import caption_files, caption_layouts, image_sets, tar_shards
 from utils.data.image_sets import ImageSet
 from utils.files import downloads, whole_files
 from utils.index import shard_files
 from utils.retrieval import feature_cache
 from utils.runtime.errors import DataError, UsageError, require_file
+
+if TYPE_CHECKING:
+    from utils.runtime.parallel import Say
 
 # images of a folder in one shard: a killed build recomputes at most this many per process
 FOLDER_SHARD = 10_000
@@ -187,26 +192,40 @@ class FolderSource:
 
     from_tars = False
 
-    def __init__(self, images: ImageSet, captions_file: str | Path | None = None) -> None:
-        """captions_file: as caption_files.read_captions reads it; DataError when an image has no
-        caption in it."""
+    def __init__(
+        self,
+        images: ImageSet,
+        captions_file: str | Path | None = None,
+        *,
+        say: Say = lambda line: None,
+    ) -> None:
+        """captions_file: as caption_files.read_captions reads it, DataError when an image has no
+        caption in it; None takes the captions that lie beside the images;
+        say: prints the line of what was found there."""
         self.images, self.folder = images, Path(images.root).resolve()
         self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
-        self.captions: dict[str, list[str]] = {}
-        self.captions_sha256: str | None = None
+        self._file_sha256: str | None = None
         if captions_file:
             self.captions = caption_files.read_captions(captions_file, images)[0]
-            self.captions_sha256 = whole_files.file_sha256(captions_file)
+            self._file_sha256 = whole_files.file_sha256(captions_file)
+        else:
+            self.captions = caption_layouts.find_or_say(images, say)
 
     def _part(self, name):
         first = FOLDER_SHARD * int(name)
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
-        """Keys, sizes, times and contents of the images of a shard, and the whole captions
-        file."""
-        stamp = feature_cache.change_stamp(self._part(name))
-        return stamp | {"captions_sha256": self.captions_sha256}
+        """Keys, sizes, times and contents of the images of a shard, and the whole captions file, or the captions of the shard that lie beside its images."""
+        part = self._part(name)
+        stamp = feature_cache.change_stamp(part)
+        return stamp | {"captions_sha256": self._file_sha256 or self._captions_sha256(part)}
+
+    def _captions_sha256(self, part: ImageSet) -> str | None:
+        """Hash of the captions of a shard; None where it has none, as in an index of 0.2.0."""
+        captions = {key: self.captions[key] for key in part.keys if key in self.captions}
+        text = json.dumps(captions)
+        return hashlib.sha256(text.encode()).hexdigest() if captions else None
 
     def gone(self, names: Iterable[str]) -> list[str]:
         """Nothing: the shards of a folder are numbers, not files."""
@@ -225,19 +244,24 @@ class FolderSource:
 
 
 def open_source(
-    val_dir: str, captions_file: str | None = None, *, ask_server: bool = True
+    val_dir: str,
+    captions_file: str | None = None,
+    *,
+    ask_server: bool = True,
+    say: Say = lambda line: None,
 ) -> ImageSource:
     """The images of --val_dir; no image is decoded.
 
-    captions_file: --val_captions, for a folder of images.
+    captions_file: --val_captions, for a folder of images; None takes what lies beside them.
     ask_server: ask for every address, which one process does for all.
+    say: prints a line for the user.
 
     UsageError when there are no images, or for an address that cannot be read."""
     flag = f"--val_dir={val_dir!r}"
     if not tar_shards.is_shards(val_dir):
         images = image_sets.list_images("--val_dir", val_dir, measured=True)
         path = require_file("--val_captions", captions_file) if captions_file else None
-        return FolderSource(images, path)
+        return FolderSource(images, path, say=say)
     if captions_file:
         raise UsageError(
             f"--val_captions={captions_file!r} does not go with --build_index of tar shards, which"

@@ -25,6 +25,7 @@ from utils.data import tar_shards
 from utils.data.content_stamps import CONTENT
 from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
 from utils.files import downloads
+from utils.files.text_files import MalformedError
 from utils.files.whole_files import read_manifest, write_manifest
 from utils.index import shard_files
 from utils.index.index_descriptor import difference
@@ -358,9 +359,8 @@ def read_record(root: str | Path) -> dict[str, Any]:
     path, advice = Path(root) / FILE, "remove it, and --build_index rebuilds it from the shards"
     try:
         data = read_manifest(path, KIND)
-    except DataError as error:
-        message = f"{error}; {advice}" if "is not JSON" in str(error) else str(error)
-        raise DataError(message) from None
+    except MalformedError as error:
+        raise DataError(f"{error}; {advice}") from None
     wrong = shard_files.wrong_field(data, descriptor=dict, source=dict, shards=list)
     wrong = wrong or shard_files.wrong_field(data["source"], folder=str, relative=str, shards=bool)
     if wrong or not all(isinstance(name, str) for name in data["shards"]):

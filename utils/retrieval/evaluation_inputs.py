@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import caption_files, data_sources, image_sets, key_matching
+from utils.data import (
+    caption_files,
+    caption_layouts,
+    data_sources,
+    image_sets,
+    key_matching,
+)
 from utils.files import generation_folder, run_folder, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
@@ -184,9 +190,11 @@ def _captions(
     run: run_folder.Run | None,
     training: image_sets.ImageSet,
     beside: Mapping[str, list[str]],
+    say: Say,
 ) -> dict[str, str]:
     """First caption of every training image: from --val_captions, else from beside the image in its
-    shard, else from the run, which may have been trained on another folder with the same images.
+    shard, else from the run, which may have been trained on another folder with the same images,
+    else from beside the images in their folder.
 
     beside: {key: captions} in the shards
 
@@ -199,7 +207,8 @@ def _captions(
         return {key: texts[0] for key, texts in beside.items()}
     recorded = None if run is None else run.path / "captions.json"
     if recorded is None or not recorded.is_file():
-        return {}
+        found = caption_layouts.find_or_say(training, say)
+        return {key: texts[0] for key, texts in found.items()}
     data = whole_files.read_json(recorded)
     matched, _ = key_matching.match_keys(
         recorded, data, training.root, training.keys, anywhere=True
@@ -240,11 +249,12 @@ def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     # a prompt may be the caption of an image that was held out: then it has no training image
     sources = _sources(inputs, queries, listed, say)
     sources = {name: key for name, key in sources.items() if key not in (holdout or ())}
+    captions = _captions(inputs, run, training, beside, say)
     return Sets(
         generated,
         queries,
         training,
-        TrainingFacts(duplicated, sources, _captions(inputs, run, training, beside), holdout),
+        TrainingFacts(duplicated, sources, captions, holdout),
         generation_facts(inputs.query_dir, queries, manifest),
         held_out=held_out,
     )

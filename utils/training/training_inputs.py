@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.data import caption_files, data_sources, duplication, image_sets, prompt_styles
+from utils.data import (
+    caption_files,
+    caption_layouts,
+    data_sources,
+    duplication,
+    image_sets,
+    prompt_styles,
+)
 from utils.data.image_sets import ImageSet
 from utils.reports.progress import progress
 from utils.runtime import launching
@@ -61,29 +68,44 @@ def _readable(images, files, say):
     return images
 
 
-def _texts(files, images, beside, say):
-    """Captions of the images, from a file or from beside them; None where the style uses none."""
-    path = files.captions
-    if path is None and beside is None and (images.root / "metadata.jsonl").is_file():
-        path = images.root / "metadata.jsonl"
-    style = prompt_styles.PROMPT_STYLES[files.prompt_style]
-    if not style.uses_captions or (path is None and not style.needs_captions):
-        return None
-    if path is None:
-        missing = [k for k in images.keys if k not in beside]
-        if missing:
-            raise UsageError(
-                f"--instance_data_dir={files.images!r}: {len(missing)} of {len(images)}"
-                f" images have no .txt or .json member with a caption, first {missing[0]!r}; use"
-                " shards with captions, or --instance_prompt_loc"
-            )
-        return {k: beside[k] for k in images.keys}
+def _named_captions(path, images, say):
+    """Captions of the images from the file of --instance_prompt_loc."""
     texts, foreign = caption_files.read_captions(path, images)
     if foreign:
-        say(
-            f"{foreign} captions have paths of another machine; they are matched by the end of the"
-            " path"
-        )
+        say(caption_files.foreign_line(foreign))
+    return texts
+
+
+def _captions_beside(files, images, beside, say):
+    """Captions that lie beside the images, when no file was named; None where the prompt style can
+    do without. beside: captions inside tar files, or None for a folder."""
+    style = prompt_styles.PROMPT_STYLES[files.prompt_style]
+    if beside is not None:
+        if not style.needs_captions:
+            return None
+        within = "a .txt or .json member; use shards with captions, or --instance_prompt_loc"
+        return caption_files.require_all(files.images, beside, images, within=within)
+    found = caption_layouts.find(images)
+    if found is None:
+        if style.needs_captions:
+            raise UsageError(caption_layouts.none_found(files.prompt_style, files.images))
+        return None
+    if not style.needs_captions and not prompt_styles.are_ids(found.captions):
+        say(f"{found.layout} holds text, not lists of token ids: random captions are drawn")
+        return None
+    say(found.line)
+    return caption_files.require_all(images.root, found.captions, images, within=found.layout)
+
+
+def _texts(files, images, beside, say):
+    """Captions of the images, from a file or from beside them; None where the style uses none."""
+    if not prompt_styles.PROMPT_STYLES[files.prompt_style].uses_captions:
+        return None
+    if files.captions is not None:
+        texts = _named_captions(files.captions, images, say)
+    else:
+        texts = _captions_beside(files, images, beside, say)
+    caption_layouts.say_empty((texts or {}).values(), say)
     return texts
 
 
