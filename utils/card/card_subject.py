@@ -177,7 +177,11 @@ def require_readable(images: ImageSet) -> None:
 
 
 def data_of(
-    model: Model, val_dir: str | None, val_captions: str | None, *, say: Say
+    model: Model,
+    val_dir: str | None,
+    val_captions: str | None,
+    *,
+    say: Say = lambda line: None,
 ) -> TrainingData:
     """The training pictures, and what is known of them; UsageError if there are none, or none can
     be read.
