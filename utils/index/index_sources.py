@@ -216,7 +216,8 @@ class FolderSource:
         return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
-        """Keys, sizes, times and contents of the images of a shard, and the whole captions file, or the captions of the shard that lie beside its images."""
+        """Keys, sizes, times and contents of the images of a shard, and the whole captions file or
+        the captions that lie beside the images of the shard."""
         part = self._part(name)
         stamp = feature_cache.change_stamp(part)
         return stamp | {"captions_sha256": self._file_sha256 or self._captions_sha256(part)}
