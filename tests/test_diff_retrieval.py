@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import tables
+
 FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
 ROOT_FILES = ["gallery", "matches.csv", "metrics.json", "plots", "report.html", "similarity.npy"]
 NO_FD = ("--metrics", "similarity,background")
@@ -68,6 +70,23 @@ def test_the_numbers_agree_with_a_naive_computation(measure, copies, scenes_dir)
     assert found["bg_mean"] == pytest.approx(among.max(1).mean(), abs=1e-6)
     assert found["settings"]["copy_threshold"] == 0.95
     assert found["counts"]["training"] == 12
+
+
+def test_training_pictures_in_parquet_and_arrow_files_measure_as_files_do(
+    measure, copies, scenes_dir, tmp_path
+):
+    given = measure(shutil.copytree(copies, tmp_path / "files"), *NO_FD)[1]
+    columns = tables.scenes_columns(scenes_dir)
+    sources = {
+        "parquet": tables.write_parquet(tmp_path / "p" / "0.parquet", columns, group=5),
+        "arrow": tables.save_to_disk(tmp_path / "a", columns),
+    }
+    for kind, source in sources.items():
+        folder, found = measure(shutil.copytree(copies, tmp_path / kind), *NO_FD, val=source)
+        assert found["sim_mean"] == given["sim_mean"]
+        assert found["copy_share"] == given["copy_share"] == 0.5
+        with open(folder / "matches.csv", newline="") as handle:
+            assert re.fullmatch(r"\S+\.(parquet|arrow)/0", next(csv.DictReader(handle))["match"])
 
 
 def test_matches_are_listed_with_rank_and_score(measure, copies, scenes_dir):

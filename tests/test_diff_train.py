@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests import tables
 from tests.conftest import SEED_FLAGS
 
 
@@ -735,6 +736,29 @@ def test_shards_of_tar_files_and_metadata_train(train, scenes_dir, tmp_path):
     other = train(instance_data_dir=data, instance_prompt_loc=None)
     named = json.loads((other / "captions.json").read_text())
     assert {f"train/{k}": v for k, v in named.items()} == {k: v[:1] for k, v in texts.items()}
+
+
+def test_parquet_and_arrow_files_train_to_the_weights_of_the_same_pictures(
+    train, scenes_dir, tmp_path
+):
+    columns = tables.scenes_columns(scenes_dir)
+    parquet = tables.write_parquet(tmp_path / "train.parquet", columns, group=5)
+    arrow = tables.save_to_disk(tmp_path / "arrow", columns, files=2)
+    given = unet(train())
+    for source in (parquet, arrow):
+        folder = train(instance_data_dir=source, instance_prompt_loc=None, num_workers=1)
+        assert "12 images of the column 'image' in" in train.printed
+        assert torch.equal(unet(folder), given)
+        captions = json.loads((folder / "captions.json").read_text())
+        assert [texts[0] for texts in captions.values()] == columns["text"]
+
+
+def test_parquet_trains_without_encoding_ahead(train, scenes_dir, tmp_path):
+    columns = tables.scenes_columns(scenes_dir)
+    source = tables.write_parquet(tmp_path / "train.parquet", columns, group=5)
+    how = {"cache_latents": "off", "instance_prompt_loc": None, "num_workers": 2}
+    given = train(**how | {"instance_prompt_loc": scenes_dir / "captions.json"})
+    assert torch.equal(unet(train(instance_data_dir=source, **how)), unet(given))
 
 
 def test_a_subset_s_prompts_are_its_own(train):

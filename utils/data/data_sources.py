@@ -6,9 +6,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import image_sets, tar_shards
+from utils.data import arrow_folders, image_sets, parquet_files, tar_shards
 from utils.data.caption_files import Captions
+from utils.data.field_names import USUAL, Columns
+from utils.data.image_files import SUFFIXES
 from utils.data.image_sets import ImageSet
+from utils.runtime.errors import UsageError
+
+Say = Callable[[str], None]
+Listed = tuple[ImageSet, Captions]
+
+# Files that are given as data and are none: (suffixes, what such a file is, what to do)
+OTHER_FILES = (
+    ((".zip", ".7z", ".rar"), "an archive", "unpack it and give the folder"),
+    ((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz"), "compressed", "unpack it and give the tar"),
+    (
+        (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"),
+        "a file of weights",
+        "give a folder of images; a model goes to the flag of the model",
+    ),
+    (
+        (".json", ".jsonl", ".csv", ".tsv", ".txt"),
+        "a file of text",
+        "give the folder of the images that it names",
+    ),
+    ((".arrow",), "a part of a data set", "give its folder, with dataset_info.json and state.json"),
+    (SUFFIXES, "one image", "give its folder"),
+)
 
 
 @dataclass(frozen=True)
@@ -17,13 +41,28 @@ class HoldingFiles:
 
     # whether a data source is of this kind; it need not exist
     recognise: Callable[[str | Path], bool]
-    # (flag, source) -> images, {key: captions} of those that have captions; UsageError, DataError
-    list_images: Callable[[str, str | Path], tuple[ImageSet, Captions]]
+    # (flag, source, columns that the user names, prints a line) -> images, {key: captions} of those
+    # that have captions; UsageError, DataError
+    list_images: Callable[[str, str | Path, Columns, Say], Listed]
+
+
+def _tars(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:
+    return tar_shards.list_shards(flag, source)
+
+
+def _arrow(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:
+    return arrow_folders.list_arrow_folder(flag, source, columns=columns, say=say)
+
+
+def _parquet(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:
+    return parquet_files.list_parquet(flag, source, columns=columns, say=say)
 
 
 # the first that recognises a source lists it
 HOLDING_FILES: tuple[HoldingFiles, ...] = (
-    HoldingFiles(tar_shards.is_shards, tar_shards.list_shards),
+    HoldingFiles(tar_shards.is_shards, _tars),
+    HoldingFiles(arrow_folders.is_arrow_folder, _arrow),
+    HoldingFiles(parquet_files.is_parquet, _parquet),
 )
 
 
@@ -32,15 +71,37 @@ def holding_files(source: str | Path) -> HoldingFiles | None:
     return next((kind for kind in HOLDING_FILES if kind.recognise(source)), None)
 
 
+def _require_no_other_file(flag: str, source: str | Path) -> None:
+    """Raise UsageError for a file that holds no images; it says what the file is."""
+    path = Path(source)
+    if not path.is_file():
+        return
+    name = path.name.lower()
+    for suffixes, kind, advice in OTHER_FILES:
+        if name.endswith(suffixes):
+            raise UsageError(f"{flag}={str(source)!r} is {kind}; {advice}")
+    raise UsageError(
+        f"{flag}={str(source)!r} is a file that is not understood; give a folder of images, tar"
+        " files, or Parquet files with pictures"
+    )
+
+
 def list_data(
-    flag: str, source: str | Path, *, measured: bool = False
+    flag: str,
+    source: str | Path,
+    *,
+    measured: bool = False,
+    columns: Columns = USUAL,
+    say: Say = lambda line: None,
 ) -> tuple[ImageSet, Captions | None]:
     """The images of a data source, and the captions that are stored with them.
 
-    measured: as in `image_sets.list_images`. UsageError, which names `flag`, or DataError if the
-    source holds no images or cannot be read. Returns: images; {key: captions} of those that have
-    captions in their file, None for a folder of images."""
+    measured: as in `image_sets.list_images`; columns: of tables, those that the user names; say:
+    prints a line of what was recognised. UsageError, which names `flag`, or DataError if the source
+    holds no images or cannot be read. Returns: images; {key: captions} of those that have captions
+    in their file, None for a folder of images."""
     kind = holding_files(source)
-    if kind is None:
-        return image_sets.list_images(flag, source, measured=measured), None
-    return kind.list_images(flag, source)
+    if kind is not None:
+        return kind.list_images(flag, source, columns, say)
+    _require_no_other_file(flag, source)
+    return image_sets.list_images(flag, source, measured=measured), None

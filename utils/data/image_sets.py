@@ -150,7 +150,7 @@ def _is_output(entry: os.DirEntry) -> bool:
     return evaluation or OUTPUT_FOLDERS.fullmatch(entry.name) is not None
 
 
-def _is_made_of_images(folder: str | Path) -> bool:
+def is_made_of_images(folder: str | Path) -> bool:
     """Whether a folder is an index, or the output of --dedup: the pictures in their galleries are
     not images of a set."""
     groups, shards, index = (
@@ -166,7 +166,7 @@ def _is_made_of_images(folder: str | Path) -> bool:
 
 def _walk(folder: str | Path, root: str | Path, skip: bool) -> Iterator[tuple[str, int]]:
     """Yield (key, size in bytes) of the images below a folder. skip: not what stages wrote."""
-    if _is_made_of_images(folder):
+    if is_made_of_images(folder):
         return
     with os.scandir(folder) as entries:
         for entry in entries:

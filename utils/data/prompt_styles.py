@@ -16,6 +16,7 @@ from utils.runtime.errors import DataError, UsageError
 # captions that are drawn for an image under instancelevel_random without a file, and their length
 RANDOM_CAPTIONS, RANDOM_CAPTION_TOKENS = 10, 4
 CAPTION = "{caption}"  # where the caption stands in --caption_template
+HOLDING = (".tar", ".parquet", ".arrow")  # names of files with images, which are no classes
 # Imagenette's folders are WordNet ids
 READABLE_CLASSES = {
     "n01440764": "tench",
@@ -40,7 +41,9 @@ def class_of(key: str) -> str | None:
     The innermost folder counts, so that DIR and DIR/train of the published layout give the same
     classes."""
     folder = key.rpartition("/")[0].rpartition("/")[2]
-    return None if folder.endswith(".tar") else READABLE_CLASSES.get(folder, folder) or None
+    if folder.endswith(HOLDING):
+        return None
+    return READABLE_CLASSES.get(folder, folder) or None
 
 
 def class_names(images: ImageSet) -> list[str]:

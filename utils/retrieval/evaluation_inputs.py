@@ -3,7 +3,7 @@ captions, duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +176,15 @@ def _without(
     return listed.take(np.flatnonzero(~aside)), listed.take(np.flatnonzero(aside))
 
 
-def list_training(source: str) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
+def list_training(
+    source: str, *, say: Callable[[str], None] = lambda line: None
+) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
     """List the training images of --val_dir, see `data_sources.list_data`.
 
-    Returns: images, {key: captions} of those that have captions in the file that holds them.
+    say: prints a line of what was recognised. Returns: images, {key: captions} of those that have
+    captions in the file that holds them.
     """
-    images, captions = data_sources.list_data("--val_dir", source, measured=True)
+    images, captions = data_sources.list_data("--val_dir", source, measured=True, say=say)
     return images, captions or {}
 
 
@@ -240,7 +243,7 @@ def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
 def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     """List both sets of images with what is known of them, before any network loads."""
     generated, queries, manifest = read_queries(inputs.query_dir, say=say)
-    listed, beside = list_training(inputs.val_dir)
+    listed, beside = list_training(inputs.val_dir, say=say)
     _warn_of_overlap(inputs.val_dir, generated, listed, say)
     run = training_run(inputs, manifest, say)
     holdout = _held_out_keys(run, listed)
