@@ -15,7 +15,7 @@ from utils.data import picture_tables
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet, holds_images, is_made_of_images, natural_key
 from utils.data.parquet_rows import ParquetRows, batches, opened
-from utils.data.picture_tables import ListedFile, PictureColumns
+from utils.data.picture_tables import ListedFile, PictureColumns, PictureRow
 from utils.data.tar_shards import expand
 from utils.runtime.errors import DataError, UsageError
 
@@ -101,7 +101,8 @@ def _pattern(path: Path) -> str:
 
 def _listed(path: Path, root: Path, columns: PictureColumns) -> tuple[ListedFile, int]:
     """A file with its rows, and the bytes of the largest column chunk of its pictures."""
-    rows, largest = [], 0
+    rows: list[PictureRow] = []
+    largest = 0
     with opened(path) as file:
         _require_columns(path, file, columns)
         for group in range(file.num_row_groups):

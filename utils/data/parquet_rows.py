@@ -40,8 +40,9 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, buffer_size=BUFFER, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # Arrow reports damage as an OSError without a number
-            raise UnreadError(f"{path}: cannot be read ({os.strerror(error.errno)})") from None
+        number = getattr(error, "errno", None)
+        if number:  # Arrow reports damage as an OSError without a number
+            raise UnreadError(f"{path}: cannot be read ({os.strerror(number)})") from None
         raise DataError(
             f"{path}: is not a whole Parquet file ({first_line(error)}); get it again, or remove it"
         ) from None
