@@ -91,11 +91,21 @@ def test_columns_that_are_named_are_read(tmp_path):
                     [None, None], pa.struct({"bytes": pa.binary(), "path": pa.string()})
                 )
             },
-            r"the column 'image' of 2 rows holds no picture: '0.parquet/0' its row is null;",
+            r"the column 'image' of 2 rows holds no picture, first '0.parquet/0' \(its row is null\);",
         ),
         (
             {"image": [picture(None, "a.png"), picture(None, "b.png")]},
             r"has no column with the bytes of pictures, only image \(struct<bytes: null",
+        ),
+        (
+            {
+                "image": pa.array(
+                    [{"bytes": None, "path": "/x/a.png"}],
+                    pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+                )
+            },
+            r"first '0.parquet/0' \(its row holds the path '/x/a.png' and no bytes\); give a table"
+            " with the bytes of the pictures, as save_to_disk stores them",
         ),
         ({"image": pa.array([], pa.binary())}, "the column 'image' of 0 rows holds no picture"),
     ],

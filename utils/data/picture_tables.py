@@ -3,7 +3,6 @@ the image set that their rows are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,10 +194,12 @@ def _usable(name: str | None) -> bool:
 def _names(rows: list[PictureRow]) -> list[str]:
     """A name for each row of a file: its path where every picture has a path of its own, else the
     number of the row."""
-    paths = [row.path for row in rows if row.size is not None]
-    if len(set(paths)) == len(paths) and all(map(_usable, paths)):
-        return [row.path or str(number) for number, row in enumerate(rows)]
-    return [str(number) for number in range(len(rows))]
+    paths = [row.path for row in rows if row.size]
+    named = len(set(paths)) == len(paths) and all(map(_usable, paths))
+    return [
+        row.path if named and row.size and row.path else str(number)
+        for number, row in enumerate(rows)
+    ]
 
 
 def _reason(row: PictureRow) -> str | None:
@@ -239,11 +240,10 @@ def image_set(
             if row.captions:
                 captions[key] = row.captions
     if not keys:
-        reasons = Counter(reason for _, reason in bad)
-        why = f": {bad[0][0]!r} {reasons.most_common(1)[0][0]}" if bad else ""
+        first = f", first {bad[0][0]!r} ({bad[0][1]})" if bad else ""
         raise DataError(
-            f"{root}: the column {columns.picture!r} of {len(bad)} rows holds no picture{why}; give"
-            " a table with the bytes of the pictures"
+            f"{root}: the column {columns.picture!r} of {len(bad)} rows holds no picture{first};"
+            " give a table with the bytes of the pictures, as save_to_disk stores them"
         )
     return (
         ImageSet(root, tuple(keys), tuple(sizes), tuple(bad), tuple(places), storage),
