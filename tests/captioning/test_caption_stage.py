@@ -175,6 +175,17 @@ def test_captions_that_images_have_stay_first(caption, pictures, tmp_path):
     assert "5 of 5 images have captions already; they stay first" in said
 
 
+def test_captions_beside_the_images_of_a_folder_stay_first(caption, pictures, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    first = min(p for p in data.rglob("*") if p.suffix in (".png", ".jpg"))
+    first.with_suffix(".txt").write_text("mine\n")
+    captions, said = caption(tmp_path / "c.json", "--instance_data_dir", data)
+    assert captions[first.relative_to(data).as_posix()][0] == "mine"
+    assert "captions of 1 of 5 images are read from a text (.txt or .caption) beside" in said
+    assert "1 of 5 images have captions already; they stay first" in said
+
+
 def test_images_in_tar_files_are_captioned_after_their_own_captions(caption, scenes_dir, tmp_path):
     members = tars.sample("a", tars.noise(1), caption="mine") | tars.sample("b", tars.noise(2))
     tars.write(tmp_path / "0.tar", members)

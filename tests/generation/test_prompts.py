@@ -42,6 +42,35 @@ def test_files_without_prompts_are_errors(tmp_path, name, content):
         prompts.read_prompts(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "a café\r\n\r\na dog\r\n\r\n"),
+        ("p.json", '["a café", "a dog"]'),
+        ("p.jsonl", '{"prompt": "a café"}\r\n\r\n{"prompt": "a dog"}\r\n'),
+        ("p.json", '{"0.png": "a café", "1.png": ["a dog", "it"]}'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompts_are_read_however_an_editor_saved_them(tmp_path, name, text, encoding):
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert [prompt.text for prompt in prompts.read_prompts(tmp_path / name)] == ["a café", "a dog"]
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.json", "p.jsonl"])
+def test_prompts_that_cannot_be_decoded_are_named_with_line_and_byte(tmp_path, name):
+    (tmp_path / name).write_bytes(b'\n["caf\xe9"]\n')
+    with pytest.raises(DataError, match=rf"{name}: is not UTF-8 text at line 2, byte 6 \(0xe9\)"):
+        prompts.read_prompts(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
+def test_prompts_that_are_nested_too_deeply_are_one_line(tmp_path, name):
+    (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(DataError, match="is nested too deeply$"):
+        prompts.read_prompts(tmp_path / name)
+
+
 def test_a_captions_file_keeps_its_keys_and_strings_count_as_lists(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"a/1.png": ["first", "second"], "b.png": "only"}))
     read = prompts.read_prompts(tmp_path / "c.json")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from utils.captioning import captioner, image_pixels
 from utils.captioning.caption_parts import CaptionParts
 from utils.captioning.captioner import Captioner, Sampling
-from utils.data import caption_files, data_sources, image_sets
+from utils.data import caption_files, caption_layouts, data_sources, image_sets
 from utils.data.caption_files import Captions
 from utils.data.image_sets import ImageSet
 from utils.files import locks, owned_folders, whole_files
@@ -96,10 +96,16 @@ def _require_new(out: str) -> Path:
     return path
 
 
-def _existing(opts: CaptioningOptions, images: ImageSet, stored: Captions | None) -> Captions:
-    """Captions that images have already: of --instance_prompt_loc, else from beside the images."""
+def _existing(
+    opts: CaptioningOptions,
+    images: ImageSet,
+    stored: Captions | None,
+    say: Callable[[str], None],
+) -> Captions:
+    """Captions that images have already: of --instance_prompt_loc, else from beside the images, in
+    their tar files or in any layout of a folder."""
     if not opts.instance_prompt_loc:
-        return stored or {}
+        return stored or caption_layouts.find_or_say(images, say)
     path = require_file("--instance_prompt_loc", opts.instance_prompt_loc)
     return caption_files.read_captions(path, images)[0]
 
@@ -113,7 +119,7 @@ def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan
     names = ("num_captions", "top_p", "min_length", "max_length", "seed", "mixed_precision")
     return CaptionPlan(
         images=images,
-        existing=_existing(opts, images, stored),
+        existing=_existing(opts, images, stored, processes.say),
         source=opts.captioner,
         sampling=Sampling(
             opts.num_captions, opts.top_p, opts.min_length, opts.max_length, opts.seed

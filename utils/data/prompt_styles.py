@@ -125,7 +125,7 @@ def written_ids(caption: str) -> list[int]:
     for any other text."""
     try:
         ids = json.loads(caption)
-    except ValueError:
+    except (ValueError, RecursionError):
         ids = None
     if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
         raise DataError(

@@ -3,13 +3,13 @@ run was trained on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.data import caption_files, caption_layouts, image_sets, prompt_styles, tar_shards
-from utils.files import whole_files
+from utils.files import text_files
 from utils.generation.model_source import ModelSource
 from utils.generation.sampling import Prompt
 from utils.models import loading
@@ -43,30 +43,31 @@ def _prompts_of_captions(path: Path) -> list[Prompt]:
 
 
 def _prompts_of_json(path: Path) -> list[Prompt]:
-    data = whole_files.read_json(path)
+    data = text_files.read_json(path, unique=True)
     if isinstance(data, list):
         return [Prompt(text) for text in data]
     return _prompts_of_captions(path)
 
 
-def _is_metadata(line: str) -> bool:
-    """Whether a line of a .jsonl file belongs to a metadata.jsonl, not to a list of prompts."""
-    row = json.loads(line)
+def _is_metadata(row: Any) -> bool:
+    """Whether a row of a .jsonl file belongs to a metadata.jsonl, not to a list of prompts."""
     return isinstance(row, dict) and "file_name" in row and "prompt" not in row
 
 
 def _prompts_of_lines(path: Path) -> list[Prompt]:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-        if path.suffix == ".jsonl" and lines and _is_metadata(lines[0]):
+    lines = [(n, line) for n, line in enumerate(text_files.read_lines(path), 1) if line.strip()]
+    if path.suffix != ".jsonl":
+        return [Prompt(line) for _number, line in lines]
+    prompts: list[Prompt] = []
+    for number, line in lines:
+        place = f"--prompts={str(path)!r}, line {number}"
+        row = text_files.parse_json(line, place, unique=True)
+        if not prompts and _is_metadata(row):
             return _prompts_of_captions(path)
-        if path.suffix == ".jsonl":
-            return [Prompt(json.loads(line)["prompt"]) for line in lines]
-        return [Prompt(line.strip("\r")) for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"--prompts={str(path)!r} is not UTF-8 text, or has a line without a prompt ({error})"
-        ) from None
+        if not isinstance(row, dict) or "prompt" not in row:
+            raise DataError(f"{place} is {line[:60]!r}, without a prompt; use an object with it")
+        prompts.append(Prompt(row["prompt"]))
+    return prompts
 
 
 def read_prompts(file: str | Path) -> list[Prompt]:

@@ -16,7 +16,7 @@ from utils.data import (
     image_sets,
     key_matching,
 )
-from utils.files import generation_folder, run_folder, whole_files
+from utils.files import generation_folder, run_folder, text_files, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
 from utils.runtime.errors import DataError, UsageError, require_file
@@ -32,7 +32,7 @@ def _prompt_lines(folder: str | Path) -> list[str] | None:
     path = Path(folder) / "prompts.txt"
     if not path.is_file() or not path.stat().st_size:
         return None
-    return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
+    return text_files.read_lines(path)
 
 
 def _published_prompts(folder: str | Path, count: int, say: Say) -> list[str] | None:
