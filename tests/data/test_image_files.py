@@ -1,3 +1,4 @@
+import io
 import struct
 import zlib
 
@@ -110,7 +111,7 @@ def test_broken_files_are_reported_with_their_reason(tmp_path):
             image_files.open_image(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["DDS", "EPS", "TIFF", "AVIF", "PPM"])
+@pytest.mark.parametrize("kind", ["DDS", "EPS", "PPM", "ICNS", "TGA"])
 def test_no_decoder_is_reached_but_those_of_the_names(tmp_path, kind, monkeypatch):
     """Strangers' files may say they are JPEG. An EPS would be handed to Ghostscript."""
     gradient().save(tmp_path / f"0.{kind}", kind)
@@ -120,9 +121,67 @@ def test_no_decoder_is_reached_but_those_of_the_names(tmp_path, kind, monkeypatc
     assert not isinstance(raised.value, UnreadError)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_what_is_read_whatever_its_name(tmp_path, kind):
     gradient().save(tmp_path / f"0.{kind}", kind, **({"lossless": True} if kind == "WEBP" else {}))
     (tmp_path / f"0.{kind}").rename(tmp_path / "0.jpg")
     shown = np.asarray(image_files.open_image(tmp_path / "0.jpg")).astype(int)
     assert np.abs(shown - np.asarray(gradient()).astype(int)).max() < 40
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"%PDF-1.4", "is not an image: it is a PDF"),
+        (b"<html>", "is not an image: it is a web page"),
+        (b"", "is not an image: it is empty"),
+        (b"\xff\xd8\xff\xe0", "is not an image: it begins as JPEG does, and is damaged"),
+    ],
+)
+def test_a_message_says_what_was_found_in_the_place_of_an_image(tmp_path, content, reason):
+    (tmp_path / "0.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=f"0.jpg: {reason}$"):
+        image_files.open_image(tmp_path / "0.jpg")
+
+
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files.image_names, "decoders", lambda: ("JPEG", "PNG"))
+    (tmp_path / "0.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(DataError, match="it is HEIC .pip install pillow-heif reads them"):
+        image_files.open_image(tmp_path / "0.jpg")
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif")
+    assert "HEIF" in image_files.image_names.decoders()
+    Image.new("RGB", (32, 16), (200, 30, 30)).save(tmp_path / "0.heic", "HEIF", quality=100)
+    shown = np.asarray(image_files.open_image(tmp_path / "0.heic")).astype(int)
+    assert shown.shape == (16, 32, 3)
+    assert np.abs(shown - [200, 30, 30]).max() <= 6
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "PNG"])
+def test_of_several_pages_or_frames_the_first_is_read(tmp_path, form):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    frames[0].save(tmp_path / "0.png", form, save_all=True, append_images=frames[1:])
+    shown = np.asarray(image_files.open_image(tmp_path / "0.png")).astype(int)
+    assert np.abs(shown - [250, 0, 0]).max() <= 8
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("form", ["TIFF", "AVIF", "GIF", "BMP"])
+def test_a_damaged_file_of_any_format_is_a_data_error(tmp_path, form):
+    rng = np.random.default_rng(0)
+    gradient((40, 30)).save(tmp_path / "whole", form)
+    whole = (tmp_path / "whole").read_bytes()
+    reasons = []
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for at in rng.integers(0, len(damaged), 4):
+            damaged[at] = rng.integers(256)
+        try:
+            assert image_files.open_image(io.BytesIO(bytes(damaged)), name="x").mode == "RGB"
+        except DataError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert all(reason.startswith("x: ") for reason in reasons)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data import image_sets
+from utils.data import folder_walk, image_sets
 from utils.runtime.errors import DataError, UnreadError, UsageError
 
 
@@ -48,7 +48,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         image_sets.list_images("--query_dir", tmp_path / "no")
     with pytest.raises(
         UsageError,
-        match="--query_dir=.*holds no images; use a folder with .jpg, .jpeg, .png, .webp",
+        match="--query_dir=.*holds no images; use a folder with JPEG, PNG, WEBP, GIF, BMP, TIFF",
     ):
         image_sets.list_images("--query_dir", tmp_path)
 
@@ -136,8 +136,8 @@ def test_what_an_index_and_its_near_duplicates_show_is_never_read(tmp_path, file
     for measured in (False, True):
         assert len(image_sets.list_images("--d", tmp_path, measured=measured)) == (3 if read else 1)
     (tmp_path / "0.png").unlink()
-    assert image_sets.holds_images(tmp_path) is read
-    assert image_sets.holds_images(tmp_path / "made") is read
+    assert folder_walk.holds_images(tmp_path) is read
+    assert folder_walk.holds_images(tmp_path / "made") is read
 
 
 def test_an_image_that_is_known_to_have_changed_is_not_opened(tmp_path):

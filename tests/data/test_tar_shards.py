@@ -182,7 +182,7 @@ UNSAFE = (
 
 
 def test_names_that_lead_elsewhere_are_never_taken(tmp_path):
-    safe = ("./000.png", "a..b/001..png", "C:.png", "...png", "a:b/c.png")
+    safe = ("./000.png", "a..b/001..png", "C:.png", "b...png", "a:b/c.png")
     write(tmp_path / "0.tar", {name: png(7) for name in (*safe, *UNSAFE)} | {"000.txt": b"a"})
     found = tar_shards.read_shard(tmp_path / "0.tar")
     assert [m.name for m in found.images] == list(safe)

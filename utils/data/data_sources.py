@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import arrow_folders, image_sets, parquet_files, tar_shards
+from utils.data import arrow_folders, image_names, image_sets, parquet_files, tar_shards
 from utils.data.caption_files import Captions
 from utils.data.field_names import USUAL, Columns
-from utils.data.image_files import SUFFIXES
 from utils.data.image_sets import ImageSet
 from utils.runtime.errors import UsageError
 
@@ -31,7 +30,7 @@ OTHER_FILES = (
         "give the folder of the images that it names",
     ),
     ((".arrow",), "a part of a data set", "give its folder, with dataset_info.json and state.json"),
-    (SUFFIXES, "one image", "give its folder"),
+    (image_names.suffixes(), "one image", "give its folder"),
 )
 
 
@@ -101,7 +100,10 @@ def list_data(
     holds no images or cannot be read. Returns: images; {key: captions} of those that have captions
     in their file, None for a folder of images."""
     kind = holding_files(source)
-    if kind is not None:
-        return kind.list_images(flag, source, columns, say)
-    _require_no_other_file(flag, source)
-    return image_sets.list_images(flag, source, measured=measured), None
+    if kind is None:
+        _require_no_other_file(flag, source)
+        images, captions = image_sets.list_images(flag, source, measured=measured), None
+    else:
+        images, captions = kind.list_images(flag, source, columns, say)
+    image_sets.say_left_out(flag, images, say)
+    return images, captions

@@ -12,14 +12,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.data import colour_profiles
+from utils.data import colour_profiles, file_kinds, image_names
 from utils.runtime.errors import DataError, UnreadError
+from utils.runtime.regular_files import NEVER_OPENED, irregular
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# The formats that a file of such a name may have (JPEG includes a camera's MPO). Left to itself,
-# Pillow goes by the content and uses any of its decoders: strangers' files would reach decoders
-# that call other programs (EPS) or raise errors of their own (DDS, AVIF).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # entries of Image.info in which Pillow looks for an orientation
 ORIENTATION_ENTRIES = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 # entry of Image.info: (width, height) in the file, before EXIF orientation is applied
@@ -37,7 +33,15 @@ BROKEN_EXIF = (
     SyntaxError,
 )
 # what Pillow raises on files that are no image, are truncated, lie about their size, or are bombs
-UNREADABLE = (*BROKEN_EXIF, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+UNREADABLE = (
+    *BROKEN_EXIF,
+    EOFError,
+    RuntimeError,  # of AVIF and HEIC
+    OverflowError,
+    MemoryError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
 # system errors that say that there is no readable file; all others are failures of the disk
 NO_FILE = (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -77,14 +81,19 @@ def open_image(
     name: of an open file, for messages;
     at_least: a side in pixels that is enough; a larger JPEG is then decoded at a half, a quarter or
     an eighth. For pictures that are looked at, never for those that are measured.
-    DataError with the reason if the file is of none of FORMATS, truncated or a decompression bomb;
-    UnreadError if the disk fails. Returns: the image; its info[STORED_SIZE] is the size in the
-    file."""
+    Any decoder of image_names.FORMATS reads it, whatever its ending, and no other: left to itself,
+    Pillow goes by the content, and strangers' files would reach decoders that call other programs
+    (EPS) or raise errors of their own (DDS). Of several pages or frames the first is read.
+    DataError with the reason if the file is of none of these formats, truncated or a decompression
+    bomb; UnreadError if the disk fails.
+    Returns: the image; its info[STORED_SIZE] is the size in the file."""
     name = name or str(source)
     if isinstance(source, str | Path):
         source = io.BytesIO(_content(source))
+    beginning = source.read(file_kinds.ENOUGH)
+    source.seek(0)
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=image_names.decoders()) as image:
             stored = image.size
             # Pillow only warns up to twice its limit
             if image.width * image.height > PIXELS:
@@ -102,13 +111,26 @@ def open_image(
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "is not an image"
+            reason = _not_an_image(beginning)
         raise DataError(f"{name}: {reason}") from None
+
+
+def _not_an_image(beginning: bytes) -> str:
+    """Why no decoder takes a file, with what it is instead. beginning: its first bytes."""
+    kind = file_kinds.kind_of(beginning)
+    if kind == "HEIC" and "HEIF" not in image_names.decoders():
+        return f"is not an image that can be read: it is HEIC ({image_names.ABSENT['HEIF']})"
+    if kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "AVIF"):
+        return f"is not an image: it begins as {kind} does, and is damaged"
+    return "is not an image" + (f": it is {kind}" if kind else "")
 
 
 def _content(path: str | Path) -> bytes:
     """Read the bytes of an image file before they are decoded, because Pillow raises the same
     errors for a failing disk and for a broken image."""
+    reason = irregular(path)
+    if reason in NEVER_OPENED:
+        raise DataError(f"{path}: {reason}")
     try:
         return Path(path).read_bytes()
     except OSError as error:

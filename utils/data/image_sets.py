@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,16 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.data import content_stamps
-from utils.data.image_files import SUFFIXES, open_image
+from utils.data import content_stamps, file_kinds, folder_walk, image_names
+from utils.data.image_files import open_image
+from utils.data.image_names import LeftOut
 from utils.data.image_storage import ByteRanges, Storage
 from utils.files.downloads import Address, Stamp
 from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
 CHANGED = "has changed since the index was built; --build_index reads it again"
-# folders that the stages write below a folder that is measured
-OUTPUT_FOLDERS = re.compile(r"evaluations|inferences|wandb|checkpoint.*|state_.*")
-INDEX_KIND = b'"kind": "index"'  # in the index.json that utils.index.vector_index writes
 SPAN = 256  # images that a thread reads for one task: a task an image would take gigabytes
 
 BadImages = tuple[tuple[str, str], ...]  # (key, reason) of each
@@ -58,6 +56,7 @@ class ImageSet:
     changed: frozenset[str] = frozenset()
     # below an Address: {file: its stamp when it was listed}; images of changed files are refused
     stamps: dict[str, Stamp] = field(default_factory=dict)
+    left_out: LeftOut = ()  # other files that lie beside the images, by kind
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -141,49 +140,6 @@ class ImageSet:
 # Listing ------------------------------------------------------------------------------------------
 
 
-def _is_output(entry: os.DirEntry) -> bool:
-    """Whether a stage of the toolkit wrote this folder: it has the name of an output, or is an
-    evaluation that was written with --output_dir."""
-    evaluation = all(
-        os.path.exists(os.path.join(entry.path, name)) for name in ("metrics.json", "report.html")
-    )
-    return evaluation or OUTPUT_FOLDERS.fullmatch(entry.name) is not None
-
-
-def is_made_of_images(folder: str | Path) -> bool:
-    """Whether a folder is an index, or the output of --dedup: the pictures in their galleries are
-    not images of a set."""
-    groups, shards, index = (
-        os.path.join(folder, name) for name in ("groups.parquet", "shards", "index.json")
-    )
-    if os.path.isfile(groups) and os.path.isfile(os.path.join(folder, "summary.json")):
-        return True
-    if not (os.path.isfile(index) and os.path.isdir(shards)):
-        return False
-    with open(index, "rb") as file:  # other programs write files of that name too
-        return INDEX_KIND in file.read(4096)
-
-
-def _walk(folder: str | Path, root: str | Path, skip: bool) -> Iterator[tuple[str, int]]:
-    """Yield (key, size in bytes) of the images below a folder. skip: not what stages wrote."""
-    if is_made_of_images(folder):
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not (entry.name.startswith(".") or skip and _is_output(entry)):
-                    yield from _walk(entry.path, root, skip)
-            elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-                # a dangling link is listed, and cannot be read later
-                size = entry.stat().st_size if os.path.exists(entry.path) else 0
-                yield os.path.relpath(entry.path, root).replace(os.sep, "/"), size
-
-
-def holds_images(root: str | Path) -> bool:
-    """Whether there is an image anywhere below a folder."""
-    return next(_walk(root, root, False), None) is not None
-
-
 def list_images(flag: str, root: str | Path, *, measured: bool = False) -> ImageSet:
     """All images below a folder, at any depth, in natural order.
 
@@ -191,19 +147,67 @@ def list_images(flag: str, root: str | Path, *, measured: bool = False) -> Image
     measured: skip also what stages write below a folder that is measured: evaluations, generations,
     checkpoints and states.
     UsageError, which names `flag`, if there are no images."""
-    root = require_dir(flag, root)
+    root = _require_folder(flag, root)
     try:
-        images = sorted(_walk(root, root, measured), key=lambda image: natural_key(image[0]))
-    except OSError as error:  # no permission, or links in a circle
+        found = folder_walk.walk(root, skip=measured)
+    except OSError as error:  # no permission
         raise UsageError(
             f"{flag}={str(root)!r}: {error.filename!r} cannot be read ({error.strerror})"
         ) from None
-    if not images:
-        raise UsageError(
-            f"{flag}={str(root)!r} holds no images; use a folder with {', '.join(SUFFIXES)} at any"
-            " depth"
+    left_out = image_names.counted(found.left_out)
+    if not found.images:
+        raise no_images(flag, root, found.bad, left_out, accepted="a folder with")
+    images = sorted(found.images, key=lambda image: natural_key(image[0]))
+    return ImageSet(
+        root,
+        tuple(key for key, _ in images),
+        tuple(size for _, size in images),
+        bad=tuple(sorted(found.bad, key=lambda pair: natural_key(pair[0]))),
+        left_out=left_out,
+    )
+
+
+def _require_folder(flag: str, root: str | Path) -> Path:
+    """`require_dir`, which says what the file is that stands in the place of a folder."""
+    path = Path(root)
+    if path.is_file():
+        with open(path, "rb") as file:
+            kind = file_kinds.kind_of(file.read(file_kinds.ENOUGH))
+        advice = "; unpack it, and give the folder" if kind and kind.endswith("archive") else ""
+        if kind:
+            raise UsageError(
+                f"{flag}={str(root)!r} is a file ({kind}){advice or '; give a folder of images'}"
+            )
+    return require_dir(flag, root)
+
+
+def no_images(
+    flag: str,
+    source: str | Path,
+    bad: Sequence[tuple[str, str]],
+    left_out: LeftOut,
+    *,
+    accepted: str,
+) -> UsageError:
+    """The error about a data source without an image, which names what it holds instead."""
+    found = [f"{bad[0][0]!r} {bad[0][1]}"] if bad else []
+    found += [f"left out: {image_names.in_words(left_out)}"] if left_out else []
+    return UsageError(
+        f"{flag}={str(source)!r} holds no images{''.join(f' ({text})' for text in found)}; use"
+        f" {accepted} {image_names.accepted()} files"
+    )
+
+
+def say_left_out(flag: str, images: ImageSet, say: Callable[[str], None]) -> None:
+    """Say what was found where images were listed, if files were left out that are neither images
+    nor texts. say: prints a line."""
+    if images.left_out:
+        read, others = len(images), sum(count for _, count in images.left_out)
+        seen = read + len(images.bad) + others
+        say(
+            f"{flag}={str(images.root)!r}: {seen:,} files, {read:,} images; left out:"
+            f" {image_names.in_words(images.left_out)}"
         )
-    return ImageSet(root, tuple(key for key, _ in images), tuple(size for _, size in images))
 
 
 # Checking -----------------------------------------------------------------------------------------

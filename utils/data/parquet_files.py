@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from utils.data import picture_tables
 from utils.data.field_names import USUAL, Columns
-from utils.data.image_sets import ImageSet, holds_images, is_made_of_images, natural_key
+from utils.data.folder_walk import holds_images, is_made_of_images
+from utils.data.image_sets import ImageSet, natural_key
 from utils.data.parquet_rows import ParquetRows, batches, opened
 from utils.data.picture_tables import ListedFile, PictureColumns, PictureRow
 from utils.data.tar_shards import expand

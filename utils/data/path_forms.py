@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 
-from utils.data.image_files import SUFFIXES
+from utils.data import image_names
 
 DRIVE = re.compile(r"[A-Za-z]:/")
 
@@ -31,7 +31,7 @@ def parts(path: str) -> tuple[str, ...]:
 
 def has_suffix(path: str) -> bool:
     """Whether a path ends like an image file. The keys of some metadata leave the suffix out."""
-    return path.lower().endswith(SUFFIXES)
+    return image_names.has_suffix(path)
 
 
 def without_suffix(path: str) -> str:

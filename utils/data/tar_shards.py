@@ -12,15 +12,18 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import content_stamps
-from utils.data.image_files import SUFFIXES
-from utils.data.image_sets import BadImages, ImageSet, holds_images, natural_key
+from utils.data import content_stamps, image_names
+from utils.data.folder_walk import holds_images
+from utils.data.image_names import LeftOut
+from utils.data.image_sets import BadImages, ImageSet, natural_key, no_images
 from utils.files import downloads
 from utils.runtime.errors import DataError, UnreadError, UsageError, first_line
+from utils.runtime.regular_files import irregular
 
 CAPTION_FIELDS = ("caption", "text")  # in a .json member; img2dataset writes `caption`
 TEXT_BYTES = 1 << 20  # how much of a .txt or .json member is read
@@ -59,6 +62,7 @@ class ShardContent:
     images: tuple[Member, ...]  # in the order of the file
     bad: BadImages  # (name, reason) of members that are skipped
     damage: str | None  # why the file cannot be read to its end
+    left_out: LeftOut = ()  # other members, by kind
 
 
 def change_stamp(path: str | Path) -> dict[str, int | str]:
@@ -167,10 +171,9 @@ def shard_paths(flag: str, source: str | Path) -> list[Path]:
     else:
         # the name of an existing file is not a pattern
         paths = [path] if path.is_file() else [Path(p) for p in expand(str(source))]
-    missing = [p for p in paths if not p.is_file()]
+    missing = [(p, problem) for p in paths if (problem := irregular(p)) is not None]
     if missing:
-        problem = "is a folder" if missing[0].is_dir() else "does not exist"
-        raise UsageError(f"{shown}: {str(missing[0])!r} {problem}; use tar files")
+        raise UsageError(f"{shown}: {str(missing[0][0])!r} {missing[0][1]}; use tar files")
     if not paths:
         raise UsageError(f"{shown} matches no file; use tar files")
     folders = len({p.parent for p in paths})
@@ -206,7 +209,8 @@ def _refusal(member: tarfile.TarInfo, seen: set[str]) -> str | None:
     """Why an image member is skipped: it is a link, or its name occurred before. None if it is
     read."""
     if not member.isfile():
-        return "is a link in the tar, which is not followed"
+        is_link = member.issym() or member.islnk()
+        return "is a link in the tar, which is not followed" if is_link else "is no regular file"
     return "occurs twice in its tar" if member.name in seen else None
 
 
@@ -242,7 +246,7 @@ def _other_kind(path: str | Path) -> str | None:
 
 
 def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Yield the regular members of a tar file, and links that are named like images.
+    """Yield the regular members of a tar file, and links and devices that are named like images.
 
     Yields: (member, its first TEXT_BYTES if it is a .txt or .json). Raises DAMAGE."""
     length = os.stat(path).st_size
@@ -258,7 +262,7 @@ def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]
                     archive.fileobj.seek(member.offset_data)
                     text = archive.fileobj.read(min(member.size, TEXT_BYTES))
                 yield member, text
-            elif (member.issym() or member.islnk()) and member.name.lower().endswith(SUFFIXES):
+            elif not member.isdir() and image_names.has_suffix(member.name):
                 yield member, None
     _require_end(path, archive.offset)
 
@@ -271,12 +275,16 @@ class _Contents:
         self.bad: list[tuple[str, str]] = []  # name, reason
         self.captions: dict[str, str] = {}  # by the stem of the name, as urls
         self.urls: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()  # other members, by kind
         self._seen: set[str] = set()
 
     def add(self, member: tarfile.TarInfo, text: bytes | None) -> None:
         """Add a member. text: the contents of a .txt or .json."""
-        is_image = member.name.lower().endswith(SUFFIXES)
-        reason = _unsafe(member.name)
+        kind, reason = image_names.kind_of(member.name), _unsafe(member.name)
+        is_image = image_names.has_suffix(member.name)
+        if reason is None and kind is not None:
+            self.left_out[kind] += 1
+            return
         if reason is None and is_image:
             reason = _refusal(member, self._seen)
         if reason is not None:
@@ -327,7 +335,8 @@ def read_shard(path: str | Path, *, whole: bool = True) -> ShardContent:
             ) from None
     except OSError as error:
         raise UnreadError(f"{path}: cannot be read ({error.strerror})") from None
-    return ShardContent(contents.members(), tuple(contents.bad), damage)
+    left_out = image_names.counted(contents.left_out)
+    return ShardContent(contents.members(), tuple(contents.bad), damage, left_out)
 
 
 def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list[str]]]:
@@ -343,8 +352,10 @@ def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list
     places: list[tuple[str, int]] = []
     bad: list[tuple[str, str]] = []
     captions: dict[str, list[str]] = {}
+    left_out: Counter[str] = Counter()
     for path in paths:
         content = read_shard(path)
+        left_out.update(dict(content.left_out))
         bad += [(f"{path.name}/{name}", reason) for name, reason in content.bad]
         for member in content.images:
             key = f"{path.name}/{member.name}"
@@ -354,7 +365,13 @@ def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list
             if member.caption:
                 captions[key] = [member.caption]
     if not keys:
-        raise UsageError(
-            f"{flag}={str(source)!r} holds no images; use shards with {', '.join(SUFFIXES)}"
-        )
-    return ImageSet(paths[0].parent, tuple(keys), tuple(sizes), tuple(bad), tuple(places)), captions
+        raise no_images(flag, source, bad, image_names.counted(left_out), accepted="shards with")
+    images = ImageSet(
+        paths[0].parent,
+        tuple(keys),
+        tuple(sizes),
+        tuple(bad),
+        tuple(places),
+        left_out=image_names.counted(left_out),
+    )
+    return images, captions

@@ -213,7 +213,9 @@ class FolderSource:
 
     def _part(self, name):
         first = FOLDER_SHARD * int(name)
-        return self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
+        part = self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
+        # what was found to be no image when the folder was listed stands in the first shard
+        return part if first == 0 else replace(part, bad=())
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
         """Keys, sizes, times and contents of the images of a shard, and the whole captions file or
@@ -261,6 +263,7 @@ def open_source(
     flag = f"--val_dir={val_dir!r}"
     if not tar_shards.is_shards(val_dir):
         images = image_sets.list_images("--val_dir", val_dir, measured=True)
+        image_sets.say_left_out("--val_dir", images, say)
         path = require_file("--val_captions", captions_file) if captions_file else None
         return FolderSource(images, path, say=say)
     if captions_file:

@@ -23,7 +23,8 @@ import numpy as np
 
 from utils.data import tar_shards
 from utils.data.content_stamps import CONTENT
-from utils.data.image_sets import INDEX_KIND, ImageSet, natural_key
+from utils.data.folder_walk import INDEX_KIND
+from utils.data.image_sets import ImageSet, natural_key
 from utils.files import downloads
 from utils.files.text_files import MalformedError
 from utils.files.whole_files import read_manifest, write_manifest

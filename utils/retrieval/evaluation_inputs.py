@@ -55,6 +55,7 @@ def read_queries(
     images = image_sets.list_images("--query_dir", folder, measured=True)
     data = generation_folder.read_queries_manifest(folder)
     if data is None:
+        image_sets.say_left_out("--query_dir", images, say)
         prompts = _published_prompts(folder, len(images), say)
         if prompts is None:
             return images, [Query(key) for key in images.keys], None

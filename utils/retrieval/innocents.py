@@ -58,6 +58,7 @@ def listed_innocents(
     stand in, see `training_innocents`."""
     if innocent_dir:
         listed = image_sets.list_images("--innocent_dir", innocent_dir, measured=True)
+        image_sets.say_left_out("--innocent_dir", listed, say)
         return _chosen(_without_copies(listed, sets.training, say), "innocent_dir", seed, say)
     # both folders are checked, also where the first is enough
     base = base_images(base_dir) if base_dir else None

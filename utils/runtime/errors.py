@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from utils.runtime.regular_files import irregular
+
 Value = TypeVar("Value")
 
 
@@ -73,9 +75,10 @@ def require_dir(flag: str, path: str | Path) -> Path:
 
 
 def require_file(flag: str, path: str | Path) -> Path:
-    """Return path as a Path if it is a file, else raise UsageError."""
+    """Return path as a Path if it is a regular file, else raise UsageError: a pipe or a device is
+    never opened."""
     path = Path(path)
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "does not exist"
+    problem = irregular(path)
+    if problem is not None:
         raise UsageError(f"{flag}={str(path)!r} {problem}; give an existing file")
     return path
