@@ -185,3 +185,51 @@ def test_a_damaged_file_of_any_format_is_a_data_error(tmp_path, form):
             reasons.append(str(error))
     assert reasons
     assert all(reason.startswith("x: ") for reason in reasons)
+
+
+def test_a_line_of_pixels_is_no_picture(tmp_path):
+    for size, readable in (((1, 50), True), ((1, 51), False), ((600, 10), False)):
+        Image.new("RGB", size).save(tmp_path / "0.png")
+        if readable:
+            assert image_files.open_image(tmp_path / "0.png").size == size
+            continue
+        width, height = size
+        with pytest.raises(
+            DataError, match=f"{width} x {height} pixels: the longer side .* 50 times"
+        ):
+            image_files.open_image(tmp_path / "0.png")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("size", [(64, 48), (65, 49)])
+def test_a_large_picture_is_read_at_half_its_size(tmp_path, form, size, monkeypatch):
+    across, down = np.meshgrid(np.linspace(0, 200, size[0]), np.linspace(20, 250, size[1]))
+    image = Image.fromarray(np.stack([across, down, 255 - across], 2).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show
+    image.save(tmp_path / "0.png", form, exif=exif, **({"quality": 98} if form == "JPEG" else {}))
+    full = image_files.open_image(tmp_path / "0.png")
+    assert full.size == size[::-1]
+    monkeypatch.setattr(image_files, "LARGE", 2000)
+    half = image_files.open_image(tmp_path / "0.png")
+    assert half.size == (-(-size[1] // 2), -(-size[0] // 2))
+    # Pillow turns a TIFF when it opens it
+    assert sorted(half.info[image_files.STORED_SIZE]) == sorted(size)
+    expected = np.asarray(full.reduce(2)).astype(int)
+    assert np.abs(np.asarray(half) - expected).max() <= (0 if form != "JPEG" else 10)
+
+
+def test_a_telephones_picture_is_within_the_limits():
+    for width, height in ((12_000, 9_000), (16_320, 12_240)):
+        image_files._require_size(width, height)
+        assert width * height > image_files.LARGE
+    with pytest.raises(
+        Image.DecompressionBombError, match="30000 x 30000 pixels may be a decompression bomb"
+    ):
+        image_files._require_size(30_000, 30_000)
+
+
+def test_pixels_that_are_numbers_without_a_white_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "0.tif")
+    with pytest.raises(DataError, match="its pixels are floating-point numbers"):
+        image_files.open_image(tmp_path / "0.tif")

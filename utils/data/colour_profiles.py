@@ -29,7 +29,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     Returns: RGB (RGBA or LA with transparency) where the profile is used; `image` itself where it
     is sRGB, is broken, or is not of the kind of the pixels."""
     if image.mode == "LAB":  # its meaning needs no profile
-        return ImageCms.applyTransform(image, _from_lab())
+        return _from_lab().apply(image)
     if not profile or len(profile) > MOST_BYTES:
         return image
     pixels = image.convert("RGB") if image.mode in ("P", "YCbCr", "HSV") else image
@@ -37,8 +37,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if transform is None:
         return image
     if pixels.mode != "LA":
-        return ImageCms.applyTransform(pixels, transform)
-    shown = ImageCms.applyTransform(pixels.getchannel("L"), transform)
+        return transform.apply(pixels)
+    shown = transform.apply(pixels.getchannel("L"))
     shown.putalpha(pixels.getchannel("A"))
     return shown
 
@@ -70,9 +70,7 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     colours = np.array(list(itertools.product(steps, repeat=3)), np.uint8)
     tried = greys if mode == "L" else np.concatenate([greys, colours])
     page = Image.fromarray(tried[None])
-    shown = ImageCms.applyTransform(
-        page.getchannel(0) if mode == "L" else page.convert(mode), transform
-    )
+    shown = transform.apply(page.getchannel(0) if mode == "L" else page.convert(mode))
     moved = np.asarray(shown.convert("RGB"), np.int16)[0] - tried
     return int(np.abs(moved).max()) <= SAME_COLOUR
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import struct
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,15 @@ from utils.runtime.regular_files import NEVER_OPENED, irregular
 ORIENTATION_ENTRIES = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 # entry of Image.info: (width, height) in the file, before EXIF orientation is applied
 STORED_SIZE = "stored_size"
-PIXELS = Image.MAX_IMAGE_PIXELS or 0  # of a file; more may be a decompression bomb
+# A picture of more pixels is read at half its width and height, one at a time in a process: a JPEG
+# is decoded so, which takes no memory for the rest. No picture up to here is read otherwise than in
+# full, so that what was measured of it stays.
+LARGE = 89_478_485
+# of a file; more may be a decompression bomb. Telephones make pictures of up to 16,320 x 12,240
+MOST_PIXELS = 200_000_000
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow refuses twice as many before it decodes, too
+LONGEST = 50  # times its shorter side: the longer side of a picture; scaled, a line is gigabytes
+_one_large = threading.Lock()
 # what Pillow raises on broken EXIF data
 BROKEN_EXIF = (
     struct.error,
@@ -56,6 +65,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if not ORIENTATION_ENTRIES.isdisjoint(image.info):
         with contextlib.suppress(*BROKEN_EXIF):  # viewers then show the pixels as they are stored
             image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which none is known as white")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # Pillow's own conversion clips at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64) / 257.0
@@ -80,12 +91,13 @@ def open_image(
     source: a path, or an open file;
     name: of an open file, for messages;
     at_least: a side in pixels that is enough; a larger JPEG is then decoded at a half, a quarter or
-    an eighth. For pictures that are looked at, never for those that are measured.
+    an eighth. For pictures that are looked at, never for those that are measured. A picture of more
+    than LARGE pixels is halved in any case.
     Any decoder of image_names.FORMATS reads it, whatever its ending, and no other: left to itself,
     Pillow goes by the content, and strangers' files would reach decoders that call other programs
     (EPS) or raise errors of their own (DDS). Of several pages or frames the first is read.
-    DataError with the reason if the file is of none of these formats, truncated or a decompression
-    bomb; UnreadError if the disk fails.
+    DataError with the reason if the file is of none of these formats, truncated, of more than
+    MOST_PIXELS, or longer than LONGEST times its width; UnreadError if the disk fails.
     Returns: the image; its info[STORED_SIZE] is the size in the file."""
     name = name or str(source)
     if isinstance(source, str | Path):
@@ -95,15 +107,8 @@ def open_image(
     try:
         with Image.open(source, formats=image_names.decoders()) as image:
             stored = image.size
-            # Pillow only warns up to twice its limit
-            if image.width * image.height > PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels may be a decompression bomb"
-                )
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            shown = to_rgb(image)
+            _require_size(*stored)
+            shown = _decoded(image, at_least)
             # a copy that is saved must not be converted again
             shown.info.pop("icc_profile", None)
             shown.info[STORED_SIZE] = stored
@@ -113,6 +118,37 @@ def open_image(
         if isinstance(error, UnidentifiedImageError):
             reason = _not_an_image(beginning)
         raise DataError(f"{name}: {reason}") from None
+
+
+def _require_size(width: int, height: int) -> None:
+    """Raise an error of UNREADABLE for a picture that costs more to read than any real one does."""
+    if width * height > MOST_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{width} x {height} pixels may be a decompression bomb; at most {MOST_PIXELS:,} are"
+            " read"
+        )
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(
+            f"{width} x {height} pixels: the longer side of a picture is at most {LONGEST} times"
+            " the shorter"
+        )
+
+
+def _decoded(image: Image.Image, at_least: int | None) -> Image.Image:
+    """The pixels of an opened file, as `to_rgb` shows them. at_least: as in `open_image`."""
+    stored = image.size
+    if stored[0] * stored[1] <= LARGE:
+        if at_least:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return to_rgb(image)
+    with _one_large:
+        half = (stored[0] // 2, stored[1] // 2)
+        image.draft(None, (min(at_least or half[0], half[0]), min(at_least or half[1], half[1])))
+        image.load()
+        shown = to_rgb(image)
+        # of the formats, JPEG alone is decoded at another size than it is stored
+        return shown.reduce(2) if sorted(shown.size) == sorted(stored) else shown
 
 
 def _not_an_image(beginning: bytes) -> str:

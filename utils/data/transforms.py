@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # mean and std that scale [0, 1] to [-1, 1]
+LONG = 4  # a picture is long whose longer side is more than this times the shorter
 PIXEL_SIDE = 16  # of what the `pixel` descriptor sees
 
 # name of a preset -> (short side, or None to squash to a square; side; crop?; mean; std);
@@ -31,23 +32,50 @@ SSCD_PRESETS = {
 
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits.
-
-    The long side is rounded down, as in torchvision, which the published scripts use."""
-    width, height = image.size
-    if min(width, height) == side:
+    """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits."""
+    if min(image.size) == side:
         return image
-    size = (side, side * height // width) if width <= height else (side * width // height, side)
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image.resize(_scaled_size(image.size, side), Image.Resampling.BILINEAR)
+
+
+def _scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of a picture whose short side is scaled to `side`; the long side is rounded
+    down, as in torchvision, which the published scripts use."""
+    width, height = size
+    return (side, side * height // width) if width <= height else (side * width // height, side)
+
+
+def _corner(size: tuple[int, int], side: int, rng: np.random.Generator | None) -> tuple[int, int]:
+    """Left and top of a square of `side` pixels: of the centre, as in torchvision, or drawn."""
+    spare = (size[0] - side, size[1] - side)
+    if rng is None:
+        return round(spare[0] / 2), round(spare[1] / 2)
+    left = int(rng.integers(spare[0] + 1))
+    return left, int(rng.integers(spare[1] + 1))
 
 
 def crop(image: Image.Image, side: int, rng: np.random.Generator | None = None) -> Image.Image:
     """Crop a square of `side` pixels: the centre, as in torchvision, or with `rng` a random one."""
-    spare = (image.width - side, image.height - side)
-    left, top = (
-        (round(v / 2) for v in spare) if rng is None else (int(rng.integers(v + 1)) for v in spare)
-    )
+    left, top = _corner(image.size, side, rng)
     return image.crop((left, top, left + side, top + side))
+
+
+def scaled_crop(
+    image: Image.Image, short: int, side: int, rng: np.random.Generator | None = None
+) -> Image.Image:
+    """`crop` of `resize_short_side`: the short side has `short` pixels, then a square of `side` is
+    cropped.
+
+    Of a picture that is longer than LONG times its width only the square is computed, because the
+    rest would cost memory as the length asks. Its pixels are those of the whole, up to two levels
+    where Pillow's two passes round; of all other pictures they are the same bits."""
+    if max(image.size) <= LONG * min(image.size):
+        return crop(resize_short_side(image, short), side, rng)
+    scaled = _scaled_size(image.size, short)
+    left, top = _corner(scaled, side, rng)
+    across, down = image.width / scaled[0], image.height / scaled[1]
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -104,7 +132,7 @@ def training_pixels(
     image: PIL RGB;
     rng: for a random crop; None crops the centre.
     Returns: float32 [3, resolution, resolution] in [-1, 1]."""
-    image = crop(resize_short_side(image, resolution), resolution, rng)
+    image = scaled_crop(image, resolution, resolution, rng)
     if flipped:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return to_tensor(image, HALF, HALF)
@@ -119,14 +147,14 @@ def training_input(
     random_flip: bool,
 ) -> torch.Tensor:
     """`training_pixels` with crop and flip drawn from `rng`, the generator of this draw."""
-    cropped = crop(resize_short_side(image, resolution), resolution, None if center_crop else rng)
+    cropped = scaled_crop(image, resolution, resolution, None if center_crop else rng)
     return training_pixels(cropped, resolution=resolution, flipped=flip_drawn(rng, random_flip))
 
 
 def as_generated(image: Image.Image, side: int) -> Image.Image:
     """A training image, resized and cropped to its centre as a generation of `side` pixels shows
     it. PIL RGB -> PIL RGB."""
-    return crop(resize_short_side(image, side), side)
+    return scaled_crop(image, side, side)
 
 
 @functools.lru_cache
@@ -162,9 +190,11 @@ def _sscd_input(image: Image.Image, preset: str) -> torch.Tensor:
     short, side, cropped, _mean, _std = SSCD_PRESETS[preset]
     if short is None:
         image = image.resize((side, side), Image.Resampling.BILINEAR)
+    elif cropped:
+        image = scaled_crop(image, short, side)
     else:
         image = resize_short_side(image, short)
-    return to_bytes(crop(image, side) if cropped else image)
+    return to_bytes(image)
 
 
 def sscd_input(preset: str) -> Callable[[Image.Image], torch.Tensor]:
