@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, switch
-from utils.cli.kinds import NAME, count, one_of, real
+from utils.cli.kinds import NAME, PATH, count, one_of, real
 from utils.reports.tracking import TRACKERS
 
 # titles of --help
+MODEL = "model"
 RUNNING = "running"
 READING = "reading images"
 SPEED = "precision and speed"
@@ -34,6 +35,39 @@ class CommonOptions(Options):
         group=TRACKING,
         help="name of the run",
         unset="a name of the script or the tracker",
+        may_change_on_resume=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Flags of scripts that load a model: which of its files are read."""
+
+    # a resumed run compares the weights by their content
+    variant: str | None = flag(
+        None,
+        group=MODEL,
+        help="variant of the weights, as in model.fp16.safetensors",
+        unset="files without a variant, or the only one that is there",
+        may_change_on_resume=True,
+    )
+    config: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help="configuration of a model in one file: a pipeline folder or a name on the hub",
+        unset="as diffusers finds it on the hub",
+        may_change_on_resume=True,
+    )
+    unet: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help=(
+            "network in the place of the model's U-Net or transformer: its folder, such as"
+            " checkpoint-500/unet of a trainer of diffusers"
+        ),
+        unset="the model's own",
         may_change_on_resume=True,
     )
 

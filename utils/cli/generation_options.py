@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from utils.cli.common_options import (
+    MODEL,
     RUNNING,
     SPEED,
     TRACKING,
     CommonOptions,
+    ModelOptions,
     TrackingOptions,
 )
 from utils.cli.flags import default_of, flag, switch
@@ -33,7 +35,6 @@ from utils.reports.tracking import TRACKERS
 from utils.runtime.errors import UsageError
 
 # titles of --help
-MODEL = "model"
 PROMPTS = "prompts"
 SAMPLING = "sampling"
 MITIGATIONS = "mitigations"
@@ -42,7 +43,7 @@ SAVING = "what is saved"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(CommonOptions, TrackingOptions):
+class GenerationOptions(CommonOptions, TrackingOptions, ModelOptions):
     """Flags of diff_inference.py."""
 
     script: ClassVar[str] = "diff_inference.py"
@@ -66,13 +67,19 @@ class GenerationOptions(CommonOptions, TrackingOptions):
         None,
         kind=PATH,
         group=MODEL,
-        help="model: the folder of a run of diff_train.py, or any pipeline folder",
+        help=(
+            "model: the folder of a run of diff_train.py, any pipeline folder, or one file of"
+            " weights (.safetensors)"
+        ),
     )
     pretrained_model_name_or_path: str | None = flag(
         None,
         kind=PATH,
         group=MODEL,
-        help="base model, instead of --modelpath: a pipeline folder or a name on the hub",
+        help=(
+            "base model, instead of --modelpath: a pipeline folder, a name on the hub, or one file"
+            " of weights"
+        ),
         unset="Stable Diffusion 2.1, for sd_mitigation.py 1.4",
     )
     dataset: str | None = flag(

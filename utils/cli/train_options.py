@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from utils.cli.common_options import (
+    MODEL,
     READING,
     RUNNING,
     SPEED,
     TRACKING,
     CommonOptions,
+    ModelOptions,
     ReadingOptions,
     TrackingOptions,
 )
@@ -40,7 +42,6 @@ LR_SCHEDULERS = (
 POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
 
 # titles of --help
-MODEL = "model"
 DATA = "training images and captions"
 CONDITIONING = "conditioning and duplication"
 MITIGATIONS = "mitigations"
@@ -52,7 +53,7 @@ UPLOAD = "upload"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
+class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions, ModelOptions):
     """Flags of diff_train.py."""
 
     script: ClassVar[str] = "diff_train.py"
@@ -81,7 +82,7 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions):
     pretrained_model_name_or_path: str = flag(
         kind=PATH,
         group=MODEL,
-        help="base model: a pipeline folder or a name on the hub",
+        help="base model: a pipeline folder, a name on the hub, or one file of weights",
         may_change_on_resume=True,
     )
     revision: str | None = flag(

@@ -20,7 +20,7 @@ from utils.runtime.errors import DataError, UsageError
 
 ManifestRow = dict[str, Any]  # of the manifest: an image's file, index, seed, prompts and notes
 # settings that are recorded as an id or a hash, which would tell a reader nothing
-RECORDED_BY_HASH = ("modelpath", "prompts", "lora")
+RECORDED_BY_HASH = ("modelpath", "prompts", "lora", "unet")
 
 
 class Generated(Protocol):

@@ -48,8 +48,8 @@ def note_of(image: Image, finite: bool) -> dict[str, str]:
     something. finite: whether its values were, before they became pixels."""
     if not finite:
         return {KEY: NOT_FINITE}
-    ranges = image.convert("RGB").getextrema()
-    return {KEY: ONE_COLOUR} if all(low == high for low, high in ranges) else {}
+    # None if there are more colours than one
+    return {KEY: ONE_COLOUR} if image.convert("RGB").getcolors(1) else {}
 
 
 def counts_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from utils.generation.model_source import ModelSource, find_model
 from utils.generation.prompts import PromptRequest, choose_prompts
 from utils.generation.sampling import Prompt, SampleSettings
 from utils.models import families, fingerprints, lora, schedulers
-from utils.models.pipeline_files import Configs
+from utils.models.pipeline_files import Configs, FileChoice
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
 
@@ -106,7 +106,7 @@ def _settings(
     texts = json.dumps([[prompt.text, prompt.source_image] for prompt in images.prompts])
     model = pipeline.model
     return {
-        "modelpath": model.run.record.get("id") if model.run else model.source,
+        "modelpath": model.identity,
         "iternum": iternum,
         "capstyle": style,
         "nbatches": len(images.prompts),
@@ -117,6 +117,7 @@ def _settings(
         "scheduler": pipeline.scheduler,
         "negative_prompt": images.sample.negative_prompt,
         "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
+        **model.chosen,  # nothing where no such flag is given, as before there were such flags
         **mitigations.settings(values),
         **detectors.settings(tuple(images.detectors), values),
         "seed": images.seed,
@@ -142,8 +143,9 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
     """Resolve what depends on the model; UsageError for a value that it does not accept."""
     devices.dtype_of(opts.mixed_precision)
     base_model = opts.pretrained_model_name_or_path or opts.default_model
-    model = find_model(opts.modelpath, iternum=opts.iternum, base_model=base_model)
-    class_name, configs = families.read(model.flag, model.source)
+    choice = FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet)
+    model = find_model(opts.modelpath, iternum=opts.iternum, base_model=base_model, choice=choice)
+    class_name, configs = families.read(model.flag, model.source, choice=choice)
     recorded = model.run.options["resolution"] if model.run else None
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
     if not model.native:

@@ -20,7 +20,7 @@ from utils.generation.generation_plan import GenerationPlan, PipelinePlan, plans
 from utils.generation.mitigations import SampleHooks
 from utils.generation.pair_grid import compare
 from utils.generation.sampling import GeneratedImage
-from utils.models import families, loading, lora, schedulers
+from utils.models import families, fingerprints, loading, lora, schedulers
 from utils.reports import tracking
 from utils.runtime import devices, environment, launching, parallel
 from utils.runtime.errors import Stopped
@@ -35,11 +35,16 @@ SHOWN = 8  # images sent to a tracker
 T = TypeVar("T")
 
 
-def load(plan: GenerationPlan, device: families.Device) -> Any:
-    """Load the pipeline of a plan onto a device, with its scheduler and its LoRA weights."""
+def load(plan: GenerationPlan, device: families.Device, say: Callable[[str], None]) -> Any:
+    """Load the pipeline of a plan onto a device, with its scheduler and its LoRA weights. say:
+    prints a line."""
     wanted = plan.pipeline
     pipeline = loading.load_pipeline(
-        wanted.model.flag, wanted.model.source, dtype=devices.dtype_of(wanted.mixed_precision)
+        wanted.model.flag,
+        wanted.model.source,
+        dtype=devices.dtype_of(wanted.mixed_precision),
+        choice=wanted.model.choice,
+        say=say,
     )
     schedulers.use_scheduler(pipeline, wanted.scheduler)
     if wanted.lora:
@@ -205,7 +210,12 @@ def _finish(
         **figures,
         degenerate=degenerate.counts_of(made),
         environment=environment.environment(),
-        model={"modelpath": model.modelpath, "source": model.source},
+        model={
+            "modelpath": model.modelpath,
+            "source": model.source,
+            **{flag: value for flag, value in vars(model.choice).items() if value is not None},
+            "fingerprints": fingerprints.of_pipeline(pipeline),
+        },
         prompts=plan.prompts_file,
         run=run,
         seed=plan.images.seed,
@@ -287,7 +297,8 @@ class Generator:
     def _generate(self, plan: GenerationPlan, rows: list[dict]) -> dict[str, Any]:
         if self.loaded != plan.pipeline:
             self.pipeline = None  # two may not fit into memory
-            self.pipeline, self.loaded = load(plan, self.processes.device), plan.pipeline
+            self.pipeline = load(plan, self.processes.device, self.processes.say)
+            self.loaded = plan.pipeline
         return make(
             plan,
             rows,

@@ -12,7 +12,7 @@ from utils.data import caption_files, caption_layouts, image_sets, prompt_styles
 from utils.files import text_files
 from utils.generation.model_source import ModelSource
 from utils.generation.sampling import Prompt
-from utils.models import loading
+from utils.models import loading, single_files
 from utils.runtime import seeding
 from utils.runtime.errors import DataError, UsageError, require_file
 
@@ -131,7 +131,8 @@ def _styled_captions(
         texts = _captions_beside(style, images, say)
     tokenizer = None
     if chosen.needs_tokenizer:
-        tokenizer = loading.load_tokenizer(model.flag, model.source)
+        place = single_files.configuration_of(model.flag, model.source, model.choice.config)
+        tokenizer = loading.load_tokenizer(place.flag, place.source)
     return prompt_styles.resolve_prompts(
         style,
         images,

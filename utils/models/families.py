@@ -7,9 +7,11 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from utils.models import pipeline_files
+from utils.models import pipeline_files, single_files
+from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.runtime.errors import UsageError
 
@@ -219,23 +221,44 @@ def read(
     flag: str,
     source: str,
     *,
-    revision: str | None = None,
+    choice: FileChoice = NO_CHOICE,
     takes: tuple[str, ...] = tuple(FAMILIES),
 ) -> tuple[str, pipeline_files.Configs]:
     """Read the class and the configuration of a pipeline without its weights; UsageError for a
     class that is not in `takes`.
 
     flag: the option that named the source, for errors.
-    source: a folder or a hub name.
+    source: a folder, a hub name, or one file of weights.
+    choice: which files are read.
     Returns: (name of the class, pipeline_files.Configs).
     """
-    index = pipeline_files.read_index(flag, source, revision=revision)
+    place = single_files.configuration_of(flag, source, choice.config)
+    index = _index_of(place, choice.revision)
     name = index.get("_class_name")
     if name not in takes:
         raise UsageError(f"{flag}={str(source)!r} is a {name}; use one of: {', '.join(takes)}")
-    return name, pipeline_files.read_configs(
-        flag, source, index, denoiser=FAMILIES[name].denoiser, revision=revision
+    configs = pipeline_files.read_configs(
+        place.flag,
+        place.source,
+        index,
+        denoiser=FAMILIES[name].denoiser,
+        revision=choice.revision,
     )
+    if Path(source).is_dir():
+        pipeline_files.require_weights(flag, source, index, choice)
+    if choice.unet is None:
+        return name, configs
+    denoiser = pipeline_files.denoiser_of(choice.unet, configs.denoiser)
+    return name, replace(configs, denoiser=denoiser)
+
+
+def _index_of(place: single_files.Configuration, revision: str | None) -> dict:
+    try:
+        return pipeline_files.read_index(place.flag, place.source, revision=revision)
+    except UsageError:
+        if place.file is None:
+            raise
+        raise place.unreachable() from None
 
 
 def require_resolution(source: str, name: str, configs: pipeline_files.Configs, side: int) -> None:

@@ -16,6 +16,17 @@ def key_of(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def of_pipeline(pipeline: Any) -> dict[str, str]:
+    """The fingerprints of a pipeline's networks, by part, with what LoRA weights add to them."""
+    import torch
+
+    return {
+        part: fingerprint(network)
+        for part, network in pipeline.components.items()
+        if isinstance(network, torch.nn.Module)
+    }
+
+
 def fingerprint(module: torch.nn.Module) -> str:
     """A hash of a network: the name, the shape and a checksum of all values of every tensor. A
     gigabyte of weights takes about a second. Returns: 64 hex digits."""

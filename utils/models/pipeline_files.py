@@ -6,18 +6,77 @@ at (--dry_run) needs no more."""
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.files import hub, whole_files
+from utils.files import hub, weight_files, whole_files
+from utils.files.weight_files import WeightFiles
 from utils.runtime.errors import UsageError, first_line
 
 ACCEPTED = "use a folder as written by diffusers' save_pretrained, or a hub name owner/model"
+
+# what the other parts of a pipeline expect of its network that predicts
+INTERFACE = (
+    "_class_name",
+    "in_channels",
+    "out_channels",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "addition_embed_type",
+)
+
+
+@dataclass(frozen=True)
+class FileChoice:
+    """Which files of a pipeline are read, where there is a choice. Each is the value of a flag."""
+
+    revision: str | None = None  # of a name on the hub
+    variant: str | None = None  # of the weights, such as fp16
+    config: str | None = None  # --config: folder or hub name that configures one file of weights
+    unet: str | None = None  # --unet: folder of a network that takes the place of the pipeline's
+
+
+NO_CHOICE = FileChoice()
 
 
 def factor(block_out_channels: list[int]) -> int:
     """Pixels per latent, along a side, of an autoencoder with these blocks."""
     return 2 ** (len(block_out_channels) - 1)  # the side is halved between blocks
+
+
+def network_of_trainer(path: str | Path) -> Path | None:
+    """The folder of a network that stands alone, as trainers of diffusers write it: the given one,
+    or `unet` or `transformer` in it. None if it is another kind of folder."""
+    path = Path(path)
+    if (path / "model_index.json").is_file():
+        return None
+    for place in (path, path / "unet", path / "transformer"):
+        if (place / "config.json").is_file():
+            return place
+    return None
+
+
+def denoiser_of(given: str, own: dict) -> dict:
+    """The configuration of the network of --unet.
+
+    own: configuration of the network whose place it takes. UsageError if there is none, or it takes
+    other inputs than the pipeline gives."""
+    place = network_of_trainer(given)
+    if place is None:
+        raise UsageError(
+            f"--unet={given!r} is not the folder of a network; give one that holds config.json and"
+            " weights, such as checkpoint-500/unet of a trainer of diffusers"
+        )
+    config = whole_files.read_json(place / "config.json")
+    for key in INTERFACE:
+        if config.get(key) != own.get(key):
+            raise UsageError(
+                f"--unet={given!r} has {key} {config.get(key)!r}, and the network of the pipeline"
+                f" {own.get(key)!r}; use a network that was trained from this pipeline"
+            )
+    return config
 
 
 def require_pipeline(flag: str, source: str | Path) -> None:
@@ -28,6 +87,11 @@ def require_pipeline(flag: str, source: str | Path) -> None:
     source: a folder or a hub name.
     """
     path = Path(source)
+    if path.is_dir() and network_of_trainer(path):
+        raise UsageError(
+            f"{flag}={str(source)!r} holds a network alone, without model_index.json; give the"
+            " pipeline that it was trained from, and this folder with --unet"
+        )
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise UsageError(
             f"{flag}={str(source)!r} is not a pipeline folder: it has no model_index.json;"
@@ -39,19 +103,22 @@ def require_pipeline(flag: str, source: str | Path) -> None:
         raise UsageError(f"{flag}={str(source)!r} does not exist; {ACCEPTED}")
 
 
+def tried() -> str:
+    """Where a name on the hub was looked for, in words."""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return "the local cache (HF_HUB_OFFLINE is set)"
+    return "the hub and its cache"
+
+
 def unreachable(flag: str, source: str | Path, error: Exception) -> UsageError:
     """The error that says why a pipeline could not be loaded, and what to pass instead."""
     reason = first_line(error)
     if Path(source).is_dir():
         return UsageError(f"{flag}={str(source)!r} is not complete: {reason}; {ACCEPTED}")
-    tried = (
-        "the local cache (HF_HUB_OFFLINE is set)"
-        if os.environ.get("HF_HUB_OFFLINE")
-        else "the hub and its cache"
-    )
     return UsageError(
-        f"{flag}={source!r} is not a local folder and could not be loaded from {tried} ({reason});"
-        f" download the pipeline on a machine with a network and pass its folder with {flag}"
+        f"{flag}={source!r} is not a local folder and could not be loaded from {tried()}"
+        f" ({reason}); download the pipeline on a machine with a network and pass its folder with"
+        f" {flag}"
     )
 
 
@@ -138,3 +205,63 @@ def read_configs(
         return configs
     except loading_errors() as error:
         raise unreachable(flag, source, error) from None
+
+
+# Files of weights, by their names alone ----------------------------------------------------------
+
+
+def weights_of(flag: str, folder: str | Path, variant: str | None) -> WeightFiles:
+    """The files of the weights of a network in a folder: those of the variant, else those without
+    one; without a variant those without one, else those of the only one that is there.
+
+    flag: the option that named the folder, with its value, for errors. UsageError if there are no
+    weights, or of several variants; DataError if parts of them are missing."""
+    present = weight_files.variants_in(folder) if Path(folder).is_dir() else []
+    if not present:
+        raise UsageError(f"{flag} is not complete: {str(folder)!r} holds no weights")
+    if variant in present:
+        chosen = variant
+    elif None in present:
+        chosen = None
+    elif len(present) == 1 and variant is None:
+        chosen = present[0]
+    else:
+        raise UsageError(
+            f"--variant={variant!r}: {str(folder)!r} holds weights of"
+            f" {', '.join(map(str, present))}; choose one of these"
+        )
+    files = weight_files.of_variant(folder, chosen)
+    assert files is not None  # a variant that is there has files
+    return files
+
+
+def require_weights(
+    flag: str, folder: str | Path, index: Mapping[str, object], choice: FileChoice
+) -> None:
+    """Raise as `weights_of` does unless every network of a pipeline's folder has weights. A network
+    is a part with a config.json; no file but that list is read.
+
+    index: model_index.json."""
+    given = f"{flag}={str(folder)!r}"
+    replaced = ("unet", "transformer") if choice.unet else ()
+    for part in index:
+        place = Path(folder) / part
+        known = part not in ("safety_checker", *replaced)
+        if known and (place / "config.json").is_file():
+            weights_of(given, place, choice.variant)
+
+
+def lines_about(files: Mapping[str, WeightFiles], variant: str | None) -> list[str]:
+    """Lines for the user about weights of another variant than the one asked for. files: {part:
+    its files}."""
+    lines: dict[str, list[str]] = {}
+    for part, each in files.items():
+        if each.variant != variant:
+            lines.setdefault(each.variant or "", []).append(part)
+    return [
+        f"weights of the variant {found!r} are read, as there are no others: {', '.join(parts)}"
+        if found
+        else f"there are no weights of the variant {variant!r} of {', '.join(parts)};"
+        " the others are read"
+        for found, parts in lines.items()
+    ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from utils.data import duplication, prompt_styles, training_data, transforms
 from utils.models import fingerprints, loading
+from utils.models.pipeline_files import FileChoice
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
 from utils.training import (
@@ -248,13 +249,24 @@ def _draws(
     }
 
 
-def _load_parts(opts: TrainOptions, seed: int) -> tuple[DiffusionParts, dict[str, str]]:
-    """The base model. Returns: (DiffusionParts, fingerprints of its networks as they came)."""
+def choice_of(opts: TrainOptions) -> FileChoice:
+    """Which files of the base model are read."""
+    return FileChoice(
+        revision=opts.revision, variant=opts.variant, config=opts.config, unet=opts.unet
+    )
+
+
+def _load_parts(
+    opts: TrainOptions, seed: int, say: Callable[[str], None]
+) -> tuple[DiffusionParts, dict[str, str]]:
+    """The base model. say: prints a line. Returns: (DiffusionParts, fingerprints of its networks as
+    they came)."""
     parts = loading.load_parts(
         "--pretrained_model_name_or_path",
         opts.pretrained_model_name_or_path,
-        revision=opts.revision,
+        choice=choice_of(opts),
         tokenizer=opts.tokenizer_name,
+        say=say,
     )
     networks = {name: getattr(parts, name) for name in ("unet", "text_encoder", "vae")}
     identity = {
@@ -270,7 +282,7 @@ def prepare(
 ) -> PreparedRun:
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
-    parts, identity = _load_parts(opts, seed)
+    parts, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
     data, aside = without_held_out(opts, data, seed)
     captioned, duplicated, hooks = hooks_and_data(opts, data, parts.tokenizer, seed)
     splits = _split(opts, captioned, seed)

@@ -65,7 +65,7 @@ def require_model(opts: TrainOptions) -> None:
     name, configs = families.read(
         "--pretrained_model_name_or_path",
         source,
-        revision=opts.revision,
+        choice=training_job.choice_of(opts),
         takes=families.TRAINED,
     )
     families.require_resolution(source, name, configs, opts.resolution)
