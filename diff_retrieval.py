@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
 
             compare_stage.compare(opts)
             return
-        from utils.runtime import launching
+        from utils.runtime import launcher_settings, launching
 
         if opts.multiprocessing_distributed and launching.start_on_this_node(
             world_size=opts.world_size,
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
             backend=opts.dist_backend,
             gpu=opts.gpu,
         ) as processes:
+            for line in launcher_settings.notes(flags.launched(opts)):
+                processes.say(line)
             measure(opts, processes)
 
 

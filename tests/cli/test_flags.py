@@ -155,3 +155,31 @@ def test_words_of_a_command_line_give_the_same_options():
     # numbers as a reader would write them, and none is rounded
     assert flags.words_of({"share": 1e-05}, Options) == ["--share", "1e-05"]
     assert flags.words_of({"share": 0.123456789}, Options) == ["--share", "0.123456789"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launched(flags.Options):
+    """x.py"""
+
+    precision: str = flags.flag(
+        "no", kind=kinds.one_of(("no", "bf16")), help="precision", launcher="ACCELERATE_PRECISION"
+    )
+
+
+def test_a_flag_that_is_not_given_takes_the_launchers_value_and_records_it(monkeypatch):
+    def parsed(*argv):
+        return flags.parse(Launched, argv, description="")
+
+    assert parsed().precision == "no"
+    monkeypatch.setenv("ACCELERATE_PRECISION", "bf16")
+    assert flags.as_dict(parsed()) == {"precision": "bf16"}
+    assert flags.launched(parsed()) == [("precision", "ACCELERATE_PRECISION", "bf16")]
+    assert parsed("--precision", "no").precision == "no"
+    monkeypatch.setenv("ACCELERATE_PRECISION", "fp8")
+    with pytest.raises(UsageError) as error:
+        parsed()
+    assert str(error.value) == (
+        "accelerate launch says ACCELERATE_PRECISION='fp8', which --precision does not accept; give"
+        " --precision one of: bf16, no"
+    )
+    assert parsed("--precision", "no").precision == "no"

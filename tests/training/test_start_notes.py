@@ -72,3 +72,12 @@ def test_a_run_says_how_many_captions_are_cut_and_records_it(train, scenes_dir):
     assert len(lines) == 1
     assert record["captions_cut"] == long
     assert lines[0].startswith(f"{long} of ")
+
+
+def test_a_run_takes_the_precision_of_accelerate_launch_says_so_and_records_it(train, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    out, record = train()
+    assert record["options"]["mixed_precision"] == "bf16"
+    assert "--mixed_precision=bf16, as accelerate launch says" in out
+    assert "not used: ACCELERATE_DYNAMO_BACKEND=INDUCTOR;" in out

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from utils.captioning import captioner, image_pixels
 from utils.captioning.caption_parts import CaptionParts
 from utils.captioning.captioner import Captioner, Sampling
+from utils.cli import flags
 from utils.data import caption_files, caption_layouts, data_sources, image_sets
 from utils.data.caption_files import Captions
 from utils.data.image_sets import ImageSet
 from utils.files import locks, owned_folders, whole_files
-from utils.runtime import devices, launching, parallel
+from utils.runtime import devices, launcher_settings, launching, parallel
 from utils.runtime.errors import Stopped, UnreadError, UsageError, require_file
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def caption_images(opts: CaptioningOptions, *, progress: Callable[..., Iterable]
     UsageError or DataError, before the model loads, for what cannot be used; UsageError at the end
     if too many images cannot be read: the captions of the others are kept. Stopped on Ctrl-C."""
     processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
+    for line in launcher_settings.notes(flags.launched(opts)):
+        processes.say(line)
     with processes.together():
         plan = _plan(opts, processes)
         done = plan.parts.read(plan.settings)

@@ -5,13 +5,14 @@ from typing import ClassVar
 
 from utils.cli.common_options import READING, RUNNING, SPEED, ReadingOptions
 from utils.cli.flags import flag, switch
-from utils.cli.kinds import PATH, one_of, real, whole
+from utils.cli.kinds import MOST_AT_ONCE, PATH, SEED, count, one_of, real, whole
 from utils.runtime.errors import UsageError
 
 # titles of --help
 IMAGES = "images and captions"
 SAMPLING = "model and sampling"
 MOST_TOKENS = 512  # of a caption
+MOST_CAPTIONS = 10_000  # of an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,10 @@ class CaptioningOptions(ReadingOptions):
         help="image-to-text model of transformers: a hub name or a folder",
     )
     num_captions: int = flag(
-        20, kind=whole(1), group=SAMPLING, help="number of captions that are sampled for an image"
+        20,
+        kind=count(1, MOST_CAPTIONS),
+        group=SAMPLING,
+        help="number of captions that are sampled for an image",
     )
     top_p: float = flag(
         0.9,
@@ -65,9 +69,12 @@ class CaptioningOptions(ReadingOptions):
         group=SAMPLING,
         help="largest number of tokens of a caption, its start token included",
     )
-    seed: int = flag(0, kind=whole(0), group=SAMPLING, help="seed of the captions")
+    seed: int = flag(0, kind=SEED, group=SAMPLING, help="seed of the captions")
     batch_size: int = flag(
-        8, kind=whole(1), group=SPEED, help="number of images that are captioned at once"
+        8,
+        kind=count(1, MOST_AT_ONCE),
+        group=SPEED,
+        help="number of images that are captioned at once",
     )
     mixed_precision: str = flag(
         "no",

@@ -27,7 +27,10 @@ class CommonOptions(Options):
         "no",
         kind=one_of(("no", "fp16", "bf16")),
         group=SPEED,
-        help="precision of the networks; no is float32",
+        help=(
+            "precision of the networks; no is float32; without the flag, that of accelerate launch"
+        ),
+        launcher="ACCELERATE_MIXED_PRECISION",
     )
     run_name: str | None = flag(
         None,

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,20 +36,20 @@ def flag(
     several: bool = False,
     may_change_on_resume: bool = False,
     secret: bool = False,
+    launcher: str | None = None,
 ) -> Any:
     """A field of an options class, with its flag.
 
     default: value when the flag is not given; without one, the flag is required.
     aliases: further spellings of the flag.
-    kind: which values are accepted.
-    help: what the flag means, beginning with a noun.
+    kind, help: which values are accepted; what the flag means, beginning with a noun.
     group: title in --help under which the flag is listed.
     unset: what --help shows as the default of a flag whose default is None.
     repeat: the flag may be given more than once; the value is a tuple.
     several: the flag takes one or more values; the value is a tuple.
-    may_change_on_resume: the value changes nothing that a run computes, so a run may be resumed
-    with another value.
+    may_change_on_resume: whether a resumed run may have another value, as it changes no result.
     secret: the value is never written anywhere.
+    launcher: environment variable of accelerate launch whose value an unset flag takes.
     """
     meta = {
         "aliases": aliases,
@@ -61,6 +62,7 @@ def flag(
         "required": default is REQUIRED,
         "may_change_on_resume": may_change_on_resume,
         "secret": secret,
+        "launcher": launcher,
     }
     return field(default=default, metadata=meta)
 
@@ -235,6 +237,8 @@ def _shortened(text: str) -> str:
 def _value(option: dataclasses.Field, given: Any) -> Any:
     """The value of a field from argparse's value: None, a text, a list of texts or True."""
     if given is None:
+        if option.metadata["launcher"] and os.environ.get(option.metadata["launcher"]):
+            return _launched(option, option.metadata["launcher"])
         if option.metadata["required"]:
             raise UsageError(f"--{option.name} is required; give the {option.metadata['help']}")
         return option.default
@@ -243,6 +247,28 @@ def _value(option: dataclasses.Field, given: Any) -> Any:
     if option.metadata["repeat"]:
         return tuple(_parse_one(option, text) for text in given)
     return _parse_one(option, given)
+
+
+def _launched(option: dataclasses.Field, variable: str) -> Any:
+    """The value that accelerate launch gives a flag; UsageError if it is not accepted."""
+    text, kind = os.environ[variable], option.metadata["kind"]
+    value = kind.parse(text)
+    if value is None:
+        raise UsageError(
+            f"accelerate launch says {variable}={_shortened(text)}, which --{option.name} does not"
+            f" accept; give --{option.name} {kind.accepted}"
+        )
+    return value
+
+
+def launched(opts: Options) -> list[tuple[str, str, Any]]:
+    """The flags that take a value of accelerate launch where they are not given: (name, the
+    launcher's variable, value)."""
+    return [
+        (option.name, option.metadata["launcher"], getattr(opts, option.name))
+        for option in fields(opts)
+        if option.metadata["launcher"]
+    ]
 
 
 def _hide_secrets(opts: Options) -> None:

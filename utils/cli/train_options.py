@@ -357,7 +357,14 @@ class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions, ModelOptions)
         may_change_on_resume=True,
     )
     gradient_accumulation_steps: int = flag(
-        1, kind=count(1), group=OPTIMISATION, help="number of micro-batches per optimizer step"
+        1,
+        kind=count(1),
+        group=OPTIMISATION,
+        help=(
+            "number of micro-batches per optimizer step; without the flag, that of accelerate"
+            " launch"
+        ),
+        launcher="ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
     )
     gradient_checkpointing: bool = switch(
         group=SPEED,

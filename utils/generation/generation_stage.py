@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from utils.cli import flags
 from utils.data.caption_edits import RandomTokens
 from utils.data.encoder_window import too_long
 from utils.generation import degenerate, mitigations, sampling
@@ -22,7 +23,7 @@ from utils.generation.pair_grid import compare
 from utils.generation.sampling import GeneratedImage
 from utils.models import families, fingerprints, loading, lora, schedulers
 from utils.reports import tracking
-from utils.runtime import devices, environment, launching, parallel
+from utils.runtime import devices, environment, launcher_settings, launching, parallel
 from utils.runtime.errors import Stopped
 
 if TYPE_CHECKING:
@@ -326,6 +327,8 @@ def generate_folders(
     progress: shows a bar over an iterable.
     """
     processes = launching.sharing()
+    for line in launcher_settings.notes(flags.launched(opts)):
+        processes.say(line)
     if opts.captoken is not None:
         processes.say(f"--captoken={opts.captoken!r} has no effect, as in the published script")
     plans = plans_of(

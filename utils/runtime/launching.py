@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from utils.runtime import launcher_settings
 from utils.runtime.devices import default_device
 from utils.runtime.errors import UsageError, first_line
 from utils.runtime.parallel import Alone, Processes
@@ -44,12 +45,13 @@ def accelerator(*, mixed_precision: str, backend: str | None = None) -> Accelera
     # several scripts one after the other
     AcceleratorState._reset_state()
     patience = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": backend} if backend else {}))
-    created = Accelerator(
-        # without it, processes that torchrun starts on a machine without GPUs do not connect
-        cpu=not torch.cuda.is_available(),
-        mixed_precision=mixed_precision,
-        kwargs_handlers=[patience],
-    )
+    with launcher_settings.without_switches():
+        created = Accelerator(
+            # without it, processes that torchrun starts on a machine without GPUs do not connect
+            cpu=not torch.cuda.is_available(),
+            mixed_precision=mixed_precision,
+            kwargs_handlers=[patience],
+        )
     announced = int(os.environ.get("WORLD_SIZE", 1))
     if announced != created.num_processes:
         raise UsageError(

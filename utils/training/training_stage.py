@@ -12,7 +12,7 @@ from utils.data.encoder_window import Window
 from utils.files import hub, resume_states, run_folder
 from utils.models import families
 from utils.reports import tracking
-from utils.runtime import devices, launching, parallel
+from utils.runtime import devices, launcher_settings, launching, parallel
 from utils.training import optimisation, run_record, start_notes, training_job, training_loop
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     if opts.use_8bit_adam:
         optimisation.require_8bit()
     say = print if launching.first_process() else lambda line: None
+    for line in launcher_settings.notes(flags.launched(opts)):
+        say(line)
     inputs = training_job.checked_data(opts, say)
     require_model(opts)
     return RunPlan(run, inputs, options, record, state, upload)
