@@ -81,3 +81,19 @@ def test_a_run_takes_the_precision_of_accelerate_launch_says_so_and_records_it(t
     assert record["options"]["mixed_precision"] == "bf16"
     assert "--mixed_precision=bf16, as accelerate launch says" in out
     assert "not used: ACCELERATE_DYNAMO_BACKEND=INDUCTOR;" in out
+
+
+def test_published_defaults_that_do_not_fit_the_model_are_said(
+    script, tiny_sd, scenes_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    flags = (
+        *("--pretrained_model_name_or_path", tiny_sd, "--instance_data_dir", scenes_dir / "train"),
+        "--dry_run",
+    )
+    out = script("diff_train", *flags)
+    assert "--resolution=512, the default: the model was made for 64 px" in out
+    assert "the run goes to 'text-inversion-model'" in out
+    out = script("diff_train", *flags, "--resolution", 64, "--output_dir", "run")
+    assert "made for" not in out
+    assert "the run goes to" not in out

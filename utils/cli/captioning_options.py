@@ -80,7 +80,8 @@ class CaptioningOptions(ReadingOptions):
         "no",
         kind=one_of(("no", "fp16", "bf16")),
         group=SPEED,
-        help="precision of the model; no is float32",
+        help="precision of the model; no is float32; without the flag, that of accelerate launch",
+        launcher="ACCELERATE_MIXED_PRECISION",
     )
     dry_run: bool = switch(
         group=RUNNING,

@@ -219,9 +219,12 @@ def _say_assumptions(
     for line in mitigations.notes(chosen, guided=resolved.guided):
         say(line)
     if not resolved.side_known:
+        made_for, other = resolved.configs.side, ""
+        if made_for not in (None, resolved.side):
+            other = f", and the model was made for {made_for} px"
         say(
-            f"no run records a resolution: the images have {resolved.side} px; --resolution sets"
-            " another one"
+            f"no run records a resolution: the images have {resolved.side} px{other}; --resolution"
+            " sets another one"
         )
 
 

@@ -156,6 +156,13 @@ class Configs:
         """Latents per token of a transformer, along a side; 1 for a U-Net."""
         return self.denoiser.get("patch_size", 1)
 
+    @property
+    def side(self) -> int | None:
+        """Side in pixels of the images that the pipeline was made for; None where the denoiser's
+        configuration does not say."""
+        size = self.denoiser.get("sample_size")
+        return size * self.factor if isinstance(size, int) else None
+
 
 def _read_json(source: str | Path, name: str, folder: str = "", *, revision: str | None) -> dict:
     """Read a JSON file of a pipeline: of its folder, or from the hub and its cache.

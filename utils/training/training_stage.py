@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from utils.cli.train_options import TrainOptions
     from utils.files.resume_states import State
     from utils.files.run_folder import NewRun
+    from utils.models.pipeline_files import Configs
     from utils.runtime.parallel import Processes
     from utils.training.training_inputs import TrainingInputs
     from utils.training.training_job import PreparedRun
@@ -58,8 +59,8 @@ def upload_of(opts: TrainOptions, run: NewRun) -> tuple[str, str] | None:
     return hub_id, hub.require_token(opts.hub_token, hub_id)
 
 
-def require_model(opts: TrainOptions) -> None:
-    """Raise UsageError unless the base model, of which only the configuration is read, can be
+def required_model(opts: TrainOptions) -> Configs:
+    """The configuration of the base model, which alone is read of it; UsageError unless it can be
     trained at this resolution."""
     source = opts.pretrained_model_name_or_path
     name, configs = families.read(
@@ -69,6 +70,20 @@ def require_model(opts: TrainOptions) -> None:
         takes=families.TRAINED,
     )
     families.require_resolution(source, name, configs, opts.resolution)
+    return configs
+
+
+def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
+    """Lines about published defaults that this run takes and that may not be meant."""
+    lines, sides = [], (flags.default_of(opts, "resolution"), configs.side)
+    if opts.resolution == sides[0] and None not in sides and sides[0] != sides[1]:
+        lines.append(
+            f"--resolution={sides[0]}, the default: the model was made for {sides[1]} px;"
+            " --resolution sets another one"
+        )
+    if opts.output_dir == flags.default_of(opts, "output_dir"):
+        lines.append(f"the run goes to {opts.output_dir!r}; --output_dir names another folder")
+    return lines
 
 
 def plan_of(opts: TrainOptions) -> RunPlan:
@@ -88,7 +103,8 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     for line in launcher_settings.notes(flags.launched(opts)):
         say(line)
     inputs = training_job.checked_data(opts, say)
-    require_model(opts)
+    for line in defaults_taken(opts, required_model(opts)):
+        say(line)
     return RunPlan(run, inputs, options, record, state, upload)
 
 
