@@ -12,7 +12,7 @@ from PIL import Image
 
 from utils.captioning import nucleus
 from utils.files import hub
-from utils.models import loading
+from utils.models import pipeline_files
 from utils.runtime.errors import DataError, UsageError, first_line
 
 ACCEPTED = (
@@ -206,7 +206,7 @@ def load(source: str, sampling: Sampling, *, device: torch.device, dtype: torch.
         )
         image_processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (*loading.loading_errors(), *MODEL_ERRORS) as error:
+    except (*pipeline_files.loading_errors(), *MODEL_ERRORS) as error:
         raise _not_loaded(source, error) from None
     _require_whole(source, loaded)
     captioner = Captioner(model.eval().to(device), Preparation(image_processor), tokenizer)
