@@ -38,6 +38,20 @@ MUTANTS = [
         "tests/captioning/test_caption_stage.py::test_captions_that_images_have_stay_first",
     ),
     Mutant(
+        "black images of a broken model count as images that copy nothing",
+        "utils.retrieval.show_nothing:leave_out",
+        "spreads <= MOST_SPREAD",
+        "spreads < 0",
+        "tests/retrieval/test_show_nothing.py::test_black_images_do_not_make_a_model_that_copies_look_clean",
+    ),
+    Mutant(
+        "the previews of a run are measured as its images",
+        "utils.data.image_sets:list_images",
+        "folder_kinds.require_pictures(flag, root)",
+        "None",
+        "tests/test_diff_retrieval.py::test_a_run_is_no_folder_of_generated_images",
+    ),
+    Mutant(
         "values that are not finite are looked for after they were clamped",
         "utils.generation.degenerate:watched.look",
         "torch.isfinite(output)",

@@ -771,3 +771,31 @@ def test_a_tracker_that_fails_costs_a_line_not_the_evaluation(measure, copies, m
         "--report_to='tensorboard' failed (no route to the server); the evaluation is complete"
         in measure.printed
     )
+
+
+def test_a_run_is_no_folder_of_generated_images(refused, script, micro_run, scenes_dir, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(micro_run, run)
+    train = scenes_dir / "train"
+    told = ("diff_retrieval", "--query_dir", run, "--val_dir", train, *FLAGS)
+    assert "is a training run, not a folder of pictures; give a folder that" in refused(*told)
+    few = ("--resolution", 16, "-nb", 2, "--num_inference_steps", 2, "--report_to", "none")
+    script("diff_inference", "--modelpath", run, *few)
+    (made,) = (run / "inferences").iterdir()
+    assert refused(*told).endswith(f"measure one of: {made}")
+    for flag in ("--innocent_dir", "--base_dir", "--val_dir"):
+        asked = refused(
+            "diff_retrieval", "--query_dir", made, "--val_dir", train, *FLAGS, flag, run
+        )
+        assert f"{flag}={str(run)!r} is a training run, not a folder of pictures" in asked
+    assert not (made / "evaluations").exists()
+    refused(*told[:2], run / "generations", *told[3:])  # previews are grids of images
+    script("diff_retrieval", "--query_dir", made, "--val_dir", train, *FLAGS, *NO_FD)
+
+
+def test_a_generation_as_training_images_is_said(measure, copies, script, micro_run, tmp_path):
+    few = ("--resolution", 16, "-nb", 2, "--num_inference_steps", 2, "--report_to", "none")
+    made = tmp_path / "gen"
+    script("diff_inference", "--modelpath", micro_run, *few, "--savepath", made)
+    measure(copies, *NO_FD, val=made)
+    assert f"--val_dir={str(made)!r} is a generation: images that a model made" in measure.printed

@@ -898,3 +898,23 @@ def test_images_of_a_preview(train):
     for count in (1, 3):
         folder = train(sample_batch_size=count, max_train_steps=1)
         assert len(json.loads((folder / "generations" / "0.json").read_text())) == count
+
+
+def test_an_output_of_this_toolkit_is_no_folder_of_training_pictures(
+    refused, micro_run, micro_sd, tmp_path
+):
+    told = refused(
+        "diff_train",
+        "--pretrained_model_name_or_path",
+        micro_sd,
+        "--instance_data_dir",
+        micro_run,
+        "--output_dir",
+        tmp_path / "new",
+        *SEED_FLAGS,
+    )
+    assert (
+        f"--instance_data_dir={str(micro_run)!r} is a training run, not a folder of pictures; give the pictures themselves: "
+        in told
+    )
+    assert not (tmp_path / "new").exists()

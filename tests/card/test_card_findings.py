@@ -55,6 +55,15 @@ def test_the_answer_by_a_fixed_threshold_and_without_one():
     assert "not decided" in card_findings.answer_sentence(None, None)
 
 
+def test_mostly_images_that_show_nothing_are_the_answer():
+    found = {"images": 30, "of": 40, "void": True}
+    sentence = card_findings.void_sentence({"settings": {"show_nothing": found}})
+    assert sentence.startswith("This verdict is void: 30 of 40 images made from training captions")
+    few = {"images": 3, "of": 40, "void": False}
+    assert card_findings.void_sentence({"settings": {"show_nothing": few}}) is None
+    assert card_findings.void_sentence({"settings": {}}) is None
+
+
 def test_a_comparison_says_whether_training_and_caption_matter():
     arms = [
         arm("training", HIGH),

@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import pytest
+from PIL import Image
 
 from tests.card.conftest import MANY_COPIES, SMALL
 from utils.data import scenes
@@ -169,6 +170,35 @@ def test_the_gate_ends_with_status_3_if_the_lower_bound_is_above(
     out = script("diff_retrieval", *given, "--max_copy_share", "0.9")
     assert "card: " in out
     assert read(card_copy)["answer"]["gate"]["passed"]
+
+
+def test_a_model_of_mostly_black_images_does_not_pass_the_gate(card_copy, small_run, capsys):
+    """A broken model copies nothing; without a verdict of its own it would pass."""
+    import diff_retrieval
+
+    images = card_copy / "images" / "training"
+    rows = json.loads((images / "manifest.json").read_text())["images"]
+    for row in rows[:15]:
+        Image.new("RGB", (16, 16)).save(images / row["file"])
+    shutil.rmtree(card_copy / "measured" / "training")
+    given = ["--modelpath", small_run, *SMALL, *MANY_COPIES, "--gate", "--max_copy_share", "1"]
+    with pytest.raises(SystemExit) as ended:
+        diff_retrieval.main([str(word) for word in [*given, "--output_dir", card_copy]])
+    assert ended.value.code == 3
+    void = "This verdict is void: 15 of 20 images made from training captions show nothing"
+    printed = capsys.readouterr()
+    assert f"--gate: {void}" in printed.err
+    assert f"\n{void}" in printed.out
+    answer = read(card_copy)["answer"]
+    assert (answer["void"], answer["share"], answer["gate"]["passed"]) == (True, None, False)
+    assert read(card_copy)["left_out"]["images of training"].startswith(
+        "generated images that show"
+    )
+    for name in ("card.html", "card.md"):
+        page = (card_copy / name).read_text()
+        assert void in page
+        assert "Gate failed: the verdict is void; the command ended with status 3." in page
+        assert "Under the limit" not in page
 
 
 def test_the_commands_of_the_card_are_those_that_were_run(card_copy, script):

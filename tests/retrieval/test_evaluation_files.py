@@ -434,6 +434,7 @@ def test_counts_of_images_of_each_kind(sets):
     assert evaluation_files.counts_of(measured(), unread) == {
         "generated": 3,
         "generated_unreadable": 0,
+        "generated_that_show_nothing": 0,
         "training": 4,
         "training_unreadable": 1,
         "duplicated": 1,

@@ -57,7 +57,7 @@ def folders(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(count):
             pixels = np.full((16, 16, 3), level, np.uint8)
-            pixels[i, 0] += 1  # no two are equal
+            pixels[i, 0] += 2  # no two are equal, and none is of one colour
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
     return tmp_path / "g", tmp_path / "x"
 

@@ -212,6 +212,11 @@ def test_a_metric_of_too_few_images_is_left_out_before_its_network_is_built(
 # Features -----------------------------------------------------------------------------------------
 
 
+def picture(width, height):
+    """A picture that is not of one colour."""
+    return Image.linear_gradient("L").resize((width, height)).convert("RGB")
+
+
 def size_of(image):
     return torch.tensor([image.width, image.height], dtype=torch.float32)
 
@@ -227,7 +232,7 @@ def read_features(sets, networks, reading=READING, *, max_bad=0.01):
 
 def test_training_images_are_cut_to_the_side_of_the_first_readable_generation(sets):
     sets.generated.path(0).write_bytes(b"")
-    Image.new("RGB", (9, 6)).save(sets.generated.path(1))
+    picture(9, 6).save(sets.generated.path(1))
     Image.new("RGB", (20, 12)).save(sets.training.path(2))
     found, read = read_features(sets, sizes(as_generated=True))
     generated, training = found["descriptor"]
@@ -245,7 +250,7 @@ def test_what_was_kept_for_generations_of_another_side_is_not_taken(sets, tmp_pa
     keeping = dataclasses.replace(READING, cache=FeatureCache(tmp_path / "kept", print))
     for side in (16, 12):
         for i in range(4):
-            Image.new("RGB", (side, side)).save(sets.generated.path(i))
+            picture(side, side).save(sets.generated.path(i))
         generated = image_sets.list_images("--d", sets.generated.root)
         found, _ = read_features(
             dataclasses.replace(sets, generated=generated), sizes(as_generated=True), keeping

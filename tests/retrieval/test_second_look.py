@@ -192,7 +192,9 @@ def test_an_index_finds_what_its_folder_does(measure, folders, tmp_path):
 def test_flat_pictures_are_counted_and_named(measure, folders):
     (folders / "flat").mkdir()
     for name in ("grey", "white"):
-        Image.new("RGB", (SIDE, SIDE), name).save(folders / "flat" / f"{name}.png")
+        flat = Image.new("RGB", (SIDE, SIDE), name)
+        flat.putpixel((0, 0), (120, 125, 125))  # one of one colour is left out
+        flat.save(folders / "flat" / f"{name}.png")
     numbers, rows, printed = measure(made="flat")
     assert (
         "they share only flat areas with their candidates: 2 ('grey.png', 'white.png')" in printed

@@ -15,6 +15,7 @@ from utils.card.card_findings import (
     help_finding,
     seen_by_detectors,
     threshold_of,
+    void_sentence,
 )
 from utils.card.card_offenders import generated_picture
 from utils.card.card_record import (
@@ -110,11 +111,13 @@ def numbers_of(measured: MeasuredStep, share: Share | None, *, like: int | None)
 def arm_of(
     measured: MeasuredStep, commands: Commands, rule: CopyRule, *, seed: int, like: int | None
 ) -> Arm:
-    """The row of a step in a table. seed: of intervals; like: as `numbers_of`."""
-    step, share = measured.step, None
-    if rule.threshold is not None:
+    """The row of a step in a table. A step of whose images most are of one colour has no share.
+
+    seed: of intervals; like: as `numbers_of`."""
+    step, share, void = measured.step, None, void_sentence(measured.metrics) is not None
+    if rule.threshold is not None and not void:
         share = share_of(measured.images, seed=seed)
-    if step.name == TRAINING and "threshold" in measured.metrics:
+    if step.name == TRAINING and "threshold" in measured.metrics and not void:
         # its interval holds the uncertainty of the threshold as well
         share = share_in(measured.metrics, "copy_share_calibrated") or share
     examples = [each.image for each in measured.images[:EXAMPLES]]
@@ -152,16 +155,19 @@ def answer_of(
     arm: of the step on training captions; given: --copy_threshold, or None; limit:
     --max_copy_share; gate: whether --gate was given."""
     share, threshold = arm.numbers.share, threshold_of(main.metrics, rule, given)
-    passed = None
-    if gate and share is not None:
+    passed, void = None, void_sentence(main.metrics)
+    if gate and void is not None:
+        passed = Gate(limit, None, passed=False)
+    elif gate and share is not None:
         passed = Gate(limit, share.lo, passed=share.lo <= limit)
     return Answer(
-        sentence=answer_sentence(share, threshold),
+        sentence=void or answer_sentence(share, threshold),
         share=share,
         parts=share_in(main.metrics, "part_copied_share"),
         threshold=threshold,
         gate=passed,
         max_copy_share=limit,
+        void=void is not None,
     )
 
 

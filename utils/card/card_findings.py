@@ -102,6 +102,18 @@ def answer_sentence(share: Share | None, threshold: Threshold | None) -> str:
     )
 
 
+def void_sentence(metrics: Mapping[str, Any]) -> str | None:
+    """The answer where most images show nothing, so that the others say nothing of the model;
+    None where they are not. metrics: of the evaluation of training captions."""
+    found = metrics["settings"].get("show_nothing")
+    if not found or not found["void"]:
+        return None
+    return (
+        f"This verdict is void: {found['images']:,} of {found['of']:,} images made from training"
+        " captions show nothing, so that nothing can be said of the model."
+    )
+
+
 # 3. Against others --------------------------------------------------------------------------------
 
 

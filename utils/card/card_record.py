@@ -61,7 +61,7 @@ class Gate:
     """What --gate asked, and whether the model passes."""
 
     max_copy_share: float  # --max_copy_share, 0 to 1
-    lower_bound: float  # of the copy share, 0 to 1
+    lower_bound: float | None  # of the copy share, 0 to 1; None: the verdict is void
     passed: bool  # False: the command ends with status 3
 
 
@@ -75,6 +75,7 @@ class Answer:
     threshold: Threshold | None
     gate: Gate | None  # None without --gate
     max_copy_share: float | None = None  # --max_copy_share, 0 to 1; None: no limit to compare with
+    void: bool = False  # whether most images show nothing, so that nothing can be said
 
 
 # 2. The worst offenders ---------------------------------------------------------------------------

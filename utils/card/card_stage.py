@@ -14,6 +14,7 @@ from utils.card import card_assembly, card_pictures, card_run
 from utils.card.card_advice import AdviceFacts, advice_of
 from utils.card.card_assembly import MeasuredStep
 from utils.card.card_files import write_card
+from utils.card.card_findings import void_sentence
 from utils.card.card_offenders import (
     KnownPictures,
     offenders_of,
@@ -31,6 +32,7 @@ from utils.cli.train_options import TrainOptions
 from utils.data import key_matching
 from utils.files import whole_files
 from utils.generation.sampling import Prompt
+from utils.retrieval import show_nothing
 from utils.runtime import environment
 from utils.runtime.errors import GateError, UsageError
 
@@ -84,6 +86,8 @@ def make_card(opts: RetrievalOptions, processes: Processes) -> None:
 
 def _require_passed(card: Card) -> None:
     gate = card.answer.gate
+    if gate is not None and gate.lower_bound is None:
+        raise GateError(f"--gate: {card.answer.sentence}")
     if gate is not None and not gate.passed:
         raise GateError(
             f"--gate: at least {100 * gate.lower_bound:.1f} % of the images are copies, more than"
@@ -124,6 +128,7 @@ def _begin(opts: RetrievalOptions, planned: CardPlan, maker: Maker) -> CardRun:
     for name, why in main.metrics["left_out"].items():
         if name in ("fid", "fd", "clipscore"):
             left_out[name] = why
+    _note_show_nothing(main, left_out)
     return CardRun(opts, planned, maker, rule_of(main.metrics), main, left_out)
 
 
@@ -131,7 +136,15 @@ def _measured(made: CardRun, step: Step) -> MeasuredStep:
     """Measure a step with what the step on training captions could measure."""
     metrics = made.opts.metrics or card_assembly.metrics_to_repeat(made.main.metrics)
     made.maker.evaluate(step, metrics)
-    return card_assembly.read_step(made.planned.commands, step, made.rule)
+    measured = card_assembly.read_step(made.planned.commands, step, made.rule)
+    _note_show_nothing(measured, made.left_out)
+    return measured
+
+
+def _note_show_nothing(measured: MeasuredStep, left_out: dict[str, str]) -> None:
+    """Note which images of a step are left out because they show nothing."""
+    if line := show_nothing.note(measured.metrics.get("show_nothing", ())):
+        left_out[f"images of {measured.step.name}"] = line
 
 
 def _arms(made: CardRun) -> dict[str, Arm]:
@@ -148,7 +161,11 @@ def _arms(made: CardRun) -> dict[str, Arm]:
 
 
 def _help(made: CardRun) -> Help | None:
-    """The trials of mitigations on the worst prompts; None if no image is a copy."""
+    """The trials of mitigations on the worst prompts; None if no image is a copy, and where the
+    verdict is void."""
+    if void := void_sentence(made.main.metrics):
+        made.left_out["help"] = void
+        return None
     size = made.planned.trials[0][1].size
     worst = worst_prompts(made.main.images, size.prompts)
     if not worst:

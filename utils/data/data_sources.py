@@ -10,6 +10,7 @@ from utils.data import arrow_folders, image_names, image_sets, parquet_files, ta
 from utils.data.caption_files import Captions
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
+from utils.files import folder_kinds
 from utils.runtime.errors import UsageError
 
 Say = Callable[[str], None]
@@ -99,6 +100,10 @@ def list_data(
     prints a line of what was recognised. UsageError, which names `flag`, or DataError if the source
     holds no images or cannot be read. Returns: images; {key: captions} of those that have captions
     in their file, None for a folder of images."""
+    # before a table or a tar file in it is taken for data
+    folder_kinds.require_pictures(flag, source)
+    if line := folder_kinds.training_note(flag, source):
+        say(line)
     kind = holding_files(source)
     if kind is None:
         _require_no_other_file(flag, source)

@@ -19,6 +19,7 @@ from utils.data import content_stamps, file_kinds, folder_walk, image_names
 from utils.data.image_files import open_image
 from utils.data.image_names import LeftOut
 from utils.data.image_storage import ByteRanges, Storage
+from utils.files import folder_kinds
 from utils.files.downloads import Address, Stamp
 from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
@@ -146,8 +147,10 @@ def list_images(flag: str, root: str | Path, *, measured: bool = False) -> Image
     Images in an index, or in the output of --dedup, are skipped.
     measured: skip also what stages write below a folder that is measured: evaluations, generations,
     checkpoints and states.
-    UsageError, which names `flag`, if there are no images."""
+    UsageError, which names `flag`, if there are no images, or if the folder is a run, an
+    evaluation, an index or another output that is no generation."""
     root = _require_folder(flag, root)
+    folder_kinds.require_pictures(flag, root)
     try:
         found = folder_walk.walk(root, skip=measured)
     except OSError as error:  # no permission

@@ -19,6 +19,8 @@ from utils.files.owned_folders import require_writable
 from utils.runtime.errors import DataError, UsageError
 
 ManifestRow = dict[str, Any]  # of the manifest: an image's file, index, seed, prompts and notes
+# key of a row, of an image that shows nothing, and of the manifest, with their numbers
+DEGENERATE = "degenerate"
 # settings that are recorded as an id or a hash, which would tell a reader nothing
 RECORDED_BY_HASH = ("modelpath", "prompts", "lora", "unet")
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from utils.files.generation_folder import DEGENERATE
 from utils.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEY = "degenerate"  # of a manifest's row, with one of KINDS; of a manifest, with the counts
+KEY = DEGENERATE  # of a manifest's row, with one of KINDS; of a manifest, with the counts
 NOT_FINITE, ONE_COLOUR = "not finite", "one colour"
 KINDS = (NOT_FINITE, ONE_COLOUR)
 JUDGED_AFTER = 16  # images of a process after which a generation of mostly such images stops

@@ -14,7 +14,7 @@ from utils.cli import flags
 from utils.data import image_sets
 from utils.index import index_descriptor, index_verdict, search, vector_index
 from utils.reports.progress import progress
-from utils.retrieval import evaluation_inputs, features, measurement
+from utils.retrieval import evaluation_inputs, features, measurement, show_nothing
 from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest
@@ -79,10 +79,13 @@ class IndexTraining:
         processes, index = reading.processes, _opened(sets)
         _require_network(request, index, networks, processes)
         generated, kept, bad = features.extract(
-            sets.generated, {**networks.extractors, **networks.views}, reading
+            sets.generated, measurement.generated_extractors(networks), reading
         )
         image_sets.require_readable(
             "--query_dir", sets.generated, bad, max_bad=request.inputs.max_bad_images
+        )
+        sets, generated = show_nothing.leave_out(
+            measurement.without_unreadable(sets, kept, bad), generated, processes
         )
         query = processes.share(
             sim.normalised(generated["descriptor"]).numpy() if processes.main else None
@@ -92,13 +95,8 @@ class IndexTraining:
         look, decided = _looked_again(request, searching, networks, generated, reading, innocents)
         if not processes.main:
             return Comparison(None, sets)
-        readable = replace(
-            sets,
-            queries=[sets.queries[i] for i in kept],
-            generated=replace(sets.generated.take(kept), bad=tuple(bad)),
-        )
         seen = np.empty(0, np.int64) if look is None else look.candidates[look.candidates >= 0]
-        searched, matched = _with_matched_images(readable, index, result, seen)
+        searched, matched = _with_matched_images(sets, index, result, seen)
         others = {name: (rows, None) for name, rows in generated.items() if name != "descriptor"}
         measured = _measured(
             request, searched, networks, others, query, matched, reading.num_workers

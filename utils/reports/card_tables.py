@@ -78,7 +78,7 @@ def verdict(answer: CardJson) -> Verdict:
     """Whether the whole interval of the share of copies lies above or below the limit."""
     share, limit = answer["share"], answer["max_copy_share"]
     if share is None or limit is None:
-        return Verdict("unknown", "")
+        return Verdict("unknown", "Void" if answer.get("void") else "")
     if share["lo"] > limit:
         return Verdict("over", f"Over the limit of {percent(limit)}")
     if share["hi"] <= limit:
@@ -93,6 +93,8 @@ def void_line(answer: CardJson) -> str:
     """The line that comes first where the fixed threshold means nothing here; else ""."""
     threshold = answer["threshold"]
     innocents = threshold and threshold["innocents"]
+    if answer.get("void"):  # the answer itself says that nothing can be said
+        return ""
     if not innocents or not innocents["void"]:
         return ""
     counted = (
@@ -134,6 +136,8 @@ def _threshold_line(threshold: CardJson) -> str:
 
 
 def _gate_line(gate: CardJson) -> str:
+    if gate["lower_bound"] is None:
+        return "Gate failed: the verdict is void; the command ended with status 3."
     lower = f"the lower end of the interval, {percent(gate['lower_bound'])},"
     limit = f"the limit of {percent(gate['max_copy_share'])}"
     if gate["passed"]:

@@ -30,7 +30,24 @@ def headline(metrics: NamedNumbers, settings: Nested) -> str:
 
 
 def headline_parts(metrics: NamedNumbers, settings: Nested) -> tuple[str, str]:
-    """The sentences that lead, and what is to be known of them."""
+    """The sentences that lead, and what is to be known of them. That most images show nothing,
+    so that the verdict is void, is said before all else."""
+    lead, further = _verdict_parts(metrics, settings)
+    show_nothing = settings.get("show_nothing")
+    if not show_nothing:
+        return lead, further
+    found = (
+        f"{show_nothing['images']:,} of {show_nothing['of']:,} generated images show nothing and"
+        " are left out"
+    )
+    if show_nothing["void"]:
+        void = f"This verdict is void: {found}, so that the numbers say nothing of the model."
+        return " ".join(filter(None, [void, lead])), further
+    return lead, " ".join(filter(None, [f"{found}.", further]))
+
+
+def _verdict_parts(metrics: NamedNumbers, settings: Nested) -> tuple[str, str]:
+    """The sentences of the copies that were found, and of their threshold."""
     fixed = _fixed_verdict(metrics, settings)
     if "copy_share_calibrated" not in metrics:
         return fixed, ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.files import evaluation_folder, whole_files
 from utils.reports import page, tables
-from utils.retrieval import evaluation_pictures, metrics, second_look_shown
+from utils.retrieval import evaluation_pictures, metrics, second_look_shown, show_nothing
 from utils.retrieval.aligned_columns import aligned_columns, unranked
 from utils.retrieval.decided import UNDECIDED, Decided
 from utils.retrieval.descriptors import extractors
@@ -146,6 +146,7 @@ def counts_of(measured: Measured, sets: Sets) -> dict[str, int | None]:
     return {
         "generated": len(sets.generated),
         "generated_unreadable": len(sets.generated.bad),
+        "generated_that_show_nothing": len(sets.show_nothing),
         "training": len(searched),
         "training_unreadable": len(searched.bad),
         "duplicated": None if duplicated is None else len(duplicated),
@@ -272,6 +273,7 @@ def write(
         settings=evaluated.settings,
         counts=counts,
         unreadable=[list(bad) for bad in (*sets.generated.bad, *sets.training.bad)],
+        show_nothing=list(sets.show_nothing),
         left_out=evaluated.skipped,
     )
     write_matches(folder, measured, sets, row, evaluated.decided)
@@ -298,6 +300,8 @@ def _write_pictures(
     pages = evaluation_pictures.write_gallery(folder / "gallery", measured, sets, **drawn)
     rows, pictures = evaluation_pictures.page_rows(measured, sets, **drawn)
     skipped = evaluated.skipped
+    if line := show_nothing.note(sets.show_nothing):
+        skipped = skipped | {"images": line}
     if unshown:
         line = evaluation_pictures.unshown_in_words(unshown)
         say(line)

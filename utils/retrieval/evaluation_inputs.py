@@ -79,6 +79,7 @@ def read_queries(
             r.get("seed"),
             r.get("index"),
             r.get("detections", {}),
+            shows_nothing=generation_folder.DEGENERATE in r,
         )
         for k, r in ((k, rows[k]) for k in listed.keys)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.retrieval import evaluation_files, metrics, verdict
+from utils.retrieval import evaluation_files, metrics, show_nothing, verdict
 from utils.retrieval.decided import Decided
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
@@ -66,6 +66,7 @@ def settings_of(
         "kid_prdc_network": metrics.network_of("kid", measured),
         **{flag: getattr(request.flags, flag) for flag in flags},
         **_verdict_settings(request.verdict, decided),
+        **show_nothing.settings_of(sets),
         **fingerprints,
         "seed": request.flags.seed,
         "device": machine.device,
@@ -115,6 +116,8 @@ def notes_of(
         yield f"skipped: {', '.join(n for n, other in skipped.items() if other == why)}: {why}"
     for key, why in (*sets.generated.bad, *sets.training.bad):
         yield f"skipped: {key}: {why}"
+    if line := show_nothing.note(sets.show_nothing):
+        yield line
     if sets.indexed is not None:
         yield from _index_notes(sets.indexed)
     if request.comparison.similarity != "dotproduct" and measured.matches.chunks == 1:

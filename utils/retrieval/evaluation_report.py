@@ -35,8 +35,8 @@ class WrittenEvaluation:
 
 def report(written: WrittenEvaluation, choice: TrackerChoice, say: Say) -> None:
     """Print the verdict and where the results are, and send them to the tracker."""
-    if "copy_share_calibrated" in written.row:
-        for sentences in page_words.headline_parts(written.row, written.settings):
+    if "copy_share_calibrated" in written.row or "show_nothing" in written.settings:
+        for sentences in filter(None, page_words.headline_parts(written.row, written.settings)):
             say(sentences)
     keys = ("sim_mean", "sim_95pc", "copy_share", "bg_95pc", "clipscore", "fid")
     say("  ".join(f"{k} {written.row[k]:.4f}" for k in keys if k in written.row))

@@ -24,6 +24,8 @@ class Query:
     index: int | None = None
     # {detector: score} of --detect, empty without it
     detections: dict[str, float] = field(default_factory=dict)
+    # whether the generation noted that the image is not finite, or of one colour
+    shows_nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class Sets:
     indexed: IndexFacts | None = None  # where --val_dir is an index
     # images of --val_dir that are not in `training`: the run set them aside and never drew them
     held_out: ImageSet | None = None
+    # keys of generated images that show nothing, which were left out of `generated` and `queries`
+    show_nothing: tuple[str, ...] = ()
 
     @property
     def training_images(self) -> ImageSet:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.data import image_sets
-from utils.retrieval import features, metrics, second_look
+from utils.retrieval import features, metrics, second_look, show_nothing
 from utils.retrieval.descriptors import extractors
 from utils.retrieval.descriptors.network import Extractor, Wanted
 from utils.retrieval.evaluation_networks import Networks
@@ -91,6 +91,22 @@ def _first_side(images: image_sets.ImageSet) -> int:
     raise reason
 
 
+def generated_extractors(networks: Networks) -> dict[str, Extractor]:
+    """All that is read of a generated image. Returns: {name: Extractor}."""
+    return {**networks.extractors, **networks.views, show_nothing.SPREAD: show_nothing.extractor()}
+
+
+def without_unreadable(sets: Sets, kept: Sequence[int], bad: Sequence[tuple[str, str]]) -> Sets:
+    """The sets without the generated images that could not be read.
+
+    kept: places of those that could; bad: (key, reason) of the others"""
+    return replace(
+        sets,
+        queries=[sets.queries[i] for i in kept],
+        generated=replace(sets.generated.take(kept), bad=tuple(bad)),
+    )
+
+
 def read_features(
     sets: Sets, networks: Networks, reading: features.ReaderSettings, *, max_bad: float
 ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor | None]], Sets]:
@@ -100,12 +116,14 @@ def read_features(
 
     Returns: {extractor: (generated [Q, D], training [M, D])}, empty on processes other than the
     main one, None for the training images of the descriptor's views; and the sets without the
-    images that could not be read."""
+    images that could not be read, and without generated images that show nothing. DataError if all
+    generated images are."""
     extractors = networks.extractors
-    generated, kept, bad = features.extract(
-        sets.generated, {**extractors, **networks.views}, reading
-    )
+    generated, kept, bad = features.extract(sets.generated, generated_extractors(networks), reading)
     image_sets.require_readable("--query_dir", sets.generated, bad, max_bad=max_bad)
+    sets, generated = show_nothing.leave_out(
+        without_unreadable(sets, kept, bad), generated, reading.processes
+    )
     # the distances compare like with like: a training image as a generation of this size shows it
     side = _first_side(sets.generated)
     training, kept_training, bad_training = features.extract(
@@ -114,8 +132,6 @@ def read_features(
     image_sets.require_readable("--val_dir", sets.training_images, bad_training, max_bad=max_bad)
     read = replace(
         sets,
-        queries=[sets.queries[i] for i in kept],
-        generated=replace(sets.generated.take(kept), bad=tuple(bad)),
         training=replace(
             sets.training_images.take(kept_training), bad=(*sets.training_images.bad, *bad_training)
         ),
