@@ -655,7 +655,7 @@ MUTANTS = [
     ),
     Mutant(
         "rows of features are shifted",
-        "utils.retrieval.measurement:read_features",
+        "utils.retrieval.measurement:without_unreadable",
         "[sets.queries[i] for i in kept]",
         "sets.queries[:len(kept)]",
         "tests/retrieval/test_measurement.py::test_prompts_and_sources_stay_with_their_images_when_some_cannot_be_read",
