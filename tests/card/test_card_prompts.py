@@ -1,7 +1,7 @@
 import json
 
 from utils.card import card_prompts
-from utils.generation.prompts import read_prompts
+from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
 
 CAPTIONS = {f"{i}.png": f"caption {i}" for i in range(20)}

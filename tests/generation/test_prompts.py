@@ -4,6 +4,7 @@ import pytest
 
 from utils.generation import prompts
 from utils.generation.model_source import ModelSource
+from utils.generation.prompt_files import read_prompts
 from utils.runtime.errors import DataError
 
 
@@ -39,7 +40,7 @@ def test_draws_are_uniform_over_classes_or_images_and_repeat():
 def test_files_without_prompts_are_errors(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match="p.json|p.txt|p.jsonl"):
-        prompts.read_prompts(tmp_path / name)
+        read_prompts(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_prompts_that_are_nested_too_deeply_are_one_line(tmp_path, name):
 
 def test_a_captions_file_keeps_its_keys_and_strings_count_as_lists(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"a/1.png": ["first", "second"], "b.png": "only"}))
-    read = prompts.read_prompts(tmp_path / "c.json")
+    read = read_prompts(tmp_path / "c.json")
     assert [(p.source_image, p.text) for p in read] == [("a/1.png", "first"), ("b.png", "only")]
 
 
@@ -82,7 +83,7 @@ def test_a_metadata_jsonl_gives_prompts_and_captions_to_draw_from(tmp_path):
     path.write_text(
         '{"file_name": "a/1.png", "text": ["first", "second"]}\n{"file_name": "b.png", "text": "x"}\n'
     )
-    read = prompts.read_prompts(path)
+    read = read_prompts(path)
     assert [(p.source_image, p.text) for p in read] == [("a/1.png", "first"), ("b.png", "x")]
     request = prompts.PromptRequest(count=20, style="instancelevel_blip", captions=str(path))
     model = ModelSource("--modelpath", "unused")

@@ -35,7 +35,7 @@ from utils.files.owned_folders import foreign_error, require_writable
 from utils.generation import generation_plan, mitigations
 from utils.generation.detectors import DETECTORS
 from utils.generation.generation_plan import GenerationPlan
-from utils.generation.prompts import read_prompts
+from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
 from utils.retrieval import evaluation_stage, measurement
 from utils.runtime import devices
@@ -162,7 +162,7 @@ def _training_prompts(opts: RetrievalOptions, model: Model, data: TrainingData) 
     """The prompts that training captions are, from --prompts or drawn. UsageError if there are
     none, or they belong to no picture."""
     if opts.prompts:
-        prompts = read_prompts(opts.prompts)
+        prompts = read_prompts(opts.prompts, opts.columns)
         named = {prompt.text: prompt.source_image for prompt in prompts}
         card_subject.require_pictures_of("--prompts", opts.prompts, named, data)
         return prompts
@@ -312,7 +312,9 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
             " one, and make its commands in several with torchrun"
         )
     model = card_subject.model_of(str(opts.modelpath), opts.base_model)
-    data = card_subject.data_of(model, opts.val_dir, opts.val_captions, say=processes.say)
+    data = card_subject.data_of(
+        model, opts.val_dir, opts.val_captions, columns=opts.columns, say=processes.say
+    )
     folder = folder_of(opts, model, data)
     commands = _commands(opts, folder, model, data)
     training = _training_prompts(opts, model, data)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data import caption_files, caption_layouts, key_matching
+from utils.data.field_names import USUAL, Columns
 from utils.files import run_folder
 from utils.index import vector_index
 from utils.models import families
@@ -181,18 +182,28 @@ def data_of(
     val_dir: str | None,
     val_captions: str | None,
     *,
+    columns: Columns = USUAL,
     say: Say = lambda line: None,
 ) -> TrainingData:
     """The training pictures, and what is known of them; UsageError if there are none, or none can
     be read.
 
-    val_dir, val_captions: the flags of these names, or None; say: prints a line for the user."""
+    val_dir, val_captions: the flags of these names, or None; columns: of captions files; say:
+    prints a line for the user."""
     source = _place_of(model, val_dir)
     if vector_index.is_index(source):
         return TrainingData(source, None, _recorded_captions(model), frozenset(), {})
     images, beside = evaluation_inputs.list_training(source)
     require_readable(images)
-    texts = _captions(model, images, beside, val_captions, say)
+    if val_captions:
+        path = require_file("--val_captions", val_captions)
+        found = caption_files.read_captions(path, images, columns)[0]
+    elif model.run is None:
+        found = beside or caption_layouts.find_or_say(images, say, columns)
+    else:
+        path = model.run.path / "captions.json"
+        found = {k: [v] for k, v in _matched(path, _recorded_captions(model), images).items()}
+    texts = {key: listed[0] for key, listed in found.items()}
     return TrainingData(source, images, texts, _duplicated(model.run, images), _heldout(model.run))
 
 
@@ -206,24 +217,6 @@ def _matched(path: Path, names: Mapping[str, str], images: ImageSet) -> dict[str
     """Texts by the keys of the set. names: {name in the file at `path`: text}."""
     found, _ = key_matching.match_keys(path, names, images.root, images.keys, anywhere=True)
     return {key: names[found[key]] for key in images.keys if key in found}
-
-
-def _captions(
-    model: Model,
-    images: ImageSet,
-    beside: Mapping[str, list[str]],
-    val_captions: str | None,
-    say: Say,
-) -> dict[str, str]:
-    """First caption of each picture: from --val_captions, the run, the shards, or from beside the
-    pictures in their folder; {} if there are none. beside: {key: captions} of shards."""
-    if val_captions:
-        given, _ = caption_files.read_captions(require_file("--val_captions", val_captions), images)
-        return {key: texts[0] for key, texts in given.items()}
-    if model.run is not None:
-        return _matched(model.run.path / "captions.json", _recorded_captions(model), images)
-    found = beside or caption_layouts.find_or_say(images, say)
-    return {key: texts[0] for key, texts in found.items()}
 
 
 def _duplicated(run: Run | None, images: ImageSet) -> frozenset[str]:

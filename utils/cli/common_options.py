@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, switch
 from utils.cli.kinds import NAME, PATH, count, one_of, real
+from utils.data.field_names import CAPTIONS as CAPTION_NAMES
+from utils.data.field_names import IMAGES as IMAGE_NAMES
+from utils.data.field_names import Columns
 from utils.reports.tracking import TRACKERS
 
 # titles of --help
 MODEL = "model"
 RUNNING = "running"
 READING = "reading images"
+COLUMNS = "columns of captions files"
 SPEED = "precision and speed"
 TRACKING = "tracking"
 
@@ -98,6 +102,31 @@ class ReadingOptions(Options):
         ),
         may_change_on_resume=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions(Options):
+    """Flags of scripts that read captions files."""
+
+    caption_column: str | None = flag(
+        None,
+        group=COLUMNS,
+        help="column of the captions in captions files, metadata and lists of prompts",
+        unset=f"a usual name: {', '.join(CAPTION_NAMES[:4])} ...",
+        may_change_on_resume=True,
+    )
+    image_column: str | None = flag(
+        None,
+        group=COLUMNS,
+        help="column of the images' paths in captions files and metadata",
+        unset=f"a usual name: {', '.join(IMAGE_NAMES[:4])} ...",
+        may_change_on_resume=True,
+    )
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that the flags name."""
+        return Columns(self.caption_column, self.image_column)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from utils.cli.common_options import (
+    COLUMNS,
     MODEL,
     RUNNING,
     SPEED,
     TRACKING,
+    ColumnOptions,
     CommonOptions,
     ModelOptions,
     TrackingOptions,
@@ -43,7 +45,7 @@ SAVING = "what is saved"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationOptions(CommonOptions, TrackingOptions, ModelOptions):
+class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOptions):
     """Flags of diff_inference.py."""
 
     script: ClassVar[str] = "diff_inference.py"
@@ -53,6 +55,7 @@ class GenerationOptions(CommonOptions, TrackingOptions, ModelOptions):
     groups: ClassVar[tuple[str, ...]] = (
         MODEL,
         PROMPTS,
+        COLUMNS,
         SAMPLING,
         MITIGATIONS,
         DETECTION,
@@ -330,6 +333,12 @@ class GenerationOptions(CommonOptions, TrackingOptions, ModelOptions):
                 f"--instance_prompt_loc={self.instance_prompt_loc!r} is drawn from with --capstyle;"
                 " to use its prompts in order, give the file to --prompts"
             )
+        if not (self.prompts or self.instance_prompt_loc or self.capstyle):
+            for name, value in self.columns.named():
+                raise UsageError(
+                    f"{name}={value!r} names a column of a captions file; give the file with"
+                    " --prompts, or with --capstyle and --instance_prompt_loc"
+                )
 
     def _check_checkpoint(self) -> None:
         if self.iternum is not None and not self.modelpath:

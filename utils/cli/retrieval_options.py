@@ -6,10 +6,12 @@ from typing import ClassVar
 
 from utils.cli.card_options import CARD, CardOptions
 from utils.cli.common_options import (
+    COLUMNS,
     READING,
     RUNNING,
     SPEED,
     TRACKING,
+    ColumnOptions,
     CommonOptions,
     ReadingOptions,
     TrackingOptions,
@@ -82,12 +84,13 @@ PROCESSES = "several processes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptions):
+class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions, CardOptions):
     """Flags of diff_retrieval.py."""
 
     script: ClassVar[str] = "diff_retrieval.py"
     groups: ClassVar[tuple[str, ...]] = (
         IMAGES,
+        COLUMNS,
         DESCRIPTOR,
         SIMILARITY,
         VERDICT,
@@ -493,7 +496,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, TrackingOptions, CardOptio
 
     def _check_comparison(self) -> None:
         self._refuse(
-            ("build_index", "dedup", "ann"),
+            ("build_index", "dedup", "ann", "caption_column", "image_column"),
             "does not go with --compare_runs, which reads evaluations only; leave one of them out",
         )
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from utils.cli.common_options import (
+    COLUMNS,
     MODEL,
     READING,
     RUNNING,
     SPEED,
     TRACKING,
+    ColumnOptions,
     CommonOptions,
     ModelOptions,
     ReadingOptions,
@@ -53,13 +55,14 @@ UPLOAD = "upload"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(CommonOptions, ReadingOptions, TrackingOptions, ModelOptions):
+class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions, ModelOptions):
     """Flags of diff_train.py."""
 
     script: ClassVar[str] = "diff_train.py"
     groups: ClassVar[tuple[str, ...]] = (
         MODEL,
         DATA,
+        COLUMNS,
         CONDITIONING,
         MITIGATIONS,
         ENSEMBLE,

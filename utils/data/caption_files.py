@@ -30,7 +30,8 @@ def _as_list(path: Path, key: str, value: Any) -> list[str]:
         or not all(isinstance(c, str) for c in captions)
     ):
         raise DataError(
-            f"{path}: {key!r} has {json.dumps(value)[:80]}; use a caption or a list of captions"
+            f"{path}: {key!r} has {json.dumps(value, default=str)[:80]}; use a caption or a list"
+            " of captions"
         )
     return captions
 
@@ -42,7 +43,7 @@ def _image_key(value: Any, place: str) -> str:
     if type(value) is int:
         return str(value)
     if not isinstance(value, str) or not value:
-        raise DataError(f"{place}: {json.dumps(value)[:60]} is no path of an image")
+        raise DataError(f"{place}: {repr(value)[:60]} is no path of an image")
     return value
 
 
@@ -95,12 +96,11 @@ def _of_object(path: Path, data: dict[str, Any], columns: Columns) -> dict[str, 
 
 
 def _require_no_columns(path: Path, columns: Columns) -> None:
-    for flag, name in (("caption", columns.caption), ("image", columns.image)):
-        if name is not None:
-            raise DataError(
-                f"--{flag}_column={name!r}: {path} has no columns, it is JSON of image path ->"
-                " captions; leave the flag out"
-            )
+    for flag, name in columns.named():
+        raise DataError(
+            f"{flag}={name!r}: {path} has no columns, it is JSON of image path -> captions; leave"
+            " the flag out"
+        )
 
 
 def read_file(path: str | Path, columns: Columns = USUAL) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import caption_files
-from utils.data.caption_files import Captions
+from utils.data import caption_files, metadata_files
+from utils.data.caption_files import NAMED, Captions
+from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.files import text_files
 from utils.runtime.errors import DataError, UsageError
 
-CAPTIONS_JSON, METADATA_JSONL = "captions.json", "metadata.jsonl"
+CAPTIONS_JSON = "captions.json"
 TEXT_SUFFIXES = (".txt", ".caption")  # of a text beside an image; the first goes before the second
 
 
@@ -32,9 +33,9 @@ class Layout:
     # the files of a folder that hold captions of its images; () where the folder has no such
     # layout. It lists names alone, so that it is quick.
     files: Callable[[ImageSet], Sequence[Path]]
-    # (images, files) -> captions of the images that have some, and what to add to the line of what
-    # was recognised or ""; DataError for files that cannot be used
-    read: Callable[[ImageSet, Sequence[Path]], tuple[Captions, str]]
+    # (images, files, columns that the user names) -> captions of the images that have some, and
+    # what to add to the line of what was recognised or ""; DataError for files that cannot be used
+    read: Callable[[ImageSet, Sequence[Path], Columns], tuple[Captions, str]]
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,20 @@ def _at_the_top(name: str) -> Callable[[ImageSet], Sequence[Path]]:
     return files
 
 
-def _one_file(images: ImageSet, files: Sequence[Path]) -> tuple[Captions, str]:
+def _one_file(images: ImageSet, files: Sequence[Path], columns: Columns) -> tuple[Captions, str]:
     """Captions of the images that the one captions file names."""
-    captions, foreign = caption_files.captions_in(files[0], images)
+    captions, foreign = caption_files.captions_in(files[0], images, columns)
     return captions, caption_files.foreign_line(foreign)
+
+
+def _metadata(images: ImageSet, files: Sequence[Path], columns: Columns) -> tuple[Captions, str]:
+    """Captions from the rows of metadata files."""
+    captions, foreign = metadata_files.read(images, files, columns)
+    names = [path.relative_to(str(images.root)).as_posix() for path in files]
+    shown = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        shown += f" and {len(names) - NAMED} more"
+    return captions, "; ".join(filter(None, (shown, caption_files.foreign_line(foreign))))
 
 
 def _names_in(folder: Path) -> dict[tuple[str, str], list[str]]:
@@ -103,9 +114,14 @@ def _files_beside(images: ImageSet) -> Sequence[Path]:
     return [path for paths in texts_beside(images).values() for path in paths]
 
 
-def _read_beside(images: ImageSet, files: Sequence[Path]) -> tuple[Captions, str]:
+def _read_beside(images: ImageSet, files: Sequence[Path], columns: Columns) -> tuple[Captions, str]:
     """Captions from the text beside each image. DataError where two texts claim one image with one
-    suffix."""
+    suffix, or where the user names a column, which texts do not have."""
+    for flag, name in columns.named():
+        raise DataError(
+            f"{flag}={name!r} names a column; the captions of {str(images.root)!r} are read from"
+            f" texts, such as {files[0].name!r}; leave it out"
+        )
     captions, both, blank = {}, 0, 0
     for key, paths in texts_beside(images).items():
         suffixes = {path.suffix.lower() for path in paths}
@@ -124,7 +140,12 @@ def _read_beside(images: ImageSet, files: Sequence[Path]) -> tuple[Captions, str
 
 # the first layout that a folder has is used
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(METADATA_JSONL, METADATA_JSONL.__eq__, _at_the_top(METADATA_JSONL), _one_file),
+    Layout(
+        " or ".join(metadata_files.NAMES),
+        lambda name: name in metadata_files.NAMES,
+        metadata_files.find,
+        _metadata,
+    ),
     Layout(CAPTIONS_JSON, CAPTIONS_JSON.__eq__, _at_the_top(CAPTIONS_JSON), _one_file),
     Layout(
         f"a text ({' or '.join(TEXT_SUFFIXES)}) beside each image",
@@ -156,9 +177,10 @@ def none_found(prompt_style: str, folder: str) -> str:
     )
 
 
-def find(images: ImageSet) -> FoundCaptions | None:
+def find(images: ImageSet, columns: Columns = USUAL) -> FoundCaptions | None:
     """Captions that lie beside the images of a folder, by the first of LAYOUTS that it has.
 
+    columns: that the user names.
     DataError for files that cannot be used. Returns: None where there is no layout, and for images
     inside tar files, which bring their captions with them."""
     if images.places or not isinstance(images.root, Path):
@@ -167,7 +189,7 @@ def find(images: ImageSet) -> FoundCaptions | None:
     if not present:
         return None
     layout, files = present[0]
-    captions, remark = layout.read(images, files)
+    captions, remark = layout.read(images, files, columns)
     others = [f"{other.name} ({len(unread)} files)" for other, unread in present[1:]]
     line = f"captions of {len(captions)} of {len(images)} images are read from {layout.name}"
     if others:
@@ -175,14 +197,17 @@ def find(images: ImageSet) -> FoundCaptions | None:
     return FoundCaptions(captions, layout.name, f"{line}; {remark}" if remark else line)
 
 
-def find_or_say(images: ImageSet, say: Callable[[str], None]) -> Captions:
+def find_or_say(images: ImageSet, say: Callable[[str], None], columns: Columns = USUAL) -> Captions:
     """Captions that lie beside the images, as `find`, where captions are welcome and not needed.
 
-    say: prints the line of what was recognised, or why the captions cannot be used.
+    say: prints the line of what was recognised, or why the captions cannot be used; with columns
+        that the user names, that is an error.
     Returns: {image key: captions} of the images that have some; {} if there are none."""
     try:
-        found = find(images)
+        found = find(images, columns)
     except (DataError, UsageError) as error:
+        if columns.named():  # what the user names is needed
+            raise
         say(f"captions beside the images are not used: {error}")
         return {}
     if found is None:

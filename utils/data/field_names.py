@@ -108,6 +108,11 @@ class Columns:
             )
         return found
 
+    def named(self) -> list[tuple[str, str]]:
+        """The flags that name a column: (flag, name) of each."""
+        flags = (("--caption_column", self.caption), ("--image_column", self.image))
+        return [(flag, name) for flag, name in flags if name is not None]
+
     def has_image(self, columns: Iterable[str]) -> bool:
         """Whether there is a column of image paths: the one that is named, or a usual one."""
         return self.image is not None or _usual(tuple(columns), IMAGES) is not None

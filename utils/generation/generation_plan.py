@@ -253,6 +253,7 @@ def _prompt_request(opts: GenerationOptions, default_prompts: tuple[str, ...]) -
         style=opts.capstyle,
         captions=opts.instance_prompt_loc,
         seed=opts.seed,
+        columns=opts.columns,
     )
 
 

@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.data import caption_files, caption_layouts, image_sets, prompt_styles, tar_shards
-from utils.files import text_files
+from utils.data.field_names import USUAL, Columns
+from utils.data.image_sets import ImageSet
 from utils.generation.model_source import ModelSource
+from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
 from utils.models import loading, single_files
 from utils.runtime import seeding
-from utils.runtime.errors import DataError, UsageError, require_file
+from utils.runtime.errors import UsageError, require_file
 
 
 @dataclass(frozen=True)
@@ -33,77 +34,45 @@ class PromptRequest:
     captions: str | None = None
     # --seed
     seed: int = 0
-
-
-def _prompts_of_captions(path: Path) -> list[Prompt]:
-    entries = caption_files.read_file(path)
-    return [
-        Prompt(caption_files.first_caption(path, key, value), key) for key, value in entries.items()
-    ]
-
-
-def _prompts_of_json(path: Path) -> list[Prompt]:
-    data = text_files.read_json(path, unique=True)
-    if isinstance(data, list):
-        return [Prompt(text) for text in data]
-    return _prompts_of_captions(path)
-
-
-def _is_metadata(row: Any) -> bool:
-    """Whether a row of a .jsonl file belongs to a metadata.jsonl, not to a list of prompts."""
-    return isinstance(row, dict) and "file_name" in row and "prompt" not in row
-
-
-def _prompts_of_lines(path: Path) -> list[Prompt]:
-    lines = [(n, line) for n, line in enumerate(text_files.read_lines(path), 1) if line.strip()]
-    if path.suffix != ".jsonl":
-        return [Prompt(line) for _number, line in lines]
-    prompts: list[Prompt] = []
-    for number, line in lines:
-        place = f"--prompts={str(path)!r}, line {number}"
-        row = text_files.parse_json(line, place, unique=True)
-        if not prompts and _is_metadata(row):
-            return _prompts_of_captions(path)
-        if not isinstance(row, dict) or "prompt" not in row:
-            raise DataError(f"{place} is {line[:60]!r}, without a prompt; use an object with it")
-        prompts.append(Prompt(row["prompt"]))
-    return prompts
-
-
-def read_prompts(file: str | Path) -> list[Prompt]:
-    """Read a file of prompts: .txt with one per line, .jsonl with `prompt`, .json with a list or a
-    captions file, and a metadata.jsonl. UsageError for another suffix, DataError for a file without
-    prompts.
-
-    A captions file gives caption 0 of each image, with the image's key as source_image.
-    """
-    path = require_file("--prompts", file)
-    if path.suffix == ".json":
-        prompts = _prompts_of_json(path)
-    elif path.suffix in (".txt", ".jsonl"):
-        prompts = _prompts_of_lines(path)
-    else:
-        raise UsageError(
-            f"--prompts={str(path)!r} has an unknown suffix; use .txt, .json or .jsonl"
-        )
-    if not prompts or not all(isinstance(prompt.text, str) for prompt in prompts):
-        raise DataError(f"--prompts={str(path)!r} holds no prompts, or entries that are not text")
-    return prompts
+    # --caption_column, --image_column: of the files
+    columns: Columns = USUAL
 
 
 def _captions_beside(
-    style: str, images: image_sets.ImageSet, say: Callable[[str], None]
+    style: str, images: ImageSet, columns: Columns, say: Callable[[str], None]
 ) -> dict[str, list[str]]:
     """Captions that lie beside the images that a run was trained on: in their folder or tar files.
     UsageError if there are none, DataError if an image has none."""
     if Path(images.root).is_dir() and not tar_shards.is_shards(images.root):
-        found = caption_layouts.find(images)
+        found = caption_layouts.find(images, columns)
         if found:
             say(found.line)
             return caption_files.require_all(
                 images.root, found.captions, images, within=found.layout
             )
     raise UsageError(f"--capstyle={style!r} needs --instance_prompt_loc, a captions file")
+
+
+def _columns(request: PromptRequest, model: ModelSource) -> Columns:
+    """The columns of the captions file: those that are named, else those of the run if the file is
+    the run's."""
+    if request.captions or request.columns.named() or model.run is None:
+        return request.columns
+    options = model.run.options
+    return Columns(options.get("caption_column"), options.get("image_column"))
+
+
+def _images(model: ModelSource, location: str | Path | None, columns: Columns) -> ImageSet:
+    """The images whose prompts are drawn: those that the run was trained on, else those that the
+    captions file at `location` names."""
+    if model.run:
+        keys, root = tuple(model.run.captions()), model.run.located("instance_data_dir")
+        assert root is not None  # every run records it
+    else:
+        assert location is not None  # `choose_prompts` refuses a model without a run or captions
+        entries = caption_files.read_file(require_file("--instance_prompt_loc", location), columns)
+        keys, root = tuple(sorted(entries, key=image_sets.natural_key)), Path(location).parent
+    return ImageSet(root, keys, (0,) * len(keys))
 
 
 def _styled_captions(
@@ -115,20 +84,12 @@ def _styled_captions(
     if run and style == run.options["class_prompt"] and not request.captions:
         return run.captions()
     location = request.captions or (run.located("instance_prompt_loc") if run else None)
-    if run:
-        # only the images that it was trained on
-        keys, root = tuple(run.captions()), run.located("instance_data_dir")
-        assert root is not None  # every run records it
-    else:
-        assert location is not None  # `choose_prompts` refuses a model without a run or captions
-        entries = caption_files.read_file(require_file("--instance_prompt_loc", location))
-        keys, root = tuple(sorted(entries, key=image_sets.natural_key)), Path(location).parent
-    images = image_sets.ImageSet(root, keys, (0,) * len(keys))
-    texts = None
+    columns = _columns(request, model)
+    images, texts = _images(model, location, columns), None
     if location and chosen.uses_captions:
-        texts, _ = caption_files.read_captions(location, images)
+        texts, _ = caption_files.read_captions(location, images, columns)
     elif chosen.needs_captions:
-        texts = _captions_beside(style, images, say)
+        texts = _captions_beside(style, images, columns, say)
     tokenizer = None
     if chosen.needs_tokenizer:
         place = single_files.configuration_of(model.flag, model.source, model.choice.config)
@@ -174,7 +135,7 @@ def choose_prompts(
     """
     given = [Prompt(text) for text in request.texts]
     if request.file:
-        given = read_prompts(request.file)
+        given = read_prompts(request.file, request.columns)
     if given:
         count = request.count or len(given)
         if count > len(given):

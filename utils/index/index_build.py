@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from utils.cli import flags
+from utils.data.field_names import USUAL, Columns
 from utils.files.locks import CLAIMS, Claims, Stride
 from utils.index import (
     index_counts,
@@ -46,6 +47,7 @@ class ImageFiles:
     folder: str  # --val_dir: a folder, tar files or their address
     captions: str | None  # captions file of a folder
     max_bad: float  # share of unreadable images, or of tar files, above which it is an error
+    columns: Columns = USUAL  # of captions files: --caption_column, --image_column
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def _request_of(opts: RetrievalOptions) -> BuildRequest:
     return BuildRequest(
         index=cast("str", opts.build_index),
         images=ImageFiles(
-            cast("str", opts.val_dir), captions=opts.val_captions, max_bad=opts.max_bad_images
+            cast("str", opts.val_dir),
+            captions=opts.val_captions,
+            max_bad=opts.max_bad_images,
+            columns=opts.columns,
         ),
         descriptor=evaluation_stage.descriptor_choice(opts),
         batch_size=opts.batch_size,
@@ -123,6 +128,7 @@ def _opened(
     source = index_sources.open_source(
         request.images.folder,
         request.images.captions,
+        columns=request.images.columns,
         ask_server=processes.main,
         say=processes.say,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from utils.data import caption_files, caption_layouts, image_sets, tar_shards
+from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.files import downloads, whole_files
 from utils.index import shard_files
@@ -197,19 +198,24 @@ class FolderSource:
         images: ImageSet,
         captions_file: str | Path | None = None,
         *,
+        columns: Columns = USUAL,
         say: Say = lambda line: None,
     ) -> None:
         """captions_file: as caption_files.read_captions reads it, DataError when an image has no
         caption in it; None takes the captions that lie beside the images;
+        columns: of captions files;
         say: prints the line of what was found there."""
         self.images, self.folder = images, Path(images.root).resolve()
         self.names = [f"{i:05d}" for i in range(-(-len(images) // FOLDER_SHARD))]
         self._file_sha256: str | None = None
         if captions_file:
-            self.captions = caption_files.read_captions(captions_file, images)[0]
+            self.captions = caption_files.read_captions(captions_file, images, columns)[0]
             self._file_sha256 = whole_files.file_sha256(captions_file)
+            if columns.named():  # another column holds other captions
+                texts = f"{self._file_sha256} {columns.named()}"
+                self._file_sha256 = hashlib.sha256(texts.encode()).hexdigest()
         else:
-            self.captions = caption_layouts.find_or_say(images, say)
+            self.captions = caption_layouts.find_or_say(images, say, columns)
 
     def _part(self, name):
         first = FOLDER_SHARD * int(name)
@@ -250,12 +256,14 @@ def open_source(
     val_dir: str,
     captions_file: str | None = None,
     *,
+    columns: Columns = USUAL,
     ask_server: bool = True,
     say: Say = lambda line: None,
 ) -> ImageSource:
     """The images of --val_dir; no image is decoded.
 
     captions_file: --val_captions, for a folder of images; None takes what lies beside them.
+    columns: of captions files of a folder.
     ask_server: ask for every address, which one process does for all.
     say: prints a line for the user.
 
@@ -265,7 +273,7 @@ def open_source(
         images = image_sets.list_images("--val_dir", val_dir, measured=True)
         image_sets.say_left_out("--val_dir", images, say)
         path = require_file("--val_captions", captions_file) if captions_file else None
-        return FolderSource(images, path, say=say)
+        return FolderSource(images, path, columns=columns, say=say)
     if captions_file:
         raise UsageError(
             f"--val_captions={captions_file!r} does not go with --build_index of tar shards, which"

@@ -206,13 +206,13 @@ def _captions(
     Returns: {key: caption}."""
     if inputs.val_captions:
         path = require_file("--val_captions", inputs.val_captions)
-        given, _ = caption_files.read_captions(path, training)
+        given, _ = caption_files.read_captions(path, training, inputs.columns)
         return {key: texts[0] for key, texts in given.items()}
     if beside:
         return {key: texts[0] for key, texts in beside.items()}
     recorded = None if run is None else run.path / "captions.json"
     if recorded is None or not recorded.is_file():
-        found = caption_layouts.find_or_say(training, say)
+        found = caption_layouts.find_or_say(training, say, inputs.columns)
         return {key: texts[0] for key, texts in found.items()}
     data = whole_files.read_json(recorded)
     matched, _ = key_matching.match_keys(

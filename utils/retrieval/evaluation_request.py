@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from utils.data.field_names import USUAL, Columns
 from utils.retrieval.descriptors.network import NetworkChoice
 
 
@@ -19,6 +20,7 @@ class EvaluationInputs:
     run: str | None  # training run that names the duplicated images; None: the manifest's
     val_captions: str | None  # captions JSON of the training images
     max_bad_images: float  # share of unreadable images above which the evaluation stops
+    columns: Columns = USUAL  # of captions files: --caption_column, --image_column
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,11 @@ from utils.data import (
     image_sets,
     prompt_styles,
 )
+from utils.data.field_names import Columns
 from utils.data.image_sets import ImageSet
 from utils.reports.progress import progress
 from utils.runtime import launching
-from utils.runtime.errors import UsageError
+from utils.runtime.errors import UsageError, require_file
 
 MANY = 5000  # images that take long enough to read for a bar
 
@@ -31,6 +32,7 @@ class InputFiles:
 
     images: str  # --instance_data_dir: a folder or tar shards
     captions: str | None  # --instance_prompt_loc; None looks beside the images
+    columns: Columns  # of captions files: --caption_column, --image_column
     weights: str | None  # --weights_file
     prompt_style: str  # --class_prompt
     max_bad: float  # share or number of images that may be unreadable
@@ -68,9 +70,9 @@ def _readable(images, files, say):
     return images
 
 
-def _named_captions(path, images, say):
+def _named_captions(files, images, say):
     """Captions of the images from the file of --instance_prompt_loc."""
-    texts, foreign = caption_files.read_captions(path, images)
+    texts, foreign = caption_files.read_captions(files.captions, images, files.columns)
     if foreign:
         say(caption_files.foreign_line(foreign))
     return texts
@@ -85,7 +87,7 @@ def _captions_beside(files, images, beside, say):
             return None
         within = "a .txt or .json member; use shards with captions, or --instance_prompt_loc"
         return caption_files.require_all(files.images, beside, images, within=within)
-    found = caption_layouts.find(images)
+    found = caption_layouts.find(images, files.columns)
     if found is None:
         if style.needs_captions:
             raise UsageError(caption_layouts.none_found(files.prompt_style, files.images))
@@ -97,12 +99,34 @@ def _captions_beside(files, images, beside, say):
     return caption_files.require_all(images.root, found.captions, images, within=found.layout)
 
 
+def _say_unused_captions(files, say):
+    """A line for a captions file that --class_prompt does not use; it is read all the same, so that
+    a wrong one is refused and not taken for one that was used."""
+    if files.captions is None:
+        for flag, name in files.columns.named():
+            say(
+                f"{flag}={name!r} has no effect: --class_prompt={files.prompt_style!r} has no"
+                " captions"
+            )
+        return
+    entries = caption_files.read_file(
+        require_file("--instance_prompt_loc", files.captions), files.columns
+    )
+    accepted = [n for n, style in prompt_styles.PROMPT_STYLES.items() if style.needs_captions]
+    say(
+        f"--instance_prompt_loc={files.captions!r} has no effect: its captions of {len(entries)}"
+        f" images are not used under --class_prompt={files.prompt_style!r}; for training on them"
+        f" use --class_prompt {' or '.join(accepted)}"
+    )
+
+
 def _texts(files, images, beside, say):
     """Captions of the images, from a file or from beside them; None where the style uses none."""
     if not prompt_styles.PROMPT_STYLES[files.prompt_style].uses_captions:
+        _say_unused_captions(files, say)
         return None
     if files.captions is not None:
-        texts = _named_captions(files.captions, images, say)
+        texts = _named_captions(files, images, say)
     else:
         texts = _captions_beside(files, images, beside, say)
     caption_layouts.say_empty((texts or {}).values(), say)

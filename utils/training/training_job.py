@@ -74,6 +74,7 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInpu
     files = training_inputs.InputFiles(
         images=opts.instance_data_dir,
         captions=opts.instance_prompt_loc,
+        columns=opts.columns,
         weights=opts.weights_file,
         prompt_style=opts.class_prompt,
         max_bad=opts.max_bad_images,
