@@ -217,6 +217,19 @@ def test_a_template_stands_around_the_captions_of_every_image(train, scenes_dir)
     assert record["options"]["caption_template"] == "{caption}, in sks style"
 
 
+def test_a_captions_file_that_is_not_used_is_read_and_said(train, refused, micro_sd, scenes_dir):
+    folder = train(class_prompt="nolevel", max_train_steps=1)
+    assert "captions.json' has no effect: its captions of 12 images are not used" in train.printed
+    assert "--class_prompt='nolevel'; for training on them use --class_prompt inst" in train.printed
+    line = refused(
+        "diff_train",
+        *("--pretrained_model_name_or_path", micro_sd, "--instance_data_dir", scenes_dir / "train"),
+        *("--instance_prompt_loc", scenes_dir / "no.json", "--dry_run", "--resolution", 16),
+        *("--output_dir", folder.parent / "other"),
+    )
+    assert "no.json' does not exist; give an existing file" in line
+
+
 def test_previews_do_not_disturb_mixed_precision(train):
     often, never = (train(mixed_precision="bf16", save_steps=n, max_train_steps=4) for n in (1, 99))
     assert torch.equal(unet(often), unet(never))

@@ -232,6 +232,7 @@ def test_no_option_is_parsed_and_ignored():
     labels = {"dataset_name"}  # kept with all options in the record, as its help says
     # what other rooms read through a property of the options, and the two that never had an effect,
     # by name
+    columns = {"caption_column", "image_column"}  # through `columns`
     through = {"sim_save_path", "stype", "similarity_metric", "keephead", "keeppredictor"}
     for cls in (
         train_options.TrainOptions,
@@ -239,7 +240,7 @@ def test_no_option_is_parsed_and_ignored():
         scenes_options.ScenesOptions,
         captioning_options.CaptioningOptions,
     ):
-        assert {f.name for f in dataclasses.fields(cls)} - read <= labels
+        assert {f.name for f in dataclasses.fields(cls)} - read <= labels | columns
     assert {
         f.name for f in dataclasses.fields(retrieval_options.RetrievalOptions)
-    } - read <= through
+    } - read <= through | columns

@@ -39,7 +39,9 @@ def test_a_comma_without_quotes_is_named_not_cut(tmp_path):
 @pytest.mark.parametrize("line", ["nonsense", "[1]", "[" * 100_000])
 def test_a_line_that_is_no_object_is_named(tmp_path, line):
     (tmp_path / "t.jsonl").write_text('{"a": 1}\n' + line)
-    with pytest.raises(DataError, match="t.jsonl: line 2 is .*use a JSON object on each line"):
+    with pytest.raises(
+        DataError, match="t.jsonl: line 2.*(is not JSON|use a JSON object|nested too deeply)"
+    ):
         fields(tmp_path / "t.jsonl")
 
 

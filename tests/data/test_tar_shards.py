@@ -386,3 +386,33 @@ def test_which_sources_are_shards(shards, scenes_dir):
     assert tar_shards.is_shards(str(shards))
     assert tar_shards.is_shards("x/{0..3}.tar")
     assert not tar_shards.is_shards(str(scenes_dir / "train"))
+
+
+def test_captions_in_json_members_have_usual_names_or_the_one_that_is_named(tmp_path):
+    from utils.data.field_names import Columns
+
+    write(
+        tmp_path / "0.tar",
+        {
+            "0.png": png(1),
+            "0.json": b'{"prompt": "a", "long": "a longer one"}',
+            "1.png": png(2),
+            "1.json": b'{"TEXT": "b", "long": "b longer"}',
+            "2.png": png(3),
+            "2.json": b'{"text": "c", "caption": "the caption"}',
+            "2.txt": b"in a text",
+        },
+    )
+    source = str(tmp_path / "0.tar")
+    assert tar_shards.list_shards("--d", source)[1] == {
+        "0.tar/0.png": ["a"],
+        "0.tar/1.png": ["b"],
+        "0.tar/2.png": ["in a text"],
+    }
+    assert tar_shards.list_shards("--d", source, Columns("long"))[1] == {
+        "0.tar/0.png": ["a longer one"],
+        "0.tar/1.png": ["b longer"],
+    }
+    assert tar_shards.list_shards("--d", source, Columns("caption"))[1] == {
+        "0.tar/2.png": ["the caption"]
+    }

@@ -193,7 +193,7 @@ def data_of(
     source = _place_of(model, val_dir)
     if vector_index.is_index(source):
         return TrainingData(source, None, _recorded_captions(model), frozenset(), {})
-    images, beside = evaluation_inputs.list_training(source)
+    images, beside = evaluation_inputs.list_training(source, columns=columns)
     require_readable(images)
     if val_captions:
         path = require_file("--val_captions", val_captions)

@@ -47,7 +47,7 @@ class HoldingFiles:
 
 
 def _tars(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:
-    return tar_shards.list_shards(flag, source)
+    return tar_shards.list_shards(flag, source, columns)
 
 
 def _arrow(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:

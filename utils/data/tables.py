@@ -56,12 +56,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(text_files.read_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            fields = text_files.parse_json(line, f"{path}: line {number}", unique=True)
-        except text_files.RepeatedKeyError:
-            raise
-        except text_files.MalformedError:
-            fields = None
+        fields = text_files.parse_json(line, f"{path}: line {number}", unique=True)
         if not isinstance(fields, dict):
             raise DataError(
                 f"{path}: line {number} is {line[:60]!r}; use a JSON object on each line"

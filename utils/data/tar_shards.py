@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data import content_stamps, image_names
+from utils.data.field_names import USUAL, Columns, usual_caption
 from utils.data.folder_walk import holds_images
 from utils.data.image_names import LeftOut
 from utils.data.image_sets import BadImages, ImageSet, natural_key, no_images
@@ -25,7 +26,7 @@ from utils.files import downloads
 from utils.runtime.errors import DataError, UnreadError, UsageError, first_line
 from utils.runtime.regular_files import irregular
 
-CAPTION_FIELDS = ("caption", "text")  # in a .json member; img2dataset writes `caption`
+CAPTION = "caption"  # img2dataset's field of a .json member; comes before other usual names
 TEXT_BYTES = 1 << 20  # how much of a .txt or .json member is read
 # what tarfile raises on files that are no tar file, on impossible sizes, and on endless chains of
 # headers; an OSError is a failure of the disk
@@ -182,8 +183,11 @@ def shard_paths(flag: str, source: str | Path) -> list[Path]:
     return paths
 
 
-def _text(name: str, content: bytes) -> tuple[str | None, str | None]:
-    """Caption and url of an image, from the contents of a .txt or .json member beside it."""
+def _text(name: str, content: bytes, columns: Columns) -> tuple[str | None, str | None]:
+    """Caption and url of an image, from the contents of a .txt or .json member beside it; a field
+    that the user names is read from .json alone."""
+    if name.endswith(".txt") and columns.caption is not None:
+        return None, None
     if name.endswith(".txt"):
         return content.decode("utf-8", "replace").strip() or None, None
     try:
@@ -193,7 +197,8 @@ def _text(name: str, content: bytes) -> tuple[str | None, str | None]:
     if not isinstance(fields, dict):
         return None, None
     texts = {k: v for k, v in fields.items() if isinstance(v, str) and v}
-    return next((texts[k] for k in CAPTION_FIELDS if k in texts), None), texts.get("url")
+    field = columns.caption or usual_caption(texts, first=CAPTION)
+    return texts.get(field) if field else None, texts.get("url")
 
 
 def _unsafe(name: str) -> str | None:
@@ -270,7 +275,8 @@ def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]
 class _Contents:
     """The members of a tar file, as they are read one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
         self.images: list[tuple[str, int, int]] = []  # name, offset, size
         self.bad: list[tuple[str, str]] = []  # name, reason
         self.captions: dict[str, str] = {}  # by the stem of the name, as urls
@@ -300,7 +306,7 @@ class _Contents:
 
     def _add_text(self, name: str, text: bytes) -> None:
         stem, name = _stem(name), name.lower()
-        caption, url = _text(name, text)
+        caption, url = _text(name, text, self._columns)
         # a .txt has precedence over a .json
         if caption and not (stem in self.captions and name.endswith(".json")):
             self.captions[stem] = caption
@@ -315,12 +321,13 @@ class _Contents:
         )
 
 
-def read_shard(path: str | Path, *, whole: bool = True) -> ShardContent:
+def read_shard(path: str | Path, *, whole: bool = True, columns: Columns = USUAL) -> ShardContent:
     """List the images of a tar file, with their captions and urls. No image is decoded.
 
+    columns: the field of captions in .json members.
     whole: raise DataError for a file that is cut or damaged; otherwise the members before the
     damage are listed. UnreadError if the disk fails."""
-    contents, damage = _Contents(), None
+    contents, damage = _Contents(columns), None
     try:
         for member, text in _members(path):
             contents.add(member, text)
@@ -339,13 +346,16 @@ def read_shard(path: str | Path, *, whole: bool = True) -> ShardContent:
     return ShardContent(contents.members(), tuple(contents.bad), damage, left_out)
 
 
-def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list[str]]]:
+def list_shards(
+    flag: str, source: str | Path, columns: Columns = USUAL
+) -> tuple[ImageSet, dict[str, list[str]]]:
     """The images and captions of shards: shards in natural order, images in the order of their
     shard.
 
     The key of an image is <shard>/<member>; skipped members are in the set's `bad`.
-    source: as in `shard_paths`. DataError for a file that is cut or damaged. Returns: the set;
-    {key: [caption]} of the images that have a caption."""
+    source: as in `shard_paths`; columns: the field of captions in .json members.
+    DataError for a file that is cut or damaged. Returns: the set; {key: [caption]} of the images
+    that have a caption."""
     paths = shard_paths(flag, source)
     keys: list[str] = []
     sizes: list[int] = []
@@ -354,7 +364,7 @@ def list_shards(flag: str, source: str | Path) -> tuple[ImageSet, dict[str, list
     captions: dict[str, list[str]] = {}
     left_out: Counter[str] = Counter()
     for path in paths:
-        content = read_shard(path)
+        content = read_shard(path, columns=columns)
         left_out.update(dict(content.left_out))
         bad += [(f"{path.name}/{name}", reason) for name, reason in content.bad]
         for member in content.images:

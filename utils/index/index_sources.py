@@ -274,6 +274,11 @@ def open_source(
         image_sets.say_left_out("--val_dir", images, say)
         path = require_file("--val_captions", captions_file) if captions_file else None
         return FolderSource(images, path, columns=columns, say=say)
+    for name, value in columns.named():
+        raise UsageError(
+            f"{name}={value!r} does not go with --build_index of tar shards, whose captions are"
+            " read by the usual names; leave it out"
+        )
     if captions_file:
         raise UsageError(
             f"--val_captions={captions_file!r} does not go with --build_index of tar shards, which"

@@ -16,6 +16,7 @@ from utils.data import (
     image_sets,
     key_matching,
 )
+from utils.data.field_names import USUAL, Columns
 from utils.files import generation_folder, run_folder, text_files, whole_files
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
@@ -179,14 +180,16 @@ def _without(
 
 
 def list_training(
-    source: str, *, say: Callable[[str], None] = lambda line: None
+    source: str, *, columns: Columns = USUAL, say: Callable[[str], None] = lambda line: None
 ) -> tuple[image_sets.ImageSet, dict[str, list[str]]]:
     """List the training images of --val_dir, see `data_sources.list_data`.
 
-    say: prints a line of what was recognised. Returns: images, {key: captions} of those that have
-    captions in the file that holds them.
+    columns: of captions; say: prints a line of what was recognised.
+    Returns: images, {key: captions} of those that have captions in the file that holds them.
     """
-    images, captions = data_sources.list_data("--val_dir", source, measured=True, say=say)
+    images, captions = data_sources.list_data(
+        "--val_dir", source, measured=True, columns=columns, say=say
+    )
     return images, captions or {}
 
 
@@ -245,7 +248,7 @@ def _resolved_paths(images: image_sets.ImageSet) -> set[Path]:
 def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     """List both sets of images with what is known of them, before any network loads."""
     generated, queries, manifest = read_queries(inputs.query_dir, say=say)
-    listed, beside = list_training(inputs.val_dir, say=say)
+    listed, beside = list_training(inputs.val_dir, columns=inputs.columns, say=say)
     _warn_of_overlap(inputs.val_dir, generated, listed, say)
     run = training_run(inputs, manifest, say)
     holdout = _held_out_keys(run, listed)

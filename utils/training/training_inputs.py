@@ -157,7 +157,9 @@ def checked_inputs(
     returned; subset: --trainsubset, the share of the others that the run uses; copies: of the
     model, each of which needs an image; say: prints a line on the terminal.
     """
-    images, beside = data_sources.list_data("--instance_data_dir", files.images, say=say)
+    images, beside = data_sources.list_data(
+        "--instance_data_dir", files.images, columns=files.columns, say=say
+    )
     images = _readable(images, files, say)
     held = duplication.require_holdout(len(images), holdout)
     if held:
