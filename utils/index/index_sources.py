@@ -274,16 +274,7 @@ def open_source(
         image_sets.say_left_out("--val_dir", images, say)
         path = require_file("--val_captions", captions_file) if captions_file else None
         return FolderSource(images, path, columns=columns, say=say)
-    for name, value in columns.named():
-        raise UsageError(
-            f"{name}={value!r} does not go with --build_index of tar shards, whose captions are"
-            " read by the usual names; leave it out"
-        )
-    if captions_file:
-        raise UsageError(
-            f"--val_captions={captions_file!r} does not go with --build_index of tar shards, which"
-            " hold their own captions"
-        )
+    _require_own_captions(captions_file, columns)
     if not tar_shards.is_address(val_dir):
         local = TarSource(tar_shards.shard_paths("--val_dir", val_dir))
         _require_visible(flag, local.names)
@@ -293,6 +284,16 @@ def open_source(
     if ask_server:
         remote.require_readable(flag)
     return remote
+
+
+def _require_own_captions(captions_file: str | None, columns: Columns) -> None:
+    """Raise UsageError for flags that do not apply to tar shards, which hold their own captions."""
+    given = [("--val_captions", captions_file)] if captions_file else columns.named()
+    for flag, value in given:
+        raise UsageError(
+            f"{flag}={value!r} does not go with --build_index of tar shards, which hold their own"
+            " captions, under the usual names; leave it out"
+        )
 
 
 def _require_visible(flag, names):
