@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +123,29 @@ def test_words_below_a_pair():
         "40 % of its details found again, part copied, one of 3 near-duplicates"
     )
     assert gallery_pages.pair_in_words(None, decisions, 0) == [gallery_pages.FLAT]
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (["a/0.png", "a/1.png"], ["0.png", "1.png"]),
+        (["flip/x.png", "exact/x.png", "exact/y.png"], ["flip/x.png", "exact/x.png", "y.png"]),
+        (["a/b/x.png", "c/b/x.png", "c/d/x.png"], ["a/b/x.png", "c/b/x.png", "d/x.png"]),
+        (["x.png", "a/x.png"], ["x.png", "a/x.png"]),
+        (["ax.png", "x.png"], ["ax.png", "x.png"]),
+        ([], []),
+    ],
+)
+def test_names_of_pictures_from_several_folders_are_told_apart(keys, names):
+    assert gallery_pages.shortest_endings(keys) == names
+
+
+def test_a_gallery_of_several_folders_names_the_folder_where_it_must(
+    sets,  # noqa: F811
+    tmp_path,
+    rows,
+):
+    keys = ("flip/x.png", "exact/x.png", "exact/y.png")
+    queries = [replace(q, key=key) for q, key in zip(sets.queries, keys, strict=True)]
+    write(tmp_path, replace(sets, queries=queries), looked(measured(), PAIRS), decided(0.92))
+    assert sorted(row.name for row in rows[0][0]) == ["exact/x.png", "flip/x.png", "y.png"]

@@ -3,7 +3,9 @@ the training image that each agrees with best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +84,11 @@ class GalleryPages:
         )
 
     def _name(self, q: int) -> str:
-        return self.sets.queries[q].key.rpartition("/")[2]
+        return self._names[q]
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return shortest_endings([query.key for query in self.sets.queries])
 
     def _matches(self, q: int) -> list[galleries.Match]:
         matches, keys = self.measured.matches, self.sets.training_images.keys
@@ -91,6 +97,26 @@ class GalleryPages:
         )
         best = zip(indices, scores, strict=True)
         return [(self.fitted(True, int(m))[0], score, keys[m]) for m, score in best]
+
+
+def shortest_endings(keys: Sequence[str]) -> list[str]:
+    """The fewest last parts of each key that no other key ends with: "0.png", but "flip/0.png"
+    where there is "exact/0.png".
+
+    keys: paths with /, all different."""
+    parts = [key.split("/") for key in keys]
+    taken = [1] * len(keys)
+    unclear = list(range(len(keys)))
+    while unclear:
+        ends = Counter("/".join(p[-n:]) for p, n in zip(parts, taken, strict=True))
+        unclear = [
+            i
+            for i in unclear
+            if taken[i] < len(parts[i]) and ends["/".join(parts[i][-taken[i] :])] > 1
+        ]
+        for i in unclear:
+            taken[i] += 1
+    return ["/".join(p[-n:]) for p, n in zip(parts, taken, strict=True)]
 
 
 def pair_in_words(pair: AlignedPair | None, decided: Decided, query: int) -> list[str]:
