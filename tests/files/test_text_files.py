@@ -45,7 +45,7 @@ def test_what_cannot_be_decoded_is_named_with_its_place_and_never_guessed(tmp_pa
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(DataError, match="pipe.txt: is not a regular file"):
+    with pytest.raises(DataError, match="pipe.txt: is a pipe, which is not opened"):
         text_files.read_text(tmp_path / "pipe.txt")
     with pytest.raises(DataError, match="none.txt: cannot be read .No such file"):
         text_files.read_text(tmp_path / "none.txt")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from utils.data.parquet_rows import ParquetRows, batches, opened
 from utils.data.picture_tables import ListedFile, PictureColumns, PictureRow
 from utils.data.tar_shards import expand
 from utils.runtime.errors import DataError, UsageError
+from utils.runtime.regular_files import irregular
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -73,12 +74,12 @@ def parquet_paths(flag: str, source: str | Path) -> list[Path]:
     shown, path = f"{flag}={str(source)!r}", Path(source)
     if not path.is_dir():
         paths = [Path(p) for p in expand(str(source))]
-        missing = [p for p in paths if not p.is_file()]
-        if missing or not paths:
-            problem = f": {str(missing[0])!r} does not exist" if missing else " matches no file"
-            raise UsageError(f"{shown}{problem}; use Parquet files")
+        if not paths:
+            raise UsageError(f"{shown} matches no file; use Parquet files")
+        _require_regular(shown, paths)
         return paths
     paths = _inside(path)
+    _require_regular(shown, paths)
     splits = Counter(_split_of(p.relative_to(path).as_posix()) for p in paths)
     splits.pop(None, 0)
     if len(splits) > 1:
@@ -89,6 +90,14 @@ def parquet_paths(flag: str, source: str | Path) -> list[Path]:
             f" '{_pattern(example)}'"
         )
     return paths
+
+
+def _require_regular(shown: str, paths: Sequence[Path]) -> None:
+    """Raise UsageError for the first path that is no regular file: it is never opened. shown: the
+    flag with its value."""
+    for path in paths:
+        if (reason := irregular(path)) is not None:
+            raise UsageError(f"{shown}: {str(path)!r} {reason}; use Parquet files")
 
 
 def _pattern(path: Path) -> str:

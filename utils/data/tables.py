@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.files import text_files
 from utils.runtime.errors import DataError, first_line
+from utils.runtime.regular_files import irregular
 
 if TYPE_CHECKING:
     import pyarrow
@@ -116,6 +117,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     number = 0
+    if (reason := irregular(path)) is not None:
+        raise DataError(f"{path}: {reason}")
     try:
         with parquet.ParquetFile(path) as file:
             names = [leaf for field in file.schema_arrow for leaf in _readable(field, field.name)]

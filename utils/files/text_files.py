@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime.errors import DataError
+from utils.runtime.regular_files import NEVER_OPENED, irregular
 
 # byte-order marks and the encoding that each announces; the mark of UTF-16 begins that of UTF-32
 MARKS = (
@@ -67,8 +68,8 @@ def read_text(path: str | Path) -> str:
     """The text of a file, see `decode`; DataError if it is no regular file or cannot be read."""
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # opening a pipe or a device could wait for ever
-            raise DataError(f"{path}: is not a regular file")
+        if (reason := irregular(path)) in NEVER_OPENED:
+            raise DataError(f"{path}: {reason}")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from utils.files import whole_files
 from utils.models.pipeline_files import loading_errors
 from utils.runtime.errors import UsageError, first_line
+from utils.runtime.regular_files import NEVER_OPENED, irregular
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -27,6 +28,8 @@ def require_lora(place: str) -> None:
             f"--lora={place!r} needs the package peft, which is not installed: pip install peft"
         )
     path = Path(place)
+    if (reason := irregular(path)) in NEVER_OPENED:
+        raise UsageError(f"--lora={place!r} {reason}; {ACCEPTED}")
     if path.is_file() and path.suffix != ".safetensors":
         raise UsageError(
             f"--lora={place!r} is not a .safetensors file, and other formats are not opened;"
