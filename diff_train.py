@@ -21,14 +21,7 @@ def main(argv: list[str] | None = None) -> None:
             os.environ.setdefault("LOCAL_RANK", str(opts.local_rank))
         from utils.training import training_stage
 
-        plan = training_stage.plan_of(opts)
-        if opts.dry_run:
-            training_stage.print_plan(opts, plan)
-            return
-        accelerator, processes = training_stage.processes_of(opts)
-        loop, record = training_stage.start(opts, plan, accelerator, processes)
-        loop.train(plan.state.position if plan.state else 0)
-        training_stage.report(plan, loop, record)
+        training_stage.train(opts)
 
 
 if __name__ == "__main__":

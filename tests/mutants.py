@@ -115,6 +115,13 @@ MUTANTS = [
         "tests/card/test_card_findings.py::test_the_cheapest_mitigation_that_surely_helps_is_chosen",
     ),
     Mutant(
+        "two trainings write into one folder",
+        "utils.training.training_stage:only_run",
+        "opts.dry_run or not launching.first_process()",
+        "opts.dry_run or launching.first_process()",
+        "tests/test_two_writers.py::test_a_run_holds_its_folder_until_its_end",
+    ),
+    Mutant(
         "mirrored copies are missed",
         "utils.retrieval.aligning.geometry:linear_of",
         "-1.0 if mirrored else 1.0",

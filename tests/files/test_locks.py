@@ -10,6 +10,8 @@ import pytest
 
 from utils.files import locks
 from utils.files.locks import Claims, Stride
+from utils.runtime.errors import UsageError
+from utils.runtime.parallel import Alone, Processes
 
 
 @contextlib.contextmanager
@@ -148,3 +150,28 @@ def test_one_command_of_a_machine_works_on_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locks.lock_folder_on_this_machine(folder) as without_locks:
         assert without_locks
+
+
+def test_a_second_writer_is_refused_at_once_by_name_and_not_after_the_first_has_died(tmp_path):
+    folder = tmp_path / "run"
+    with forked(lambda: locks.lock_folder_on_this_machine(folder)) as pid:
+        with pytest.raises(UsageError) as error, locks.only_writer("--output_dir", folder):
+            pytest.fail("two commands write")
+        assert str(error.value) == (
+            f"--output_dir={str(folder)!r} is being written by another command (process {pid}); use"
+            " another folder, or wait for that command"
+        )
+    with locks.only_writer("--output_dir", folder):  # the other one was killed
+        assert not folder.exists()
+
+
+def test_of_several_processes_the_main_one_holds_the_folder_and_all_are_refused(tmp_path):
+    alone = Processes(Alone("cpu"))
+    with (
+        locks.only_writers("--output_dir", tmp_path, alone),
+        pytest.raises(UsageError, match="is being written by another command"),
+        locks.only_writers("--output_dir", tmp_path, alone),
+    ):
+        pytest.fail("two commands write")
+    with locks.only_writers("--output_dir", tmp_path, alone):
+        pass

@@ -116,9 +116,18 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
         env=dict(os.environ),
     )
     assert "the state of step 8 could not be written" in told.stdout, told.stderr
-    assert "complete states: state_4" in told.stdout
+    assert "complete states: state_4. Free some disk space and continue" in told.stdout
     assert names(tmp_path) == ["state_4"]
     assert resume_states.find_state(tmp_path, "latest").tensors(0)["w"].tolist() == [1, 1, 1]
+
+
+def test_a_state_whose_folder_cannot_be_made_is_not_blamed_on_the_disks_room(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder was")
+    with pytest.raises(TrainingError) as error:
+        save(tmp_path / "run", 4)
+    assert "Not a directory" in str(error.value)
+    assert "Remove the cause and continue" in str(error.value)
+    assert "disk space" not in str(error.value)
 
 
 def test_one_process_that_cannot_write_stops_all(tmp_path):

@@ -79,7 +79,7 @@ def caption_images(opts: CaptioningOptions, *, progress: Callable[..., Iterable]
     try:
         with lock as mine:
             if processes.any(not mine):
-                raise UsageError(f"--out={opts.out!r} is being written by another command")
+                raise locks.in_use("--out", plan.parts.out)
             _caption(plan, done, processes, progress)
     except KeyboardInterrupt:
         raise Stopped(

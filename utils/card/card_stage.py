@@ -30,7 +30,7 @@ from utils.card.card_verdicts import CopyRule, rule_of, worst_prompts
 from utils.cli import flags
 from utils.cli.train_options import TrainOptions
 from utils.data import key_matching
-from utils.files import whole_files
+from utils.files import locks, whole_files
 from utils.generation.sampling import Prompt
 from utils.retrieval import show_nothing
 from utils.runtime import environment
@@ -71,6 +71,15 @@ def make_card(opts: RetrievalOptions, processes: Processes) -> None:
     if opts.dry_run:
         processes.say(_dry_run(opts, planned))
         return
+    with locks.only_writers("--output_dir", planned.commands.folder, processes):
+        card = _make(opts, planned, processes, started)
+    processes.say(card.answer.sentence)
+    processes.say(f"card: {planned.commands.folder / 'card.html'}")
+    _require_passed(card)
+
+
+def _make(opts: RetrievalOptions, planned: CardPlan, processes: Processes, started: float) -> Card:
+    """Make the steps of a card and write it. started: when, by time.perf_counter."""
     processes.say(f"the memorization card will be in {planned.commands.folder}")
     maker = Maker(processes, planned.commands)
     candidates = 0 if opts.no_align else opts.num_candidates
@@ -79,9 +88,7 @@ def make_card(opts: RetrievalOptions, processes: Processes) -> None:
     arms = _arms(made)
     card, pictures = _card(made, arms, started)
     write_card(planned.commands.folder, card, pictures)
-    processes.say(card.answer.sentence)
-    processes.say(f"card: {planned.commands.folder / 'card.html'}")
-    _require_passed(card)
+    return card
 
 
 def _require_passed(card: Card) -> None:

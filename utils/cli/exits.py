@@ -13,9 +13,14 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from utils.cli import given_paths
-from utils.runtime.errors import GateError, Stopped, ToolkitError, TrainingError
+from utils.runtime.errors import (
+    GateError,
+    Stopped,
+    ToolkitError,
+    TrainingError,
+    is_disk_full,
+)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # what a system refuses to do with any path, whoever chose it
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -39,7 +44,7 @@ def exit_on_user_error(script: str) -> Iterator[None]:
         _exit(f"{script}: error: {_one_line(error)}", 1 if isinstance(error, TrainingError) else 2)
     except Exception as error:
         # libraries wrap a full disk in errors of their own
-        if _is_disk_full(error):
+        if is_disk_full(error):
             _exit(
                 f"{script}: error: cannot write: {_one_line(error)}; files that were complete"
                 " before are kept",
@@ -78,10 +83,3 @@ def _show_any_file_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # safetensors raises an error of its own, whose text holds the system's message
-    return getattr(error, "errno", None) in DISK_FULL or any(
-        os.strerror(number) in str(error) for number in DISK_FULL
-    )

@@ -330,6 +330,7 @@ def write_scenes(out: Path, *, count: int, seed: int = 0, size: int = 64) -> Non
 def main(argv: Sequence[str] | None = None) -> None:
     """The command that writes a data set of scenes."""
     from utils.cli import exits, flags, scenes_options
+    from utils.files import locks
     from utils.files.owned_folders import require_writable
     from utils.runtime.errors import UsageError
 
@@ -337,9 +338,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         opts = flags.parse(scenes_options.ScenesOptions, argv, description=__doc__)
         out = Path(opts.out)
         require_writable("--out", out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out={opts.out!r} is not empty; give a new folder")
-        write_scenes(out, count=opts.count, seed=opts.seed, size=opts.size)
+        with locks.only_writer("--out", out):
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UsageError(f"--out={opts.out!r} is not empty; give a new folder")
+            write_scenes(out, count=opts.count, seed=opts.seed, size=opts.size)
         print(f"{opts.count} scenes in {out / 'train'}, captions in {out / 'captions.json'}")
 
 

@@ -201,10 +201,7 @@ class Generation:
     def require_unshared(self, locked: bool) -> None:
         """Raise UsageError if `locked`, from the main process's lock, is False."""
         if not locked:
-            raise UsageError(
-                f"--savepath: {str(self.path)!r} is being written by another command; use another"
-                " --savepath or --run_name, or wait for that command"
-            )
+            raise locks.in_use("--savepath", self.path)
 
     def complete_rows(self, total: int) -> list[ManifestRow]:
         """Rows of all processes' parts, ordered by index; DataError if some are missing.

@@ -16,6 +16,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from utils.runtime.parallel import Processes
 
 CLAIMS = ".claims"  # name of the folder of lock files in an index
 # errors of file systems without locks: Lustre and NFS with some mount options, and most file
@@ -130,10 +136,51 @@ def lock_folder_on_this_machine(folder: Path) -> Iterator[bool]:
     folder before the model has loaded. Yields: False if another command holds the lock. It
     is True also where no lock can be taken: the file belongs to another user, or the file system
     has no locks."""
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    path = _lock_of(folder)
     with contextlib.ExitStack() as stack:
         mine = True
         with contextlib.suppress(OSError):
-            path = Path(tempfile.gettempdir()) / f"diffrep-{name}.lock"
             mine = stack.enter_context(lock_file(path))
+            if mine:
+                path.write_text(str(os.getpid()))  # for the error of another command
         yield mine
+
+
+def _lock_of(folder: Path) -> Path:
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"diffrep-{name}.lock"
+
+
+def in_use(flag: str, folder: Path) -> UsageError:
+    """The error for an output folder that another command on this machine holds.
+
+    flag: that names the folder."""
+    holder = ""
+    with contextlib.suppress(OSError):
+        holder = _lock_of(folder).read_text().strip()
+    process = f" (process {holder})" if holder.isdigit() else ""
+    return UsageError(
+        f"{flag}={str(folder)!r} is being written by another command{process}; use another folder,"
+        " or wait for that command"
+    )
+
+
+@contextlib.contextmanager
+def only_writer(flag: str, folder: str | Path) -> Iterator[None]:
+    """Let this command alone write to an output folder until the end of the block; UsageError, at
+    once, where another command on this machine does. flag: that names the folder."""
+    with lock_folder_on_this_machine(Path(folder)) as mine:
+        if not mine:
+            raise in_use(flag, Path(folder))
+        yield
+
+
+@contextlib.contextmanager
+def only_writers(flag: str, folder: str | Path, processes: Processes) -> Iterator[None]:
+    """The same for several processes, which all call this: the main one holds the lock, and none
+    goes on where another command does."""
+    with contextlib.ExitStack() as held:
+        with processes.together():
+            if processes.main:
+                held.enter_context(only_writer(flag, folder))
+        yield

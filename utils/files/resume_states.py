@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.files import whole_files
-from utils.runtime.errors import TrainingError, UsageError
+from utils.runtime.errors import TrainingError, UsageError, is_disk_full
 
 if TYPE_CHECKING:
     import torch
@@ -144,10 +144,12 @@ def save_state(
         if processes.main:
             shutil.rmtree(part, ignore_errors=True)
         kept = ", ".join(s.path.name for s in list_states(folder)) or "none"
+        # the number of the error decides: a folder that vanished needs no room
+        advice = "Free some disk space" if is_disk_full(failure) else "Remove the cause"
         raise TrainingError(
             f"the state of step {position} could not be written"
-            f" ({failure or 'by another process'}); complete states: {kept}. Free some disk space"
-            " and continue with --resume_from_checkpoint latest"
+            f" ({failure or 'by another process'}); complete states: {kept}. {advice} and"
+            " continue with --resume_from_checkpoint latest"
         )
     if processes.main:
         if final.exists():

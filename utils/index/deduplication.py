@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from utils.cli import flags
-from utils.files import owned_folders
+from utils.files import locks, owned_folders
 from utils.index import (
     deduplication_files,
     index_descriptor,
@@ -93,17 +93,18 @@ def deduplicate(
         if processes.main:
             processes.say(_plan(request, index, threshold, approximately=approximately))
         return
-    started = time.perf_counter()
-    if approximately:
-        groups = _approximate_groups(index, processes, searcher, threshold=threshold)
-    else:
-        groups = _exact_groups(index, processes, threshold=threshold)
-    if groups is None:  # not the main process
-        return
-    seconds = round(time.perf_counter() - started, 1)
-    method = "approximate" if approximately else "exact"
-    result = Deduplication(groups, threshold, method, seconds)
-    _write(request, index, result, folder, processes)
+    with locks.only_writers("--output_dir", folder, processes):
+        started = time.perf_counter()
+        if approximately:
+            groups = _approximate_groups(index, processes, searcher, threshold=threshold)
+        else:
+            groups = _exact_groups(index, processes, threshold=threshold)
+        if groups is None:  # not the main process
+            return
+        seconds = round(time.perf_counter() - started, 1)
+        method = "approximate" if approximately else "exact"
+        result = Deduplication(groups, threshold, method, seconds)
+        _write(request, index, result, folder, processes)
 
 
 def _plan(

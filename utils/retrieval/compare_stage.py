@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from utils.cli import flags
+from utils.files import locks
 from utils.retrieval import compare_evaluations, compare_files
 
 if TYPE_CHECKING:
@@ -22,5 +23,6 @@ def compare(opts: RetrievalOptions) -> None:
     if opts.dry_run:
         print(json.dumps({"options": flags.as_dict(opts), "writes": [str(folder)]}, indent=1))
         return
-    compare_files.write(comparison, folder)
+    with locks.only_writer("--output_dir", folder):
+        compare_files.write(comparison, folder)
     print("\n".join([*comparison.notes, comparison.table(), f"written to {folder}"]))

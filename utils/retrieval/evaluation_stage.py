@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from utils.cli import flags
+from utils.files import locks
 from utils.reports.progress import progress
 from utils.retrieval import (
     candidates,
@@ -185,7 +186,8 @@ def evaluate(opts: RetrievalOptions, processes: Processes, training: TrainingSid
         summary = {"options": flags.as_dict(opts), **planned.summary(opts.matrix_path)}
         processes.say(json.dumps(summary, indent=1))
         return
-    written = run(opts, processes, planned)
+    with locks.only_writers("--output_dir", planned.folder.path, processes):
+        written = run(opts, processes, planned)
     if written is not None:
         evaluation_report.report(written, tracker_choice(opts), processes.say)
 

@@ -5,6 +5,8 @@ and an exit status."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +57,18 @@ def first_line(error: object, limit: int = 160) -> str:
     name if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0][:limit] if text else type(error).__name__
+
+
+# a full disk, a full quota, and a file longer than is allowed
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_disk_full(error: object) -> bool:
+    """Whether an error, or the text of one, says that the disk is full. Libraries raise errors of
+    their own, whose text holds the system's message."""
+    return getattr(error, "errno", None) in DISK_FULL or any(
+        os.strerror(number) in str(error) for number in DISK_FULL
+    )
 
 
 def choose(flag: str, name: str | None, table: Mapping[str, Value]) -> Value:

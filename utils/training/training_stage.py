@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import flags
 from utils.data.encoder_window import Window
-from utils.files import hub, resume_states, run_folder
+from utils.files import hub, locks, resume_states, run_folder
 from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launcher_settings, launching, parallel
@@ -84,6 +85,27 @@ def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
     if opts.output_dir == flags.default_of(opts, "output_dir"):
         lines.append(f"the run goes to {opts.output_dir!r}; --output_dir names another folder")
     return lines
+
+
+def only_run(opts: TrainOptions) -> contextlib.AbstractContextManager[None]:
+    """Keep other commands out of --output_dir; UsageError, at once, if one trains into it. The
+    first process of the launcher holds it; the launcher ends the others when it is refused."""
+    if opts.dry_run or not launching.first_process():
+        return contextlib.nullcontext()
+    return locks.only_writer("--output_dir", opts.output_dir)
+
+
+def train(opts: TrainOptions) -> None:
+    """Plan a run and train it; with --dry_run only print the plan."""
+    with only_run(opts):
+        plan = plan_of(opts)
+        if opts.dry_run:
+            print_plan(opts, plan)
+            return
+        accelerator, processes = processes_of(opts)
+        loop, record = start(opts, plan, accelerator, processes)
+        loop.train(plan.state.position if plan.state else 0)
+        report(plan, loop, record)
 
 
 def plan_of(opts: TrainOptions) -> RunPlan:
