@@ -73,7 +73,7 @@ def caption_images(opts: CaptioningOptions, *, progress: Callable[..., Iterable]
     if opts.dry_run:
         processes.say(_dry_run(plan, done))
         return
-    lock = contextlib.nullcontext(True)
+    lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
     if processes.main:
         lock = locks.lock_folder_on_this_machine(plan.parts.out)
     try:

@@ -200,13 +200,14 @@ def load(source: str, sampling: Sampling, *, device: torch.device, dtype: torch.
         hub.offline_if_unreachable()
     transformers.utils.logging.disable_progress_bar()
     options = {"trust_remote_code": False}
+    errors: tuple[type[Exception], ...] = (*pipeline_files.loading_errors(), *MODEL_ERRORS)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             source, dtype=dtype, output_loading_info=True, **options
         )
         image_processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (*pipeline_files.loading_errors(), *MODEL_ERRORS) as error:
+    except errors as error:
         raise _not_loaded(source, error) from None
     _require_whole(source, loaded)
     captioner = Captioner(model.eval().to(device), Preparation(image_processor), tokenizer)
