@@ -155,12 +155,12 @@ def test_captions_and_addresses_as_img2dataset_writes_them(tmp_path):
         },
     )
     found = tar_shards.read_shard(tmp_path / "0.tar")
-    assert [(m.name, m.caption, m.url) for m in found.images] == [
-        ("000.png", "a cat", "https://example.org/1"),
-        ("001.png", None, None),
-        ("002.png", None, None),
-        ("003.png", "later", "u"),
-        ("004.png", None, None),
+    assert [(m.name, m.known.captions, m.known.url) for m in found.images] == [
+        ("000.png", ("a cat",), "https://example.org/1"),
+        ("001.png", (), None),
+        ("002.png", ("x",), None),
+        ("003.png", ("later",), "u"),
+        ("004.png", (), None),
     ]
     assert (found.bad, found.damage) == ((), None)
     content = (tmp_path / "0.tar").read_bytes()
@@ -416,3 +416,119 @@ def test_captions_in_json_members_have_usual_names_or_the_one_that_is_named(tmp_
     assert tar_shards.list_shards("--d", source, Columns("caption"))[1] == {
         "0.tar/2.png": ["the caption"]
     }
+
+
+# Texts --------------------------------------------------------------------------------------------
+
+
+def listed(tmp_path, members):
+    """{name of the image: its captions or why it has none} of a tar file."""
+    write(tmp_path / "0.tar", members)
+    _, captions = tar_shards.list_shards("--val_dir", str(tmp_path / "0.tar"))
+    return {key.removeprefix("0.tar/"): v for key, v in (captions | captions.faults).items()}
+
+
+def test_a_text_belongs_to_the_image_with_its_whole_stem(tmp_path):
+    members = {}
+    for number in range(6):
+        members |= {f"photo.2024.{number:02d}.png": png(number)}
+        members |= {f"photo.2024.{number:02d}.txt": f"caption {number}".encode()}
+    assert listed(tmp_path, members) == {
+        f"photo.2024.{number:02d}.png": [f"caption {number}"] for number in range(6)
+    }
+
+
+def test_the_first_dot_ends_a_stem_only_where_the_text_can_be_meant_for_no_other_image(tmp_path):
+    assert listed(
+        tmp_path,
+        {
+            # the samples of WebDataset
+            "a.seg.png": png(1),
+            "a.jpg.png": png(2),
+            "a.txt": b"both",
+            "b.img.png": png(3),
+            "b.text.txt": b"its only text",
+            "c.0.png": png(4),
+            "c.1.png": png(5),
+            "c.1.txt": b"of c.1 alone",
+            "c.2.txt": b"of none",
+            "d.0.png": png(6),
+            "d.1.txt": b"one",
+            "d.2.txt": b"two",
+        },
+    ) == {
+        "a.seg.png": ["both"],
+        "a.jpg.png": ["both"],
+        "b.img.png": ["its only text"],
+        "c.0.png": "'c.2.txt' may be its text or that of another of 2 images whose names begin"
+        " with 'c'",
+        "c.1.png": ["of c.1 alone"],
+        "d.0.png": "'d.1.txt' or one of 1 more may be its text or that of another of 1 images whose"
+        " names begin with 'd'",
+    }
+
+
+def test_two_texts_that_claim_one_image_are_named_and_neither_is_read(tmp_path):
+    found = listed(tmp_path, {"a.png": png(1), "a.txt": b"one", "a.TXT": b"two"})
+    assert found == {"a.png": "two texts claim it, 'a.txt' and 'a.TXT', and differ"}
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in (("a.png", png(1)), ("a.txt", b"one"), ("a.txt", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    _, captions = tar_shards.list_shards("--val_dir", str(tmp_path / "0.tar"))
+    assert captions.faults["0.tar/a.png"].startswith("two texts claim it, 'a.txt' and 'a.txt'")
+
+
+def test_a_json_member_may_hold_a_list_of_captions_and_an_empty_one(tmp_path):
+    fields = {
+        "a": {"caption": ["one", "two"], "text": "other"},
+        "b": {"caption": None, "texts": ["three"], "url": "u"},
+        "c": {"caption": ""},
+        "d": {"caption": "", "prompt": "full"},
+        "e": {"caption": [1]},
+    }
+    members = {}
+    for stem, held in fields.items():
+        members |= {f"{stem}.png": png(ord(stem)), f"{stem}.json": json.dumps(held).encode()}
+    assert listed(tmp_path, members) == {
+        "a.png": ["one", "two"],
+        "b.png": ["three"],
+        "c.png": [""],
+        "d.png": ["full"],
+    }
+    assert [m.known.url for m in tar_shards.read_shard(tmp_path / "0.tar").images][:2] == [
+        None,
+        "u",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_texts_in_a_tar_are_read_however_an_editor_saved_them(tmp_path, encoding):
+    members = {
+        "a.png": png(1),
+        "a.txt": "a café\r\n".encode(encoding),
+        "b.png": png(2),
+        "b.json": '{"caption": "a café"}\r\n'.encode(encoding),
+        "c.png": png(3),
+        "c.caption": "a café".encode(encoding),
+    }
+    assert listed(tmp_path, members) == {f"{stem}.png": ["a café"] for stem in "abc"}
+
+
+def test_texts_that_cannot_be_decoded_are_named_with_their_place(tmp_path):
+    members = {
+        "a.png": png(1),
+        "a.txt": b"caf\xe9",
+        "b.png": png(2),
+        "b.json": b"{",
+        "c.png": png(3),
+        "c.json": b"[" * 200_000,
+        "d.png": png(4),
+        "d.txt": b"x" * ((1 << 20) + 1),
+    }
+    found = listed(tmp_path, members)
+    assert found["a.png"] == ("a.txt: is not UTF-8 text at line 1, byte 3 (0xe9); save it as UTF-8")
+    assert found["b.png"].startswith("b.json: is not JSON (")
+    assert found["c.png"] == "c.json: is nested too deeply"
+    assert found["d.png"] == "d.txt: has 1048577 bytes, which is no caption"

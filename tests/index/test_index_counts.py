@@ -9,7 +9,7 @@ from utils.runtime.errors import UsageError
 SIZES = [(30, 20), (10, 90), (64, 64), (500, 15), (40, 41), (7, 8)]
 
 
-def write(root, name, sizes, *, bad=(), captions=True, damage=None):
+def write(root, name, sizes, *, bad=(), captions=True, damage=None, faults=()):
     rows = [
         {
             "key": f"{name}.tar/{i}.png",
@@ -24,7 +24,15 @@ def write(root, name, sizes, *, bad=(), captions=True, damage=None):
     vectors = np.ones((len(rows), 4 if rows else 0))
     vectors[3:4] = 0  # as of one grey
     shard_files.write_shard(
-        root, name, vectors, rows, descriptor={}, change_stamp={}, bad=bad, damage=damage
+        root,
+        name,
+        vectors,
+        rows,
+        descriptor={},
+        change_stamp={},
+        bad=bad,
+        damage=damage,
+        caption_faults=faults,
     )
 
 
@@ -54,6 +62,17 @@ def test_the_counts_in_words(tmp_path):
         index_counts.in_words(index_counts.count(tmp_path, ["0"]))
         == "1 shards: 6 images, 1 of 7 unreadable, 6 with a caption, 5 with a URL, 0.000 GB, short"
         " side 7 to 64 px, median 15, 1 uniformly grey, whose descriptor is zero and matches nothing"
+    )
+
+
+def test_texts_that_cannot_be_used_are_counted_over_shards_and_the_first_is_named(tmp_path):
+    write(tmp_path, "0", SIZES)
+    write(tmp_path, "1", SIZES, faults=[("1.tar/a.png", "a.txt: is not UTF-8"), ("b", "no")])
+    write(tmp_path, "2", SIZES, faults=[("c", "no")])
+    counts = index_counts.count(tmp_path, ["0", "1", "2"])
+    assert counts["caption_faults"]["images"] == 3
+    assert index_counts.in_words(counts).endswith(
+        ", 3 whose text cannot be used, first '1.tar/a.png' (a.txt: is not UTF-8)"
     )
 
 

@@ -44,7 +44,7 @@ def test_a_tar_file_is_a_shard(shards):
         shards.resolve(),
         ["00009", "00010"],
     )
-    images, rows, damage = next(contents(source, shards))
+    images, rows, damage, _ = next(contents(source, shards))
     assert damage is None
     assert images.keys == ("00009.tar/000.png", "00009.tar/002.png")  # as training names them
     assert [np.asarray(images.open(i))[0, 0, 0] for i in range(2)] == [1, 3]
@@ -58,7 +58,7 @@ def test_a_tar_file_is_a_shard(shards):
 def test_a_truncated_tar_file_is_a_shard_of_the_images_before_the_damage(shards):
     path = shards / "00009.tar"
     path.write_bytes(path.read_bytes()[:-9000])
-    images, rows, damage = next(contents(source_of(shards), shards))
+    images, rows, damage, _ = next(contents(source_of(shards), shards))
     assert len(images) == len(rows) == 1
     assert images.bad == ()  # the file is no image
     assert damage == "unexpected end of data"
@@ -76,7 +76,7 @@ def test_names_that_are_not_utf8_are_left_out_with_the_reason(tmp_path):
     for name in (*odd, "a.png", "b.png"):
         (tmp_path / "f" / name).write_bytes(tars.png(3))
     for source, above in (("s", "0.tar/"), ("f", "")):
-        images, rows, _ = next(contents(source_of(tmp_path / source), tmp_path))
+        images, rows, *_ = next(contents(source_of(tmp_path / source), tmp_path))
         assert images.keys == tuple(r["key"] for r in rows) == (f"{above}a.png", f"{above}b.png")
         assert images.open(1).getpixel((0, 0)) == (3, 0, 0)
         assert sorted(images.bad) == [
@@ -105,7 +105,7 @@ def test_tar_files_behind_an_address_are_shards(shards, tmp_path, monkeypatch):
         )
         assert sorted(server.asked) == [("/00009.tar", "bytes=0-0"), ("/00010.tar", "bytes=0-0")]
         there, here = contents(source, tmp_path), contents(source_of(shards), tmp_path)
-        for (images, rows, damage), (own, own_rows, _) in zip(there, here, strict=True):
+        for (images, rows, damage, _), (own, own_rows, *_) in zip(there, here, strict=True):
             assert (images.keys, images.bad, rows, damage) == (own.keys, own.bad, own_rows, None)
             assert [images.open(i).tobytes() for i in range(len(own))] == [
                 own.open(i).tobytes() for i in range(len(own))
@@ -180,7 +180,7 @@ def test_a_folder_is_cut_into_shards_of_consecutive_images(folder):
         ["00000", "00001", "00002"],
     )
     parts = list(contents(source, folder))
-    assert [images.keys for images, _, _ in parts] == [
+    assert [images.keys for images, *_ in parts] == [
         ("5.png", "6.png", "7.png"),
         ("8.png", "9.png", "10.png"),
         ("sub/11.png",),
@@ -266,3 +266,37 @@ def test_sources_that_are_refused(shards, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             source_of(val_dir, **more)
+
+
+def test_texts_that_cannot_be_used_are_named_with_their_images(tmp_path):
+    tars.write(
+        tmp_path / "0.tar", {"a.png": tars.png(1), "a.txt": b"caf\xe9", "b.png": tars.png(2)}
+    )
+    content = next(contents(source_of(tmp_path / "0.tar"), tmp_path))
+    assert [row["caption"] for row in content.rows] == [None, None]
+    fault = "a.txt: is not UTF-8 text at line 1, byte 3 (0xe9); save it as UTF-8"
+    assert content.caption_faults == (("0.tar/a.png", fault),)
+
+
+def test_an_index_of_a_folder_has_the_captions_of_every_layout_that_training_reads(folder):
+    lines = []
+    source = index_sources.open_source(str(folder), say=lines.append)
+    assert lines == []
+    assert source.captions == {}
+    before = [source.change_stamp(name) for name in source.names]
+    assert before[0]["captions_sha256"] is None  # as in an index that was made earlier
+    (folder / "6.txt").write_text("six\nand again\n")
+    source = index_sources.open_source(str(folder), say=lines.append)
+    assert lines == [
+        "captions of 1 of 7 images are read from a text (.txt or .caption) beside each image"
+    ]
+    # the shard of the image is made again, the others stay
+    after = [source.change_stamp(name) for name in source.names]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True, True]
+    assert [row["caption"] for row in next(contents(source, folder)).rows] == [None, "six", None]
+    (folder / "captions.json").write_text(json.dumps({"5.png": "five", "7.png": ""}))
+    source = index_sources.open_source(str(folder))
+    # an empty caption is none in an index
+    assert [row["caption"] for row in next(contents(source, folder)).rows] == ["five", None, None]
+    (folder / "metadata.jsonl").write_text('{"file_name": "5.png", "text": "5"}\n')
+    assert index_sources.open_source(str(folder)).captions == {"5.png": ["5"]}

@@ -118,7 +118,9 @@ def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan
     out = _require_new(opts.out)
     captioner.require_source(opts.captioner)
     dtype = devices.dtype_of(opts.mixed_precision)
-    images, stored = data_sources.list_data("--instance_data_dir", opts.instance_data_dir)
+    images, stored = data_sources.list_data(
+        "--instance_data_dir", opts.instance_data_dir, say=processes.say
+    )
     names = ("num_captions", "top_p", "min_length", "max_length", "seed", "mixed_precision")
     return CaptionPlan(
         images=images,

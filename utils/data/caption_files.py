@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,29 @@ from utils.runtime.errors import DataError, first_line
 
 NAMED = 5  # images without a caption that a message names
 
-NAMED = 5  # images without a caption that a message names
-
 Captions = dict[str, list[str]]  # {image key: captions}
+
+
+class StoredCaptions(Captions):
+    """Captions that lie in one file with the images, {image key: captions}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # {image key: why it has no caption}, of images that a text could be meant for
+        self.faults: dict[str, str] = {}
+
+
+def faults_of(captions: Captions | None) -> dict[str, str]:
+    """Why images have no caption, where that is known: {image key: reason}."""
+    return captions.faults if isinstance(captions, StoredCaptions) else {}
+
+
+def say_faults(captions: Captions | None, say: Callable[[str], None]) -> None:
+    """Print a line if texts in one file with the images give no caption."""
+    faults = faults_of(captions)
+    if faults:
+        key, reason = next(iter(faults.items()))
+        say(f"{len(faults)} images have a text that cannot be used, first {key!r} ({reason})")
 
 
 def _as_list(path: Path, key: str, value: Any) -> list[str]:
@@ -162,11 +182,13 @@ def require_all(
     *,
     within: str = "",
     reasons: Mapping[str, str] | None = None,
+    advice: str = "",
 ) -> Captions:
     """The captions of all images of a set; DataError that counts and names the images without one.
 
     place, within: where the captions lie, for the message;
-    reasons: {image key: why it has none}, where that is known."""
+    reasons: {image key: why it has none}, where that is known;
+    advice: the end of the message."""
     missing = [key for key in images.keys if key not in captions]
     if missing:
         why = reasons or {}
@@ -175,7 +197,7 @@ def require_all(
         raise DataError(
             f"{place}: {len(missing)} of {len(images)} images have no caption"
             f"{f' in {within}' if within else ''}, first {', '.join(shown)}"
-            f"{f' and {rest} more' if rest else ''}"
+            f"{f' and {rest} more' if rest else ''}{f'; {advice}' if advice else ''}"
         )
     return {key: captions[key] for key in images.keys}
 

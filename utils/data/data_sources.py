@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data import arrow_folders, image_names, image_sets, parquet_files, tar_shards
-from utils.data.caption_files import Captions
+from utils.data.caption_files import Captions, say_faults
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.files import folder_kinds
@@ -47,7 +47,9 @@ class HoldingFiles:
 
 
 def _tars(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:
-    return tar_shards.list_shards(flag, source, columns)
+    images, captions = tar_shards.list_shards(flag, source, columns)
+    say_faults(captions, say)
+    return images, captions
 
 
 def _arrow(flag: str, source: str | Path, columns: Columns, say: Say) -> Listed:

@@ -1,5 +1,5 @@
-"""WebDataset shards: tar files of images with .txt or .json members beside them, read in place as
-an image set.
+"""WebDataset shards: tar files of images with texts beside them (.txt, .caption or .json members),
+read in place as an image set.
 
 Nothing is unpacked, and only images, texts and JSON are decoded; members of other kinds are not
 opened. A shard lies on this machine, or at an https address: --build_index then downloads it, other
@@ -8,7 +8,6 @@ stages read single images of it."""
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -17,17 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import content_stamps, image_names
-from utils.data.field_names import USUAL, Columns, usual_caption
+from utils.data import content_stamps, image_names, tar_texts
+from utils.data.caption_files import StoredCaptions
+from utils.data.field_names import USUAL, Columns
 from utils.data.folder_walk import holds_images
 from utils.data.image_names import LeftOut
 from utils.data.image_sets import BadImages, ImageSet, natural_key, no_images
+from utils.data.tar_texts import NOTHING, Known, TarTexts, cut_stem, whole_stem
 from utils.files import downloads
 from utils.runtime.errors import DataError, UnreadError, UsageError, first_line
 from utils.runtime.regular_files import irregular
 
-CAPTION = "caption"  # img2dataset's field of a .json member; comes before other usual names
-TEXT_BYTES = 1 << 20  # how much of a .txt or .json member is read
 # what tarfile raises on files that are no tar file, on impossible sizes, and on endless chains of
 # headers; an OSError is a failure of the disk
 DAMAGE = (
@@ -39,7 +38,6 @@ DAMAGE = (
     KeyError,
     RecursionError,
 )
-TEXTS = (".txt", ".json")
 # address of a shard: without user, query and fragment, which may hold secrets that must not be
 # recorded
 ADDRESS = re.compile(r"((?i:https)://[^\s/?#@]+(?:/[^\s/?#@*{}]+)*)/([^\s/?#@*{}]+\.tar)")
@@ -52,8 +50,7 @@ class Member:
     name: str
     offset: int  # of its first byte in the tar file
     size: int  # in bytes
-    caption: str | None = None  # from the members beside it
-    url: str | None = None  # from the members beside it
+    known: Known = NOTHING  # captions and url, from the members beside it
 
 
 @dataclass(frozen=True)
@@ -183,24 +180,6 @@ def shard_paths(flag: str, source: str | Path) -> list[Path]:
     return paths
 
 
-def _text(name: str, content: bytes, columns: Columns) -> tuple[str | None, str | None]:
-    """Caption and url of an image, from the contents of a .txt or .json member beside it; a field
-    that the user names is read from .json alone."""
-    if name.endswith(".txt") and columns.caption is not None:
-        return None, None
-    if name.endswith(".txt"):
-        return content.decode("utf-8", "replace").strip() or None, None
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError):
-        return None, None
-    if not isinstance(fields, dict):
-        return None, None
-    texts = {k: v for k, v in fields.items() if isinstance(v, str) and v}
-    field = columns.caption or usual_caption(texts, first=CAPTION)
-    return texts.get(field) if field else None, texts.get("url")
-
-
 def _unsafe(name: str) -> str | None:
     """Why a member's name is refused: unpacked, it could lie outside its folder. None if it is
     safe."""
@@ -217,13 +196,6 @@ def _refusal(member: tarfile.TarInfo, seen: set[str]) -> str | None:
         is_link = member.issym() or member.islnk()
         return "is a link in the tar, which is not followed" if is_link else "is no regular file"
     return "occurs twice in its tar" if member.name in seen else None
-
-
-def _stem(name: str) -> str:
-    """The part of the name that the members of a sample share: up to the first dot after the
-    folders."""
-    folder, _, last = name.rpartition("/")
-    return f"{folder}/{last.split('.')[0]}"
 
 
 def _require_end(path: str | Path, offset: int) -> None:
@@ -253,7 +225,7 @@ def _other_kind(path: str | Path) -> str | None:
 def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """Yield the regular members of a tar file, and links and devices that are named like images.
 
-    Yields: (member, its first TEXT_BYTES if it is a .txt or .json). Raises DAMAGE."""
+    Yields: (member, its first TEXT_BYTES if it is a text). Raises DAMAGE."""
     length = os.stat(path).st_size
     with tarfile.open(path, "r:") as archive:
         for member in archive:
@@ -263,9 +235,9 @@ def _members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]
                 raise tarfile.ReadError("unexpected end of data")
             if member.isfile():
                 text = None
-                if member.name.lower().endswith(TEXTS):
+                if member.name.lower().endswith(tar_texts.SUFFIXES):
                     archive.fileobj.seek(member.offset_data)
-                    text = archive.fileobj.read(min(member.size, TEXT_BYTES))
+                    text = archive.fileobj.read(min(member.size, tar_texts.TEXT_BYTES))
                 yield member, text
             elif not member.isdir() and image_names.has_suffix(member.name):
                 yield member, None
@@ -279,13 +251,13 @@ class _Contents:
         self._columns = columns
         self.images: list[tuple[str, int, int]] = []  # name, offset, size
         self.bad: list[tuple[str, str]] = []  # name, reason
-        self.captions: dict[str, str] = {}  # by the stem of the name, as urls
-        self.urls: dict[str, str] = {}
         self.left_out: Counter[str] = Counter()  # other members, by kind
+        self._texts: list[tuple[str, bytes, int]] = []  # name, content, size
+        self._again: list[tuple[str, bytes, int]] = []  # the same, of names that occurred before
         self._seen: set[str] = set()
 
     def add(self, member: tarfile.TarInfo, text: bytes | None) -> None:
-        """Add a member. text: the contents of a .txt or .json."""
+        """Add a member. text: the contents of a text."""
         kind, reason = image_names.kind_of(member.name), _unsafe(member.name)
         is_image = image_names.has_suffix(member.name)
         if reason is None and kind is not None:
@@ -295,30 +267,24 @@ class _Contents:
             reason = _refusal(member, self._seen)
         if reason is not None:
             self.bad.append((member.name, reason))
-        elif member.name in self._seen:
-            return  # a second text of this name belongs to the second image, which was skipped
         elif is_image:
             self.images.append((member.name, member.offset_data, member.size))
         elif text is not None:
-            self._add_text(member.name, text)
+            texts = self._again if member.name in self._seen else self._texts
+            texts.append((member.name, text, member.size))
         if member.isfile():
             self._seen.add(member.name)
 
-    def _add_text(self, name: str, text: bytes) -> None:
-        stem, name = _stem(name), name.lower()
-        caption, url = _text(name, text, self._columns)
-        # a .txt has precedence over a .json
-        if caption and not (stem in self.captions and name.endswith(".json")):
-            self.captions[stem] = caption
-        if url:
-            self.urls[stem] = url
-
     def members(self) -> tuple[Member, ...]:
-        """The images, each with its caption and url."""
-        return tuple(
-            Member(*image, self.captions.get(_stem(image[0])), self.urls.get(_stem(image[0])))
-            for image in self.images
-        )
+        """The images, each with what its texts say."""
+        texts = TarTexts(self._columns)
+        # a second text of a name belongs to the second image of its name, which was skipped
+        skipped = {stem(name) for name, _ in self.bad for stem in (whole_stem, cut_stem)}
+        again = [each for each in self._again if whole_stem(each[0]) not in skipped]
+        for each in (*self._texts, *again):
+            texts.add(*each)
+        known = texts.of([name for name, _offset, _size in self.images])
+        return tuple(Member(*i, known=k) for i, k in zip(self.images, known, strict=True))
 
 
 def read_shard(path: str | Path, *, whole: bool = True, columns: Columns = USUAL) -> ShardContent:
@@ -348,20 +314,20 @@ def read_shard(path: str | Path, *, whole: bool = True, columns: Columns = USUAL
 
 def list_shards(
     flag: str, source: str | Path, columns: Columns = USUAL
-) -> tuple[ImageSet, dict[str, list[str]]]:
+) -> tuple[ImageSet, StoredCaptions]:
     """The images and captions of shards: shards in natural order, images in the order of their
     shard.
 
     The key of an image is <shard>/<member>; skipped members are in the set's `bad`.
     source: as in `shard_paths`; columns: the field of captions in .json members.
-    DataError for a file that is cut or damaged. Returns: the set; {key: [caption]} of the images
-    that have a caption."""
+    DataError for a file that is cut or damaged. Returns: the set; the captions of the images that
+    have some."""
     paths = shard_paths(flag, source)
     keys: list[str] = []
     sizes: list[int] = []
     places: list[tuple[str, int]] = []
     bad: list[tuple[str, str]] = []
-    captions: dict[str, list[str]] = {}
+    captions = StoredCaptions()
     left_out: Counter[str] = Counter()
     for path in paths:
         content = read_shard(path, columns=columns)
@@ -372,8 +338,10 @@ def list_shards(
             keys.append(key)
             sizes.append(member.size)
             places.append((path.name, member.offset))
-            if member.caption:
-                captions[key] = [member.caption]
+            if member.known.captions:
+                captions[key] = list(member.known.captions)
+            if member.known.fault:
+                captions.faults[key] = member.known.fault
     if not keys:
         raise no_images(flag, source, bad, image_names.counted(left_out), accepted="shards with")
     images = ImageSet(

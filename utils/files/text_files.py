@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime.errors import DataError
-from utils.runtime.regular_files import NEVER_OPENED, irregular
+from utils.runtime.regular_files import irregular
 
 # byte-order marks and the encoding that each announces; the mark of UTF-16 begins that of UTF-32
 MARKS = (
@@ -67,9 +67,10 @@ def decode(content: bytes, name: str | Path) -> str:
 def read_text(path: str | Path) -> str:
     """The text of a file, see `decode`; DataError if it is no regular file or cannot be read."""
     path = Path(path)
+    reason = irregular(path)
+    if reason is not None:
+        raise DataError(f"{path}: {reason}")
     try:
-        if (reason := irregular(path)) in NEVER_OPENED:
-            raise DataError(f"{path}: {reason}")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

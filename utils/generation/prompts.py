@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import caption_files, caption_layouts, image_sets, prompt_styles, tar_shards
+from utils.data import caption_files, caption_layouts, data_sources, image_sets, prompt_styles
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.generation.model_source import ModelSource
@@ -41,9 +41,9 @@ class PromptRequest:
 def _captions_beside(
     style: str, images: ImageSet, columns: Columns, say: Callable[[str], None]
 ) -> dict[str, list[str]]:
-    """Captions that lie beside the images that a run was trained on: in their folder or tar files.
-    UsageError if there are none, DataError if an image has none."""
-    if Path(images.root).is_dir() and not tar_shards.is_shards(images.root):
+    """Captions that lie in the folder of the images that a run was trained on. UsageError if there
+    are none, DataError if an image has none."""
+    if Path(images.root).is_dir() and data_sources.holding_files(images.root) is None:
         found = caption_layouts.find(images, columns)
         if found:
             say(found.line)

@@ -24,16 +24,19 @@ def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
     Returns: dict of JSON types. images, unreadable, with_caption, with_url: numbers of images;
     flat: images with a zero vector; bytes: of all images; short_side: [min, median, max] in pixels,
     or None without images; shards: their number; damaged_shards: names of the shards whose tar file
-    could not be read to its end."""
+    could not be read to its end; caption_faults, where there are any: {"images": their number,
+    "first": the first and why its text cannot be used}."""
     import pyarrow.parquet as pq
 
     totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes", "flat"), 0)
-    damaged = []
+    damaged, faults = [], []
     histogram = np.zeros(1, np.int64)  # entry i: images whose short side is i pixels
     for name in names:
         rows, facts = shard_files.shard_facts(root, name)
         if "damage" in facts:
             damaged.append(name)
+        if "caption_faults" in facts:
+            faults.append(facts["caption_faults"])
         with pq.ParquetFile(shard_files.paths_of(root, name)[1]) as file:
             table = file.read(columns=["width", "height", "bytes"])
             for key, number in _shard_counts(rows, facts, file, table).items():
@@ -43,7 +46,13 @@ def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
         "short_side": _smallest_median_largest(histogram),
         "shards": len(names),
         "damaged_shards": damaged,
+        **({"caption_faults": _together(faults)} if faults else {}),
     }
+
+
+def _together(faults: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Caption faults of several shards as one. faults: of each, at least one."""
+    return {"images": sum(each["images"] for each in faults), "first": faults[0]["first"]}
 
 
 def _shard_counts(
@@ -110,6 +119,9 @@ def in_words(counts: dict[str, Any]) -> str:
         parts.append(
             f"{counts['flat']} uniformly grey, whose descriptor is zero and matches nothing"
         )
+    if "caption_faults" in counts:
+        faults = counts["caption_faults"]
+        parts.append(f"{faults['images']} whose text cannot be used, first {faults['first']}")
     return ", ".join(parts)
 
 

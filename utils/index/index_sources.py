@@ -35,6 +35,8 @@ class ShardImages(NamedTuple):
     images: ImageSet  # its `bad` are the images that are skipped
     rows: list[dict[str, Any]]  # what is known of each image, by shard_files.COLUMNS
     damage: str | None  # why the tar file cannot be read to its end; earlier images are kept
+    # (key, reason) of images whose text in the tar file cannot be used
+    caption_faults: tuple[tuple[str, str], ...] = ()
 
 
 class ImageSource(Protocol):
@@ -84,8 +86,8 @@ def _tar_images(name, path):
     rows = [
         {
             "key": f"{name}.tar/{member.name}",
-            "caption": member.caption,
-            "url": member.url,
+            "caption": next(iter(member.known.captions), None) or None,
+            "url": member.known.url,
             "bytes": member.size,
             "offset": member.offset,
         }
@@ -99,7 +101,12 @@ def _tar_images(name, path):
         places=tuple((path.name, member.offset) for member in content.images),
     )
     images, rows = _without_odd_names(images, rows)
-    return ShardImages(images, rows, content.damage)
+    faults = tuple(
+        (f"{name}.tar/{member.name}", member.known.fault)
+        for member in content.images
+        if member.known.fault
+    )
+    return ShardImages(images, rows, content.damage, faults)
 
 
 class TarSource:
@@ -245,7 +252,7 @@ class FolderSource:
         """Yield the images of a shard; they are read in place."""
         images = self._part(name)
         rows = [
-            {"key": key, "caption": self.captions.get(key, [None])[0], "bytes": size}
+            {"key": key, "caption": self.captions.get(key, [None])[0] or None, "bytes": size}
             for key, size in zip(images.keys, images.sizes, strict=True)
         ]
         images, rows = _without_odd_names(images, rows)

@@ -116,14 +116,15 @@ def make_shard(build: Build, name: str, bar: Any) -> int:
             bar.update(len(batch[0]) + len(batch[2]))
 
     reader = replace(build.reader, wrap=counted)
-    with build.source.content(name, build.root / shard_files.FOLDER) as (images, rows, damage):
+    with build.source.content(name, build.root / shard_files.FOLDER) as content:
+        images = content.images
         result = features.read_pass(
             images, range(len(images)), {"descriptor": build.extractor}, reader
         )
     vectors = result.features["descriptor"]
     features.require_finite(replace(images, root=build.source.folder), result.indices, vectors)
     table = [
-        rows[i] | {"width": width, "height": height}
+        content.rows[i] | {"width": width, "height": height}
         for i, (width, height) in zip(result.indices, result.sizes, strict=True)
     ]
     # the path of a temporary file is no part of the reason
@@ -136,7 +137,8 @@ def make_shard(build: Build, name: str, bar: Any) -> int:
         descriptor=build.descriptor,
         change_stamp=change_stamp,
         bad=[*images.bad, *bad],
-        damage=damage,
+        damage=content.damage,
+        caption_faults=content.caption_faults,
     )
     return len(table)
 

@@ -73,6 +73,7 @@ def write_shard(
     change_stamp: Mapping[str, Any],
     bad: Iterable[Sequence[str]] = (),
     damage: str | None = None,
+    caption_faults: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write a shard: first its Parquet, then its vectors, without which the shard counts as absent.
 
@@ -83,6 +84,7 @@ def write_shard(
     change_stamp: JSON types; it differs when the images of the shard have changed.
     bad: (key, reason) of each image that was skipped.
     damage: why the tar file could not be read to its end, or None.
+    caption_faults: (key, reason) of each image whose text cannot be used.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,7 +95,7 @@ def write_shard(
         "made_of": change_stamp,
         "bad": [list(pair) for pair in bad],
         "fingerprint": _fingerprint(rows),
-    } | _optional_facts(vectors, damage)
+    } | _optional_facts(vectors, damage, caption_faults)
     cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
     table = pa.Table.from_pylist(cleaned, schema())
     array_path, table_path = paths_of(root, name)
@@ -104,9 +106,14 @@ def write_shard(
         np.save(handle, vectors.astype(np.float16))
 
 
-def _optional_facts(vectors, damage):
-    """Facts that most shards lack: the damage of the tar file, and how many vectors are zero."""
-    facts = {"damage": damage} if damage else {}
+def _optional_facts(vectors, damage, caption_faults):
+    """Facts that most shards lack: the damage of the tar file, texts that cannot be used, and how
+    many vectors are zero."""
+    facts: dict[str, Any] = {"damage": damage} if damage else {}
+    if caption_faults:
+        key, reason = caption_faults[0]
+        first = f"{_utf8(key)!r} ({_utf8(reason)})"
+        facts["caption_faults"] = {"images": len(caption_faults), "first": first}
     # uniformly grey images under `pixel`: a zero vector matches nothing, not even itself
     flat = int((vectors == 0).all(1).sum())
     return facts | {"flat": flat} if flat else facts

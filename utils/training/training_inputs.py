@@ -85,8 +85,14 @@ def _captions_beside(files, images, beside, say):
     if beside is not None:
         if not style.needs_captions:
             return None
-        within = "a .txt or .json member; use shards with captions, or --instance_prompt_loc"
-        return caption_files.require_all(files.images, beside, images, within=within)
+        return caption_files.require_all(
+            files.images,
+            beside,
+            images,
+            within="their file",
+            reasons=caption_files.faults_of(beside),
+            advice="use files with captions, or --instance_prompt_loc",
+        )
     found = caption_layouts.find(images, files.columns)
     if found is None:
         if style.needs_captions:
