@@ -27,6 +27,14 @@ class StoredCaptions(Captions):
         # {image key: why it has no caption}, of images that a text could be meant for
         self.faults: dict[str, str] = {}
 
+    def add(self, key: str, captions: Iterable[str], fault: str | None) -> None:
+        """Add what is known of an image: its captions, or why it has none."""
+        listed = list(captions)
+        if listed:
+            self[key] = listed
+        if fault:
+            self.faults[key] = fault
+
 
 def faults_of(captions: Captions | None) -> dict[str, str]:
     """Why images have no caption, where that is known: {image key: reason}."""

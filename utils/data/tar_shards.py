@@ -338,10 +338,7 @@ def list_shards(
             keys.append(key)
             sizes.append(member.size)
             places.append((path.name, member.offset))
-            if member.known.captions:
-                captions[key] = list(member.known.captions)
-            if member.known.fault:
-                captions.faults[key] = member.known.fault
+            captions.add(key, member.known.captions, member.known.fault)
     if not keys:
         raise no_images(flag, source, bad, image_names.counted(left_out), accepted="shards with")
     images = ImageSet(

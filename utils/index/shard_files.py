@@ -84,8 +84,7 @@ def write_shard(
     change_stamp: JSON types; it differs when the images of the shard have changed.
     bad: (key, reason) of each image that was skipped.
     damage: why the tar file could not be read to its end, or None.
-    caption_faults: (key, reason) of each image whose text cannot be used.
-    """
+    caption_faults: (key, reason) of each image whose text cannot be used."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
