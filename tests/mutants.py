@@ -24,6 +24,26 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "weights that a file lacks are drawn at random",
+        "utils.models.networks:require_fit",
+        """
+        if report.missing:
+            said.append(
+                f"{len(report.missing)} of {report.total} names are missing, the first"
+                f" {sorted(report.missing)[0]!r}"
+            )
+        """,
+        "pass",
+        "tests/models/test_networks.py::test_a_unet_without_its_middle_block_is_refused",
+    ),
+    Mutant(
+        "LoRA weights are added without their alpha",
+        "utils.models.lora:_baked",
+        "float(alpha) / baked[down].shape[0]",
+        "1.0",
+        "tests/models/test_lora.py::test_kohyas_weights_add_alpha_over_rank_times_up_down",
+    ),
+    Mutant(
         "captions of all images are drawn with the same random numbers",
         "utils.captioning.nucleus:numbers_of_image",
         "seeding.numpy_rng(seed, 'captions', n, *name)",

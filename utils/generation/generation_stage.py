@@ -21,7 +21,7 @@ from utils.generation.generation_plan import GenerationPlan, PipelinePlan, plans
 from utils.generation.mitigations import SampleHooks
 from utils.generation.pair_grid import compare
 from utils.generation.sampling import GeneratedImage
-from utils.models import families, fingerprints, loading, lora, schedulers
+from utils.models import families, fingerprints, loading, lora, networks, schedulers
 from utils.reports import tracking
 from utils.runtime import devices, environment, launcher_settings, launching, parallel
 from utils.runtime.errors import Stopped
@@ -49,7 +49,7 @@ def load(plan: GenerationPlan, device: families.Device, say: Callable[[str], Non
     )
     schedulers.use_scheduler(pipeline, wanted.scheduler)
     if wanted.lora:
-        lora.load_lora(pipeline, wanted.lora)
+        lora.load_lora(pipeline, wanted.lora, say)
     pipeline.to(device)
     if wanted.compiled:
         sampling.compile_denoiser(pipeline)
@@ -215,7 +215,7 @@ def _finish(
             "modelpath": model.modelpath,
             "source": model.source,
             **{flag: value for flag, value in vars(model.choice).items() if value is not None},
-            "fingerprints": fingerprints.of_pipeline(pipeline),
+            "fingerprints": fingerprints.of_networks(networks.of_pipeline(pipeline)),
         },
         prompts=plan.prompts_file,
         run=run,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,15 +17,9 @@ def key_of(**facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def of_pipeline(pipeline: Any) -> dict[str, str]:
-    """The fingerprints of a pipeline's networks, by part, with what LoRA weights add to them."""
-    import torch
-
-    return {
-        part: fingerprint(network)
-        for part, network in pipeline.components.items()
-        if isinstance(network, torch.nn.Module)
-    }
+def of_networks(networks: Mapping[str, torch.nn.Module]) -> dict[str, str]:
+    """Fingerprints of networks by name, such as the parts of a pipeline."""
+    return {part: fingerprint(network) for part, network in networks.items()}
 
 
 def fingerprint(module: torch.nn.Module) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from utils.files import whole_files
+from utils.files import weight_files, whole_files
+from utils.models import networks
 from utils.models.pipeline_files import loading_errors
-from utils.runtime.errors import UsageError, first_line
+from utils.runtime.errors import UsageError
 from utils.runtime.regular_files import NEVER_OPENED, irregular
 
 if TYPE_CHECKING:
@@ -17,9 +20,21 @@ if TYPE_CHECKING:
 ACCEPTED = "use a .safetensors file, a folder that holds one, or a hub name owner/model"
 
 
+LONGEST_REASON = 400  # characters of a library's message
+# kinds of weights that are shared beside LoRA -> what their names contain
+OTHER_KINDS = {"LoHa": ".hada_w", "LoKr": ".lokr_w", "GLoRA": ".a1.weight", "(IA)^3": ".on_input"}
+# pipelines whose loader takes LoRA weights with names and alphas of kohya's trainer
+BAKED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+DOWN, UP = (
+    re.compile(r"lora_A\b|lora_down|lora\.down|layer\.down"),
+    re.compile(r"lora_B\b|lora_up|lora\.up|layer\.up"),
+)
+OLD_ATTENTION = re.compile(r"\.to_(q|k|v|out)_lora\.")
+
+
 def require_lora(place: str) -> None:
     """Raise UsageError unless --lora can be used: peft is installed, and a place that looks like a
-    path is a .safetensors file or a folder that holds one.
+    path is a .safetensors file, or a folder that holds one, whose names are those of LoRA weights.
 
     place: the value of --lora.
     """
@@ -41,6 +56,8 @@ def require_lora(place: str) -> None:
             raise UsageError(f"--lora={place!r} holds {count} .safetensors files; {ACCEPTED}")
     if not path.exists() and (_looks_like_a_path(place) or place.count("/") != 1):
         raise UsageError(f"--lora={place!r} does not exist; {ACCEPTED}")
+    if path.exists():
+        _require_names(place, _lora_file(place))
 
 
 def _looks_like_a_path(place: str) -> bool:
@@ -65,30 +82,149 @@ def lora_id(place: str) -> str:
     return whole_files.file_sha256(path)[:16] if path.is_file() else place
 
 
-def load_lora(pipeline: DiffusionPipeline, place: str) -> None:
+def _require_names(place: str, path: Path) -> None:
+    """Raise UsageError unless the names of a file are those of LoRA weights; reads its header."""
+    names = list(weight_files.shapes(path))
+    for kind, mark in OTHER_KINDS.items():
+        found = [name for name in names if mark in name]
+        if found:
+            raise UsageError(
+                f"--lora={place!r} holds {kind} weights ({len(found)} names such as {found[0]!r}),"
+                " and only LoRA (a product of two matrices, `down` and `up`) can be added; extract"
+                " LoRA weights from it, or give the model with these weights merged into it"
+            )
+    if not any("lora" in name for name in names):
+        raise UsageError(
+            f"--lora={place!r} holds no LoRA weights: none of its {len(names)} names contains"
+            f" 'lora', the first is {names[0] if names else None!r}; {ACCEPTED}"
+        )
+
+
+def _baked(state: dict[str, Any], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """LoRA weights with the scale alpha / rank multiplied into `up`, so that they need none, and
+    with names of a text encoder that are loaded: diffusers gives the attention of text encoders
+    written by kohya's trainer names that its own loader then leaves out.
+
+    state: as converted by diffusers; alphas: {name of a layer or of its `down`, and .alpha: value};
+    KeyError for one without a layer."""
+    baked = {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
+    pairs = {name.split("lora")[0]: name for name in baked if DOWN.search(name)}
+    for name, alpha in alphas.items():
+        stem = name.removesuffix(".alpha")
+        # of a layer, or of the name of its `down`
+        down = pairs[stem.split("lora")[0] if "lora" in stem else f"{stem}."]
+        up = down.replace(".down.", ".up.").replace(".lora_A.", ".lora_B.")
+        baked[up] = baked[up] * (float(alpha) / baked[down].shape[0])
+    return {
+        OLD_ATTENTION.sub(_new_attention, name) if name.startswith("text_encoder") else name: value
+        for name, value in baked.items()
+    }
+
+
+def _new_attention(match: re.Match[str]) -> str:
+    return f".{match[1]}_proj.lora_linear_layer."
+
+
+def _halves(names: Iterable[str]) -> tuple[int, int]:
+    """How many of the names are `down` and how many `up` matrices."""
+    names = list(names)
+    return sum(bool(DOWN.search(name)) for name in names), sum(
+        bool(UP.search(name)) for name in names
+    )
+
+
+def _applied(pipeline: DiffusionPipeline) -> list[str]:
+    """Names of the LoRA tensors within a pipeline's networks, with the part in front."""
+    import torch
+
+    return [
+        f"{part}.{name}"
+        for part, network in pipeline.components.items()
+        if isinstance(network, torch.nn.Module)
+        for name, _ in network.named_parameters()
+        if "lora_" in name
+    ]
+
+
+def _layer(name: str) -> str:
+    """The layer that a LoRA tensor changes, without differences in how it is written."""
+    plain = name.replace(".processor", "").replace(".text_model", "").replace("_lora.", ".lora.")
+    return plain.split(".lora")[0].removesuffix(".0")
+
+
+def _require_all_applied(place: str, given: Iterable[str], applied: list[str]) -> None:
+    """Raise UsageError unless every tensor of a file was added. given: names of the file."""
+    names = [name for name in given if DOWN.search(name) or UP.search(name)]
+    if _halves(names) == _halves(applied):
+        return
+    layers = {_layer(name) for name in applied}
+    lost = [name for name in names if _layer(name) not in layers]
+    fit = min(len(applied), len(names))
+    number = len(lost) or abs(len(names) - fit) or 1
+    first = f", the first {lost[0]!r}" if lost else ", one half of a pair is missing"
+    raise UsageError(
+        f"--lora={place!r}: {number} of {len(names)} tensors fit no layer of the model{first}; use"
+        " LoRA weights that were trained on this architecture"
+    )
+
+
+def _add(pipeline: DiffusionPipeline, source: Any, **options: Any) -> list[str]:
+    """Load LoRA weights as adapters. source: file, folder, hub name, or tensors by name. Returns:
+    names of the tensors as diffusers calls them."""
+    found = pipeline.lora_state_dict(source, **options)
+    state, alphas = found[:2] if isinstance(found, tuple) else (found, None)
+    if alphas and type(pipeline).__name__ in BAKED:
+        state = _baked(state, alphas)
+        pipeline.load_lora_weights(state)
+    else:
+        pipeline.load_lora_weights(source, **options)
+    return list(state)
+
+
+def load_lora(
+    pipeline: DiffusionPipeline, place: str, say: Callable[[str], None] = lambda line: None
+) -> None:
     """Add LoRA weights to a pipeline's networks for good, so that generating costs what it does
-    without them. UsageError if they cannot be loaded or do not fit."""
+    without them: `alpha / rank * up @ down` to each weight, with alpha = rank where a file gives
+    none. say: prints a line.
+
+    UsageError if they cannot be loaded, or any of them does not fit; DataError if they are not
+    finite."""
     path = _lora_file(place)
     local = path.is_file()
     errors: tuple[type[Exception], ...] = (*loading_errors(), RuntimeError)
+    options: dict[str, Any] = {"use_safetensors": True}
+    source: Any = place
+    if local:
+        _require_names(place, path)
+        source, options = str(path.parent), options | {"weight_name": path.name}
+        if weight_files.has_prefixes(weight_files.shapes(path)):
+            state = weight_files.read(path)
+            source = {weight_files.clean(name): state[name] for name in state}
+            options = {}
+            say(f"{path}: its names have a prefix of torch.compile or of data-parallel training")
     try:
-        if local:
-            pipeline.load_lora_weights(
-                str(path.parent), weight_name=path.name, use_safetensors=True
-            )
-        else:
-            pipeline.load_lora_weights(place, use_safetensors=True)
+        with networks.silent():
+            given = _add(pipeline, source, **options)
     except errors as error:
-        if local:
-            raise UsageError(
-                f"--lora={place!r} does not fit a {type(pipeline).__name__}: {first_line(error)}"
-            ) from None
-        raise UsageError(
-            f"--lora={place!r} is not a local file and could not be loaded from the hub"
-            f" ({first_line(error)}); download it on a machine with a network and pass the"
-            " .safetensors file"
-        ) from None
+        raise _not_loaded(pipeline, place, error, local=local) from None
     if not pipeline.get_active_adapters():
         raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
+    _require_all_applied(place, given, _applied(pipeline))
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
+    for network in networks.of_pipeline(pipeline).values():
+        networks.require_finite(f"--lora={place!r}", network)
+
+
+def _not_loaded(
+    pipeline: DiffusionPipeline, place: str, error: Exception, *, local: bool
+) -> UsageError:
+    reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+    if local:
+        return UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {reason}")
+    return UsageError(
+        f"--lora={place!r} is not a local file and could not be loaded from the hub"
+        f" ({reason}); download it on a machine with a network and pass the"
+        " .safetensors file"
+    )

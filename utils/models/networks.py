@@ -247,3 +247,12 @@ def network_classes(index: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
                 found[part] = cls
     return found
+
+
+def of_pipeline(pipeline: Any) -> dict[str, Module]:
+    """{part: network} of a loaded pipeline."""
+    return {
+        part: each
+        for part, each in pipeline.components.items()
+        if isinstance(each, torch.nn.Module)
+    }
