@@ -97,3 +97,31 @@ def test_published_defaults_that_do_not_fit_the_model_are_said(
     out = script("diff_train", *flags, "--resolution", 64, "--output_dir", "run")
     assert "made for" not in out
     assert "the run goes to" not in out
+
+
+@pytest.mark.parametrize(
+    "flags", [("--trainspecial", "allcaps"), ("--duplication", "dup_image", "--weight_pc", 0.5)]
+)
+def test_a_choice_among_captions_says_when_each_image_has_one(train, scenes_dir, tmp_path, flags):
+    texts = json.loads((scenes_dir / "captions.json").read_text())
+    (tmp_path / "one.json").write_text(
+        json.dumps({str(scenes_dir / k): t[:1] for k, t in texts.items()})
+    )
+    out, _ = train(*flags, "--instance_prompt_loc", tmp_path / "one.json")
+    assert f"{flags[0]}={flags[1]!r}: no other caption is drawn, because each of the 12 im" in out
+    several = start_notes.one_caption_each({"a": ["x"], "b": ["x", "y"]}, ["--trainspecial='a'"])
+    assert several is None
+    assert start_notes.one_caption_each({"a": ["x"]}, []) is None
+
+
+def test_mixup_of_equal_prompts_is_said():
+    def line(prompts, **changed):
+        settings = {"mixup": 0.4, "dropout": 0.0, "batch": 4} | changed
+        return start_notes.mixed_with_itself(prompts, **settings)
+
+    one, two = {"a": ["An image"], "b": ["An image"]}, {"a": ["x"], "b": ["y"]}
+    assert "--mixup_noise_lam=0.4 has no effect: all images have the prompt 'An image'" in line(one)
+    assert "is its own partner; use --train_batch_size 2" in line(two, batch=1)
+    assert line(one, dropout=0.1) is None
+    assert line(two) is None
+    assert line(one, mixup=0.0) is None

@@ -164,10 +164,12 @@ class TrainEdit:
         among the image's `captions`; p is --trainspecial_prob.
     prompts: (captions) -> the captions that `edit` may return instead of `own`, so that their
         embeddings can be computed once and kept; None if the edit makes new text.
+    has_probability: whether it happens with probability p, and not at every draw.
     """
 
     edit: Callable[..., str]
     prompts: Callable[[Sequence[str]], Sequence[str]] | None = None
+    has_probability: bool = True
 
     def __call__(
         self,
@@ -209,7 +211,7 @@ def all_captions(captions: Sequence[str]) -> Sequence[str]:
 
 # name under --trainspecial -> edit; partials, not closures: spawned workers unpickle them
 TRAIN_EDITS: dict[str, TrainEdit] = {
-    "allcaps": TrainEdit(any_caption, prompts=all_captions),
+    "allcaps": TrainEdit(any_caption, prompts=all_captions, has_probability=False),
     "randrepl": TrainEdit(partial(now_and_then, edit=replace_caption)),
     "randwordadd": TrainEdit(partial(now_and_then, edit=partial(add_tokens, times=2))),
     "wordrepeat": TrainEdit(partial(now_and_then, edit=partial(repeat_words, times=2))),

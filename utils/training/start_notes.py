@@ -37,3 +37,37 @@ def warmup_unfinished(optimised: Optimisation) -> str | None:
         f" this run: the learning rate reaches {highest:.3g}, {100 * highest / asked:.2g} % of"
         f" {asked:g}; use fewer steps of warm-up unless a model that hardly trains is meant"
     )
+
+
+def one_caption_each(prompts: Mapping[str, Sequence[str]], flags: Sequence[str]) -> str | None:
+    """A line where flags draw among the captions of an image and every image has one; None
+    otherwise.
+
+    prompts: {image key: its captions}; flags: as they are given."""
+    if not flags or any(len(set(texts)) > 1 for texts in prompts.values()):
+        return None
+    return (
+        f"{' and '.join(flags)}: no other caption is drawn, because each of the {len(prompts)}"
+        " images has one; use a captions file with several for each image"
+    )
+
+
+def mixed_with_itself(
+    prompts: Mapping[str, Sequence[str]], *, mixup: float, dropout: float, batch: int
+) -> str | None:
+    """A line where mixup mixes each prompt with the same prompt; None otherwise.
+
+    mixup: --mixup_noise_lam, 0 is off; dropout: --caption_dropout; batch: images of a micro-batch
+    of all processes of a copy."""
+    if not mixup:
+        return None
+    shown = f"--mixup_noise_lam={mixup:g} has no effect"
+    if batch == 1:
+        return (
+            f"{shown}: the only image of a micro-batch is its own partner; use --train_batch_size 2"
+            " or more"
+        )
+    distinct = set(itertools.chain.from_iterable(prompts.values()))
+    if len(distinct) == 1 and not dropout:
+        return f"{shown}: all images have the prompt {next(iter(distinct))[:80]!r}"
+    return None

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import flags
+from utils.cli import flags, unused_flags
 from utils.data.encoder_window import Window
 from utils.files import hub, locks, resume_states, run_folder
 from utils.models import families
@@ -122,7 +122,7 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     if opts.use_8bit_adam:
         optimisation.require_8bit()
     say = print if launching.first_process() else lambda line: None
-    for line in launcher_settings.notes(flags.launched(opts)):
+    for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
     inputs = training_job.checked_data(opts, say)
     for line in defaults_taken(opts, required_model(opts)):
@@ -174,7 +174,7 @@ def start(
         record["id"] = plan.record["id"]
     training_job.require_host_memory(job, processes.say)
     if processes.main:
-        record["captions_cut"] = say_what_has_less_effect(job, processes)
+        record["captions_cut"] = say_what_has_less_effect(opts, job, processes)
     seconds = plan.state.info["seconds"] if plan.state else 0.0
     settings = training_job.loop_settings(opts)
     loop = training_loop.Loop(job, settings, plan.run, processes, seconds=seconds)
@@ -188,12 +188,23 @@ def start(
     return loop, record
 
 
-def say_what_has_less_effect(job: PreparedRun, processes: Processes) -> int:
+def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Processes) -> int:
     """Print which settings do less than they seem to. Returns: the number of captions whose end is
     not read."""
     tokenizer, prompts = job.model.parts.tokenizer, job.data.prompts
     count, line = start_notes.captions_cut(prompts, Window(tokenizer, tokenizer.model_max_length))
-    for each in (line, start_notes.warmup_unfinished(job.model.optimisation)):
+    lines = (
+        line,
+        start_notes.warmup_unfinished(job.model.optimisation),
+        start_notes.one_caption_each(prompts, unused_flags.among_captions(opts)),
+        start_notes.mixed_with_itself(
+            prompts,
+            mixup=opts.mixup_noise_lam,
+            dropout=opts.caption_dropout,
+            batch=job.per_step // opts.gradient_accumulation_steps,
+        ),
+    )
+    for each in lines:
         if each is not None:
             processes.say(each)
     return count
