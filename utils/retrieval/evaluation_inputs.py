@@ -15,9 +15,11 @@ from utils.data import (
     data_sources,
     image_sets,
     key_matching,
+    picture_prompts,
 )
 from utils.data.field_names import USUAL, Columns
 from utils.files import generation_folder, run_folder, text_files, whole_files
+from utils.retrieval import caption_sources
 from utils.retrieval.evaluation_request import EvaluationInputs
 from utils.retrieval.evaluation_sets import GenerationFacts, Query, Sets, TrainingFacts
 from utils.runtime.errors import DataError, UsageError, require_file
@@ -36,16 +38,36 @@ def _prompt_lines(folder: str | Path) -> list[str] | None:
     return text_files.read_lines(path)
 
 
-def _published_prompts(folder: str | Path, count: int, say: Say) -> list[str] | None:
-    """Prompts of a folder that the published script wrote: prompts.txt has a line for each prompt,
-    which has several images. count: images in the folder."""
+def _published_lines(folder: str | Path, count: int) -> list[str] | None:
+    """Lines of the prompts.txt of a folder that the published script wrote, which has a line for
+    each prompt and as many images for every prompt; None for another folder. count: images."""
     lines = _prompt_lines(folder)
+    return None if lines is None or count % len(lines) else lines
+
+
+def _published_prompts(folder: str | Path, count: int, say: Say) -> list[str] | None:
+    """Prompts of the images of a folder that the published script wrote, see
+    `_published_lines`."""
+    lines = _published_lines(folder, count)
     if lines is None:
-        return None
-    if count % len(lines):
-        say(f"prompts.txt has {len(lines)} lines for {count} images; prompt metrics are skipped")
+        unfit = _prompt_lines(folder)
+        if unfit is not None:
+            say(f"prompts.txt has {len(unfit)} lines for {count} images; it is not used")
         return None
     return [lines[i // (count // len(lines))] for i in range(count)]
+
+
+def _picture_queries(images: image_sets.ImageSet, say: Say) -> list[Query]:
+    """The pictures of a folder without prompts of its own, with the prompts and seeds that the
+    programs that made them wrote into them."""
+    prompts = picture_prompts.read_prompts(images)
+    if prompts:
+        say(picture_prompts.summary(prompts.values(), len(images)))
+    found = ((key, prompts.get(key)) for key in images.keys)
+    return [
+        Query(key) if each is None else Query(key, each.prompt, each.prompt, seed=each.seed)
+        for key, each in found
+    ]
 
 
 def read_queries(
@@ -59,7 +81,7 @@ def read_queries(
         image_sets.say_left_out("--query_dir", images, say)
         prompts = _published_prompts(folder, len(images), say)
         if prompts is None:
-            return images, [Query(key) for key in images.keys], None
+            return images, _picture_queries(images, say), None
         pairs = zip(images.keys, prompts, strict=True)
         return images, [Query(key, prompt, prompt) for key, prompt in pairs], None
     rows = {row["file"]: row for row in data["images"]}
@@ -94,10 +116,8 @@ def generation_facts(
     `read_queries` returns them."""
     if manifest is not None:
         return GenerationFacts(run=manifest.get("run"))
-    if queries[0].prompt is None:
-        return GenerationFacts()
-    lines = _prompt_lines(folder) or [""]
-    return GenerationFacts(images_per_prompt=len(queries) // len(lines))
+    lines = _published_lines(folder, len(queries))
+    return GenerationFacts(images_per_prompt=len(queries) // len(lines) if lines else None)
 
 
 # Training images ----------------------------------------------------------------------------------
@@ -199,29 +219,37 @@ def _captions(
     training: image_sets.ImageSet,
     beside: Mapping[str, list[str]],
     say: Say,
-) -> dict[str, str]:
-    """First caption of every training image: from --val_captions, else from beside the image in its
+) -> Mapping[str, list[str]]:
+    """Captions of every training image: from --val_captions, else from beside the image in its
     shard, else from the run, which may have been trained on another folder with the same images,
     else from beside the images in their folder.
 
     beside: {key: captions} in the shards
 
-    Returns: {key: caption}."""
+    Returns: {key: captions}."""
     if inputs.val_captions:
         path = require_file("--val_captions", inputs.val_captions)
+<<<<<<< HEAD
         given, _ = caption_files.read_captions(path, training, inputs.columns)
         return {key: texts[0] for key, texts in given.items()}
+=======
+        return caption_files.read_captions(path, training)[0]
+>>>>>>> dab22ce (Pictures of other programs bring their prompt and seed to an evaluation)
     if beside:
-        return {key: texts[0] for key, texts in beside.items()}
+        return beside
     recorded = None if run is None else run.path / "captions.json"
     if recorded is None or not recorded.is_file():
+<<<<<<< HEAD
         found = caption_layouts.find_or_say(training, say, inputs.columns)
         return {key: texts[0] for key, texts in found.items()}
+=======
+        return caption_layouts.find_or_say(training, say)
+>>>>>>> dab22ce (Pictures of other programs bring their prompt and seed to an evaluation)
     data = whole_files.read_json(recorded)
     matched, _ = key_matching.match_keys(
         recorded, data, training.root, training.keys, anywhere=True
     )
-    return {key: data[name][0] for key, name in matched.items()}
+    return {key: data[name] for key, name in matched.items()}
 
 
 def _warn_of_overlap(
@@ -254,15 +282,19 @@ def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
     holdout = _held_out_keys(run, listed)
     training, held_out = _without(listed, holdout or (), inputs.val_dir, say)
     duplicated = _duplicated_keys(run, training, say)
+    captions = _captions(inputs, run, training, beside, say)
+    if manifest is None and not _published_lines(inputs.query_dir, len(queries)):
+        queries = caption_sources.with_sources(queries, captions, say)
     # a prompt may be the caption of an image that was held out: then it has no training image
     sources = _sources(inputs, queries, listed, say)
     sources = {name: key for name, key in sources.items() if key not in (holdout or ())}
-    captions = _captions(inputs, run, training, beside, say)
     return Sets(
         generated,
         queries,
         training,
-        TrainingFacts(duplicated, sources, captions, holdout),
+        TrainingFacts(
+            duplicated, sources, {key: texts[0] for key, texts in captions.items()}, holdout
+        ),
         generation_facts(inputs.query_dir, queries, manifest),
         held_out=held_out,
     )

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 NO_RUN = "which training images are duplicated is not known; name the training run with --run"
 NO_PROMPTS = (
-    "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits"
+    "no image has a prompt: the folder has neither manifest.json nor a prompts.txt that fits, and"
+    " no picture brings its own"
 )
 NO_IMAGES = "an index holds one descriptor an image; give a folder or tar shards as --val_dir"
 
