@@ -109,6 +109,7 @@ WRONG = {
 
 @pytest.mark.parametrize("graph", WRONG.values(), ids=WRONG.keys())
 def test_a_graph_without_a_beginning_and_a_text_has_no_prompt(graph):
-    started = time.perf_counter()
-    assert prompt_of_graph(json.loads(json.dumps(graph))) is None
-    assert time.perf_counter() - started < 2
+    data = json.loads(json.dumps(graph))
+    started = time.process_time()
+    assert prompt_of_graph(data) is None
+    assert time.process_time() - started < 2

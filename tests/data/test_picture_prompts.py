@@ -135,9 +135,9 @@ def with_chunk(path, kind, content):
 
 
 def quickly(path):
-    started = time.perf_counter()
+    started = time.process_time()
     found = read_prompt(path)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     return found
 
 
