@@ -173,6 +173,11 @@ def test_captions_that_images_have_stay_first(caption, pictures, tmp_path):
     captions, said = caption(tmp_path / "c.json", "--instance_prompt_loc", tmp_path / "mine.json")
     assert captions == {key: given[key] + listed for key, listed in sampled.items()}
     assert "5 of 5 images have captions already; they stay first" in said
+    del given[sorted(given)[0]]
+    (tmp_path / "few.json").write_text(json.dumps(given))
+    captions, said = caption(tmp_path / "d.json", "--instance_prompt_loc", tmp_path / "few.json")
+    assert captions == {key: given.get(key, []) + listed for key, listed in sampled.items()}
+    assert "4 of 5 images have captions already" in said
 
 
 def test_captions_beside_the_images_of_a_folder_stay_first(caption, pictures, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import time
 import zlib
@@ -200,6 +201,8 @@ def test_exif_data_of_noise_is_no_prompt(tmp_path):
     (tmp_path / "y.png").write_bytes(b"no picture")
     assert quickly(tmp_path / "y.png") is None
     assert quickly(tmp_path / "none.png") is None
+    os.mkfifo(tmp_path / "pipe.png")
+    assert quickly(tmp_path / "pipe.png") is None
 
 
 # Sets ---------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _existing(
     if not opts.instance_prompt_loc:
         return stored or caption_layouts.find_or_say(images, say)
     path = require_file("--instance_prompt_loc", opts.instance_prompt_loc)
-    return caption_files.read_captions(path, images)[0]
+    return caption_files.captions_in(path, images)[0]
 
 
 def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan:

@@ -28,6 +28,7 @@ LARGEST_TEXT = (
 )  # characters of an entry, or bytes of a text beside a picture; more is skipped
 LONGEST_PROMPT = 20_000  # characters; more is no prompt
 SEEDS = 1 << 64  # seeds of all programs are below
+FORMATS = ("PNG", "JPEG", "WEBP")  # in which programs write prompts, by Pillow's names
 EXIF_MODEL, EXIF_DETAILS, EXIF_COMMENT = 0x0110, 0x8769, 0x9286  # tags; details is a directory
 # the characters of an EXIF comment, by its first eight bytes
 COMMENT_PREFIX = 8
@@ -165,7 +166,7 @@ def _decoded_comment(content: Any) -> str:
 def _metadata(path: Path) -> tuple[dict, Any, Any]:
     """Pillow's named values of a picture file, and two values of its EXIF data or None; what Pillow
     raises for a file that is damaged passes. The pixels are not decoded."""
-    with Image.open(path, formats=image_files.FORMATS) as image:
+    with Image.open(path, formats=FORMATS) as image:
         exif = image.getexif()
         return (
             dict(image.info),
@@ -176,6 +177,8 @@ def _metadata(path: Path) -> tuple[dict, Any, Any]:
 
 def _inside(path: Path) -> tuple[dict[str, str], str]:
     """The named texts in a picture file and its EXIF comment."""
+    if not path.is_file():  # opening a pipe or a device could wait for ever
+        return {}, ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damage, of which a user learns elsewhere

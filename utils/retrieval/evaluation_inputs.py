@@ -229,22 +229,12 @@ def _captions(
     Returns: {key: captions}."""
     if inputs.val_captions:
         path = require_file("--val_captions", inputs.val_captions)
-<<<<<<< HEAD
-        given, _ = caption_files.read_captions(path, training, inputs.columns)
-        return {key: texts[0] for key, texts in given.items()}
-=======
-        return caption_files.read_captions(path, training)[0]
->>>>>>> dab22ce (Pictures of other programs bring their prompt and seed to an evaluation)
+        return caption_files.read_captions(path, training, inputs.columns)[0]
     if beside:
         return beside
     recorded = None if run is None else run.path / "captions.json"
     if recorded is None or not recorded.is_file():
-<<<<<<< HEAD
-        found = caption_layouts.find_or_say(training, say, inputs.columns)
-        return {key: texts[0] for key, texts in found.items()}
-=======
-        return caption_layouts.find_or_say(training, say)
->>>>>>> dab22ce (Pictures of other programs bring their prompt and seed to an evaluation)
+        return caption_layouts.find_or_say(training, say, inputs.columns)
     data = whole_files.read_json(recorded)
     matched, _ = key_matching.match_keys(
         recorded, data, training.root, training.keys, anywhere=True
