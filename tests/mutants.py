@@ -42,6 +42,8 @@ MUTANTS = [
         "float(alpha) / baked[down].shape[0]",
         "1.0",
         "tests/models/test_lora.py::test_kohyas_weights_add_alpha_over_rank_times_up_down",
+    ),
+    Mutant(
         "a caption that several training images share makes one of them the source",
         "utils.retrieval.caption_sources:with_sources",
         "len(keys) == 1",
