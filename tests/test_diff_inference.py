@@ -527,7 +527,9 @@ def test_labels_and_flags_without_effect_are_said(infer):
 
 def test_dry_run_writes_nothing(infer):
     folder = infer("-nb", 2, "--dry_run")
-    assert json.loads(infer.printed)["images"] == 2
+    shown = json.loads(infer.printed)
+    assert shown["images"] == 2
+    assert shown["recognised"]["prompts"] == 2
     assert not folder.exists()
 
 

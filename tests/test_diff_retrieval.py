@@ -361,7 +361,10 @@ def test_dry_run_writes_nothing(script, copies, scenes_dir):
         *FLAGS,
         "--dry_run",
     )
-    assert json.loads(out)["generated"] == 4
+    shown = json.loads(out)
+    assert shown["generated"] == 4
+    assert shown["recognised"]["generated"]["images"] == 4
+    assert shown["recognised"]["training"]["formats"] == {".png": 12}
     assert not (copies / "evaluations").exists()
 
 

@@ -333,6 +333,9 @@ def test_dry_run_prints_and_writes_nothing(train, tmp_path):
     shown = json.loads(train.printed)
     assert shown["images"] == 12
     assert shown["options"]["seed"] == 7
+    found = shown["recognised"]
+    assert (found["images"]["formats"], found["captions"]["images"]) == ({".png": 12}, 12)
+    assert found["captions"]["from"].endswith("captions.json")
     assert str(folder / "run.json") in shown["writes"]
     assert not folder.exists()
 

@@ -248,7 +248,15 @@ def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
     if compared:
         writes.append(str(plans[-1].folder.path / "compare.png"))
     total = sum(each.images.total for each in plans)
-    shown = {"options": plans[-1].settings, "images": total, "writes": writes}
+    last = plans[-1]
+    prompts = [prompt.text for prompt in last.images.prompts]
+    found = {
+        "model": last.pipeline.model.source,
+        "prompts": len(prompts),
+        "distinct_prompts": len(set(prompts)),
+        "images_per_prompt": last.images.per_prompt,
+    }
+    shown = {"options": last.settings, "images": total, "recognised": found, "writes": writes}
     return json.dumps(shown, indent=1)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from utils.data import recognised
 from utils.data.image_sets import ImageSet
 
 
@@ -107,6 +108,21 @@ class Sets:
     held_out: ImageSet | None = None
     # keys of generated images that show nothing, which were left out of `generated` and `queries`
     show_nothing: tuple[str, ...] = ()
+
+    def recognised(self) -> dict[str, Any]:
+        """What was recognised of both sets, as JSON types."""
+        of_generated = recognised.of_images(self.generated) | {
+            "with_prompt": sum(query.prompt is not None for query in self.queries),
+            "with_source_image": sum(query.source_image is not None for query in self.queries),
+        }
+        if not isinstance(self.training, ImageSet):
+            layout = f"an index of {len(self.training.shards)} shards"
+            of_index = {"layout": layout, "images": len(self.training)}
+            return {"generated": of_generated, "training": of_index}
+        of_training = recognised.of_images(self.training) | {
+            "with_caption": len(self.known.captions)
+        }
+        return {"generated": of_generated, "training": of_training}
 
     @property
     def training_images(self) -> ImageSet:

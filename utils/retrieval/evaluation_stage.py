@@ -215,6 +215,7 @@ class EvaluationPlan:
         return {
             "generated": len(self.sets.generated),
             "training": len(self.sets.training),
+            "recognised": self.sets.recognised(),
             "writes": [*self.folder.planned(), *(str(path) for path in more)],
         }
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from utils.data import (
     duplication,
     image_sets,
     prompt_styles,
+    recognised,
 )
 from utils.data.field_names import Columns
 from utils.data.image_sets import ImageSet
@@ -46,6 +48,14 @@ class TrainingInputs:
     images: ImageSet  # N images that can be read
     texts: dict[str, list[str]] | None  # {image key: its captions}; None where prompts need none
     weights: np.ndarray | None  # [N] float64 of --weights_file
+    texts_from: str | None  # where the captions were found, in words; None without captions
+
+    def recognised(self) -> dict[str, Any]:
+        """What was recognised of the images and their captions, as JSON types."""
+        found: dict[str, Any] = {"images": recognised.of_images(self.images)}
+        if self.texts is not None and self.texts_from is not None:
+            found["captions"] = recognised.of_captions(self.texts, self.texts_from)
+        return found
 
 
 def _readable(images, files, say):
@@ -79,13 +89,13 @@ def _named_captions(files, images, say):
 
 
 def _captions_beside(files, images, beside, say):
-    """Captions that lie beside the images, when no file was named; None where the prompt style can
-    do without. beside: captions inside tar files, or None for a folder."""
+    """Captions that lie beside the images, when no file was named, and where; None twice where the
+    prompt style can do without. beside: captions inside tar files, or None for a folder."""
     style = prompt_styles.PROMPT_STYLES[files.prompt_style]
     if beside is not None:
         if not style.needs_captions:
-            return None
-        return caption_files.require_all(
+            return None, None
+        texts = caption_files.require_all(
             files.images,
             beside,
             images,
@@ -93,16 +103,18 @@ def _captions_beside(files, images, beside, say):
             reasons=caption_files.faults_of(beside),
             advice="use files with captions, or --instance_prompt_loc",
         )
+        return texts, "the files that hold the images"
     found = caption_layouts.find(images, files.columns)
     if found is None:
         if style.needs_captions:
             raise UsageError(caption_layouts.none_found(files.prompt_style, files.images))
-        return None
+        return None, None
     if not style.needs_captions and not prompt_styles.are_ids(found.captions):
         say(f"{found.layout} holds text, not lists of token ids: random captions are drawn")
-        return None
+        return None, None
     say(found.line)
-    return caption_files.require_all(images.root, found.captions, images, within=found.layout)
+    texts = caption_files.require_all(images.root, found.captions, images, within=found.layout)
+    return texts, found.layout
 
 
 def _say_unused_captions(files, say):
@@ -127,16 +139,17 @@ def _say_unused_captions(files, say):
 
 
 def _texts(files, images, beside, say):
-    """Captions of the images, from a file or from beside them; None where the style uses none."""
+    """Captions of the images, from a file or from beside them, and where they were found; None
+    twice where the style uses none."""
     if not prompt_styles.PROMPT_STYLES[files.prompt_style].uses_captions:
         _say_unused_captions(files, say)
-        return None
+        return None, None
     if files.captions is not None:
-        texts = _named_captions(files, images, say)
+        texts, source = _named_captions(files, images, say), files.captions
     else:
-        texts = _captions_beside(files, images, beside, say)
+        texts, source = _captions_beside(files, images, beside, say)
     caption_layouts.say_empty((texts or {}).values(), say)
-    return texts
+    return texts, source
 
 
 def _weights(path, images, say):
@@ -178,8 +191,8 @@ def checked_inputs(
             f"--clients_num={copies} splits of {kept} images: use at most one split per image"
         )
     weights = _weights(files.weights, images, say)
-    texts = _texts(files, images, beside, say)
+    texts, texts_from = _texts(files, images, beside, say)
     check = prompt_styles.PROMPT_STYLES[files.prompt_style].check
     if check is not None:
         check(images, texts)
-    return TrainingInputs(images, texts, weights)
+    return TrainingInputs(images, texts, weights, texts_from)

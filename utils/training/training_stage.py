@@ -131,13 +131,19 @@ def plan_of(opts: TrainOptions) -> RunPlan:
 
 
 def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
-    """Print what --dry_run shows: options, number of images, every path that would be written."""
+    """Print what --dry_run shows: options, what was recognised of the data, every path that would
+    be written."""
     writes = plan.run.planned(
         ensemble=opts.clients_num > 1 or opts.total_round > 1,
         control=any(m.loss_rule is not None for m in training_job.mitigations_of(opts)),
         holdout=opts.holdout > 0,
     )
-    shown = {"options": plan.options, "images": len(plan.inputs.images), "writes": writes}
+    shown = {
+        "options": plan.options,
+        "images": len(plan.inputs.images),
+        "recognised": plan.inputs.recognised(),
+        "writes": writes,
+    }
     print(json.dumps(shown, indent=1))
 
 
