@@ -733,3 +733,22 @@ def test_tar_shards_are_measured_without_an_index(shards, tmp_path, script):
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert metrics["counts"]["training"] == 10
     assert "00003.tar/../1.png" in json.dumps(metrics["unreadable"])
+
+
+@pytest.mark.parametrize("kind", ["tars", "folder"])
+def test_files_that_are_left_out_are_counted_in_the_index(build, tmp_path, kind):
+    source = tmp_path / "source"
+    source.mkdir()
+    members = {"0.png": tars.noise(0), "0.cls": b"3", "._0.png": b"x", "1.cls": b"4"}
+    if kind == "tars":
+        for name in ("0.tar", "1.tar"):
+            tars.write(source / name, members)
+    else:
+        for name, content in members.items():
+            (source / name).write_bytes(content)
+    lines = build(source)
+    counted = {".cls": 4, "hidden": 2} if kind == "tars" else {".cls": 2, "hidden": 1}
+    assert record(tmp_path / "index")["counts"]["left_out"] == counted
+    words = ", ".join(f"{count} {name}" for name, count in counted.items())
+    assert any(line.endswith(f"; left out: {words}") for line in lines)
+    assert any("4 files, 1 images; left out" in line for line in lines) is (kind == "folder")

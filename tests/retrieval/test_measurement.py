@@ -486,3 +486,14 @@ def test_what_cannot_be_measured_is_left_out_or_an_error_when_named(sets):
         match="^--metrics='duplication' cannot be computed: which training images are dup",
     ):
         measurement.compute(metrics.asked(("similarity", "duplication")), found, sets, named=True)
+
+
+def test_what_was_found_to_be_no_image_when_listed_stays_named(sets):
+    listed = {
+        side: dataclasses.replace(getattr(sets, side), bad=(("pipe.png", "is a pipe"),))
+        for side in ("generated", "training")
+    }
+    sets.generated.path(0).write_bytes(b"")
+    _, read = read_features(dataclasses.replace(sets, **listed), sizes(), max_bad=0.9)
+    assert [key for key, _ in read.generated.bad] == ["pipe.png", "0.png"]
+    assert [key for key, _ in read.training.bad] == ["pipe.png"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.data import image_names
 from utils.index import shard_files
 from utils.runtime.errors import UsageError
 
@@ -24,12 +26,14 @@ def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
     Returns: dict of JSON types. images, unreadable, with_caption, with_url: numbers of images;
     flat: images with a zero vector; bytes: of all images; short_side: [min, median, max] in pixels,
     or None without images; shards: their number; damaged_shards: names of the shards whose tar file
-    could not be read to its end; caption_faults, where there are any: {"images": their number,
-    "first": the first and why its text cannot be used}."""
+    could not be read to its end; where there are any: caption_faults, {"images": their number,
+    "first": the first and why its text cannot be used}, and left_out, {kind: number} of other files
+    beside the images."""
     import pyarrow.parquet as pq
 
     totals = dict.fromkeys(("images", "unreadable", "with_caption", "with_url", "bytes", "flat"), 0)
     damaged, faults = [], []
+    left_out: Counter[str] = Counter()
     histogram = np.zeros(1, np.int64)  # entry i: images whose short side is i pixels
     for name in names:
         rows, facts = shard_files.shard_facts(root, name)
@@ -37,6 +41,7 @@ def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
             damaged.append(name)
         if "caption_faults" in facts:
             faults.append(facts["caption_faults"])
+        left_out.update(facts.get("left_out", {}))
         with pq.ParquetFile(shard_files.paths_of(root, name)[1]) as file:
             table = file.read(columns=["width", "height", "bytes"])
             for key, number in _shard_counts(rows, facts, file, table).items():
@@ -47,6 +52,7 @@ def count(root: str | Path, names: Sequence[str]) -> dict[str, Any]:
         "shards": len(names),
         "damaged_shards": damaged,
         **({"caption_faults": _together(faults)} if faults else {}),
+        **({"left_out": dict(left_out)} if left_out else {}),
     }
 
 
@@ -122,7 +128,8 @@ def in_words(counts: dict[str, Any]) -> str:
     if "caption_faults" in counts:
         faults = counts["caption_faults"]
         parts.append(f"{faults['images']} whose text cannot be used, first {faults['first']}")
-    return ", ".join(parts)
+    left_out = image_names.in_words(image_names.counted(counts.get("left_out", {})))
+    return ", ".join(parts) + (f"; left out: {left_out}" if left_out else "")
 
 
 def damage_in_words(root: str | Path, counts: dict[str, Any]) -> str:

@@ -99,6 +99,7 @@ def _tar_images(name, path):
         tuple(row["bytes"] for row in rows),
         bad=bad,
         places=tuple((path.name, member.offset) for member in content.images),
+        left_out=content.left_out,
     )
     images, rows = _without_odd_names(images, rows)
     faults = tuple(
@@ -228,7 +229,7 @@ class FolderSource:
         first = FOLDER_SHARD * int(name)
         part = self.images.take(range(first, min(first + FOLDER_SHARD, len(self.images))))
         # what was found to be no image when the folder was listed stands in the first shard
-        return part if first == 0 else replace(part, bad=())
+        return part if first == 0 else replace(part, bad=(), left_out=())
 
     def change_stamp(self, name: str) -> Mapping[str, Any]:
         """Keys, sizes, times and contents of the images of a shard, and the whole captions file or

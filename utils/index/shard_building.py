@@ -139,6 +139,7 @@ def make_shard(build: Build, name: str, bar: Any) -> int:
         bad=[*images.bad, *bad],
         damage=content.damage,
         caption_faults=content.caption_faults,
+        left_out=images.left_out,
     )
     return len(table)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.data.image_names import LeftOut
 from utils.data.image_sets import natural_key
 from utils.files.whole_files import whole_file
 from utils.runtime.errors import DataError, first_line
@@ -74,6 +75,7 @@ def write_shard(
     bad: Iterable[Sequence[str]] = (),
     damage: str | None = None,
     caption_faults: Sequence[tuple[str, str]] = (),
+    left_out: LeftOut = (),
 ) -> None:
     """Write a shard: first its Parquet, then its vectors, without which the shard counts as absent.
 
@@ -84,7 +86,8 @@ def write_shard(
     change_stamp: JSON types; it differs when the images of the shard have changed.
     bad: (key, reason) of each image that was skipped.
     damage: why the tar file could not be read to its end, or None.
-    caption_faults: (key, reason) of each image whose text cannot be used."""
+    caption_faults: (key, reason) of each image whose text cannot be used.
+    left_out: other files beside the images, by kind."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,7 +97,7 @@ def write_shard(
         "made_of": change_stamp,
         "bad": [list(pair) for pair in bad],
         "fingerprint": _fingerprint(rows),
-    } | _optional_facts(vectors, damage, caption_faults)
+    } | _optional_facts(vectors, damage, caption_faults, left_out)
     cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
     table = pa.Table.from_pylist(cleaned, schema())
     array_path, table_path = paths_of(root, name)
@@ -105,10 +108,11 @@ def write_shard(
         np.save(handle, vectors.astype(np.float16))
 
 
-def _optional_facts(vectors, damage, caption_faults):
-    """Facts that most shards lack: the damage of the tar file, texts that cannot be used, and how
-    many vectors are zero."""
+def _optional_facts(vectors, damage, caption_faults, left_out):
+    """Facts that most shards lack: the damage of the tar file, texts that cannot be used, kinds of
+    files that are left out, and how many vectors are zero."""
     facts: dict[str, Any] = {"damage": damage} if damage else {}
+    facts |= {"left_out": dict(left_out)} if left_out else {}
     if caption_faults:
         key, reason = caption_faults[0]
         first = f"{_utf8(key)!r} ({_utf8(reason)})"

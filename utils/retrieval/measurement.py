@@ -103,7 +103,7 @@ def without_unreadable(sets: Sets, kept: Sequence[int], bad: Sequence[tuple[str,
     return replace(
         sets,
         queries=[sets.queries[i] for i in kept],
-        generated=replace(sets.generated.take(kept), bad=tuple(bad)),
+        generated=replace(sets.generated.take(kept), bad=(*sets.generated.bad, *bad)),
     )
 
 
