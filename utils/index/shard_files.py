@@ -80,13 +80,11 @@ def write_shard(
     """Write a shard: first its Parquet, then its vectors, without which the shard counts as absent.
 
     vectors: [n, D], L2-normalised.
-    rows: n dicts of COLUMNS; missing values become null. UnicodeEncodeError for a key that is not
-        UTF-8.
+    rows: n dicts of COLUMNS, missing values as null; UnicodeEncodeError for keys that are no UTF-8.
     descriptor: record of the descriptor that computed the vectors.
     change_stamp: JSON types; it differs when the images of the shard have changed.
-    bad: (key, reason) of each image that was skipped.
+    bad, caption_faults: (key, reason) of each image that was skipped, or whose text cannot be used.
     damage: why the tar file could not be read to its end, or None.
-    caption_faults: (key, reason) of each image whose text cannot be used.
     left_out: other files beside the images, by kind."""
     import pyarrow as pa
     import pyarrow.parquet as pq
