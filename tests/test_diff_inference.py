@@ -10,11 +10,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import diff_inference
 from tests.conftest import ROOT
+from tests.original_layout import save_as_one_file
 from utils.files import generation_folder
 
 FAST = ("--num_inference_steps", 3)
@@ -478,6 +480,30 @@ def test_lora_agrees_with_the_weights_added_by_hand(lora, micro_sd):
             after[name], before[name] if up is None else before[name] + up @ down, atol=1e-5
         )
     assert len(added) == 2 * sum(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_one_file_and_a_network_of_its_own_belong_to_the_settings(infer, micro_sd, tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(micro_sd)
+    file = save_as_one_file(pipeline, tmp_path / "model.safetensors")
+    flags = ("--prompt", "x", "--resolution", 16)
+    folder, one = (
+        infer(*flags, model=micro_sd),
+        infer(*flags, "--config", micro_sd, model=file),
+    )
+    assert np.array_equal(images_of(folder)[0], images_of(one)[0])
+    with torch.no_grad():
+        pipeline.unet.conv_in.weight += 1
+    pipeline.unet.save_pretrained(tmp_path / "checkpoint-500" / "unet")
+    other = infer(*flags, "--unet", tmp_path / "checkpoint-500", model=micro_sd)
+    assert not np.array_equal(images_of(folder)[0], images_of(other)[0])
+    of_folder, of_one, of_other = (manifest_of(each) for each in (folder, one, other))
+    # a name of the content, wherever the file lies; and no key that was not there before
+    assert re.fullmatch("[0-9a-f]{16}", of_one["settings"]["modelpath"])
+    assert of_one["model"]["fingerprints"] == of_folder["model"]["fingerprints"]
+    assert of_other["model"]["fingerprints"]["vae"] == of_folder["model"]["fingerprints"]["vae"]
+    assert of_other["model"]["fingerprints"]["unet"] != of_folder["model"]["fingerprints"]["unet"]
+    assert set(of_other["settings"]) - set(of_folder["settings"]) == {"unet"}
+    assert of_other["model"]["unet"] == str(tmp_path / "checkpoint-500")
 
 
 def test_a_tracker_gets_figures_and_images(infer, monkeypatch):

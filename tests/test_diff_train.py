@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests import tables
 from tests.conftest import SEED_FLAGS
+from tests.original_layout import save_as_one_file
+from utils.models import loading
 
 
 @pytest.fixture
@@ -55,6 +57,29 @@ def unet(folder, name="checkpoint"):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_file_and_a_network_of_its_own_are_trained_like_the_folder(
+    train, refused, micro_sd, micro_parts, scenes_dir, tmp_path
+):
+    file = save_as_one_file(loading.assemble(micro_parts()), tmp_path / "model.safetensors")
+    folder = train()
+    one = train(pretrained_model_name_or_path=file, config=micro_sd)
+    other = train(unet=micro_sd / "unet")
+    models = [json.loads((run / "run.json").read_text())["model"] for run in (folder, one, other)]
+    assert models[0] == models[1] == models[2]
+    weights = "checkpoint/unet/diffusion_pytorch_model.safetensors"
+    assert (folder / weights).read_bytes() == (one / weights).read_bytes()
+    broken = shutil.copytree(micro_sd, tmp_path / "broken")
+    path = broken / "text_encoder" / "model.safetensors"
+    save_file({"x." + name: value for name, value in load_file(path).items()}, path)
+    line = refused(
+        "diff_train",
+        *("--pretrained_model_name_or_path", broken, "--resolution", 16, *SEED_FLAGS),
+        *("--instance_data_dir", scenes_dir / "train", "--output_dir", tmp_path / "new"),
+    )
+    assert "20 of 20 names are missing" in line
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_folder_explains_itself(micro_run, scenes_dir):

@@ -2,7 +2,10 @@ import shutil
 
 import pytest
 
+from tests.original_layout import save_as_one_file
 from utils.card import card_subject
+from utils.models import loading
+from utils.models.pipeline_files import FileChoice
 from utils.runtime.errors import UsageError
 
 
@@ -44,6 +47,21 @@ def test_a_folder_a_name_and_lora_weights_are_told_apart(micro_sd, lora):
     assert card_subject.model_of(str(file), str(micro_sd)).words[-1] == str(file)
     # a name that cannot be read as a pipeline, with a base model, is taken for LoRA weights
     assert card_subject.model_of("owner/lora", str(micro_sd)).words[-1] == "owner/lora"
+
+
+def test_one_file_is_a_model_and_flags_of_its_files_reach_the_commands(
+    micro_sd, micro_parts, lora, tmp_path
+):
+    file = str(save_as_one_file(loading.assemble(micro_parts()), tmp_path / "m.safetensors"))
+    configured = FileChoice(config=str(micro_sd))
+    model = card_subject.model_of(file, file, configured)
+    assert model.words == model.base == ("--modelpath", file, "--config", str(micro_sd))
+    added = card_subject.model_of(str(lora), file, configured)
+    assert added.words == (*model.words, "--lora", str(lora))
+    folder, unet = ("--modelpath", str(micro_sd)), str(micro_sd / "unet")
+    other = card_subject.model_of(str(micro_sd), None, FileChoice(variant="fp16", unet=unet))
+    assert other.words == (*folder, "--variant", "fp16", "--unet", unet)
+    assert other.base == folder
 
 
 def test_captions_come_from_a_file_or_from_the_folder(micro_sd, scenes_dir, tmp_path):

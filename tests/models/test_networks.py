@@ -245,3 +245,27 @@ def test_a_network_without_weights_is_named(model):
     (model / "vae" / FILES["vae"]).unlink()
     with pytest.raises(UsageError, match="--modelpath='.*' is not complete: '.*/vae' holds no wei"):
         loaded(model)
+
+
+def test_the_network_of_a_trainers_checkpoint_takes_the_place_of_the_models(
+    micro_sd, micro_parts, tmp_path
+):
+    unet = micro_parts().unet
+    with torch.no_grad():
+        unet.conv_in.weight += 1
+    unet.save_pretrained(tmp_path / "checkpoint-500" / "unet")
+    for place in (tmp_path / "checkpoint-500" / "unet", tmp_path / "checkpoint-500"):
+        pipeline, _ = loaded(micro_sd, unet=str(place))
+        assert torch.equal(pipeline.unet.conv_in.weight, unet.conv_in.weight)
+        assert same(pipeline, loaded(micro_sd)[0], "vae")
+    with pytest.raises(
+        UsageError, match="holds a network alone, without model_index.json; give .*"
+    ):
+        loaded(tmp_path / "checkpoint-500")
+
+
+def test_a_network_that_does_not_fit_the_pipeline_is_refused(micro_sd, tmp_path):
+    with pytest.raises(UsageError, match="--unet='.*' is not the folder of a network; give one"):
+        loaded(micro_sd, unet=str(tmp_path))
+    with pytest.raises(UsageError, match="--unet='.*/vae' has _class_name 'AutoencoderKL', and th"):
+        loaded(micro_sd, unet=str(micro_sd / "vae"))

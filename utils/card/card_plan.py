@@ -37,6 +37,7 @@ from utils.generation.detectors import DETECTORS
 from utils.generation.generation_plan import GenerationPlan
 from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
+from utils.models.pipeline_files import FileChoice
 from utils.retrieval import evaluation_stage, measurement
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
@@ -311,7 +312,11 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
             f"--modelpath: a card is made by one process, and {processes.count} take part; start"
             " one, and make its commands in several with torchrun"
         )
-    model = card_subject.model_of(str(opts.modelpath), opts.base_model)
+    model = card_subject.model_of(
+        str(opts.modelpath),
+        opts.base_model,
+        FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet),
+    )
     data = card_subject.data_of(
         model, opts.val_dir, opts.val_captions, columns=opts.columns, say=processes.say
     )

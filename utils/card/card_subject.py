@@ -12,7 +12,8 @@ from utils.data import caption_files, caption_layouts, key_matching
 from utils.data.field_names import USUAL, Columns
 from utils.files import run_folder
 from utils.index import vector_index
-from utils.models import families
+from utils.models import families, single_files
+from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.retrieval import evaluation_inputs
 from utils.runtime.errors import DataError, UsageError, require_file
 
@@ -97,9 +98,21 @@ def _named(source: str) -> tuple[str, ...]:
     return ("--pretrained_model_name_or_path", source)
 
 
+def _configured(words: tuple[str, ...], choice: FileChoice) -> tuple[str, ...]:
+    """Words that name a model, with --config if it is one file."""
+    one_file = choice.config is not None and Path(words[1]).is_file()
+    return (*words, "--config", str(choice.config)) if one_file else words
+
+
+def _chosen(words: tuple[str, ...], choice: FileChoice) -> tuple[str, ...]:
+    """Words that name a model and choose among its files."""
+    given = {"--variant": choice.variant, "--unet": choice.unet}
+    return (*words, *(word for flag, value in given.items() if value for word in (flag, value)))
+
+
 def _is_lora_on_disk(path: Path) -> bool:
     if path.is_file():
-        return path.suffix == ".safetensors"
+        return path.suffix == ".safetensors" and not single_files.is_whole_model(path)
     names = ("run.json", "model_index.json")
     return (
         path.is_dir()
@@ -116,28 +129,45 @@ def _is_pipeline_on_hub(name: str) -> bool:
     return True
 
 
-def model_of(modelpath: str, base_model: str | None) -> Model:
+def _base_of_run(base: str, run: Run, choice: FileChoice) -> tuple[str, ...]:
+    """Words that name a run's base model with the flags that the run was given for it."""
+    given = run.options
+    theirs = FileChoice(
+        variant=given.get("variant"),
+        config=choice.config or given.get("config"),
+        unet=given.get("unet"),
+    )
+    own = base == given["pretrained_model_name_or_path"]
+    words = _configured(_named(base), theirs)
+    return _chosen(words, theirs) if own else words
+
+
+def model_of(modelpath: str, base_model: str | None, choice: FileChoice = NO_CHOICE) -> Model:
     """The model that --modelpath names. UsageError for LoRA weights without --base_model.
 
-    base_model: --base_model."""
+    base_model: --base_model; choice: which of the model's files are read."""
     path = Path(modelpath)
     run = run_folder.open_run("--modelpath", path) if path.is_dir() else None
     if run is not None:
         base = base_model or run.options["pretrained_model_name_or_path"]
-        return Model(("--modelpath", modelpath), _named(base), run, modelpath)
+        words = _chosen(("--modelpath", modelpath), choice)
+        return Model(words, _base_of_run(base, run, choice), run, modelpath)
     lora = _is_lora_on_disk(path)
     if base_model and not path.exists():
         lora = not _is_pipeline_on_hub(modelpath)
     if not lora:
-        base_words = _named(base_model) if base_model else None
-        return Model(_named(modelpath), base_words, None, modelpath)
+        own = _configured(_named(modelpath), choice)
+        base_words = _configured(_named(base_model), choice) if base_model else None
+        if choice.unet and base_words is None:
+            base_words = own
+        return Model(_chosen(own, choice), base_words, None, modelpath)
     if not base_model:
         raise UsageError(
             f"--modelpath={modelpath!r} holds LoRA weights; name the model that they change with"
             " --base_model"
         )
-    words = _named(base_model)
-    return Model((*words, "--lora", modelpath), words, None, modelpath)
+    words = _configured(_named(base_model), choice)
+    return Model((*_chosen(words, choice), "--lora", modelpath), words, None, modelpath)
 
 
 # Its training pictures ----------------------------------------------------------------------------

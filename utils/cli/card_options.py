@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, given, switch
-from utils.cli.kinds import MOST_PIXELS, MOST_PROMPTS, PATH, count, real
+from utils.cli.kinds import MOST_PIXELS, MOST_PROMPTS, NAME, PATH, count, real
 from utils.runtime.errors import UsageError
 
 CARD = "memorization card"  # title of --help
@@ -12,6 +12,9 @@ CARD = "memorization card"  # title of --help
 OF_CARDS = (
     "prompts",
     "base_model",
+    "variant",
+    "config",
+    "unet",
     "budget",
     "max_copy_share",
     "gate",
@@ -63,6 +66,30 @@ class CardOptions(Options):
         group=CARD,
         help="model that was fine-tuned, to compare with: a pipeline folder or a name on the hub",
         unset="the run's",
+    )
+    variant: str | None = flag(
+        None,
+        kind=NAME,
+        group=CARD,
+        help="variant of the model's weights, as in model.fp16.safetensors",
+        unset="files without a variant, or the only one that is there",
+    )
+    config: str | None = flag(
+        None,
+        kind=PATH,
+        group=CARD,
+        help="configuration of a model in one file: a pipeline folder or a name on the hub",
+        unset="as diffusers finds it on the hub",
+    )
+    unet: str | None = flag(
+        None,
+        kind=PATH,
+        group=CARD,
+        help=(
+            "network in the place of the model's U-Net or transformer: its folder; the model"
+            " without it is the base model"
+        ),
+        unset="the model's own",
     )
     budget: float | None = flag(
         None,

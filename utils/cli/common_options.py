@@ -53,6 +53,7 @@ class ModelOptions(Options):
     # a resumed run compares the weights by their content
     variant: str | None = flag(
         None,
+        kind=NAME,
         group=MODEL,
         help="variant of the weights, as in model.fp16.safetensors",
         unset="files without a variant, or the only one that is there",

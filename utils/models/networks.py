@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from utils.files import weight_files
 from utils.files.weight_files import WeightFiles
 from utils.runtime.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Module
 
 Say = Callable[[str], None]
@@ -81,6 +80,8 @@ def require_fit(file: str | Path, report: Report) -> None:
 
 def require_finite(file: str | Path, network: Module) -> None:
     """Raise DataError if a network holds weights that are not finite. file: that was loaded."""
+    import torch
+
     state = network.state_dict()
     found = weight_files.not_finite(state)
     if found:
@@ -239,6 +240,8 @@ def network_classes(index: Mapping[str, Any]) -> dict[str, Any]:
     """{part: class} of the networks that a pipeline consists of, without its safety checker.
 
     index: its model_index.json."""
+    import torch
+
     found = {}
     for part, entry in index.items():
         known = isinstance(entry, list) and len(entry) == 2 and entry[0] in LIBRARIES
@@ -251,6 +254,8 @@ def network_classes(index: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_pipeline(pipeline: Any) -> dict[str, Module]:
     """{part: network} of a loaded pipeline."""
+    import torch
+
     return {
         part: each
         for part, each in pipeline.components.items()
