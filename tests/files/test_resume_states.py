@@ -143,3 +143,19 @@ def test_a_truncated_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(UsageError, match="process_0.safetensors cannot be read"):
         resume_states.find_state(tmp_path, "latest").tensors(0)
+
+
+def test_one_flipped_bit_of_a_state_is_found_and_named(tmp_path):
+    save(tmp_path, 4)
+    path = tmp_path / "state_4" / "process_0.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="process_0.safetensors differs from its checksum"):
+        resume_states.find_state(tmp_path, "latest").tensors(0)
+
+
+def test_a_state_of_an_earlier_version_without_a_checksum_is_read(tmp_path):
+    save(tmp_path, 4)
+    (tmp_path / "state_4" / "process_0.safetensors.sha256").unlink()
+    assert resume_states.find_state(tmp_path, "latest").tensors(0)["w"].tolist() == [1, 1, 1]

@@ -372,6 +372,13 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
             " for training"
         ),
     )
+    verify: bool = switch(
+        group=INDEX,
+        help=(
+            "check that the index of --val_dir is as it was written, by its checksums; without"
+            " --query_dir this alone. It is also checked once a day"
+        ),
+    )
     compare_runs: tuple[str, ...] = flag(
         (),
         "--compare_evaluations",
@@ -473,7 +480,9 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
         """The flag by which the script works on --val_dir alone; None for an evaluation."""
         if self.build_index:
             return "--build_index"
-        return "--dedup" if self.dedup else None
+        if self.dedup:
+            return "--dedup"
+        return "--verify" if self.verify and not self.query_dir else None
 
     def check(self) -> None:
         self._check_card()
@@ -496,7 +505,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
 
     def _check_comparison(self) -> None:
         self._refuse(
-            ("build_index", "dedup", "ann", "caption_column", "image_column"),
+            ("build_index", "dedup", "ann", "verify", "caption_column", "image_column"),
             "does not go with --compare_runs, which reads evaluations only; leave one of them out",
         )
 
@@ -508,8 +517,8 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
             )
         if not self.query_dir and not self.prepares:
             raise UsageError(
-                "--query_dir is required (except with --build_index, --dedup, --compare_runs); give"
-                " a folder of images"
+                "--query_dir is required (except with --build_index, --dedup, --verify,"
+                " --compare_runs); give a folder of images"
             )
 
     def _check_preparation(self, prepares: str) -> None:

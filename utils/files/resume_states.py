@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.files import whole_files
+from utils.files import checksums, whole_files
 from utils.runtime.errors import TrainingError, UsageError, is_disk_full
 
 if TYPE_CHECKING:
@@ -36,17 +36,26 @@ class State:
     def tensors(self, process: int) -> dict[str, torch.Tensor]:
         """The tensors that a process wrote, by name, on the CPU.
 
-        UsageError if the state has no readable file of that process."""
+        UsageError if the state has no readable file of that process, or if the file differs from
+        its checksum, which states of earlier versions lack."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = self.path / f"process_{process}.safetensors"
         try:
-            return load_file(path)
+            tensors = load_file(path)
+            damaged = checksums.is_damaged(path)
         except (OSError, SafetensorError) as error:
             raise UsageError(
                 f"--resume_from_checkpoint={str(self.path)!r}: {path.name} cannot be read ({error})"
             ) from None
+        if damaged:
+            raise UsageError(
+                f"--resume_from_checkpoint={str(self.path)!r}: {path.name} differs from its"
+                " checksum: it was changed or damaged after it was written; continue from an"
+                " earlier state"
+            )
+        return tensors
 
 
 def list_states(folder: str | Path) -> list[State]:
@@ -102,7 +111,8 @@ def clean(folder: str | Path, *, after: int | None = None) -> None:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> str | None:
-    """Write tensors and flush them to disk. Returns: the error in a line, or None."""
+    """Write tensors and their checksum and flush them to disk. Returns: the error in a line, or
+    None."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -110,6 +120,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> str | None:
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
         with open(path, "rb") as handle:
             os.fsync(handle.fileno())
+        checksums.write(path)
     except (OSError, SafetensorError) as error:
         return f"{path.parent.name}: {' '.join(str(error).split())}"
     return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.cli import flags
 from utils.data import image_sets
-from utils.index import index_descriptor, index_verdict, search, vector_index
+from utils.index import index_checks, index_descriptor, index_verdict, search, vector_index
 from utils.reports.progress import progress
 from utils.retrieval import evaluation_inputs, features, measurement, show_nothing
 from utils.retrieval.decided import UNDECIDED, Decided
@@ -49,6 +49,7 @@ class IndexTraining:
         require_flags(self.opts)
         inputs = request.inputs
         index = vector_index.open_index("--val_dir", inputs.val_dir)
+        (index_checks.verify if self.opts.verify else index_checks.verify_daily)(index, say)
         index_descriptor.require_descriptor(request.descriptor, inputs.val_dir, index.descriptor)
         _say_if_incomplete(index, inputs.val_dir, say)
         generated, queries, manifest = evaluation_inputs.read_queries(inputs.query_dir, say=say)

@@ -1,12 +1,19 @@
-"""The stage of diff_retrieval.py that works on training images alone: --build_index, --ann and
---dedup. It also chooses whether an evaluation compares with images or with an index."""
+"""The stage of diff_retrieval.py that works on training images alone: --build_index, --ann, --dedup
+and --verify. It also chooses whether an evaluation compares with images or with an index."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from utils.index import deduplication, index_build, index_evaluation, search, vector_index
+from utils.index import (
+    deduplication,
+    index_build,
+    index_checks,
+    index_evaluation,
+    search,
+    vector_index,
+)
 from utils.retrieval import evaluation_stage
 from utils.runtime.errors import UsageError
 
@@ -28,18 +35,24 @@ def training_side(opts: RetrievalOptions) -> TrainingSide:
     if vector_index.is_index(_val_dir(opts)):
         return index_evaluation.IndexTraining(opts)
     if opts.ann:
-        raise UsageError(
-            f"--ann needs an index, and --val_dir={opts.val_dir!r} is not one; build one with"
-            " --build_index"
-        )
+        raise _needs_an_index(opts, "--ann")
+    if opts.verify:
+        raise _needs_an_index(opts, "--verify")
     return evaluation_stage.ImageTraining()
+
+
+def _needs_an_index(opts: RetrievalOptions, flag: str) -> UsageError:
+    return UsageError(
+        f"{flag} needs an index, and --val_dir={opts.val_dir!r} is not one; build one with"
+        " --build_index"
+    )
 
 
 def prepare(opts: RetrievalOptions, processes: Processes) -> None:
     """Work on the training images alone: build an index, its lists, groups of near-duplicates."""
     if opts.build_index:
         _build_index(opts, processes)
-        if opts.dry_run or not (opts.ann or opts.dedup):
+        if opts.dry_run or not (opts.ann or opts.dedup or opts.verify):
             return
     index = _open_index(opts, processes)
     searcher = None
@@ -70,14 +83,14 @@ def _open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
     """The index to work on, as the main process opens it: it may grow between two looks.
     UsageError if --val_dir is no index and --build_index makes none."""
     if not (opts.build_index or vector_index.is_index(_val_dir(opts))):
-        raise UsageError(
-            f"--dedup needs an index, and --val_dir={opts.val_dir!r} is not one; build one with"
-            " --build_index"
-        )
+        raise _needs_an_index(opts, "--dedup" if opts.dedup else "--verify")
     index = None
     with processes.together():
         if processes.main:
             index = vector_index.open_index("--val_dir", opts.build_index or _val_dir(opts))
+            (index_checks.verify if opts.verify else index_checks.verify_daily)(
+                index, processes.say
+            )
     return processes.share(index)
 
 

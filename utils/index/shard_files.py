@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 FOLDER = "shards"
 FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
+FACTS_SHA256 = b"diffrep_sha256"  # the key of their checksum
+CONTENT = "sha256"  # fact: checksums of the vectors and of the rows
+DIFFERS = "differs from its checksum: it was changed or damaged after it was written"
 REBUILD = "run --build_index to rebuild this shard"
 # what numpy raises on a damaged .npy header, which it parses as Python
 NO_HEADER = (
@@ -98,12 +101,16 @@ def write_shard(
     } | _optional_facts(vectors, damage, caption_faults, left_out)
     cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
     table = pa.Table.from_pylist(cleaned, schema())
+    halves = vectors.astype(np.float16)
+    facts[CONTENT] = {"vectors": _sha256(halves), "rows": _sha256_of_rows(table)}
+    text = json.dumps(facts)
+    about = {FACTS: text, FACTS_SHA256: hashlib.sha256(text.encode()).hexdigest()}
     array_path, table_path = paths_of(root, name)
     array_path.unlink(missing_ok=True)  # vectors of an earlier build do not match the new Parquet
     with whole_file(table_path) as part:
-        pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), part)
+        pq.write_table(table.replace_schema_metadata(about), part)
     with whole_file(array_path) as part, open(part, "wb") as handle:
-        np.save(handle, vectors.astype(np.float16))
+        np.save(handle, halves)
 
 
 def _optional_facts(vectors, damage, caption_faults, left_out):
@@ -140,6 +147,20 @@ def _fingerprint(rows):
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row['key']}\0{row['bytes']}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(vectors: np.ndarray) -> str:
+    """SHA-256 of the bytes of vectors, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(vectors).view(np.uint8).data).hexdigest()
+
+
+def _sha256_of_rows(table: pa.Table) -> str:
+    """SHA-256 of the values of all rows, in hexadecimal: a bit of a Parquet file that changes no
+    value does not change it."""
+    digest = hashlib.sha256()
+    for row in table.select(list(COLUMNS)).to_pylist():
+        digest.update(json.dumps([row[column] for column in COLUMNS]).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -202,6 +223,32 @@ def shard_facts(root: str | Path, name: str) -> tuple[int, dict[str, Any]]:
     if wrong:
         raise DataError(f"{path}: cannot be read (its metadata has no valid {wrong!r}); {REBUILD}")
     return footer.num_rows, facts
+
+
+def require_content(root: str | Path, name: str) -> None:
+    """Raise DataError if a shard differs from the checksums that were stored when it was built; it
+    names the file. Both files are read as a whole. A shard of an earlier version has no checksums;
+    of it both files are parsed alone."""
+    import pyarrow.parquet as pq
+
+    array_path, path = paths_of(root, name)
+    rows, dimensions, offset = _header(array_path)
+    _, facts = shard_facts(root, name)
+    about = pq.read_metadata(path).metadata
+    recorded = about.get(FACTS_SHA256)
+    if recorded is not None and hashlib.sha256(about[FACTS]).hexdigest().encode() != recorded:
+        raise DataError(f"{path}: {DIFFERS}; {REBUILD}")
+    table, content = read_rows(root, name, COLUMNS), facts.get(CONTENT)
+    if content is None:
+        return
+    if _sha256_of_rows(table) != content["rows"]:
+        raise DataError(f"{path}: {DIFFERS}; {REBUILD}")
+    shape = (rows, dimensions)
+    halves = (
+        np.memmap(array_path, np.float16, "r", offset, shape) if rows else np.empty(shape, "f2")
+    )
+    if _sha256(halves) != content["vectors"]:
+        raise DataError(f"{array_path}: {DIFFERS}; {REBUILD}")
 
 
 def wrong_field(data: Any, **types: type) -> str | None:

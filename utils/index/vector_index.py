@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Rows = Sequence[int] | range | np.ndarray
 
 KIND, FILE = "index", "index.json"
+CHECKSUM = "checksum"  # field of index.json, of all others
 MOST_MAPS = 16_384  # memory maps that are kept open; a system allows 65,530 per process
 BLOCK_BYTES = 128 << 20  # of float32 vectors that are held at once
 
@@ -78,9 +79,14 @@ def write_index(
     )
     source = source | {"relative": relative}
     names = sorted(planned, key=natural_key)
-    write_manifest(
-        Path(root) / FILE, KIND, descriptor=descriptor, source=source, shards=names, **more
-    )
+    fields = {"descriptor": descriptor, "source": source, "shards": names, **more}
+    write_manifest(Path(root) / FILE, KIND, **fields, **{CHECKSUM: _checksum(fields)})
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of the fields of index.json, in hexadecimal."""
+    kept = {k: v for k, v in fields.items() if k not in ("kind", "version", CHECKSUM)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -366,6 +372,8 @@ def read_record(root: str | Path) -> dict[str, Any]:
     wrong = wrong or shard_files.wrong_field(data["source"], folder=str, relative=str, shards=bool)
     if wrong or not all(isinstance(name, str) for name in data["shards"]):
         raise DataError(f"{path}: has no valid {wrong or 'shards'!r}; {advice}")
+    if CHECKSUM in data and data[CHECKSUM] != _checksum(data):
+        raise DataError(f"{path}: {shard_files.DIFFERS}; {advice}")
     return data
 
 
