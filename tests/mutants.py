@@ -58,6 +58,13 @@ MUTANTS = [
         "tests/data/test_node_graphs.py::test_a_sampler_that_refines_is_passed_over",
     ),
     Mutant(
+        "a run resumes from a state with a flipped bit",
+        "utils.files.checksums:is_damaged",
+        "whole_files.file_sha256(file) != text",
+        "False",
+        "tests/files/test_resume_states.py::test_one_flipped_bit_of_a_state_is_found_and_named",
+    ),
+    Mutant(
         "captions of all images are drawn with the same random numbers",
         "utils.captioning.nucleus:numbers_of_image",
         "seeding.numpy_rng(seed, 'captions', n, *name)",
