@@ -1,9 +1,9 @@
 """Checksums of files that this toolkit wrote itself, so that a flipped bit is found and named. A
 file that an earlier version wrote has none, and is read all the same.
 
-Measured by hand on two loaded cores, with 256 MiB of weights: a state is written and flushed at 0.09
-GiB a second, and its checksum is computed at 0.25, so that saving a state takes a third longer. A
-state is saved every --state_steps steps."""
+Measured by hand on two loaded cores, with 256 MiB of weights: a state is written and flushed at
+0.09 GiB a second, and its checksum is computed at 0.25, so that saving a state takes a third
+longer. A state is saved every --state_steps steps."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ FACTS = b"diffrep"  # the key of our facts in a Parquet's metadata
 FACTS_SHA256 = b"diffrep_sha256"  # the key of their checksum
 CONTENT = "sha256"  # fact: checksums of the vectors and of the rows
 DIFFERS = "differs from its checksum: it was changed or damaged after it was written"
+REMOVE = "remove it and run --build_index, which rebuilds this shard"
 REBUILD = "run --build_index to rebuild this shard"
 # what numpy raises on a damaged .npy header, which it parses as Python
 NO_HEADER = (
@@ -237,18 +238,18 @@ def require_content(root: str | Path, name: str) -> None:
     about = pq.read_metadata(path).metadata
     recorded = about.get(FACTS_SHA256)
     if recorded is not None and hashlib.sha256(about[FACTS]).hexdigest().encode() != recorded:
-        raise DataError(f"{path}: {DIFFERS}; {REBUILD}")
+        raise DataError(f"{path}: {DIFFERS}; {REMOVE}")
     table, content = read_rows(root, name, COLUMNS), facts.get(CONTENT)
     if content is None:
         return
     if _sha256_of_rows(table) != content["rows"]:
-        raise DataError(f"{path}: {DIFFERS}; {REBUILD}")
+        raise DataError(f"{path}: {DIFFERS}; {REMOVE}")
     shape = (rows, dimensions)
     halves = (
         np.memmap(array_path, np.float16, "r", offset, shape) if rows else np.empty(shape, "f2")
     )
     if _sha256(halves) != content["vectors"]:
-        raise DataError(f"{array_path}: {DIFFERS}; {REBUILD}")
+        raise DataError(f"{array_path}: {DIFFERS}; {REMOVE}")
 
 
 def wrong_field(data: Any, **types: type) -> str | None:
