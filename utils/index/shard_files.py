@@ -104,12 +104,10 @@ def write_shard(
     table = pa.Table.from_pylist(cleaned, schema())
     halves = vectors.astype(np.float16)
     facts[CONTENT] = {"vectors": _sha256(halves), "rows": _sha256_of_rows(table)}
-    text = json.dumps(facts)
-    about = {FACTS: text, FACTS_SHA256: hashlib.sha256(text.encode()).hexdigest()}
     array_path, table_path = paths_of(root, name)
     array_path.unlink(missing_ok=True)  # vectors of an earlier build do not match the new Parquet
     with whole_file(table_path) as part:
-        pq.write_table(table.replace_schema_metadata(about), part)
+        pq.write_table(table.replace_schema_metadata(_metadata(facts)), part)
     with whole_file(array_path) as part, open(part, "wb") as handle:
         np.save(handle, halves)
 
@@ -149,6 +147,12 @@ def _fingerprint(rows):
     for row in rows:
         digest.update(f"{row['key']}\0{row['bytes']}\n".encode())
     return digest.hexdigest()
+
+
+def _metadata(facts: dict[str, Any]) -> dict[bytes, str]:
+    """The metadata of a shard's Parquet: its facts, and their checksum."""
+    text = json.dumps(facts)
+    return {FACTS: text, FACTS_SHA256: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _sha256(vectors: np.ndarray) -> str:
