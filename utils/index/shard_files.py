@@ -90,7 +90,6 @@ def write_shard(
     bad, caption_faults: (key, reason) of each image that was skipped, or whose text cannot be used.
     damage: why the tar file could not be read to its end, or None.
     left_out: other files beside the images, by kind."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors = np.asarray(vectors)
@@ -100,8 +99,7 @@ def write_shard(
         "bad": [list(pair) for pair in bad],
         "fingerprint": _fingerprint(rows),
     } | _optional_facts(vectors, damage, caption_faults, left_out)
-    cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
-    table = pa.Table.from_pylist(cleaned, schema())
+    table = _table_of(rows)
     halves = vectors.astype(np.float16)
     facts[CONTENT] = {"vectors": _sha256(halves), "rows": _sha256_of_rows(table)}
     array_path, table_path = paths_of(root, name)
@@ -147,6 +145,14 @@ def _fingerprint(rows):
     for row in rows:
         digest.update(f"{row['key']}\0{row['bytes']}\n".encode())
     return digest.hexdigest()
+
+
+def _table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as the columns of a shard's Parquet."""
+    import pyarrow as pa
+
+    cleaned = [{c: _utf8(row.get(c)) for c in COLUMNS} | {"key": row["key"]} for row in rows]
+    return pa.Table.from_pylist(cleaned, schema())
 
 
 def _metadata(facts: dict[str, Any]) -> dict[bytes, str]:
