@@ -595,7 +595,15 @@ def test_dry_run_writes_nothing(infer):
         (["--modelpath", "RUN", "--prompts", "EMPTY"], "is a folder; give an existing file"),
         (
             ["--modelpath", "RUN", "--prompts", "CSV"],
-            "has an unknown suffix; use .txt, .json or .jsonl",
+            "p.csv' holds no prompts, or entries that are not text",
+        ),
+        (
+            ["--modelpath", "RUN", "--prompts", "XLSX"],
+            "has an unknown suffix; use .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet",
+        ),
+        (
+            ["--modelpath", "RUN", "-nb", 1, "--caption_column", "x"],
+            "--caption_column='x' names a column of a captions file; give the file with --prompts",
         ),
         (["--modelpath", "RUN", "--prompts", "BLANK"], "holds no prompts"),
         (
@@ -638,7 +646,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "p.csv").write_text("x")
+    for name in ("p.csv", "p.xlsx"):
+        (tmp_path / name).write_text("x")
     (tmp_path / "blank.txt").write_text("\n")
     save_file({"unet.x": torch.zeros(2)}, tmp_path / "x.safetensors")
     places = {
@@ -646,6 +655,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         "MODEL": micro_sd,
         "EMPTY": tmp_path / "empty",
         "CSV": tmp_path / "p.csv",
+        "XLSX": tmp_path / "p.xlsx",
         "BLANK": tmp_path / "blank.txt",
         "TENSORS": tmp_path / "x.safetensors",
     }
