@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from utils.data import picture_tables
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
+from utils.data.image_storage import CHANGED_IN_USE, ChangedError
 from utils.data.picture_tables import ListedFile, PictureColumns, PictureRow
-from utils.files.downloads import Address, Stamp
+from utils.files.downloads import Address
 from utils.runtime.errors import DataError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -144,12 +145,12 @@ class ArrowRows:
 
     column: str  # of bytes, or of a struct that holds them
 
-    def read(self, path: Path | Address, at: int, size: int) -> tuple[bytes, Stamp | None]:
+    def read(self, path: Path | Address, at: int, size: int) -> bytes:
         """See Storage. Only the bytes of this picture are read."""
         table = _table(path)
         picture = table.column(self.column)[at] if at < len(table) else None
         content = None if picture is None else picture.as_py()
         content = content.get(picture_tables.BYTES) if isinstance(content, dict) else content
         if content is None or len(content) != size:
-            raise DataError(f"{path}: has changed since it was listed")
-        return content, None
+            raise ChangedError(CHANGED_IN_USE)
+        return content

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +18,11 @@ from PIL import Image
 from utils.data import content_stamps, file_kinds, folder_walk, image_names
 from utils.data.image_files import open_image
 from utils.data.image_names import LeftOut
-from utils.data.image_storage import ByteRanges, Storage
+from utils.data.image_storage import CHANGED, ByteRanges, ChangedError, Storage
 from utils.files import folder_kinds
-from utils.files.downloads import Address, Stamp
+from utils.files.downloads import Address
 from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
 
-CHANGED = "has changed since the index was built; --build_index reads it again"
 SPAN = 256  # images that a thread reads for one task: a task an image would take gigabytes
 
 BadImages = tuple[tuple[str, str], ...]  # (key, reason) of each
@@ -55,9 +54,9 @@ class ImageSet:
     storage: Storage = ByteRanges()  # how images are read that have places
     # keys of images that have changed since they were listed; they are not opened
     changed: frozenset[str] = frozenset()
-    # below an Address: {file: its stamp when it was listed}; images of changed files are refused
-    stamps: dict[str, Stamp] = field(default_factory=dict)
     left_out: LeftOut = ()  # other files that lie beside the images, by kind
+    # {folder: class of the images in it}, of folders whose name says more than the class
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -81,17 +80,16 @@ class ImageSet:
     def _bytes(self, index: int) -> bytes:
         """The bytes of an image inside a larger file. UnreadError if that file is gone, or the disk
         or the server fails; DataError if it has changed."""
-        path, (file, at), size = self.path(index), self.places[index], self.sizes[index]
+        path, (_, at), size = self.path(index), self.places[index], self.sizes[index]
         name = self.root / self.keys[index]
         try:
-            content, stamp = self.storage.read(path, at, size)
+            return self.storage.read(path, at, size)
         except OSError as error:
             raise UnreadError(f"{name}: {error.strerror}") from None
+        except ChangedError as error:
+            raise DataError(f"{name}: {error}") from None
         except DataError as error:
             raise UnreadError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
-        if self.stamps.get(file, stamp) != stamp:
-            raise DataError(f"{name}: {CHANGED}")
-        return content
 
     def stamp(self, index: int) -> int:
         """Time of the last change of the image's file, in ns."""

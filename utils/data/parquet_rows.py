@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.data import picture_tables
-from utils.files.downloads import Address, Stamp
+from utils.data.image_storage import CHANGED_IN_USE, ChangedError
+from utils.files.downloads import Address
 from utils.runtime.errors import DataError, UnreadError, first_line
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ class ParquetRows:
 
     column: str  # of the bytes
 
-    def read(self, path: Path | Address, at: int, size: int) -> tuple[bytes, Stamp | None]:
+    def read(self, path: Path | Address, at: int, size: int) -> bytes:
         """See Storage. The pictures of the row group are read, unless they are kept from before."""
         content = _KEPT.picture(str(path), self.column, at)
         if content is None or len(content) != size:
-            raise DataError(f"{path}: has changed since it was listed")
-        return content, None
+            raise ChangedError(CHANGED_IN_USE)
+        return content
 
 
 class _KeptGroups:

@@ -25,6 +25,7 @@ from utils.data import tar_shards
 from utils.data.content_stamps import CONTENT
 from utils.data.folder_walk import INDEX_KIND
 from utils.data.image_sets import ImageSet, natural_key
+from utils.data.image_storage import ByteRanges
 from utils.files import downloads
 from utils.files.text_files import MalformedError
 from utils.files.whole_files import read_manifest, write_manifest
@@ -324,7 +325,8 @@ class VectorIndex:
         # a server's stamps are compared when a picture is read
         if isinstance(self.image_root, downloads.Address):
             stamps = {tar: self._tar_stamps[tar] for tar in tars if self._tar_stamps.get(tar)}
-            return ImageSet(self.image_root, keys, sizes, places=places, stamps=stamps)
+            storage = ByteRanges(stamps)
+            return ImageSet(self.image_root, keys, sizes, places=places, storage=storage)
         rewritten = {tar for tar in tars if self._has_changed(tar, self._tar_stamps.get(tar, {}))}
         changed = frozenset(k for k, (tar, _) in zip(keys, places, strict=True) if tar in rewritten)
         return ImageSet(self.image_root, keys, sizes, places=places, changed=changed)
