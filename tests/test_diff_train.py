@@ -802,6 +802,55 @@ def test_parquet_trains_without_encoding_ahead(train, scenes_dir, tmp_path):
     assert torch.equal(unet(train(instance_data_dir=source, **how)), unet(given))
 
 
+@pytest.fixture
+def repeated(scenes_dir, tmp_path):
+    """The scenes in folders as kohya's trainer reads them: seven in 1_scene, five in 10_sks cat."""
+    for i, path in enumerate(sorted((scenes_dir / "train").rglob("*.png"))):
+        folder = tmp_path / "kohya" / "img" / ("10_sks cat" if i < 5 else "1_scene")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"{i}.png")
+    return tmp_path / "kohya"
+
+
+def test_repeats_of_folders_are_weights_and_their_classes_are_prompts(train, repeated):
+    flags = {"instance_data_dir": repeated, "instance_prompt_loc": None, "max_train_steps": 1}
+    folder = train(**flags | {"class_prompt": "classlevel"})
+    assert "'img/10_sks cat' has weight 10 and class 'sks cat'" in train.printed
+    record = json.loads((folder / "run.json").read_text())
+    assert record["classes"] == ["scene", "sks cat"]
+    assert record["folder_classes"] == {"img/1_scene": "scene", "img/10_sks cat": "sks cat"}
+    texts = json.loads((folder / "captions.json").read_text())
+    assert texts["img/10_sks cat/0.png"] == ["An image of sks cat"]
+    plain = train("--no_folder_repeats", **flags | {"class_prompt": "classlevel"})
+    record_of_names = json.loads((plain / "run.json").read_text())
+    assert record_of_names["classes"] == ["1_scene", "10_sks cat"]
+    assert record_of_names["weights"] != record["weights"]
+    assert not torch.equal(unet(folder), unet(plain))
+
+
+def test_images_without_a_text_have_the_class_of_their_folder_as_caption(train, repeated):
+    (repeated / "img" / "1_scene" / "7.txt").write_text("a caption of its own")
+    folder = train(instance_data_dir=repeated, instance_prompt_loc=None)
+    assert "11 of 12 images have no text: their caption is their class" in train.printed
+    texts = json.loads((folder / "captions.json").read_text())
+    assert texts["img/1_scene/7.png"] == ["a caption of its own"]
+    assert texts["img/1_scene/8.png"] == ["scene"]
+    assert texts["img/10_sks cat/0.png"] == ["sks cat"]
+
+
+def test_a_run_of_folder_names_resumes_without_repeats_only(train, repeated, refused):
+    flags = {"instance_data_dir": repeated, "instance_prompt_loc": None}
+    flags |= {"class_prompt": "classlevel"}
+    folder = train("--no_folder_repeats", **flags)
+    record = json.loads((folder / "run.json").read_text())
+    del record["folder_classes"], record["options"]["no_folder_repeats"]  # as 0.2.0 wrote it
+    (folder / "run.json").write_text(json.dumps(record))
+    again = flags | {"output_dir": folder, "resume_from_checkpoint": "latest", "max_train_steps": 4}
+    with pytest.raises(SystemExit):
+        train(**again)
+    train("--no_folder_repeats", **again)
+
+
 def test_a_subset_s_prompts_are_its_own(train):
     folder = train(trainsubset=0.5)
     assert len(json.loads((folder / "captions.json").read_text())) == 6

@@ -239,3 +239,15 @@ def test_no_more_workers_than_cores(make, monkeypatch):
     assert (
         training_data.loader(make(), steps=range(1), batch_size=2, num_workers=4).num_workers == 2
     )
+
+
+@pytest.mark.parametrize("style", ["dup_both", "dup_image"])
+def test_weights_of_images_and_of_duplication_are_multiplied(scenes_dir, style):
+    images = image_sets.list_images("--d", scenes_dir / "train")
+    repeats = np.arange(1.0, 13.0)
+    data, keys = training_data.captioned_images(
+        images, {}, style=style, share=0.25, weight=5.0, seed=5, weights=repeats
+    )
+    duplicated = np.isin(images.keys, keys)
+    assert duplicated.sum() == 3
+    assert data.weights.tolist() == (repeats * np.where(duplicated, 5.0, 1.0)).tolist()

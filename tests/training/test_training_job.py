@@ -221,3 +221,37 @@ def test_without_a_holdout_nothing_is_set_aside(built):
     job, _, data = built()
     assert job.held_out == {}
     assert job.data.images == data.images
+
+
+def test_repeats_of_folders_and_the_weights_file_are_multiplied(tmp_path):
+    import json
+
+    from tests.tars import png
+    from utils.data.field_names import USUAL
+    from utils.training.training_inputs import InputFiles, checked_inputs
+
+    for name in ("10_cat/0.png", "10_cat/1.png", "2_dog/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps({"10_cat/1.png": 0.5}))
+    said = []
+    for folder_repeats, file, expected in (
+        (True, str(weights), [2.0, 10.0, 5.0]),
+        (True, None, [2.0, 10.0, 10.0]),
+        (False, str(weights), [1.0, 1.0, 0.5]),
+        (False, None, None),
+    ):
+        files = InputFiles(
+            images=str(tmp_path),
+            captions=None,
+            columns=USUAL,
+            weights=file,
+            prompt_style="classlevel",
+            max_bad=0,
+            workers=1,
+            folder_repeats=folder_repeats,
+        )
+        found = checked_inputs(files, subset=None, copies=1, say=said.append)
+        assert (None if found.weights is None else found.weights.tolist()) == expected
+    assert sum("folders are named <repeats>_<class>" in line for line in said) == 2

@@ -166,6 +166,11 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         help="file of weights in the draw: JSON of image path -> weight; with --duplication nodup",
         may_change_on_resume=True,
     )
+    no_folder_repeats: bool = switch(
+        group=CONDITIONING,
+        help="reading of folders such as 10_cat as the class '10_cat', not as the weight 10",
+        may_change_on_resume=True,
+    )
     trainsubset: float | None = flag(
         None,
         kind=real(above=0, high=1),
@@ -475,12 +480,15 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         self._check_upload()
 
     def _check_captions(self) -> None:
-        from utils.data import caption_layouts, data_sources
+        from utils.data import caption_layouts, data_sources, folder_repeats
 
         if self.instance_prompt_loc or not PROMPT_STYLES[self.class_prompt].needs_captions:
             return
         folder = self.instance_data_dir
-        if data_sources.holding_files(folder) is None and not caption_layouts.may_hold(folder):
+        classes = not self.no_folder_repeats and folder_repeats.may_name(folder)
+        if classes or data_sources.holding_files(folder) is not None:
+            return
+        if not caption_layouts.may_hold(folder):
             raise UsageError(caption_layouts.none_found(self.class_prompt, folder))
 
     def _check_caption_edit(self) -> None:

@@ -31,7 +31,6 @@ OTHER_FILES = (
         "give the folder of the images that it names",
     ),
     ((".arrow",), "a part of a data set", "give its folder, with dataset_info.json and state.json"),
-    (image_names.suffixes(), "one image", "give its folder"),
 )
 
 
@@ -79,6 +78,8 @@ def _require_no_other_file(flag: str, source: str | Path) -> None:
     if not path.is_file():
         return
     name = path.name.lower()
+    if image_names.has_suffix(name):
+        raise UsageError(f"{flag}={str(source)!r} is one image; give its folder")
     for suffixes, kind, advice in OTHER_FILES:
         if name.endswith(suffixes):
             raise UsageError(f"{flag}={str(source)!r} is {kind}; {advice}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from utils.data.caption_edits import RandomTokens, Tokenizer
 from utils.data.caption_files import Captions
@@ -35,12 +36,15 @@ READABLE_CLASSES = {
 # Classes ------------------------------------------------------------------------------------------
 
 
-def class_of(key: str) -> str | None:
+def class_of(key: str, classes: Mapping[str, str] = MappingProxyType({})) -> str | None:
     """Readable class of an image: the name of the folder that holds it; None if it is in no folder.
 
     The innermost folder counts, so that DIR and DIR/train of the published layout give the same
-    classes."""
-    folder = key.rpartition("/")[0].rpartition("/")[2]
+    classes. classes: as `ImageSet.classes`."""
+    place = key.rpartition("/")[0]
+    if place in classes:
+        return classes[place]
+    folder = place.rpartition("/")[2]
     if folder.endswith(HOLDING):
         return None
     return READABLE_CLASSES.get(folder, folder) or None
@@ -48,7 +52,8 @@ def class_of(key: str) -> str | None:
 
 def class_names(images: ImageSet) -> list[str]:
     """Readable classes of an image set, in natural order."""
-    return sorted({c for c in map(class_of, images.keys) if c is not None}, key=natural_key)
+    found = {class_of(key, images.classes) for key in images.keys}
+    return sorted((name for name in found if name is not None), key=natural_key)
 
 
 def empty_classes(images: ImageSet) -> list[str]:
@@ -105,7 +110,7 @@ def _classlevel(
             f"--class_prompt='classlevel' needs a folder for each class; {len(loose)} images of"
             f" {str(images.root)!r} are in no folder, first {loose[0]!r}"
         )
-    return {k: [f"An image of {class_of(k)}"] for k in images.keys}
+    return {k: [f"An image of {class_of(k, images.classes)}"] for k in images.keys}
 
 
 def _require_classes(images: ImageSet, captions: Captions | None) -> None:

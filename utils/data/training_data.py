@@ -55,7 +55,7 @@ def captioned_images(
     style: --duplication, a key of DUPLICATIONS; under nodup no image is duplicated.
     share: of the images that are duplicated, in [0, 1].
     weight: of a duplicated image in the draw; another image has 1.
-    weights: [N] of --weights_file, used under nodup alone.
+    weights: [N], of the images before duplication; None: all are equal.
     Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated).
     """
     chosen = duplication.duplicated_images(len(images), share, seed)
@@ -63,7 +63,8 @@ def captioned_images(
     duplicated = torch.zeros(len(images), dtype=torch.bool)
     if duplication.DUPLICATIONS[style].duplicates:
         duplicated[chosen] = True
-        weights = torch.where(duplicated, weight, 1.0).double().numpy()
+        drawn = torch.where(duplicated, weight, 1.0).double().numpy()
+        weights = drawn if weights is None else drawn * weights
     return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys
 
 

@@ -72,7 +72,8 @@ def _images(model: ModelSource, location: str | Path | None, columns: Columns) -
         assert location is not None  # `choose_prompts` refuses a model without a run or captions
         entries = caption_files.read_file(require_file("--instance_prompt_loc", location), columns)
         keys, root = tuple(sorted(entries, key=image_sets.natural_key)), Path(location).parent
-    return ImageSet(root, keys, (0,) * len(keys))
+    classes = model.run.record.get("folder_classes", {}) if model.run else {}
+    return ImageSet(root, keys, (0,) * len(keys), classes=classes)
 
 
 def _styled_captions(

@@ -53,6 +53,7 @@ def record_of(
             weights=None if job.data.weights is None else job.data.weights.tolist()
         ),
         "classes": prompt_styles.class_names(used),
+        "folder_classes": dict(used.classes),
         "duplicated": job.duplicated,
         "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
@@ -97,6 +98,14 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
     asked for, if it would change the result. record: run.json on disk; fresh: what it would be
     now."""
     options = fresh["options"]
+    before, now = record.get("folder_classes", {}), fresh["folder_classes"]
+    if before != now:
+        folder = next(iter(before or now))
+        accepted = "without it" if before else "give --no_folder_repeats"
+        raise UsageError(
+            f"--no_folder_repeats={options['no_folder_repeats']}: {EARLIER} the folder {folder!r}"
+            f" {'read as repeats' if before else 'as a class'}; {accepted}"
+        )
     before, now = record.get("holdout", []), fresh["holdout"]
     if len(before) != len(now):
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from utils.data import (
     caption_layouts,
     data_sources,
     duplication,
+    folder_repeats,
     image_sets,
     prompt_styles,
     recognised,
@@ -39,6 +40,7 @@ class InputFiles:
     prompt_style: str  # --class_prompt
     max_bad: float  # share or number of images that may be unreadable
     workers: int  # processes that read images
+    folder_repeats: bool = True  # whether folders such as 10_cat give weights; --no_folder_repeats
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class TrainingInputs:
 
     images: ImageSet  # N images that can be read
     texts: dict[str, list[str]] | None  # {image key: its captions}; None where prompts need none
-    weights: np.ndarray | None  # [N] float64 of --weights_file
+    # [N] float64: of --weights_file, times the repeats of folders; None: all are equal
+    weights: np.ndarray | None
     texts_from: str | None  # where the captions were found, in words; None without captions
 
     def recognised(self) -> dict[str, Any]:
@@ -88,9 +91,33 @@ def _named_captions(files, images, say):
     return texts
 
 
-def _captions_beside(files, images, beside, say):
+def _repeats(files, images, say):
+    """The repeats that folders are named with, or None."""
+    if not files.folder_repeats:
+        return None
+    found, line = folder_repeats.find(images)
+    if line:
+        say(line)
+    return found
+
+
+def _with_classes(found, images, repeats, say):
+    """Captions of all images, and where they were found: those without one have their class, as
+    kohya's trainer does it. found: captions beside the images, or None."""
+    given = {} if found is None else found.captions
+    missing = sum(key not in given for key in images.keys)
+    if missing:
+        say(f"{missing} of {len(images)} images have no text: their caption is their class")
+    source = "the names of folders"
+    if found is not None:
+        source = f"{found.layout} and {source}" if missing else found.layout
+    return {**repeats.captions(images), **given}, source
+
+
+def _captions_beside(files, images, beside, repeats, say):
     """Captions that lie beside the images, when no file was named, and where; None twice where the
-    prompt style can do without. beside: captions inside tar files, or None for a folder."""
+    prompt style can do without. beside: captions inside tar files, or None for a folder; repeats:
+    of folders, whose class is the caption of images without one, or None."""
     style = prompt_styles.PROMPT_STYLES[files.prompt_style]
     if beside is not None:
         if not style.needs_captions:
@@ -106,6 +133,8 @@ def _captions_beside(files, images, beside, say):
         return texts, "the files that hold the images"
     found = caption_layouts.find(images, files.columns)
     if found is None:
+        if style.needs_captions and repeats is not None:
+            return _with_classes(None, images, repeats, say)
         if style.needs_captions:
             raise UsageError(caption_layouts.none_found(files.prompt_style, files.images))
         return None, None
@@ -113,6 +142,8 @@ def _captions_beside(files, images, beside, say):
         say(f"{found.layout} holds text, not lists of token ids: random captions are drawn")
         return None, None
     say(found.line)
+    if style.needs_captions and repeats is not None:
+        return _with_classes(found, images, repeats, say)
     texts = caption_files.require_all(images.root, found.captions, images, within=found.layout)
     return texts, found.layout
 
@@ -138,7 +169,7 @@ def _say_unused_captions(files, say):
     )
 
 
-def _texts(files, images, beside, say):
+def _texts(files, images, beside, repeats, say):
     """Captions of the images, from a file or from beside them, and where they were found; None
     twice where the style uses none."""
     if not prompt_styles.PROMPT_STYLES[files.prompt_style].uses_captions:
@@ -147,19 +178,22 @@ def _texts(files, images, beside, say):
     if files.captions is not None:
         texts, source = _named_captions(files, images, say), files.captions
     else:
-        texts, source = _captions_beside(files, images, beside, say)
+        texts, source = _captions_beside(files, images, beside, repeats, say)
     caption_layouts.say_empty((texts or {}).values(), say)
     return texts, source
 
 
-def _weights(path, images, say):
-    """Weights of --weights_file, [N], or None."""
+def _weights(path, images, repeats, say):
+    """Weights of --weights_file times repeats, [N]; None where all are equal."""
+    repeated = None if repeats is None else repeats.weights(images)
+    if repeated is not None and (repeated == repeated[0]).all():
+        repeated = None
     if not path:
-        return None
+        return repeated
     weights, unnamed = duplication.read_weights("--weights_file", path, images)
     if unnamed:
         say(f"--weights_file does not name {unnamed} of {len(images)} images; their weight is 1")
-    return weights
+    return weights if repeated is None else weights * repeated
 
 
 def checked_inputs(
@@ -190,8 +224,11 @@ def checked_inputs(
         raise UsageError(
             f"--clients_num={copies} splits of {kept} images: use at most one split per image"
         )
-    weights = _weights(files.weights, images, say)
-    texts, texts_from = _texts(files, images, beside, say)
+    repeats = _repeats(files, images, say)
+    if repeats is not None:
+        images = replace(images, classes=repeats.classes)
+    weights = _weights(files.weights, images, repeats, say)
+    texts, texts_from = _texts(files, images, beside, repeats, say)
     check = prompt_styles.PROMPT_STYLES[files.prompt_style].check
     if check is not None:
         check(images, texts)

@@ -79,6 +79,7 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInpu
         prompt_style=opts.class_prompt,
         max_bad=opts.max_bad_images,
         workers=opts.num_workers,
+        folder_repeats=not opts.no_folder_repeats,
     )
     return training_inputs.checked_inputs(
         files,
