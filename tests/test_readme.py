@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tests import tars
 from tests.captioning.conftest import save_blip
 from tests.conftest import ROOT
 from tests.indices import image_index
@@ -91,6 +92,26 @@ def words_of(command):
     return shlex.split(re.sub(r"<\w+>", lambda m: shlex.quote(m.group()), command))
 
 
+def layouts(folder, scenes_dir):
+    """Twelve scenes in each layout of captions, in folders below `folder`: {placeholder: path}."""
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    made = {
+        f"<{name}>": shutil.copytree(scenes_dir / "train", folder / name / "train").parent
+        for name in ("data_with_metadata", "data_with_captions_json", "data_with_texts")
+    }
+    shutil.copy(scenes_dir / "captions.json", made["<data_with_captions_json>"])
+    rows = [json.dumps({"file_name": key, "text": each}) for key, each in captions.items()]
+    (made["<data_with_metadata>"] / "metadata.jsonl").write_text("\n".join(rows))
+    members = {}
+    for key, each in captions.items():
+        text = (made["<data_with_texts>"] / key).with_suffix(".txt")
+        text.write_text("\n".join(each))
+        content = (scenes_dir / key).read_bytes()
+        members |= tars.sample(key.removesuffix(".png"), content, caption=each[0])
+    tars.write(folder / "scenes.tar", members)
+    return made | {"<tar_files>": folder / "scenes.tar"}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
     """A folder with what the README's placeholders stand for."""
@@ -148,7 +169,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "<path_to_evaluation>": folder / "evaluated",
         "<path_to_another_evaluation>": folder / "evaluated-too",
         "<path_to_shards>": scenes_dir / "train",
-    }
+    } | layouts(folder / "layouts", scenes_dir)
 
 
 def scaled(words, script, place):
@@ -260,6 +281,11 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
             or "could be removed; the largest group has" in out
             or "no near-duplicates" in out
         )
+        return
+    if "--dry_run" in arguments:
+        assert '"images": 12,' in out
+        said = "captions of 12 of 12 images are read from" in out
+        assert said != ("<tar_files>" in words)
         return
     if "--compare_runs" in arguments:
         assert "| evaluated-too | 3 " in out
