@@ -119,3 +119,12 @@ def test_the_hash_of_a_state_changes_with_any_number():
     assert before == weights.state_sha256(model)
     model.bias.data[2] += 1
     assert weights.state_sha256(model) != before
+
+
+def test_weights_that_are_not_finite_are_refused_and_prefixes_taken_off(tmp_path):
+    whole, broken = torch.ones(2), torch.tensor([1.0, float("nan")])
+    torch.save({"module.a": whole, "module.b": whole}, tmp_path / "whole.pth")
+    assert set(weights.read(tmp_path / "whole.pth")) == {"a", "b"}
+    torch.save({"a": whole, "b": broken}, tmp_path / "broken.pth")
+    with pytest.raises(DataError, match="1 of 2 tensors hold values that are not finite, the fir"):
+        weights.read(tmp_path / "broken.pth")

@@ -51,18 +51,21 @@ def build(wanted: Wanted) -> Extractor:
 
 
 def _load(path: Path, wanted: Wanted) -> Any:
-    """The network of a TorchScript file, on its device."""
+    """The network of a TorchScript file, on its device; DataError if it is of another kind or
+    holds values that are not finite."""
     import torch
 
     with warnings.catch_warnings():
         # SSCD is published as TorchScript; torch deprecates the loader, not the file
         warnings.filterwarnings("ignore", message=".*torch.jit.load.*")
         try:
-            return torch.jit.load(str(path), map_location=wanted.device).eval().to(wanted.dtype)
+            network = torch.jit.load(str(path), map_location=wanted.device).eval()
         except RuntimeError as error:
             raise DataError(
                 f"--weights={str(path)!r} is not a TorchScript file ({first_line(error, 120)})"
             ) from None
+    weights.require_finite(network.state_dict(), path)
+    return network.to(wanted.dtype)
 
 
 def _require_descriptor(path: Path, network: Network, side: int) -> None:

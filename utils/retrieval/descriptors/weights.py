@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.files import downloads
+from utils.files import downloads, weight_files
 from utils.files.whole_files import whole_file
 from utils.runtime.errors import DataError, UsageError, first_line, require_file
 
@@ -72,9 +72,10 @@ def require_no_page(path: Path, name: str | None = None) -> Path:
     return path
 
 
-def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a .safetensors file, or of one in torch's format, by name. Nothing is
-    unpickled. DataError if the file holds anything else."""
+def read(path: str | Path) -> Mapping[str, torch.Tensor]:
+    """Read the tensors of a .safetensors file, or of one in torch's format, by name, without the
+    prefixes of compiled and of data-parallel models. Nothing is unpickled. DataError if the file
+    holds anything else, or values that are not finite."""
     from pickle import UnpicklingError
 
     import torch
@@ -109,6 +110,20 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(
             f"{path}: is not a file of weights alone (it holds {type(state).__name__}, not tensors"
             " by name)"
+        )
+    return require_finite({weight_files.clean(name): state[name] for name in state}, path)
+
+
+def require_finite(
+    state: Mapping[str, torch.Tensor], path: str | Path
+) -> Mapping[str, torch.Tensor]:
+    """Return the tensors; DataError if any holds a value that is not finite: its vectors would
+    match nothing. path: that they were read from, for the error."""
+    found = weight_files.not_finite(state)
+    if found:
+        raise DataError(
+            f"{path}: {len(found)} of {len(state)} tensors hold values that are not finite, the"
+            f" first {found[0]!r}; use other weights"
         )
     return state
 
