@@ -40,11 +40,13 @@ def test_a_profile_of_primaries_is_converted_as_the_formulas_say(space, form):
     assert "icc_profile" not in shown.info
 
 
-@pytest.mark.parametrize("how", ["written here", "of the library", "of another name"])
+@pytest.mark.parametrize("how", ["written here", "of the library", "of another name", "rounded"])
 def test_pictures_in_srgb_stay_as_they_are_to_the_bit(how):
     profile = {
         "written here": icc.profile(icc.SRGB, icc.srgb_to_linear),
         "of the library": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        # a conversion by it would move most colours by one level
+        "rounded": icc.profile(icc.SRGB, lambda v: icc.srgb_to_linear(np.clip(v + 0.003, 0, 1))),
         "of another name": icc.profile(icc.SRGB, icc.srgb_to_linear, "Camera"),
     }[how]
     for mode in ("RGB", "RGBA", "P"):
