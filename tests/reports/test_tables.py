@@ -1,6 +1,7 @@
 import csv
 
 import pyarrow.parquet as pq
+import pytest
 
 from utils.reports import tables
 
@@ -36,3 +37,14 @@ def test_markdown_is_aligned():
         tables.markdown(("a", "long"), [["xyz", 1]])
         == "| a   | long |\n|-----|------|\n| xyz | 1    |"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=HYPERLINK(1)", "+1", "-x", "@x", "\tx", "\rx", "'=x", "''+x", "'", "'x", "x=1", "-1.5", ""],
+)
+def test_no_text_is_run_by_a_spreadsheet_and_each_reads_back_the_same(tmp_path, text):
+    tables.write_csv(tmp_path / "t.csv", ["a", "b"], [{"a": text, "b": -0.5}])
+    written = (tmp_path / "t.csv").read_bytes().decode().split("\n", 1)[1].lstrip('"')
+    assert written.startswith(("'", "x", "-1.5", ","))
+    assert tables.read_csv(tmp_path / "t.csv") == [{"a": text, "b": "-0.5"}]

@@ -3,7 +3,6 @@ that evaluations leave."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from utils.card.card_record import Alignment, Box, Share
 from utils.files import whole_files
+from utils.reports import tables
 from utils.retrieval.formulas import bootstrap
 
 ALIGNED = "aligned"  # the name of the score that alignment gives
@@ -56,8 +56,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of an evaluation's table of matches; an empty cell is ""."""
     path = folder / "matches.csv"
     if path.is_file():
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            return list(csv.DictReader(handle))
+        return tables.read_csv(path)
     import pyarrow.parquet as pq
 
     rows = pq.read_table(folder / "matches.parquet").to_pylist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,50 @@ PARQUET_ROWS = 10_000  # that are written at a time
 TableRow = Mapping[str, Any]  # {column: value}
 
 
+# the beginnings of a text that a spreadsheet takes for a formula
+RUNS = re.compile(r"'*[=+\-@\t\r]")
+NUMBER = re.compile(r"-\d+(\.\d+)?(e[+-]?\d+)?")
+SHIELD = "'"  # before a text, a spreadsheet shows it as it is
+
+
+def shielded(value: Any) -> Any:
+    """A cell of a CSV file that a spreadsheet does not run: a text that it would take for a formula
+    gets an apostrophe in front. Negative numbers, and all else, stay."""
+    if isinstance(value, str) and RUNS.match(value) and not NUMBER.fullmatch(value):
+        return SHIELD + value
+    return value
+
+
+def unshielded(cell: str) -> str:
+    """The text of which `shielded` made a cell."""
+    return cell[1:] if cell.startswith(SHIELD) and RUNS.match(cell) else cell
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a file that `write_csv` wrote; an empty cell is "". csv.Error if it is no CSV."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as handle:
+        return [unshielded_row(row) for row in csv.DictReader(handle)]
+
+
+def unshielded_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `csv.DictReader` with the texts that were written."""
+    return {k: unshielded(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[TableRow]) -> None:
-    """Write a whole CSV file: UTF-8, lines end in \\n, None and missing values are empty fields."""
+    """Write a whole CSV file: UTF-8, lines end in \\n, None and missing values are empty fields,
+    texts are `shielded`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    # a carriage return ends a line for readers, and the usual writer does not quote it
+    quoting = csv.DictWriter(
+        buffer, columns, lineterminator="\n", restval="", quoting=csv.QUOTE_ALL
+    )
+    for row in rows:
+        cells = {k: "" if v is None else shielded(v) for k, v in row.items()}
+        returns = any("\r" in str(cell) for cell in cells.values())
+        (quoting if returns else writer).writerow(cells)
     write_text(path, buffer.getvalue())
 
 

@@ -164,7 +164,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
             absent = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
             if absent:
                 raise DataError(f"{path}: has no column {absent[0]!r}")
-            return [row for row in reader if row["rank"] == "1"]
+            return [tables.unshielded_row(row) for row in reader if row["rank"] == "1"]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except csv.Error as error:

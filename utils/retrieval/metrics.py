@@ -233,7 +233,8 @@ CLIP_WORDS = {
     "clipscore_bg": "cosine of training image and its caption in CLIP, mean",
 }
 _MUCH_NEARER = (
-    "of generations much nearer to one training image than to the 50 nearest: ratio below 0.{}"
+    "of generations to which one training image is much nearer, in pixels, than the next 49 (ratio"
+    " below 0.{}); a smear may have one as well, so it is no proof of a copy"
 )
 MQ_WORDS = {"mq_0*": f"number {_MUCH_NEARER}", "mq_rate_0*": f"share {_MUCH_NEARER}"}
 
