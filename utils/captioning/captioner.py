@@ -199,10 +199,6 @@ def load(source: str, sampling: Sampling, *, device: torch.device, dtype: torch.
     if not Path(source).is_dir():
         hub.offline_if_unreachable()
     transformers.utils.logging.disable_progress_bar()
-    errors: tuple[type[Exception], ...] = (
-        *pipeline_files.loading_errors(),
-        *MODEL_ERRORS,
-    )
     options = {"trust_remote_code": False}
     errors: tuple[type[Exception], ...] = (*pipeline_files.loading_errors(), *MODEL_ERRORS)
     try:
