@@ -108,9 +108,9 @@ def _existing(
     """Captions that images have already: of --instance_prompt_loc, else from beside the images, in
     their tar files or in any layout of a folder."""
     if not opts.instance_prompt_loc:
-        return stored or caption_layouts.find_or_say(images, say)
+        return stored or caption_layouts.find_or_say(images, say, opts.columns)
     path = require_file("--instance_prompt_loc", opts.instance_prompt_loc)
-    return caption_files.captions_in(path, images)[0]
+    return caption_files.captions_in(path, images, opts.columns)[0]
 
 
 def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan:
@@ -119,7 +119,7 @@ def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan
     captioner.require_source(opts.captioner)
     dtype = devices.dtype_of(opts.mixed_precision)
     images, stored = data_sources.list_data(
-        "--instance_data_dir", opts.instance_data_dir, say=processes.say
+        "--instance_data_dir", opts.instance_data_dir, columns=opts.columns, say=processes.say
     )
     names = ("num_captions", "top_p", "min_length", "max_length", "seed", "mixed_precision")
     return CaptionPlan(

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from utils.cli.common_options import READING, RUNNING, SPEED, ReadingOptions
+from utils.cli.common_options import (
+    COLUMNS,
+    READING,
+    RUNNING,
+    SPEED,
+    ColumnOptions,
+    ReadingOptions,
+)
 from utils.cli.flags import flag, switch
 from utils.cli.kinds import MOST_AT_ONCE, PATH, SEED, count, one_of, real, whole
 from utils.runtime.errors import UsageError
@@ -16,11 +23,11 @@ MOST_CAPTIONS = 10_000  # of an image
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptioningOptions(ReadingOptions):
+class CaptioningOptions(ReadingOptions, ColumnOptions):
     """Flags of python -m utils.captioning."""
 
     script: ClassVar[str] = "python -m utils.captioning"
-    groups: ClassVar[tuple[str, ...]] = (IMAGES, SAMPLING, READING, SPEED, RUNNING)
+    groups: ClassVar[tuple[str, ...]] = (IMAGES, COLUMNS, SAMPLING, READING, SPEED, RUNNING)
     example: ClassVar[str] = "--instance_data_dir pictures --out captions.json"
 
     instance_data_dir: str = flag(
