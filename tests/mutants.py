@@ -352,6 +352,13 @@ MUTANTS = [
         "tests/data/test_caption_files.py::test_several_rows_of_an_image_are_its_captions",
     ),
     Mutant(
+        "texts of a tar file belong to all images with the same start of a name",
+        "utils.data.tar_texts:TarTexts.add",
+        "whole_stem(name)",
+        "cut_stem(name)",
+        "tests/data/test_tar_shards.py::test_a_text_belongs_to_the_image_with_its_whole_stem",
+    ),
+    Mutant(
         "captions of another image",
         "utils.data.training_data:Draws.prompt",
         "self.data.images.keys[index]",
