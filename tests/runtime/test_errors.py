@@ -1,6 +1,13 @@
 import pytest
 
-from utils.runtime.errors import UsageError, choose, first_line, require_dir, require_file
+from utils.runtime.errors import (
+    UsageError,
+    choose,
+    first_line,
+    is_disk_full,
+    require_dir,
+    require_file,
+)
 
 
 def test_choose_names_flag_value_and_choices():
@@ -26,3 +33,8 @@ def test_a_library_s_error_becomes_one_short_line():
     assert first_line(ValueError("  first\nsecond")) == "first"
     assert first_line(OSError("x" * 200), 120) == "x" * 120
     assert first_line(KeyError()) == "KeyError"
+
+
+def test_a_file_that_the_disk_took_in_part_says_that_the_disk_is_full():
+    assert is_disk_full(OSError("92160 requested and 16320 written"))
+    assert not is_disk_full(OSError(2, "No such file or directory"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -63,11 +64,17 @@ def first_line(error: object, limit: int = 160) -> str:
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# what numpy says of a file that the disk did not take as a whole
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+
+
 def is_disk_full(error: object) -> bool:
     """Whether an error, or the text of one, says that the disk is full. Libraries raise errors of
     their own, whose text holds the system's message."""
-    return getattr(error, "errno", None) in DISK_FULL or any(
-        os.strerror(number) in str(error) for number in DISK_FULL
+    return (
+        getattr(error, "errno", None) in DISK_FULL
+        or any(os.strerror(number) in str(error) for number in DISK_FULL)
+        or SHORT_WRITE.search(str(error)) is not None
     )
 
 
