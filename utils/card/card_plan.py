@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from utils.runtime.parallel import Processes
 
 WORST_PROMPTS, MOST_CHECKPOINTS = 32, 5
-# flags of diff_inference.py that a card hands on
 VAL_CONTENT = "val_content"  # the setting that holds the fingerprint of the pictures' contents
+# flags of diff_inference.py that a card hands on
 SAMPLING = ("resolution", "num_inference_steps", "guidance_scale", "scheduler", "mixed_precision")
 # flags of diff_retrieval.py that an index takes: the descriptor, and how images are read
 DESCRIBING = ("pt_style", "arch", "preset", "weights", "imsize", "multiscale", "isvit", "layer")
