@@ -93,9 +93,11 @@ def _make(opts: RetrievalOptions, planned: CardPlan, processes: Processes, start
 
 def _require_passed(card: Card) -> None:
     gate = card.answer.gate
-    if gate is not None and gate.lower_bound is None:
+    if gate is None:
+        return
+    if gate.lower_bound is None:
         raise GateError(f"--gate: {card.answer.sentence}")
-    if gate is not None and not gate.passed:
+    if not gate.passed:
         raise GateError(
             f"--gate: at least {100 * gate.lower_bound:.1f} % of the images are copies, more than"
             f" --max_copy_share={gate.max_copy_share:g}"

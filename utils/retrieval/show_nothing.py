@@ -34,8 +34,9 @@ def extractor() -> Extractor:
 def _spread(picture: Image.Image) -> torch.Tensor:
     import torch
 
-    lows_and_highs = picture.convert("RGB").getextrema()
-    return torch.tensor([max(high - low for low, high in lows_and_highs)], dtype=torch.float32)
+    channels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    spread = int((channels.max(0) - channels.min(0)).max())
+    return torch.tensor([spread], dtype=torch.float32)
 
 
 def _unchanged(spreads: torch.Tensor) -> torch.Tensor:

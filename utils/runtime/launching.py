@@ -65,7 +65,8 @@ def sharing() -> Processes:
     """The processes of a stage that shares images among them: this one alone, which needs no
     library for it, or those that a launcher started."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Processes(Alone(default_device()))
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        return Processes(Alone(torch.device("cpu") if on_cpu else default_device()))
     return Processes(accelerator(mixed_precision="no"))
 
 
