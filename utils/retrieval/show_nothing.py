@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_sets import Sets
 from utils.runtime.errors import DataError
