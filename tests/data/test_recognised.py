@@ -1,3 +1,4 @@
+import numpy as np
 from PIL import Image
 
 from utils.data import image_sets, recognised
@@ -45,3 +46,8 @@ def test_of_many_names_the_first_are_shown_and_the_rest_is_counted():
     assert len(found["skipped"]) == 21
     assert found["skipped"][-1] == "and 5 more"
     assert found["skipped_in_all"] == 25
+
+
+def test_images_of_each_weight_are_counted():
+    assert recognised.of_weights(np.array([1.0, 10, 10, 0.5])) == {10: 2, 1: 1, 0.5: 1}
+    assert recognised.of_weights(None) == {}

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from utils.data.image_sets import ImageSet
 from utils.data.prompt_styles import class_of
 
@@ -24,7 +26,8 @@ def of_images(images: ImageSet) -> dict[str, Any]:
     many of each class (the folder they lie in), which were skipped and why, and how many other
     files lie beside them by kind."""
     formats = Counter(os.path.splitext(key)[1].lower() or "no suffix" for key in images.keys)
-    classes = Counter(name for key in images.keys if (name := class_of(key)) is not None)
+    names = (class_of(key, images.classes) for key in images.keys)
+    classes = Counter(name for name in names if name is not None)
     inside = len({file for file, _ in images.places})
     return {
         "layout": f"inside {inside} files" if images.places else "files in a folder",
@@ -36,6 +39,14 @@ def of_images(images: ImageSet) -> dict[str, Any]:
         "skipped_in_all": len(images.bad),
         "other_files": dict(images.left_out),
     }
+
+
+def of_weights(weights: np.ndarray | None) -> dict[float, int]:
+    """How many images have each weight in the draw, the heaviest first; at most SHOWN weights.
+
+    weights: [N] of --weights_file and of folders such as 10_cat; None: all are drawn alike."""
+    counts = Counter([] if weights is None else weights.tolist())
+    return dict(sorted(counts.items(), reverse=True)[:SHOWN])
 
 
 def of_captions(captions: Mapping[str, Sequence[str]], source: str) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class TrainingInputs:
     def recognised(self) -> dict[str, Any]:
         """What was recognised of the images and their captions, as JSON types."""
         found: dict[str, Any] = {"images": recognised.of_images(self.images)}
+        if self.weights is not None:
+            found["images_of_weight"] = recognised.of_weights(self.weights)
         if self.texts is not None and self.texts_from is not None:
             found["captions"] = recognised.of_captions(self.texts, self.texts_from)
         return found
