@@ -830,6 +830,31 @@ def test_a_run_is_no_folder_of_generated_images(refused, script, micro_run, scen
     script("diff_retrieval", "--query_dir", made, "--val_dir", train, *FLAGS, *NO_FD)
 
 
+def test_images_of_the_measured_model_are_no_innocents(
+    refused, script, micro_run, micro_sd, scenes_dir, tmp_path
+):
+    train, run = scenes_dir / "train", tmp_path / "run"
+    shutil.copytree(micro_run, run)
+    few = ("--resolution", 16, "--num_inference_steps", 2, "--report_to", "none")
+    for name, model, seed in (("a", run, 0), ("b", run, 1), ("base", micro_sd, 0)):
+        made = ("--savepath", tmp_path / name, "--seed", seed, "--prompt", "a circle", "-imb", 3)
+        script("diff_inference", "--modelpath", model, *few, *made)
+    told = ("diff_retrieval", "--query_dir", tmp_path / "a", "--val_dir", train, *FLAGS, *NO_FD)
+    for name in ("b", "b/generations"):
+        line = refused(*told, "--innocent_dir", tmp_path / name)
+        assert f"--innocent_dir={str(tmp_path / name)!r} holds images of the model that" in line
+        assert "\n" not in line
+    assert "holds the images of --query_dir" in refused(*told, "--innocent_dir", tmp_path / "a")
+    alone = tmp_path / "pictures"
+    shutil.copytree(tmp_path / "a" / "generations", alone)
+    of_run = ("--run", run, "--innocent_dir", tmp_path / "b")
+    line = refused("diff_retrieval", "--query_dir", alone, *told[3:], *of_run)
+    assert "images of the model that is measured" in line
+    assert not (tmp_path / "a" / "evaluations").exists()
+    printed = script(*told, "--innocent_dir", tmp_path / "base")
+    assert "innocents: 3 pictures of --innocent_dir" in printed
+
+
 def test_a_generation_as_training_images_is_said(measure, copies, script, micro_run, tmp_path):
     few = ("--resolution", 16, "-nb", 2, "--num_inference_steps", 2, "--report_to", "none")
     made = tmp_path / "gen"

@@ -93,6 +93,14 @@ def test_an_empty_folder_and_images_of_a_run_are_refused(listed, tmp_path):
         listed(base_dir=str(folder))
 
 
+def test_the_images_folder_of_a_run_s_generation_is_no_base_model(listed, tmp_path):
+    made = pictures(tmp_path / "made" / "generations", 25, first=500)
+    manifest = {"kind": "generation", "version": 1, "images": [], "settings": {}, "run": "../run"}
+    (made.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="images of the fine-tuned run ../run; give images that"):
+        listed(base_dir=str(made))
+
+
 def test_the_base_folder_is_checked_where_it_is_not_needed(listed, tmp_path):
     held = image_sets.list_images("--h", pictures(tmp_path / "held", 20, first=300))
     with pytest.raises(UsageError, match="--base_dir='/no/such' does not exist"):

@@ -159,6 +159,23 @@ def test_innocents_of_a_folder_come_first_and_their_scores_are_kept(
     assert fewer["innocents_n"] == 23
 
 
+@pytest.mark.parametrize("flags", [("--no_align",), ()])
+def test_innocents_of_one_colour_are_left_out_with_and_without_alignment(measure, tmp_path, flags):
+    folder = tmp_path / "innocents"
+    folder.mkdir()
+    for i, picture in enumerate([*tiles("coffee", 12), *tiles("chelsea", 12)]):
+        picture.save(folder / f"{i}.png")
+    plain, _, printed = measure("--innocent_dir", folder, *flags)
+    assert "innocents of one colour" not in printed
+    for i in range(8):
+        Image.new("RGB", (SIDE, SIDE), (30 * i, 0, 0)).save(folder / f"flat-{i}.png")
+    for _ in range(2):  # the second time from the cache
+        numbers, _, printed = measure("--innocent_dir", folder, *flags)
+        assert "innocents of one colour, which are left out: 8 ('flat-0.png', " in printed
+        for key in ("threshold", "threshold_lo", "innocents_n", "false_positive_rate"):
+            assert numbers.get(key) == plain.get(key), key
+
+
 def test_too_few_innocents_leave_the_fixed_threshold(measure, folders, tmp_path):
     (tmp_path / "innocents").mkdir()
     for i, picture in enumerate(tiles("coffee", 5)):

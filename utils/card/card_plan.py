@@ -38,7 +38,7 @@ from utils.generation.generation_plan import GenerationPlan
 from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
 from utils.models.pipeline_files import FileChoice
-from utils.retrieval import evaluation_stage, measurement
+from utils.retrieval import evaluation_stage, innocents, measurement
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
 
@@ -320,6 +320,9 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
     data = card_subject.data_of(
         model, opts.val_dir, opts.val_captions, columns=opts.columns, say=processes.say
     )
+    if opts.innocent_dir:
+        run = None if model.run is None else str(model.run.path)
+        innocents.require_other_model(opts.innocent_dir, query_dir=str(opts.modelpath), run=run)
     folder = folder_of(opts, model, data)
     commands = _commands(opts, folder, model, data)
     training = _training_prompts(opts, model, data)

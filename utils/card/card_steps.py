@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.card.card_sizes import ArmSize
+from utils.files import generation_models
 
 GENERATING, MEASURING = "diff_inference.py", "diff_retrieval.py"
 # names of steps
@@ -93,13 +94,27 @@ class Commands:
             "--query_dir",
             str(self.images(name)),
             *self.training,
-            *self.measuring,
+            *self._measuring(name),
             *(["--metrics", ",".join(metrics)] if metrics else []),
             "--report_to",
             "none",
             "--output_dir",
             str(self.evaluation(name)),
         ]
+
+    def _measuring(self, name: str) -> list[str]:
+        """The words that all steps share. Images of the base model that are given as innocents are
+        no innocents of the base model itself, of which they are named as what they are."""
+        words = list(self.measuring)
+        if name != BASE or "--innocent_dir" not in words:
+            return words
+        place = words.index("--innocent_dir")
+        folder = words[place + 1]
+        models = generation_models.all_made_by(folder)
+        if not models or any(model.run for model in models):
+            return words
+        words[place : place + 2] = [] if "--base_dir" in words else ["--base_dir", folder]
+        return words
 
     def find_duplicates(self, source: str, *, indexed: bool) -> list[str]:
         """Words after diff_retrieval.py that find near-duplicates among the training pictures.

@@ -129,6 +129,10 @@ class Generation:
             rows |= {row["index"]: row for row in lines[1:]}
         return settings, list(rows.values())
 
+    def unfinished_settings(self) -> dict[str, Any] | None:
+        """The settings of a generation that was interrupted; None if none are recorded."""
+        return self._read_parts()[0]
+
     def begin(self, settings: dict[str, Any], rows: Iterable[ManifestRow] = ()) -> None:
         """Start this process's part file: write the settings and the rows of finished images.
 

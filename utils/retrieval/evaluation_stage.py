@@ -242,6 +242,10 @@ def list_innocents(
     how = request.verdict
     if how is None:
         return None
+    if how.innocent_dir:
+        innocents.require_other_model(
+            how.innocent_dir, query_dir=request.inputs.query_dir, run=request.inputs.run
+        )
     return innocents.listed_innocents(
         sets,
         innocent_dir=how.innocent_dir,

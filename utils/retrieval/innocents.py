@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.data import image_sets
 from utils.data.image_sets import ImageSet
-from utils.files import generation_folder
+from utils.files import folder_kinds, generation_folder, generation_models, run_folder
 from utils.retrieval.evaluation_sets import Index, Sets
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.verdict import LEAST_INNOCENTS, SOURCES
@@ -75,19 +75,45 @@ def listed_innocents(
     return None
 
 
+def require_other_model(innocent_dir: str, *, query_dir: str, run: str | None) -> None:
+    """Raise UsageError if --innocent_dir holds images of the model that is measured: those of
+    --query_dir, or of a generation of the same model or run.
+
+    run: folder of the training run (--run), or None. A generation of another model, such as the
+    base model, is accepted, and so is a folder that no generation records."""
+    folder_kinds.require_pictures("--innocent_dir", innocent_dir)
+    measured = generation_models.made_by(query_dir)
+    known = run_folder.open_run("--run", run) if run else None
+    of_run = None if known is None else known.record.get("id")
+    made = "the images of --query_dir" if _same_place(innocent_dir, query_dir) else None
+    for each in generation_models.all_made_by(innocent_dir):
+        if (measured and each.is_model_of(measured)) or (of_run and each.model == of_run):
+            made = made or f"images of the model that is measured, {each.words}"
+    if made:
+        raise UsageError(
+            f"--innocent_dir={innocent_dir!r} holds {made}; give pictures that nobody copied, or"
+            " images that its base model generated"
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
+
+
 def base_images(folder: str) -> ImageSet:
     """The images of a generation of the base model (--base_dir), or any folder of images without a
     manifest. UsageError if a fine-tuned run made them."""
     images = image_sets.list_images("--base_dir", folder, measured=True)
+    for made in generation_models.all_made_by(folder):
+        if made.run:
+            raise UsageError(
+                f"--base_dir={folder!r} holds images of the fine-tuned run {made.run}; give"
+                " images that its base model generated"
+            )
     if not (Path(folder) / "manifest.json").is_file():
         return images
     manifest = generation_folder.read_queries_manifest(folder)
     assert manifest is not None  # the file is there
-    if manifest.get("run"):
-        raise UsageError(
-            f"--base_dir={folder!r} holds images of the fine-tuned run {manifest['run']}; give"
-            " images that its base model generated"
-        )
     listed = {row["file"] for row in manifest["images"]}
     return images.take([i for i, key in enumerate(images.keys) if key in listed])
 

@@ -45,6 +45,11 @@ def _unchanged(spreads: torch.Tensor) -> torch.Tensor:
     return spreads
 
 
+def of_one_colour(spreads: torch.Tensor) -> torch.Tensor:
+    """Which images are of one colour, [N] bool. spreads: [N, 1], the features of `extractor`."""
+    return spreads[:, 0] <= MOST_SPREAD
+
+
 def leave_out(
     sets: Sets, read: Mapping[str, torch.Tensor], processes: Processes
 ) -> tuple[Sets, dict[str, torch.Tensor]]:
@@ -57,8 +62,7 @@ def leave_out(
 
     Every process calls this. DataError if all generated images show nothing. Returns: the
     sets, with the keys that were left out; the features without those of `extractor`."""
-    spreads = read[SPREAD][:, 0] if processes.main else None
-    flat = processes.share(None if spreads is None else (spreads <= MOST_SPREAD).tolist())
+    flat = processes.share(of_one_colour(read[SPREAD]).tolist() if processes.main else None)
     flat = [one or query.shows_nothing for one, query in zip(flat, sets.queries, strict=True)]
     features = {name: rows for name, rows in read.items() if name != SPREAD}
     if not any(flat):
@@ -94,9 +98,18 @@ def note(names: Sequence[str]) -> str | None:
     """A line that counts images that show nothing and names the first ones; None without one."""
     if not names:
         return None
-    first = ", ".join(repr(name) for name in names[:NAMED])
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return (
         "generated images that show nothing (of one colour, or not finite), which are left out of"
-        f" all numbers: {len(names):,} ({first}{more})"
+        f" all numbers: {_counted(names)}"
     )
+
+
+def innocents_note(names: Sequence[str]) -> str | None:
+    """The same of innocents of one colour."""
+    return f"innocents of one colour, which are left out: {_counted(names)}" if names else None
+
+
+def _counted(names: Sequence[str]) -> str:
+    first = ", ".join(repr(name) for name in names[:NAMED])
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{len(names):,} ({first}{more})"

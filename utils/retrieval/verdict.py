@@ -34,6 +34,7 @@ class Innocents:
     scores: np.ndarray
     descriptor_scores: np.ndarray  # [N] of the descriptor's best match
     source: str  # a key of SOURCES
+    one_colour: tuple[str, ...] = ()  # names of those of one colour, which were left out
 
 
 @dataclass(frozen=True)

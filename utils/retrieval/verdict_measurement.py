@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.reports.progress import progress
-from utils.retrieval import aligning, candidates, features, second_look, second_look_shown, verdict
+from utils.retrieval import (
+    aligning,
+    candidates,
+    features,
+    second_look,
+    second_look_shown,
+    show_nothing,
+    verdict,
+)
 from utils.retrieval.decided import ALIGNED, Decided, deciding_scores
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.evaluation_networks import Networks
 from utils.retrieval.evaluation_request import EvaluationRequest, VerdictSettings
 from utils.retrieval.evaluation_sets import Sets
-from utils.retrieval.feature_cache import change_stamp
+from utils.retrieval.feature_cache import Bad, change_stamp
 from utils.retrieval.features import ReaderSettings
 from utils.retrieval.formulas import groups as near_duplicates
 from utils.retrieval.formulas import similarity as sim
@@ -121,27 +129,29 @@ def score_innocents(
     Returns: their scores and copied areas [N]; None on processes other than the main one."""
     processes, cache = reading.processes, reading.cache
     extractors = _of_innocents(networks)
-    path, rows = None, None
+    path, kept = None, None
     if processes.main and cache is not None and cache.folder is not None:
         path = cache.path(
             change_stamp(listed.images), extractors["descriptor"], _facts(listed, training, how)
         )
         kept = cache.read(path)
-        rows = None if kept is None else kept[0]
-    if not processes.share(rows is not None if processes.main else None):
-        rows = _scored_rows(listed, source, extractors, how, reading)
-        if rows is not None and cache is not None:
-            cache.write(path, rows, list(range(len(rows))), [])
-    if rows is None:
+    if not processes.share(kept is not None if processes.main else None):
+        kept = _scored_rows(listed, source, extractors, how, reading)
+        if kept is not None and cache is not None:
+            cache.write(path, *kept)
+    if kept is None:
         return None
+    rows, _, left_out = kept
     aligned, best, areas = rows.double().numpy().T
-    return Innocents(aligned if how.align else best, best, listed.source), areas
+    names = tuple(key for key, _ in left_out)
+    return Innocents(aligned if how.align else best, best, listed.source, names), areas
 
 
 def _of_innocents(networks: Networks) -> dict[str, Extractor]:
     """The extractors that innocents are read with: those of the second look, not of the metrics."""
     kept = (name for name in ("descriptor", second_look.PICTURE) if name in networks.extractors)
-    return {name: networks.extractors[name] for name in kept} | networks.views
+    found = {name: networks.extractors[name] for name in kept} | networks.views
+    return found | {show_nothing.SPREAD: show_nothing.extractor()}
 
 
 def _facts(
@@ -150,7 +160,12 @@ def _facts(
     """What the scores of innocents depend on, beside their files and the descriptor."""
     groups = None if listed.own_group is None else np.asarray(listed.own_group).tolist()
     aligning = [_code_of_alignment(), *how.views, how.num_candidates] if how.align else None
-    return {"innocents": dict(training), "groups": groups, "aligning": aligning}
+    return {
+        "innocents": dict(training),
+        "groups": groups,
+        "aligning": aligning,
+        "one_colour": "left out",  # earlier versions kept them
+    }
 
 
 @functools.cache
@@ -167,8 +182,11 @@ def _scored_rows(
     extractors: dict[str, Extractor],
     how: VerdictSettings,
     reading: ReaderSettings,
-) -> torch.Tensor | None:
-    """Scores of the readable innocents: aligned, descriptor, copied area. [N, 3] float32."""
+) -> tuple[torch.Tensor, list[int], list[Bad]] | None:
+    """Scores of the readable innocents that are not of one colour.
+
+    Returns: aligned, descriptor, copied area, [N, 3] float32; their places among the readable
+    ones; (key, reason) of those that were left out. None on processes other than the main one."""
     import torch
 
     processes = reading.processes
@@ -186,7 +204,10 @@ def _scored_rows(
         empty = np.full(len(scored.descriptor), np.nan)
         columns = (empty, scored.descriptor, np.zeros(len(empty)))
     rows = np.stack([np.where(np.isinf(c), np.nan, c) for c in columns], 1)
-    return torch.from_numpy(rows).float()
+    flat = show_nothing.of_one_colour(read[show_nothing.SPREAD]).tolist()
+    places = [place for place, one in enumerate(flat) if not one]
+    left_out = [(listed.images.keys[kept[n]], "of one colour") for n, one in enumerate(flat) if one]
+    return torch.from_numpy(rows).float()[places], places, left_out
 
 
 # The verdict --------------------------------------------------------------------------------------
@@ -242,6 +263,8 @@ def numbers_of(measured: Measured, decided: Decided) -> Numbers:
 def notes_of(measured: Measured, sets: Sets, decided: Decided) -> Iterator[str]:
     """Lines on what a reader of the verdict should know."""
     if decided.innocents is not None:
+        if line := show_nothing.innocents_note(decided.innocents.one_colour):
+            yield line
         if decided.verdict is None:
             yield verdict.few_innocents_sentence(len(verdict.usable(decided.innocents)))
         elif line := verdict.tellable_sentence(decided.verdict):
