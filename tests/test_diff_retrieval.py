@@ -159,6 +159,33 @@ def test_a_generation_of_a_run_is_joined_by_key(script, measure, micro_run, scen
         assert row["duplicated"] == str(int(row["match"] in record["duplicated"]))
 
 
+@pytest.mark.parametrize("counterfactual", [False, True])
+def test_of_a_run_without_duplication_page_and_terminal_name_the_counterfactual(
+    measure, micro_run, scenes_dir, tmp_path, counterfactual
+):
+    run, folder = tmp_path / "run", tmp_path / "g"
+    shutil.copytree(micro_run, run)
+    record = json.loads((run / "run.json").read_text())
+    record["counterfactual"] = counterfactual  # as a run with `nodup` records it
+    (run / "run.json").write_text(json.dumps(record))
+    folder.mkdir()
+    captions = json.loads((scenes_dir / "captions.json").read_text())
+    for number, (key, texts) in enumerate(captions.items()):
+        shutil.copy(scenes_dir / key, folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(texts[0])
+    evaluation, found = measure(folder, "--metrics", "similarity,duplication", "--run", run)
+    page = (evaluation / "report.html").read_text()
+    assert "copy_share_dup" in found
+    assert found["settings"].get("counterfactual", False) is counterfactual
+    assert ("would have duplicated (3)" in measure.printed) is counterfactual
+    named = "of images that the seed would have duplicated", '"counterfactual": true'
+    assert [words in page for words in named] == [counterfactual] * 2
+    assert ("images that the seed would have duplicated; the run" in page) is counterfactual
+    assert ("where it was duplicated" in page) is not counterfactual
+    assert ("training image was duplicated" in page) is not counterfactual
+    assert ('"duplicated" speaks of the training image' in page) is not counterfactual
+
+
 def test_pictures_of_another_program_are_measured_by_the_prompts_in_them(
     measure, micro_run, scenes_dir, tmp_path
 ):

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -24,6 +25,16 @@ def test_a_run_knows_its_base_model_data_captions_duplicates_and_held_out_pictur
     assert set(data.captions) | set(data.heldout) == set(data.images.keys)
     assert len(data.duplicated) == 2  # floor(0.25 * 10)
     assert data.duplicated < set(data.captions)
+
+
+def test_a_run_without_duplication_drew_no_picture_more_often_on_purpose(small_run, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"counterfactual": True}))
+    train = card_subject.data_of(card_subject.model_of(str(small_run), None), None, None).source
+    data = card_subject.data_of(card_subject.model_of(str(run), None), train, None)
+    assert record["duplicated"]
+    assert data.duplicated == frozenset()
 
 
 def test_pictures_of_another_folder_are_those_of_the_run(small_run, scenes_dir, tmp_path):

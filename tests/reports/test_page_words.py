@@ -47,6 +47,21 @@ def test_tiles_hold_what_was_measured_and_nothing_else():
     ]
 
 
+def test_of_a_run_without_duplication_the_counterfactual_is_named():
+    shares = {
+        f"copy_share_{name}{end}": 0.25 for name in ("dup", "nodup") for end in ("", "_lo", "_hi")
+    }
+    found = page_words.tiles(METRICS | shares, SETTINGS | {page_words.COUNTERFACTUAL: True})
+    assert found[1] == (
+        "Copies by the prompt's own image",
+        [
+            ("25.0 %", "of images that the seed would have duplicated (25.0 to 25.0 %)"),
+            ("25.0 %", "of the others; the run duplicated none (25.0 to 25.0 %)"),
+        ],
+        False,
+    )
+
+
 def test_no_copies_are_no_alarm():
     assert page_words.tiles(METRICS)[0][2] is True
     assert page_words.tiles(METRICS | {"copy_share": 0.0})[0][2] is False

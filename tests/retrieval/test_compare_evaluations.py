@@ -279,6 +279,15 @@ def test_other_training_images_and_numbers_of_images_are_noted_not_refused(tmp_p
     ]
 
 
+def test_beside_a_run_with_duplication_one_without_is_named(tmp_path):
+    one = evaluation(tmp_path / "one")
+    two = evaluation(tmp_path / "two", settings={"counterfactual": True})
+    assert read([one, two]).notes == [
+        "copy_share_dup is of images that the seed would have duplicated, and none was, of: two"
+    ]
+    assert read([one, evaluation(tmp_path / "three")]).notes == []
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -186,7 +186,12 @@ def _known_images(
         )
     sources = {key: key for key in named if key in rows}
     return (
-        TrainingFacts(duplicated, sources, holdout=list(aside) if run else None),
+        TrainingFacts(
+            duplicated,
+            sources,
+            holdout=list(aside) if run else None,
+            counterfactual=evaluation_inputs.is_counterfactual(run),
+        ),
         IndexFacts(index, rows, held_out=tuple(sorted(aside.values()))),
     )
 

@@ -30,12 +30,17 @@ from utils.reports.page_parts import (
     resource,
     section,
 )
-from utils.reports.page_words import NamedNumbers, headline_parts, tiles
+from utils.reports.page_words import COUNTERFACTUAL, NamedNumbers, headline_parts, tiles
 
 VERDICT_PLOT = "verdict.png"  # the histogram that stands beside that of similarity
 
 MatchRow = dict[str, Any]  # see `MatchTable`
 
+DUPLICATED_MARK = '"duplicated" speaks of the training image.'
+COUNTERFACTUAL_MARK = (
+    '"would be duplicated" speaks of training images that the seed would have duplicated; the run'
+    " duplicated none."
+)
 MARKS = ' <span class="over">A marked score</span> is above the threshold of a copy.'
 ALIGNED_MARKS = (
     ' <span class="over">A marked value</span> of aligned is above the calibrated threshold of a'
@@ -114,6 +119,8 @@ def _table_data(report: Report) -> str:
         "rows": finite,
         "pictures": encoded,
     }
+    if _is_counterfactual(report):
+        data[COUNTERFACTUAL] = True
     if _was_calibrated(report):
         data["calibrated"] = {
             "of": settings.get("threshold_of"),
@@ -178,9 +185,22 @@ def _sections(report: Report) -> dict[str, str]:
             [(k, report.words.get(k, ""), number(v)) for k, v in numbers], kind="number"
         ),
         "Skipped": listed([(k, "", why) for k, why in report.left_out.items()]),
-        "Counts": listed([(k, "", v) for k, v in flat(report.counts)], kind="number"),
+        "Counts": listed(
+            [(k, _count_words(k, report), v) for k, v in flat(report.counts)], kind="number"
+        ),
         "Settings": listed([(k, "", v) for k, v in flat(report.settings)]),
     }
+
+
+def _is_counterfactual(report: Report) -> bool:
+    return bool(report.settings.get(COUNTERFACTUAL))
+
+
+def _count_words(key: str, report: Report) -> str:
+    """What a count means, where its name would say something else."""
+    if key == "duplicated" and _is_counterfactual(report):
+        return "images that the seed would have duplicated; the run duplicated none"
+    return ""
 
 
 def _sorted_plots(plots: Sequence[tuple[Path, str]]) -> tuple[str, str, str]:
@@ -229,5 +249,6 @@ def _matches(report: Report) -> str:
         which=f"{which} generated images",
         nearest=ALIGNED_NEAREST if aligned else NEAREST,
         marks=marks,
+        duplicated=COUNTERFACTUAL_MARK if _is_counterfactual(report) else DUPLICATED_MARK,
     )
     return text.removesuffix("\n")

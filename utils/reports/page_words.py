@@ -18,6 +18,19 @@ INNOCENTS = {
     "base_dir": "images of the base model",
     "training": "training images, each compared with the others but its near-duplicates",
 }
+COUNTERFACTUAL = "counterfactual"  # key of settings: whether the run duplicated no image
+# key -> of which images it is the share of copies: of a run that duplicated some, and of one that
+# recorded which ones its seed would have duplicated
+BY_DUPLICATION = {
+    False: {
+        "copy_share_dup": "where it was duplicated",
+        "copy_share_nodup": "where it was not",
+    },
+    True: {
+        "copy_share_dup": "of images that the seed would have duplicated",
+        "copy_share_nodup": "of the others; the run duplicated none",
+    },
+}
 ENOUGH_INNOCENTS = 100  # with fewer it is said which rate can be told at all
 
 
@@ -163,7 +176,7 @@ def _verdict_tiles(metrics: NamedNumbers, settings: Nested) -> list[Tile]:
     innocents = _innocents(metrics)
     if innocents:
         shown.append(("Pictures that nobody copied", innocents, False))
-    split = {"copy_share_dup": "where it was duplicated", "copy_share_nodup": "where it was not"}
+    split = BY_DUPLICATION[bool(settings.get(COUNTERFACTUAL))]
     by_source = [
         (_percent(metrics, k), f"{words} ({_interval(metrics, k)})")
         for k, words in split.items()

@@ -4,7 +4,8 @@
 // they enter the page by textContent and attributes of images alone.
 {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { threshold, descriptor, rows, pictures, calibrated } = data;
+  const { threshold, descriptor, rows, pictures, calibrated, counterfactual } = data;
+  const duplicatedWords = counterfactual ? "would be duplicated" : "duplicated";
   const byId = (id) => document.getElementById(id);
   const isEmpty = (value) => value === null || value === undefined || value === "";
   const isAligned = rows.some((row) => !isEmpty(row.aligned));
@@ -107,7 +108,7 @@
     { title: "score", key: "score", cell: scoreCell, right: true },
     { title: "prompt", key: "prompt", cell: wordsCell, words: true },
     { title: "image and match", key: "query", cell: namesCell, words: true },
-    { title: "duplicated", key: "shown_duplicated", cell: flagCell },
+    { title: duplicatedWords, key: "shown_duplicated", cell: flagCell },
     { title: "source score", key: "source_score", cell: numberCell, right: true },
     { title: "CLIP score", key: "clipscore", cell: numberCell, right: true },
   ].filter((column) => rows.some((row) => !isEmpty(row[column.key])));
@@ -207,7 +208,7 @@
       ["training image", group(row)],
       ["score", score(row, "score")],
       ["threshold of a copy", decides()],
-      ["training image duplicated", isEmpty(duplicated) ? null : yesNo(duplicated)],
+      [`training image ${duplicatedWords}`, isEmpty(duplicated) ? null : yesNo(duplicated)],
       ["prompt's own training image", row.source_image],
       ["its score", isEmpty(row.source_score) ? null : decimal(row.source_score)],
       ["CLIP score", isEmpty(row.clipscore) ? null : decimal(row.clipscore)],

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.reports.page_words import COUNTERFACTUAL
 from utils.retrieval import metrics
 
 # settings that determine all numbers that are computed from descriptors
@@ -204,5 +205,11 @@ def remarks(evaluations: Sequence[ComparedEvaluation]) -> list[str]:
         lines.append(
             f"numbers of images differ: {_listed(images)}; a Frechet distance of fewer images comes"
             " out larger"
+        )
+    unduplicated = [each.label for each in evaluations if each.settings.get(COUNTERFACTUAL)]
+    if unduplicated and len(unduplicated) < len(evaluations):
+        lines.append(
+            "copy_share_dup is of images that the seed would have duplicated, and none was, of:"
+            f" {', '.join(unduplicated)}"
         )
     return lines

@@ -306,7 +306,7 @@ def _write_pictures(
         line = evaluation_pictures.unshown_in_words(unshown)
         say(line)
         skipped = skipped | {"pictures": line}
-    words = metrics.all_words()
+    words = metrics.all_words(counterfactual=sets.known.is_counterfactual)
     report = page.Report(
         metrics=row,
         words={key: words_of(key, words) for key in row},

@@ -161,6 +161,12 @@ def _duplicated_keys(
     return list(matched)
 
 
+def is_counterfactual(run: run_folder.Run | None) -> bool:
+    """Whether a run drew no image more often, and recorded those that its seed would have
+    duplicated."""
+    return run is not None and bool(run.record.get("counterfactual"))
+
+
 def _held_out_keys(run: run_folder.Run | None, training: image_sets.ImageSet) -> list[str] | None:
     """Keys of the images in --val_dir that a run set aside; None without a run.
 
@@ -283,7 +289,11 @@ def read_sets(inputs: EvaluationInputs, *, say: Say) -> Sets:
         queries,
         training,
         TrainingFacts(
-            duplicated, sources, {key: texts[0] for key, texts in captions.items()}, holdout
+            duplicated,
+            sources,
+            {key: texts[0] for key, texts in captions.items()},
+            holdout,
+            counterfactual=is_counterfactual(run),
         ),
         generation_facts(inputs.query_dir, queries, manifest),
         held_out=held_out,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from utils.data.image_sets import ImageSet
 from utils.reports import aligned_pictures, galleries, page, plots
+from utils.reports.page_words import COUNTERFACTUAL
 from utils.retrieval import gallery_pages, metrics, second_look_shown
 from utils.retrieval.aligning.aligned_pair import AlignedPair
 from utils.retrieval.decided import ALIGNED, UNDECIDED, Decided, best_aligned, order_shown
@@ -117,7 +118,7 @@ def write_plots(
     return [
         (histogram, "histogram of similarities to the nearest training image"),
         *_verdict_plot(folder, measured, decided),
-        *_copy_share_plot(folder, row),
+        *_copy_share_plot(folder, row, counterfactual=bool(settings.get(COUNTERFACTUAL))),
         *_complexity_plots(folder, measured, row),
     ]
 
@@ -144,12 +145,18 @@ def _verdict_plot(folder: Path, measured: Measured, decided: Decided) -> Iterato
         yield path, f"histogram of the scores that decide ({score}), of generations and innocents"
 
 
-def _copy_share_plot(folder: Path, row: Numbers) -> Iterator[tuple[Path, str]]:
-    """Draw bars of the shares of copies, in per cent, if there are any."""
+def _copy_share_plot(
+    folder: Path, row: Numbers, *, counterfactual: bool
+) -> Iterator[tuple[Path, str]]:
+    """Draw bars of the shares of copies, in per cent, if there are any. counterfactual: whether
+    the run duplicated no image."""
+    of_duplicated = (
+        "images that the seed\nwould duplicate" if counterfactual else "duplicated images"
+    )
     shares = {
         "copy_share_calibrated": "all",
         "copy_share": "all, fixed\nthreshold" if "copy_share_calibrated" in row else "all",
-        "copy_share_dup": "prompts of\nduplicated images",
+        "copy_share_dup": f"prompts of\n{of_duplicated}",
         "copy_share_nodup": "other prompts",
         "part_copied_share": "a part\ncopied",
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.reports.page_words import COUNTERFACTUAL
 from utils.retrieval import evaluation_files, metrics, show_nothing, verdict
 from utils.retrieval.decided import Decided
 from utils.retrieval.evaluation_networks import Networks
@@ -67,6 +68,7 @@ def settings_of(
         **{flag: getattr(request.flags, flag) for flag in flags},
         **_verdict_settings(request.verdict, decided),
         **show_nothing.settings_of(sets),
+        **({COUNTERFACTUAL: True} if sets.known.is_counterfactual else {}),
         **fingerprints,
         "seed": request.flags.seed,
         "device": machine.device,
@@ -118,6 +120,11 @@ def notes_of(
         yield f"skipped: {key}: {why}"
     if line := show_nothing.note(sets.show_nothing):
         yield line
+    if sets.known.is_counterfactual:
+        yield (
+            "the run duplicated no image; copy_share_dup and sim_dup are of images that the seed"
+            f" would have duplicated ({len(sets.known.duplicated or ())})"
+        )
     if sets.indexed is not None:
         yield from _index_notes(sets.indexed)
     if request.comparison.similarity != "dotproduct" and measured.matches.chunks == 1:

@@ -41,7 +41,8 @@ class GenerationFacts:
 class TrainingFacts:
     """What is known of the training images."""
 
-    duplicated: list[str] | None = None  # keys of those drawn more often in training; None: unknown
+    # keys of those drawn more often in training, or of the counterfactual; None: unknown
+    duplicated: list[str] | None = None
     # source_image as the manifest names it -> key of the training image
     sources: dict[str, str] = field(default_factory=dict)
     # key -> first caption, of images that have one
@@ -49,6 +50,14 @@ class TrainingFacts:
     # keys in --val_dir of images that the run set aside and never drew, which are no training
     # images; None: unknown
     holdout: list[str] | None = None
+    # whether the run drew no image more often (nodup): `duplicated` are then those that its seed
+    # would have duplicated
+    counterfactual: bool = False
+
+    @property
+    def is_counterfactual(self) -> bool:
+        """Whether the duplicated images are known, and none of them was duplicated."""
+        return self.counterfactual and self.duplicated is not None
 
 
 class Index(Protocol):

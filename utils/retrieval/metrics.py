@@ -188,6 +188,25 @@ DUPLICATION_WORDS = {
         " well"
     ),
 }
+# of a run that duplicated no image
+COUNTERFACTUAL_WORDS = {
+    "copy_share_dup": (
+        "share of copies among generations whose prompt's own training image the seed would have"
+        " duplicated; the run duplicated none"
+    ),
+    "copy_share_nodup": (
+        "share of copies among generations whose prompt's own training image the seed would not"
+        " have duplicated"
+    ),
+    "sim_dup": (
+        "mean similarity where the seed would have duplicated the matched image; confounded by"
+        " selection; the run duplicated none"
+    ),
+    "sim_nodup": (
+        "mean similarity where the seed would not have duplicated the matched image; confounded by"
+        " selection"
+    ),
+}
 COMPLEXITY_WORDS = {
     "cc_ent": "correlation of similarity with the matched image's entropy (Pearson's r)",
     "cc_comp": "correlation of similarity with the matched image's size as JPEG",
@@ -320,7 +339,8 @@ def all_networks() -> list[MetricNetwork]:
     return list(dict.fromkeys(n for metric in METRICS.values() for n in metric.networks))
 
 
-def all_words() -> dict[str, str]:
-    """What the keys of metrics.json mean. Returns: {key, or beginning and *: words}."""
+def all_words(*, counterfactual: bool = False) -> dict[str, str]:
+    """What the keys of metrics.json mean. counterfactual: whether the run duplicated no image.
+    Returns: {key, or beginning and *: words}."""
     of_metrics = {k: words for metric in METRICS.values() for k, words in metric.words.items()}
-    return of_metrics | VERDICT_WORDS
+    return of_metrics | VERDICT_WORDS | (COUNTERFACTUAL_WORDS if counterfactual else {})
