@@ -80,10 +80,17 @@ MUTANTS = [
     ),
     Mutant(
         "black images of a broken model count as images that copy nothing",
-        "utils.retrieval.show_nothing:leave_out",
-        "spreads <= MOST_SPREAD",
-        "spreads < 0",
+        "utils.retrieval.show_nothing:of_one_colour",
+        "spreads[:, 0] <= MOST_SPREAD",
+        "spreads[:, 0] < 0",
         "tests/retrieval/test_show_nothing.py::test_black_images_do_not_make_a_model_that_copies_look_clean",
+    ),
+    Mutant(
+        "another checkpoint of the measured run makes pictures that nobody copied",
+        "utils.files.generation_models:MadeBy.is_model_of",
+        "bool(self.run and other.run) or self.changes == other.changes",
+        "self.changes == other.changes",
+        "tests/files/test_generation_models.py::test_two_generations_of_one_run_are_of_one_model_whatever_their_checkpoint",
     ),
     Mutant(
         "the previews of a run are measured as its images",

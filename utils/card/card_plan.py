@@ -139,7 +139,16 @@ def folder_of(opts: RetrievalOptions, model: Model, data: TrainingData) -> Path:
     return path
 
 
+def _require_innocents(opts: RetrievalOptions, model: Model) -> None:
+    """Raise UsageError if --innocent_dir holds images of the model of the card, before any are
+    made."""
+    if opts.innocent_dir:
+        run = None if model.run is None else str(model.run.path)
+        innocents.require_other_model(opts.innocent_dir, query_dir=model.given, run=run)
+
+
 def _commands(opts: RetrievalOptions, folder: Path, model: Model, data: TrainingData) -> Commands:
+    _require_innocents(opts, model)
     values = {field.name: getattr(opts, field.name) for field in dataclasses.fields(opts)}
     sampling = {name: values[name] for name in SAMPLING}
     if sampling["resolution"] is None and model.run is not None:
@@ -320,9 +329,6 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
     data = card_subject.data_of(
         model, opts.val_dir, opts.val_captions, columns=opts.columns, say=processes.say
     )
-    if opts.innocent_dir:
-        run = None if model.run is None else str(model.run.path)
-        innocents.require_other_model(opts.innocent_dir, query_dir=str(opts.modelpath), run=run)
     folder = folder_of(opts, model, data)
     commands = _commands(opts, folder, model, data)
     training = _training_prompts(opts, model, data)

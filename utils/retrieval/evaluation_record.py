@@ -118,15 +118,7 @@ def notes_of(
         yield f"skipped: {', '.join(n for n, other in skipped.items() if other == why)}: {why}"
     for key, why in (*sets.generated.bad, *sets.training.bad):
         yield f"skipped: {key}: {why}"
-    if line := show_nothing.note(sets.show_nothing):
-        yield line
-    if sets.known.is_counterfactual:
-        yield (
-            "the run duplicated no image; copy_share_dup and sim_dup are of images that the seed"
-            f" would have duplicated ({len(sets.known.duplicated or ())})"
-        )
-    if sets.indexed is not None:
-        yield from _index_notes(sets.indexed)
+    yield from _notes_of_sets(sets)
     if request.comparison.similarity != "dotproduct" and measured.matches.chunks == 1:
         yield (
             f"{request.comparison.similarity} with 1 chunk equals dotproduct; --num_loss_chunks"
@@ -145,6 +137,19 @@ def notes_of(
             f"{counted(equal, 'generation')} {have} best matches of equal score; the first in order"
             " is named"
         )
+
+
+def _notes_of_sets(sets: Sets) -> Iterator[str]:
+    """Lines on the images that were compared."""
+    if line := show_nothing.note(sets.show_nothing):
+        yield line
+    if sets.known.is_counterfactual:
+        yield (
+            "the run duplicated no image; copy_share_dup and sim_dup are of images that the seed"
+            f" would have duplicated ({len(sets.known.duplicated or ())})"
+        )
+    if sets.indexed is not None:
+        yield from _index_notes(sets.indexed)
 
 
 def _index_notes(indexed: IndexFacts) -> Iterator[str]:
