@@ -6,6 +6,7 @@ from PIL import Image
 
 import sd_mitigation
 from utils.cli import generation_options
+from utils.reports import galleries
 
 FAST = ("--num_inference_steps", 2, "--resolution", 16)
 
@@ -140,6 +141,25 @@ def test_compare_makes_both_from_the_same_noise_and_one_grid(
             assert list(shown.getdata()) == list(Image.open(folder / row["file"]).getdata())
     # another mitigation shares the plain images
     assert "2 images (0 new)" in script("sd_mitigation", "--rand_noise_lam", 0.1, *common)
+
+
+@pytest.mark.parametrize("of_run", [False, True])
+def test_compare_shows_the_training_picture_of_each_prompt(
+    script, micro_sd, micro_run, scenes_dir, tmp_path, of_run
+):
+    """Of a run found in its data folder, else beside the file of prompts."""
+    model = micro_run if of_run else micro_sd
+    drawn, given = ("--capstyle", "instancelevel_blip"), ("--prompts", scenes_dir / "captions.json")
+    prompts = drawn if of_run else given
+    more = ("--rand_augs", "rand_word_add", "--compare", "--savepath", tmp_path / "g", *prompts)
+    script("sd_mitigation", "--modelpath", model, "-nb", 2, *FAST, *more)
+    grid = Image.open(tmp_path / "g" / "compare.png")
+    for index, row in enumerate(rows_of(tmp_path / "g")):
+        place = scenes_dir / "train" / row["source_image"].removeprefix("train/")
+        corner = (12 + index * 414, 24)
+        shown = grid.crop((*corner, corner[0] + 128, corner[1] + 128))
+        fitted = galleries.fitted(Image.open(place).convert("RGB"), 128)
+        assert shown.tobytes() == fitted.tobytes()
 
 
 def test_compare_in_a_folder_that_is_given(script, micro_sd, tmp_path):

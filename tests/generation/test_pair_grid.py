@@ -5,10 +5,11 @@ from utils.generation import pair_grid
 from utils.generation.sampling import GeneratedImage, ImageJob
 
 
-def folder(path, colour, count, prompt):
+def folder(path, colour, count, prompt, sources=()):
     generation = generation_folder.Generation(path)
     generation.begin({})
-    jobs = (ImageJob(i, i, "a circle", prompt) for i in range(count))
+    names = [*sources, *[None] * (count - len(sources))]
+    jobs = (ImageJob(i, i, "a circle", prompt, names[i]) for i in range(count))
     list(
         generation.save(
             GeneratedImage(job, Image.new("RGB", (8, 8), (colour, job.index, 0)), {})
@@ -36,3 +37,20 @@ def test_a_grid_holds_as_many_as_one_looks_at(tmp_path, monkeypatch):
     monkeypatch.setattr(pair_grid, "PAIRS", 3)
     plain, mitigated = folder(tmp_path / "a", 200, 4, "x"), folder(tmp_path / "b", 90, 4, "x")
     assert Image.open(pair_grid.compare(plain, mitigated)).height == 24 + 172
+
+
+def test_training_pictures_stand_beside_their_pairs_where_they_are_known(tmp_path):
+    named = ["a/0.png", "gone.png"]
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(tmp_path / "data" / "a" / "0.png")
+    plain, mitigated = (
+        folder(tmp_path / name, colour, 3, "a circle", named)
+        for name, colour in (("p", 200), ("m", 90))
+    )
+    grid = Image.open(pair_grid.compare(plain, mitigated, folders=[None, tmp_path / "data"]))
+    first = [grid.getpixel((12 + 134 * n + 60, 24 + 60)) for n in range(3)]
+    assert first == [(10, 20, 30), (200, 0, 0), (90, 0, 0)]
+    second = [grid.getpixel((12 + 414 + 134 * n + 60, 24 + 60)) for n in range(3)]
+    assert second == [(255, 255, 255), (200, 1, 0), (90, 1, 0)]  # its place is empty
+    two = Image.open(pair_grid.compare(plain, mitigated, folders=[tmp_path / "elsewhere"]))
+    assert (two.getpixel((72, 84)), two.width < grid.width) == ((200, 0, 0), True)

@@ -265,10 +265,19 @@ def _report(
 ) -> None:
     """Write the grid of --compare and send the last generation to the tracker."""
     if opts.compare:
-        say(f"pairs: {compare(plans[0].folder, plans[1].folder)}")
+        folders = _folders_of_sources(opts, plans[-1])
+        say(f"pairs: {compare(plans[0].folder, plans[1].folder, folders=folders)}")
     hint = _track(opts, plans[-1], figures)
     if hint:
         say(hint)
+
+
+def _folders_of_sources(opts: GenerationOptions, plan: GenerationPlan) -> list[Path | None]:
+    """Where the training pictures of the prompts may lie: in the data folder of the run, beside the
+    file of prompts, or beside the captions file."""
+    run = plan.pipeline.model.run
+    files = [Path(file).parent for file in (opts.prompts, opts.instance_prompt_loc) if file]
+    return [None if run is None else run.located("instance_data_dir"), *files]
 
 
 class Generator:

@@ -168,19 +168,20 @@ def shortened(
 
 
 def pair_grid(
-    rows: Sequence[tuple[tuple[Image.Image, Image.Image], str, str]],
+    rows: Sequence[tuple[tuple[Image.Image | None, ...], str, str]],
     *,
-    titles: tuple[str, str],
+    titles: tuple[str, ...],
     side: int = SIDE,
     columns: int = 3,
 ) -> Image.Image:
-    """Pairs of images, each with two lines of text below, `columns` pairs in a row.
+    """Images in twos or threes, each group with two lines of text below, `columns` groups in a row.
 
-    rows: ((left image, right image), line, line) of each pair;
-    titles: above the left and the right images.
+    rows: ((image, ...), line, line) of each group; None leaves a place empty;
+    titles: above the images of a group, as many as there are.
     Returns: PIL RGB."""
     font = font_of(FONT)
-    width, height = 2 * side + 3 * GAP, side + BELOW_PAIR
+    count = len(titles)
+    width, height = count * side + (count + 1) * GAP, side + BELOW_PAIR
     columns = min(columns, len(rows))
     page = Image.new(
         "RGB",
@@ -193,11 +194,12 @@ def pair_grid(
         for n, image in enumerate(pair):
             if i < columns:
                 pen.text((left + n * (side + GAP), 5), titles[n], INK, font)
-            page.paste(fitted(image, side), (left + n * (side + GAP), top))
+            if image is not None:
+                page.paste(fitted(image, side), (left + n * (side + GAP), top))
         for n, line in enumerate(lines):
             pen.text(
                 (left, top + side + 3 + PAIR_LINE * n),
-                shortened(drawable(line), pen, font, 2 * side),
+                shortened(drawable(line), pen, font, count * side),
                 INK,
                 font,
             )
