@@ -50,6 +50,23 @@ def opened(monkeypatch):
     return seen
 
 
+def test_a_long_pass_names_images_and_networks(images, monkeypatch, capsys):
+    monkeypatch.setattr(features.progress, "TELLING", 0)
+    monkeypatch.setattr(features.progress, "LONG", 0)
+    plain = dataclasses.replace(MEAN, is_network=False)
+    for extractors, words in (
+        ({"s": SIZE, "m": plain}, "through 1 network (s)"),
+        ({"s": SIZE, "t": SIZE, "m": plain}, "through 2 networks (s, t)"),
+        ({"m": plain}, "through no network"),
+    ):
+        features.extract(images, extractors, reading())
+        line = f"reading 5 images of {images.root} {words}: about 1 minute\n"
+        assert capsys.readouterr().out == line
+    monkeypatch.setattr(features.progress, "LONG", 30)
+    features.extract(images, {"s": SIZE}, reading())
+    assert capsys.readouterr().out == ""
+
+
 def test_rows_follow_the_images_for_every_extractor_whatever_the_batch(images):
     for batch, workers in ((1, 0), (2, 0), (5, 2)):
         found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, reading(batch, workers))

@@ -176,6 +176,16 @@ def test_innocents_of_one_colour_are_left_out_with_and_without_alignment(measure
             assert numbers.get(key) == plain.get(key), key
 
 
+def test_a_long_second_look_says_how_many_images_it_aligns(measure, monkeypatch):
+    from utils.reports import progress
+
+    monkeypatch.setattr(progress, "TELLING", 0)
+    monkeypatch.setattr(progress, "LONG", 0)
+    _, _, printed = measure("--num_candidates", 3)
+    assert "aligning 6 images, each with 3 candidates: about " in printed
+    assert "reading 22 images of " in printed
+
+
 def test_too_few_innocents_leave_the_fixed_threshold(measure, folders, tmp_path):
     (tmp_path / "innocents").mkdir()
     for i, picture in enumerate(tiles("coffee", 5)):

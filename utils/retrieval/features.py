@@ -4,7 +4,7 @@ processes share the images."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from utils.data import transforms
 from utils.data.image_files import STORED_SIZE
 from utils.data.image_sets import ImageSet
 from utils.data.training_data import usable_workers
+from utils.reports import progress
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.feature_cache import Bad, FeatureCache, change_stamp
 from utils.runtime import signals
@@ -227,8 +228,16 @@ def _shared_pass(
     """Read all images, a share in each process. Returns: as `extract`."""
     processes = reading.processes
     first, last = (len(images) * (processes.index + n) // processes.count for n in (0, 1))
+    what = f"reading {len(images):,} images of {images.root} {through(extractors)}"
+
+    def wrap(loader: Any) -> Iterable[Batch]:
+        batches = reading.wrap(loader)
+        return progress.foretold(batches, total=len(loader), what=what, say=processes.say)
+
     with processes.together():
-        own = read_pass(images, range(first, last), extractors, reading, side=side)
+        own = read_pass(
+            images, range(first, last), extractors, replace(reading, wrap=wrap), side=side
+        )
     indices = [i for part in processes.gather(own.indices) for i in part]
     bad = [b for part in processes.gather(own.bad) for b in part]
     features = {key: processes.gather_rows(own.features[key]) for key in extractors}
@@ -237,6 +246,14 @@ def _shared_pass(
     for rows in features.values():
         require_finite(images, indices, rows)
     return features, indices, bad
+
+
+def through(extractors: Extractors) -> str:
+    """What images are read for, in words: the networks by name, or that there is none."""
+    names = [name for name, extractor in extractors.items() if extractor.is_network]
+    if not names:
+        return "through no network"
+    return f"through {len(names)} network{'s' if len(names) > 1 else ''} ({', '.join(names)})"
 
 
 def require_finite(images: ImageSet, indices: Sequence[int], rows: torch.Tensor) -> None:

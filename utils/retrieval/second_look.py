@@ -96,7 +96,7 @@ def _unchanged(pictures: torch.Tensor) -> torch.Tensor:
 
 def picture_extractor() -> Extractor:
     """Reads pictures for alignment, in the same pass as all features. Its rows are uint8."""
-    return Extractor(_thumbnail, _unchanged, {"picture": 1})
+    return Extractor(_thumbnail, _unchanged, {"picture": 1}, is_network=False)
 
 
 # Candidates ---------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ NAMED = 3  # images that a line names
 def extractor() -> Extractor:
     """Reads the spread of an image in the same pass as all features: the largest difference of two
     pixels in one channel, 0 to 255, [B, 1]."""
-    return Extractor(_spread, _unchanged, {"spread": 1})
+    return Extractor(_spread, _unchanged, {"spread": 1}, is_network=False)
 
 
 def _spread(picture: Image.Image) -> torch.Tensor:

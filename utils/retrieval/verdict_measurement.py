@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.reports.progress import progress
+from utils.reports.progress import foretold, progress
 from utils.retrieval import (
     aligning,
     candidates,
@@ -97,6 +97,12 @@ def score(
     found = second_look.find_candidates(pictures, source, own, count=how.num_candidates)
     chosen = None if found is None else found[0]
     look = None
+
+    def wrap(own: Sequence[Any]) -> Iterable[Any]:
+        bar = progress(own, total=len(own), label=label, main_process=processes.main)
+        what = f"{label} {len(own):,} images, each with {how.num_candidates} candidates"
+        return foretold(bar, total=len(own), what=what, say=processes.say)
+
     if how.align:
         look = second_look.look_again(
             pictures,
@@ -104,9 +110,7 @@ def score(
             source,
             processes,
             below=below,
-            wrap=lambda own: progress(
-                own, total=len(own), label=label, main_process=processes.main
-            ),
+            wrap=wrap,
         )
     return None if found is None else Scored(*found[1:], look)
 

@@ -38,6 +38,8 @@ class Extractor:
     chunks: int = 1
     # [n] of prompts -> [n, D] normalised, for networks of images and text
     texts: Callable[[list[str]], torch.Tensor] | None = None
+    # whether a neural network computes the features; else they are of the pixels themselves
+    is_network: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ def pixels(size: int) -> Extractor:
         return (averaged.flatten(1) / 255).half()
 
     transform = functools.partial(transforms.area_averaged, cells=size)
-    return Extractor(transform, network, {"mq_size": size, "dtype": "float16"}, as_generated=True)
+    record = {"mq_size": size, "dtype": "float16"}
+    return Extractor(transform, network, record, as_generated=True, is_network=False)
 
 
 def _mirrored(rows: torch.Tensor) -> torch.Tensor:
