@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests import tables
 
-FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
+# one candidate: aligning ten takes most of the time of such a test, and other tests are about it
+FLAGS = ("--pt_style", "pixel", "--num_candidates", 1, "--report_to", "none", "--num_workers", 0)
 ROOT_FILES = ["gallery", "matches.csv", "metrics.json", "plots", "report.html", "similarity.npy"]
 NO_FD = ("--metrics", "similarity,background")
 

@@ -93,6 +93,8 @@ def flags(copies):
             copies / "s" / "train",
             "--pt_style",
             "pixel",
+            "--num_candidates",
+            2,
             "--metrics",
             "similarity,background,complexity,fd,kid,prdc,mq",
             "--batch_size",

@@ -20,7 +20,9 @@ from utils.retrieval.descriptors.weights import WeightsMissingError
 from utils.retrieval.evaluation_networks import MetricNetwork
 from utils.retrieval.metric_record import Metric
 
-FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0, "--cache_dir", "none")
+# one candidate: aligning ten takes most of the time of such a test, and other tests are about it
+ONE = ("--pt_style", "pixel", "--num_candidates", 1)
+FLAGS = (*ONE, "--report_to", "none", "--num_workers", 0, "--cache_dir", "none")
 SHA = "ab" * 32
 
 

@@ -13,7 +13,8 @@ from tests.retrieval.test_measurement import READING, read_features, sets, sizes
 from utils.retrieval import show_nothing
 from utils.runtime.errors import DataError
 
-FLAGS = ("--pt_style", "pixel", "--report_to", "none", "--num_workers", 0)
+# one candidate: aligning ten takes most of the time of such a test, and other tests are about it
+FLAGS = ("--pt_style", "pixel", "--num_candidates", 1, "--report_to", "none", "--num_workers", 0)
 FEW = ("--metrics", "similarity,background")
 
 

@@ -1,7 +1,6 @@
 """Whether an index is what was written: its checksums, on --verify and once a day.
 
-Reading a whole index costs as much as one exact search of it; once a day is under 2 % of what is
-searched in a day's work."""
+Reading a whole index costs about as much as one exact search of it."""
 
 from __future__ import annotations
 
@@ -17,6 +16,15 @@ from utils.runtime.errors import DataError
 MARK = ".verified"  # file whose time is that of the last check
 DAY = 24 * 3600  # seconds
 NAMED = 3  # damaged shards that an error names
+
+
+def look(index: VectorIndex, *, asked: bool, say: Callable[[str], None]) -> None:
+    """Check an index that is opened to work on it: at once when --verify asks for it, else if a day
+    has passed. DataError names what is damaged; say: prints a line."""
+    if asked:
+        verify(index, say)
+    else:
+        verify_daily(index, say)
 
 
 def verify(index: VectorIndex, say: Callable[[str], None]) -> None:

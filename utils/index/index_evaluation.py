@@ -49,8 +49,9 @@ class IndexTraining:
         require_flags(self.opts)
         inputs = request.inputs
         index = vector_index.open_index("--val_dir", inputs.val_dir)
-        (index_checks.verify if self.opts.verify else index_checks.verify_daily)(index, say)
         index_descriptor.require_descriptor(request.descriptor, inputs.val_dir, index.descriptor)
+        if not self.opts.dry_run:
+            index_checks.look(index, asked=self.opts.verify, say=say)
         _say_if_incomplete(index, inputs.val_dir, say)
         generated, queries, manifest = evaluation_inputs.read_queries(inputs.query_dir, say=say)
         run = evaluation_inputs.training_run(inputs, manifest, say)

@@ -88,9 +88,8 @@ def _open_index(opts: RetrievalOptions, processes: Processes) -> VectorIndex:
     with processes.together():
         if processes.main:
             index = vector_index.open_index("--val_dir", opts.build_index or _val_dir(opts))
-            (index_checks.verify if opts.verify else index_checks.verify_daily)(
-                index, processes.say
-            )
+            if not opts.dry_run:
+                index_checks.look(index, asked=opts.verify, say=processes.say)
     return processes.share(index)
 
 
