@@ -81,9 +81,16 @@ MUTANTS = [
     Mutant(
         "black images of a broken model count as images that copy nothing",
         "utils.retrieval.show_nothing:of_one_colour",
-        "spreads[:, 0] <= MOST_SPREAD",
-        "spreads[:, 0] < 0",
+        "spreads <= MOST_SPREAD",
+        "spreads < 0",
         "tests/retrieval/test_show_nothing.py::test_black_images_do_not_make_a_model_that_copies_look_clean",
+    ),
+    Mutant(
+        "the share of innocents beside a memorized quantity is that of the generations",
+        "utils.retrieval.metrics:mq",
+        "of_innocents[key]",
+        "value",
+        "tests/retrieval/test_metrics.py::test_beside_a_memorized_quantity_stands_that_of_innocents",
     ),
     Mutant(
         "another checkpoint of the measured run makes pictures that nobody copied",

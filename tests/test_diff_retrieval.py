@@ -662,6 +662,7 @@ def test_complexity_and_memorized_quantity_on_enough_images(script, tmp_path):
         )
         found[name] = json.loads((out / "metrics.json").read_text())
     assert (found["plain"]["mq_015"], found["flip"]["mq_015"]) == (5, 6)
+    assert not [key for key in found["plain"] if "mq_innocents" in key]
     with open(tmp_path / "plain" / "matches.csv", newline="") as handle:
         best = [r for r in csv.DictReader(handle) if r["rank"] == "1"]
     entropies = [
@@ -836,6 +837,31 @@ def test_a_tracker_that_fails_costs_a_line_not_the_evaluation(measure, copies, m
         "--report_to='tensorboard' failed (no route to the server); the evaluation is complete"
         in measure.printed
     )
+
+
+@pytest.mark.parametrize("flag", ["--innocent_dir", "--base_dir"])
+def test_a_memorized_quantity_stands_beside_that_of_innocents(script, tmp_path, flag):
+    """Of 25 innocents, one looks like a training image and one is of one colour."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    near = np.clip(train[9].astype(int) + 3, 0, 255).astype(np.uint8)
+    noise = rng.integers(0, 256, (23, 24, 16, 3), dtype=np.uint8)  # cut as training images are
+    flat = np.full((16, 16, 3), 7, np.uint8)
+    sets = {"train": train, "g": train[:4], "innocents": [near, *noise, flat]}
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        for i, pixels in enumerate(images):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    inputs = ("--query_dir", tmp_path / "g", "--val_dir", tmp_path / "train", *FLAGS)
+    more = ("--metrics", "similarity,mq", "--mq_size", 8, "--no_align", "--output_dir")
+    printed = script("diff_retrieval", *inputs, flag, tmp_path / "innocents", *more, tmp_path / "e")
+    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert found["settings"]["innocents_from"] == flag.removeprefix("--")
+    assert (found["mq_rate_03"], found["mq_innocents_n"]) == (1, 24)
+    assert found["mq_innocents_rate_03"] == pytest.approx(1 / 24)
+    assert "innocents of one colour, which are left out: 1 ('24.png')" in printed
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "pictures that nobody copied, such as images of the base model" in page
 
 
 def test_a_run_is_no_folder_of_generated_images(refused, script, micro_run, scenes_dir, tmp_path):

@@ -21,6 +21,7 @@ def measured(
     features=None,
     alignment=None,
     missing=None,
+    innocents=None,
     **flags,
 ):
     """Measured of the values of its parts. flags: changed values of MetricFlags."""
@@ -28,7 +29,12 @@ def measured(
     return Measured(
         Matches(matches, scores, threshold),
         Origins(prompts, sources, source_scores, duplicated),
-        NetworkFeatures(features or {}, alignment or {}, missing or {}),
+        NetworkFeatures(
+            features or {},
+            cosines=alignment or {},
+            missing=missing or {},
+            innocents=innocents or {},
+        ),
         OnDemand(find_background, find_complexity),
         dataclasses.replace(defaults, **flags),
     )

@@ -122,6 +122,22 @@ def test_memorized_quantity_of_a_copy_among_strangers():
     assert (row["mq_015"], row["mq_rate_015"]) == (1, 0.5)
 
 
+def test_beside_a_memorized_quantity_stands_that_of_innocents():
+    """By hand: both generations are copies, one of four innocents is."""
+    generator = torch.Generator().manual_seed(0)
+    training, others = (torch.rand(n, 12, generator=generator) for n in (60, 3))
+    pair = {"mq": (training[:2] + 0.01, training)}
+    innocents = torch.cat([training[9:10] + 0.01, others + torch.arange(3.0)[:, None] + 5])
+    row = metrics.mq(measured(features=pair, innocents={"mq": innocents}))
+    assert (row["mq_rate_015"], row["mq_innocents_rate_015"]) == (1, 0.25)
+    assert row["mq_innocents_n"] == 4
+    keys = list(row)
+    assert keys[keys.index("mq_rate_05") + 1] == "mq_innocents_rate_05"
+    without = metrics.mq(measured(features=pair))
+    assert without == {key: value for key, value in row.items() if "innocents" not in key}
+    assert metrics.mq(measured(features=pair, innocents={"mq": innocents[:0]})) == without
+
+
 def test_mirrored_images_count_when_asked():
     generator = torch.Generator().manual_seed(0)
     training = torch.rand(60, 12, generator=generator)

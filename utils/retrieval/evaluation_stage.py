@@ -154,6 +154,7 @@ class ImageTraining:
         features, read = measurement.read_features(
             sets, networks, reading, max_bad=request.inputs.max_bad_images
         )
+        beside = measurement.innocent_features(innocents, read, networks, reading)
         measured = None
         if reading.processes.main:
             measured = measurement.of_features(
@@ -164,6 +165,7 @@ class ImageTraining:
                 device=reading.processes.device,
                 workers=reading.num_workers,
             )
+            measured = replace(measured, networks=replace(measured.networks, innocents=beside))
         if request.verdict is None:
             return Comparison(measured, read)
         look, decided = folder_verdict.measure(

@@ -67,6 +67,9 @@ class NetworkFeatures:
 
     # name of a network -> features [Q, D] and [M, D]; None for the training images of an index
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=dict)
+    # name of a network -> features [N, D] of innocents that are pictures of their own, where a
+    # metric compares with them
+    innocents: dict[str, torch.Tensor] = field(default_factory=dict)
     # key of metrics.json -> cosine of image and prompt, [Q] or [M]; nan where there is no prompt
     cosines: dict[str, np.ndarray] = field(default_factory=dict)
     # metric -> why it cannot be computed

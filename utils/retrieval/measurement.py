@@ -18,6 +18,7 @@ from utils.retrieval.evaluation_request import DescriptorChoice, EvaluationReque
 from utils.retrieval.evaluation_sets import Query, Sets, source_indices
 from utils.retrieval.formulas import alignment, complexity
 from utils.retrieval.formulas import similarity as sim
+from utils.retrieval.innocents import InnocentSet
 from utils.retrieval.measured import (
     NO_IMAGES,
     NO_RUN,
@@ -75,6 +76,8 @@ def require_chunks(chunks: int | None, descriptor: Extractor) -> None:
             length = descriptor.network(black[None]).shape[1]
         sim.require_divisor(chunks, length)
 
+
+OF_INNOCENTS = ("mq",)  # networks whose metrics compare with pictures that nobody copied
 
 # One pass over each set ---------------------------------------------------------------------------
 
@@ -137,6 +140,31 @@ def read_features(
         ),
     )
     return {name: (rows, training.get(name)) for name, rows in generated.items()}, read
+
+
+def innocent_features(
+    listed: InnocentSet | None, sets: Sets, networks: Networks, reading: features.ReaderSettings
+) -> dict[str, torch.Tensor]:
+    """Features of innocents by the networks whose metrics compare with them (OF_INNOCENTS). Every
+    process calls this.
+
+    listed: pictures of their own; None: training images stand in, which are no pictures beside the
+        training images
+
+    Returns: {name of a network: [N, D]}, of readable innocents that are not of one colour; empty
+    on processes other than the main one."""
+    wanted = {
+        name: networks.extractors[name] for name in OF_INNOCENTS if name in networks.extractors
+    }
+    if listed is None or not wanted:
+        return {}
+    both = {**wanted, show_nothing.SPREAD: show_nothing.extractor()}
+    side = _first_side(sets.generated)
+    read, _, _ = features.extract(listed.images, both, reading, side=side)
+    if not reading.processes.main:
+        return {}
+    shown = ~show_nothing.of_one_colour(read[show_nothing.SPREAD])
+    return {name: read[name][shown] for name in wanted}
 
 
 # What was measured --------------------------------------------------------------------------------

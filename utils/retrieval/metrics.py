@@ -5,6 +5,7 @@ has a builder in evaluation_networks.py. docs/metrics.md shows both."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -144,9 +145,21 @@ def clip(measured: Measured) -> Numbers:
 
 def mq(measured: Measured) -> Numbers:
     """Memorized quantity: how many generated images are much nearer, in pixels, to one training
-    image than to its neighbours, at nine thresholds of the ratio."""
+    image than to its neighbours, at nine thresholds of the ratio; beside it the shares of pictures
+    that nobody copied, where these are known."""
     generated, training = measured.pair("mq", "mq")
-    return memorized.quantities(memorized.ratios(generated, training, flip=measured.flags.mq_flip))
+    ratios = functools.partial(memorized.ratios, training=training, flip=measured.flags.mq_flip)
+    row: Numbers = dict(memorized.quantities(ratios(generated)))
+    innocents = measured.networks.innocents.get("mq")
+    if innocents is None or not len(innocents):
+        return row
+    of_innocents = memorized.quantities(ratios(innocents))
+    beside: Numbers = {}
+    for key, value in row.items():
+        beside[key] = value
+        if key.startswith("mq_rate_"):
+            beside[key.replace("mq_rate_", "mq_innocents_rate_")] = of_innocents[key]
+    return beside | {"mq_innocents_n": len(innocents)}
 
 
 # Registry -----------------------------------------------------------------------------------------
@@ -255,7 +268,15 @@ _MUCH_NEARER = (
     "of generations to which one training image is much nearer, in pixels, than the next 49 (ratio"
     " below 0.{}); a smear may have one as well, so it is no proof of a copy"
 )
-MQ_WORDS = {"mq_0*": f"number {_MUCH_NEARER}", "mq_rate_0*": f"share {_MUCH_NEARER}"}
+MQ_WORDS = {
+    "mq_0*": f"number {_MUCH_NEARER}",
+    "mq_rate_0*": f"share {_MUCH_NEARER}",
+    "mq_innocents_rate_0*": (
+        "the same share of pictures that nobody copied, such as images of the base model: a"
+        " mq_rate_0{} that is not larger shows no copying"
+    ),
+    "mq_innocents_n": "number of these pictures",
+}
 
 MOST_PRDC_PAIRS = 10**9  # some minutes on a CPU
 
@@ -313,7 +334,7 @@ METRICS = {
         least=(1, memorized.NEIGHBOURS),
         needs_images=True,
         limit=PairLimit(memorized.MOST_PAIRS, lambda q, m: q * m),
-        shown=("mq_rate_05",),
+        shown=("mq_rate_05", "mq_innocents_rate_05"),
         settings=("mq_flip",),
     ),
 }

@@ -47,7 +47,7 @@ def _unchanged(spreads: torch.Tensor) -> torch.Tensor:
 
 def of_one_colour(spreads: torch.Tensor) -> torch.Tensor:
     """Which images are of one colour, [N] bool. spreads: [N, 1], the features of `extractor`."""
-    return spreads[:, 0] <= MOST_SPREAD
+    return (spreads <= MOST_SPREAD).all(1)
 
 
 def leave_out(
