@@ -189,8 +189,8 @@ def test_two_processes_find_what_one_kept(flags, of_one, tmp_path):
     written = kept_in(kept)
     # of both sets: the descriptor, the Frechet distance's network, pixels and pictures; whether the
     # generated images show anything, and three views of them; descriptor, views and pictures of the
-    # innocents, and their scores
-    assert len(written) == 8 + 1 + 3 + 5 + 1
+    # innocents, whether they show anything, and their scores
+    assert len(written) == 8 + 1 + 3 + 6 + 1
     torchrun(2, "diff_retrieval.py", *flags(tmp_path / "two", "--cache_dir", kept))
     assert_same_evaluation(tmp_path / "two", of_one, processes=2)
     assert kept_in(kept) == written  # none anew
