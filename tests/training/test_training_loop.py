@@ -434,7 +434,7 @@ def test_a_resumed_run_holds_the_same_images_out(script, refused, flags, tmp_pat
     # the record of an older version, which had no such flag
     del after["holdout"], after["options"]["holdout"]
     record.write_text(json.dumps(after))
-    message = "--holdout=0.25, which sets 3 images aside: the run in --output_dir was made with 0"
+    message = "--holdout=0.25: the run in --output_dir was made with its default"
     assert message in refused("diff_train", *flags(run, holdout=0.25, **resumed))
 
 
