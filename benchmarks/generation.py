@@ -54,7 +54,7 @@ def ours(args, progress=lambda items, **_: items):
             say=lambda line: None,
         )
 
-    pipeline = generation_stage.load(planned(Path("unused")), processes.device)
+    pipeline = generation_stage.load(planned(Path("unused")), processes.device, processes.say)
 
     def turn(folder):
         plan = planned(folder)
