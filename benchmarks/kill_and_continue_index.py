@@ -191,7 +191,9 @@ def contents(index):
         table = pq.read_table(path)
         files[path.name] = table.to_pylist(), table.schema.metadata
     record = json.loads((index / "index.json").read_text())
-    files["index.json"] = {k: v for k, v in record.items() if k not in ("launch", "source")}
+    files["index.json"] = {
+        k: v for k, v in record.items() if k not in ("launch", "source", "checksum")
+    }
     unfinished = [p.name for p in index.rglob("*") if p.name.endswith((".part", ".stop"))]
     return files | {"half written": unfinished}
 

@@ -938,7 +938,7 @@ def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkey
     monkeypatch.setattr(
         loading,
         "load_pipeline",
-        lambda *a, revision=None, **k: loaded.append(revision) or load(*a, **k),
+        lambda *a, choice, **k: loaded.append(choice.revision) or load(*a, choice=choice, **k),
     )
     train(wandb_project="mine", run_name="tuesday", revision="fp32", max_train_steps=1)
     assert (opened["project"], opened["name"], loaded) == ("mine", "tuesday", ["fp32"])
