@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.indices import image_index
 from tests.launchers import torchrun
 from utils.data.image_sets import list_images
+from utils.data.scenes import write_scenes
 
 PLACEHOLDERS = {"<duplication_style>": "dup_image", "<conditioning_style>": "instancelevel_blip"}
 # what is cut or replaced, by script; everything else of a command stays as it is printed
@@ -153,6 +154,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
                 str(folder / name),
             ]
         )
+    write_scenes(folder / "others", count=3, seed=9, size=32)
     return {
         "<training_data_path>": scenes_dir / "train",
         "<path_to_training_data>": scenes_dir / "train",
@@ -165,7 +167,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "CAPTIONER": save_blip(folder / "captioner"),
         "folder": folder,
         "<path_to_lora>": lora,
-        "<path_to_innocents>": folder / "made",
+        "<path_to_innocents>": folder / "others" / "train",
         "<path_to_evaluation>": folder / "evaluated",
         "<path_to_another_evaluation>": folder / "evaluated-too",
         "<path_to_shards>": scenes_dir / "train",

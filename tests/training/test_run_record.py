@@ -15,6 +15,7 @@ FRESH = {
         "max_train_steps": 4,
     },
     "holdout": [],
+    "folder_classes": {},
     "data": {"fingerprint": "names", "content": "pictures"},
     "model": {"unet": "beginnings", "unet_content": "all"},
     "captions": "c",

@@ -229,7 +229,7 @@ def skipping(*, skip_batches):
 
 def test_a_new_loss_rule_takes_effect_and_resumes(train, monkeypatch):
     plain = unet(train("plain", "--max_train_steps", 3))
-    register(monkeypatch, skipping, 'skip_batches: int = flag(None, kind=whole(0), help="a test")')
+    register(monkeypatch, skipping, 'skip_batches: int = flag(None, kind=count(0), help="a test")')
     whole = train("whole", "--skip_batches", 0, "--max_train_steps", 3)
     assert not torch.equal(unet(whole), plain)
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
