@@ -17,7 +17,7 @@ $(STAMP): requirements.txt Makefile
 	.venv/bin/uv pip install --quiet --compile-bytecode --python $(RUN) -r requirements.txt  # halves the start of a script
 	touch $@
 
-quickstart: $(STAMP) ## fine-tune, generate, measure and compare on the model of this repository (5 minutes)
+quickstart: $(STAMP) ## fine-tune, generate, measure and compare on the model of this repository (5 to 12 minutes)
 	$(RUN) benchmarks/quickstart.py $(ARGS)
 
 study: $(STAMP) ## repeat the experiments of the papers; runs only what docs/study.csv lacks (2 hours for all)
