@@ -61,10 +61,19 @@ def listed(columns: Iterable[str]) -> str:
     return f"{', '.join(repr(name) for name in names[:SHOWN])}{more}" if names else "none"
 
 
-def _chosen(columns: tuple[str, ...], flag: str, name: str, where: str) -> str:
-    if name not in columns:
+def _one_of(
+    columns: tuple[str, ...], flag: str, name: str | None, usual: str | None, what: str, where: str
+) -> str:
+    """The column `name` that a flag names, else the one with a usual name; DataError lists the
+    columns that there are. what: the column holds; where: what has the columns."""
+    if name is not None and name not in columns:
         raise DataError(f"{flag}={name!r}: {where} has the columns {listed(columns)}; use one")
-    return name
+    found = usual if name is None else name
+    if found is None:
+        raise DataError(
+            f"{where} has the columns {listed(columns)}; name the one with {what} by {flag}"
+        )
+    return found
 
 
 def usual_caption(columns: Iterable[str], first: str = CAPTIONS[0]) -> str | None:
@@ -85,28 +94,14 @@ class Columns:
 
         where: what has these columns, for the error; first: the best of the usual names."""
         columns = tuple(columns)
-        if self.caption is not None:
-            return _chosen(columns, "--caption_column", self.caption, where)
-        found = usual_caption(columns, first)
-        if found is None:
-            raise DataError(
-                f"{where} has the columns {listed(columns)}; name the one with captions by"
-                " --caption_column"
-            )
-        return found
+        usual = usual_caption(columns, first)
+        return _one_of(columns, "--caption_column", self.caption, usual, "captions", where)
 
     def image_of(self, columns: Iterable[str], where: str) -> str:
         """The column of image paths among `columns`; DataError lists the columns that there are."""
         columns = tuple(columns)
-        if self.image is not None:
-            return _chosen(columns, "--image_column", self.image, where)
-        found = _usual(columns, IMAGES)
-        if found is None:
-            raise DataError(
-                f"{where} has the columns {listed(columns)}; name the one with the paths of the"
-                " images by --image_column"
-            )
-        return found
+        usual, what = _usual(columns, IMAGES), "the paths of the images"
+        return _one_of(columns, "--image_column", self.image, usual, what, where)
 
     def named(self) -> list[tuple[str, str]]:
         """The flags that name a column: (flag, name) of each."""
