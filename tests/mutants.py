@@ -150,10 +150,10 @@ MUTANTS = [
     ),
     Mutant(
         "captions are drawn from duplicated images first",
-        "utils.card.card_prompts:drawn",
+        "utils.generation.prompts:drawn_evenly",
         "[*turns, *many[both:], *others[both:]]",
         "[*many, *others]",
-        "tests/card/test_card_prompts.py::test_captions_are_drawn_by_turns_from_duplicated_and_other_pictures",
+        "tests/generation/test_prompts.py::test_captions_are_drawn_by_turns_from_duplicated_and_other_pictures",
     ),
     Mutant(
         "copies made from another caption make a picture one to leave out",

@@ -4,23 +4,6 @@ from utils.card import card_prompts
 from utils.generation.prompt_files import read_prompts
 from utils.generation.sampling import Prompt
 
-CAPTIONS = {f"{i}.png": f"caption {i}" for i in range(20)}
-MANY = [f"{i}.png" for i in range(4)]
-
-
-def test_captions_are_drawn_by_turns_from_duplicated_and_other_pictures():
-    prompts = card_prompts.drawn(CAPTIONS, MANY, most=10, seed=0)
-    assert [each.source_image in MANY for each in prompts] == [True, False] * 4 + [False] * 2
-    assert all(each.text == CAPTIONS[each.source_image] for each in prompts)
-    assert len({each.source_image for each in prompts}) == 10
-    assert card_prompts.drawn(CAPTIONS, MANY, most=6, seed=0) == prompts[:6]
-    assert card_prompts.drawn(CAPTIONS, MANY, most=10, seed=1) != prompts
-
-
-def test_all_captions_are_used_where_there_are_few():
-    assert len(card_prompts.drawn(CAPTIONS, MANY, most=64, seed=0)) == 20
-    assert len(card_prompts.drawn(CAPTIONS, (), most=64, seed=0)) == 20
-
 
 def test_half_of_the_words_are_replaced_by_words_of_other_captions():
     prompts = [Prompt("a red circle on blue", "1"), Prompt("one big green square", "2")]

@@ -7,6 +7,9 @@ from utils.generation.model_source import ModelSource
 from utils.generation.prompt_files import read_prompts
 from utils.runtime.errors import DataError
 
+CAPTIONS = {f"{i}.png": f"caption {i}" for i in range(20)}
+MANY = [f"{i}.png" for i in range(4)]
+
 
 def test_draws_are_uniform_over_classes_or_images_and_repeat():
     resolved = {
@@ -21,6 +24,20 @@ def test_draws_are_uniform_over_classes_or_images_and_repeat():
     assert 0.02 < sum(p.text.startswith("dog") for p in drawn) / 400 < 0.2
     assert all(p.source_image == p.text for p in drawn)
     assert prompts.draw_prompts(captions, "instancelevel_blip", count=7, seed=0) == drawn[:7]
+
+
+def test_captions_are_drawn_by_turns_from_duplicated_and_other_pictures():
+    drawn = prompts.drawn_evenly(CAPTIONS, MANY, most=10, seed=0)
+    assert [each.source_image in MANY for each in drawn] == [True, False] * 4 + [False] * 2
+    assert all(each.text == CAPTIONS[each.source_image] for each in drawn)
+    assert len({each.source_image for each in drawn}) == 10
+    assert prompts.drawn_evenly(CAPTIONS, MANY, most=6, seed=0) == drawn[:6]
+    assert prompts.drawn_evenly(CAPTIONS, MANY, most=10, seed=1) != drawn
+
+
+def test_all_captions_are_used_where_there_are_few():
+    assert len(prompts.drawn_evenly(CAPTIONS, MANY, most=64, seed=0)) == 20
+    assert len(prompts.drawn_evenly(CAPTIONS, (), most=64, seed=0)) == 20
 
 
 @pytest.mark.parametrize(

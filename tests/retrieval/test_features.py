@@ -50,6 +50,14 @@ def opened(monkeypatch):
     return seen
 
 
+def test_pictures_in_memory_have_the_features_of_their_files(images):
+    pictures = [images.open(i) for i in range(len(images))]
+    found = features.of_pictures(pictures, {"s": SIZE, "m": MEAN})
+    read, _, _ = features.extract(images, {"s": SIZE, "m": MEAN}, reading())
+    assert found.keys() == read.keys()
+    assert all(torch.equal(found[name], read[name]) for name in read)
+
+
 def test_a_long_pass_names_images_and_networks(images, monkeypatch, capsys):
     monkeypatch.setattr(features.progress, "TELLING", 0)
     monkeypatch.setattr(features.progress, "LONG", 0)

@@ -36,6 +36,7 @@ from utils.generation import generation_plan, mitigations
 from utils.generation.detectors import DETECTORS
 from utils.generation.generation_plan import GenerationPlan
 from utils.generation.prompt_files import read_prompts
+from utils.generation.prompts import drawn_evenly
 from utils.generation.sampling import Prompt
 from utils.models.pipeline_files import FileChoice
 from utils.retrieval import evaluation_stage, innocents, measurement
@@ -181,13 +182,13 @@ def _training_prompts(opts: RetrievalOptions, model: Model, data: TrainingData) 
             f"--modelpath={model.given!r}: there are no captions of the images in"
             f" {data.source!r}; give a captions file with --prompts"
         )
-    return card_prompts.drawn(data.captions, data.duplicated, most=MOST_PROMPTS, seed=opts.seed)
+    return drawn_evenly(data.captions, data.duplicated, most=MOST_PROMPTS, seed=opts.seed)
 
 
 def _prompt_files(training: list[Prompt], data: TrainingData, seed: int) -> dict[str, list[Prompt]]:
     files = {TRAINING: training, WORDS: card_prompts.with_words_replaced(training, seed=seed)}
     if data.heldout:
-        files[HELDOUT] = card_prompts.drawn(data.heldout, (), most=len(training), seed=seed)
+        files[HELDOUT] = drawn_evenly(data.heldout, (), most=len(training), seed=seed)
     return files
 
 

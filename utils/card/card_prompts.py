@@ -1,9 +1,9 @@
-"""The prompts of a memorization card: which training captions are used, and changed ones."""
+"""The prompts of a memorization card that are no training captions: words are replaced."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +14,6 @@ from utils.runtime import seeding
 
 MOST_PROMPTS = 64
 REPLACED = 0.5  # share of a caption's words that is replaced, rounded up
-
-
-def _shuffled(keys: Sequence[str], seed: int, group: int) -> list[str]:
-    order = seeding.numpy_rng(seed, "card-prompts", group).permutation(len(keys))
-    return [keys[i] for i in order]
-
-
-def drawn(
-    captions: Mapping[str, str], duplicated: Collection[str], *, most: int, seed: int
-) -> list[Prompt]:
-    """Draw captions evenly over duplicated and other pictures, by turns, so that any beginning of
-    the list is as even; where one kind runs out, the other one follows.
-
-    captions: {key: caption}; most: number of prompts, fewer if there are fewer captions."""
-    many = _shuffled([key for key in captions if key in duplicated], seed, 0)
-    others = _shuffled([key for key in captions if key not in duplicated], seed, 1)
-    both = min(len(many), len(others))
-    turns = [key for pair in zip(many, others, strict=False) for key in pair]
-    order = [*turns, *many[both:], *others[both:]][:most]
-    return [Prompt(captions[key], key) for key in order]
 
 
 def with_words_replaced(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:

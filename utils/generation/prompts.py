@@ -3,7 +3,7 @@ run was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,26 @@ def draw_prompts(
         else:
             drawn.append(Prompt(distinct[rng.integers(len(distinct))]))
     return drawn
+
+
+def _shuffled(keys: Sequence[str], seed: int, group: int) -> list[str]:
+    order = seeding.numpy_rng(seed, "card-prompts", group).permutation(len(keys))
+    return [keys[i] for i in order]
+
+
+def drawn_evenly(
+    captions: Mapping[str, str], duplicated: Collection[str], *, most: int, seed: int
+) -> list[Prompt]:
+    """Draw captions evenly over duplicated and other pictures, by turns, so that any beginning of
+    the list is as even; where one kind runs out, the other one follows.
+
+    captions: {key: caption}; most: number of prompts, fewer if there are fewer captions."""
+    many = _shuffled([key for key in captions if key in duplicated], seed, 0)
+    others = _shuffled([key for key in captions if key not in duplicated], seed, 1)
+    both = min(len(many), len(others))
+    turns = [key for pair in zip(many, others, strict=False) for key in pair]
+    order = [*turns, *many[both:], *others[both:]][:most]
+    return [Prompt(captions[key], key) for key in order]
 
 
 def choose_prompts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import default_collate
@@ -20,6 +20,9 @@ from utils.retrieval.feature_cache import Bad, FeatureCache, change_stamp
 from utils.runtime import signals
 from utils.runtime.errors import DataError, UnreadError
 from utils.runtime.parallel import Processes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Extractors = Mapping[str, Extractor]
 Size = tuple[int, int]  # width, height in pixels, as stored
@@ -169,6 +172,18 @@ def read_pass(
             parts[key].append(_rows(stack, extractors[key].network))
     features = {k: torch.cat(p) if p else torch.empty(0, 0) for k, p in parts.items()}
     return ReadPass(features, kept, sizes, bad)
+
+
+@torch.no_grad()
+def of_pictures(pictures: Sequence[Image.Image], extractors: Extractors) -> dict[str, torch.Tensor]:
+    """Extract features of pictures in memory, one at a time: the last bits do not depend on how
+    many there are.
+
+    pictures: N of PIL RGB, at least one. Returns: {extractor: [N, D] on the CPU}."""
+    return {
+        name: torch.cat([each.network(each.transform(p)[None]).cpu() for p in pictures])
+        for name, each in extractors.items()
+    }
 
 
 def extract(

@@ -42,7 +42,7 @@ STREAMS = {
     "bootstrap": "resampling of prompts for confidence intervals",
     "bootstrap-innocents": "resampling of innocents for the interval of a threshold",
     "innocents": "which innocents are compared, where there are more than needed",
-    "card-prompts": "which captions a memorization card generates from",
+    "card-prompts": "which captions a memorization card, or a check of copies, generates from",
     "card-words": "which words of a caption a memorization card replaces, and by which",
 }
 
