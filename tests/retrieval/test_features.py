@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.data import image_sets
+from utils.data import content_stamps, image_sets
 from utils.retrieval import features
 from utils.retrieval.descriptors.network import Extractor
 from utils.retrieval.feature_cache import FeatureCache
@@ -164,11 +164,18 @@ def test_features_that_are_not_finite_are_an_error_that_names_an_image(images, t
 
 
 def test_an_image_that_became_unreadable_does_not_shift_rows_that_were_kept(images, tmp_path):
+    file = images.path(1)
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    images = image_sets.list_images("--d", images.root)
     kept_in = reading(folder=tmp_path / "c")
     features.extract(images, {"s": SIZE}, kept_in)
-    stamp, size = images.stamp(1), images.sizes[1]
-    images.path(1).write_bytes(b"x" * size)  # of the same size and time
-    os.utime(images.path(1), ns=(stamp, stamp))
+    stamp, before = images.stamp(1), features.change_stamp(images)
+    with open(file, "r+b") as handle:  # damage between the pieces that the stamp is made of
+        handle.seek(content_stamps.PIECE + 1)
+        handle.write(bytes(100))
+    os.utime(file, ns=(stamp, stamp))
+    assert features.change_stamp(images) == before
     found, kept, bad = features.extract(images, {"s": SIZE, "m": MEAN}, kept_in)
     assert (kept, bad[0][0]) == ([0, 2, 3, 4], "1.png")
     assert found["s"].tolist() == [[2.0 * (4 + i % 2), 12.0] for i in kept]
