@@ -271,3 +271,24 @@ def test_before_a_detected_transition_the_prompt_is_used_without_guidance(script
             pictures.append((out / "generations" / "0.png").read_bytes())
         assert pictures[0] == pictures[1]
     assert scales == {"auto": 1.0, 500: 0.0}
+
+
+def test_the_length_of_a_prompt_is_a_setting_of_the_images(script, refused, folder, tmp_path):
+    usual, record = generate(script, folder("Flux"), tmp_path / "usual")
+    assert "max_sequence_length" not in record["settings"]
+    named, record = generate(
+        script, folder("Flux"), tmp_path / "named", "--max_sequence_length", 512
+    )
+    assert "max_sequence_length" not in record["settings"]
+    assert np.array_equal(usual, named)
+    short, record = generate(
+        script, folder("Flux"), tmp_path / "short", "--max_sequence_length", 20
+    )
+    assert record["settings"]["max_sequence_length"] == 20
+    assert np.abs(usual - short).max() > 0
+    line = refused(
+        "diff_inference",
+        *("--modelpath", folder("SD 1"), "--prompt", "x", "--resolution", 16),
+        *("--max_sequence_length", 20),
+    )
+    assert "is the number of tokens of T5" in line

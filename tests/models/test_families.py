@@ -9,13 +9,17 @@ from utils.models import families, pipeline_files
 from utils.runtime.errors import UsageError
 
 
-def generate(pipeline, prompts, *, guidance, negative=None, steps=3):
+def generate(pipeline, prompts, *, guidance, negative=None, steps=3, length=None):
     hooks = mitigations.SampleHooks()
     jobs = list(
         sampling.image_jobs([Prompt(p) for p in prompts], hooks, images_per_prompt=1, seed=1)
     )
     settings = sampling.SampleSettings(
-        steps=steps, guidance=guidance, side=16, negative_prompt=negative
+        steps=steps,
+        guidance=guidance,
+        side=16,
+        negative_prompt=negative,
+        text_length=length,
     )
     images = sampling.generate(
         pipeline, jobs, settings=settings, hooks=hooks, batch_size=8, device="cpu"
@@ -103,18 +107,51 @@ def test_options_of_guidance_that_would_have_no_effect_are_refused():
         guided("FluxPipeline", without, 3.5)
 
 
+def read_by(pipeline, length=None):
+    family = families.family_of(pipeline)
+    return family.longest(pipeline, **family.text_arguments(length))
+
+
 def test_prompts_count_the_tokens_that_reach_the_network():
-    limits = {
-        name: families.family_of(p).longest(p)[1] for name in MINIATURES for p in [miniature(name)]
-    }
+    limits = {name: read_by(miniature(name))[1] for name in MINIATURES}
     assert limits == {"SD 1": 32, "SD 2": 32, "SDXL": 32, "SD 3": 256, "Flux": 512}
+    assert read_by(miniature("SD 1"), 40)[1] == 32
+    assert read_by(miniature("Flux"), 40)[1] == 40
     pipeline = miniature("SD 3")
+    assert read_by(pipeline, 40)[1] == 40
     pipeline.tokenizer_3 = None
-    assert families.family_of(pipeline).longest(pipeline) == (pipeline.tokenizer, 32)
+    assert read_by(pipeline) == (pipeline.tokenizer, 32)
     second_alone = miniature("SDXL")
     second_alone.tokenizer = second_alone.text_encoder = None
-    assert families.family_of(second_alone).longest(second_alone) == (second_alone.tokenizer_2, 32)
+    assert read_by(second_alone) == (second_alone.tokenizer_2, 32)
     assert flux(guidance_embeds=False).transformer.config.guidance_embeds is False
+
+
+@pytest.mark.parametrize("name", ["SD 3", "Flux"])
+def test_images_at_another_text_length_are_those_of_the_pipeline_at_it(name):
+    pipeline = miniature(name)
+    jobs, ours = generate(pipeline, ["a red circle"], guidance=3.0, negative="blue", length=20)
+    call = {"true_cfg_scale": 3.0, "guidance_scale": 1.0} if name == "Flux" else {}
+    own = pipeline(
+        prompt=jobs[0].prompt,
+        negative_prompt="blue",
+        height=16,
+        width=16,
+        num_inference_steps=3,
+        max_sequence_length=20,
+        generator=torch.Generator().manual_seed(jobs[0].seed),
+        **{"guidance_scale": 3.0, **call},
+    ).images[0]
+    assert np.abs(ours[0] - np.asarray(own, float)).mean() < 0.5
+    _, usual = generate(pipeline, ["a red circle"], guidance=3.0, negative="blue")
+    assert np.abs(ours[0] - usual[0]).mean() > 1
+
+
+def test_a_length_of_t5_is_refused_where_there_is_none():
+    families.require_text_length("m", "FluxPipeline", 20)
+    families.require_text_length("m", "StableDiffusionPipeline", None)
+    with pytest.raises(UsageError, match="--max_sequence_length=20 is the number of tokens of T5"):
+        families.require_text_length("m", "StableDiffusionXLPipeline", 20)
 
 
 def test_the_resolution_is_checked_before_anything_loads(micro_sd):

@@ -20,6 +20,7 @@ from utils.cli.kinds import (
     MOST_AT_ONCE,
     MOST_PIXELS,
     MOST_PROMPTS,
+    MOST_TOKENS,
     NAME,
     PATH,
     SEED,
@@ -158,6 +159,13 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         group=SAMPLING,
         help="scale of classifier-free guidance; 1 or less turns guidance off",
         unset="7.5, for SD 3 and Flux the pipeline's own",
+    )
+    max_sequence_length: int | None = flag(
+        None,
+        kind=count(1, MOST_TOKENS),
+        group=SAMPLING,
+        help="number of tokens of a prompt that T5 reads, for SD 3 and Flux",
+        unset="as the run was trained, otherwise 256 for SD 3 and 512 for Flux",
     )
     scheduler: str | None = flag(
         None,

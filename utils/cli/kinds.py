@@ -17,6 +17,7 @@ MOST_IMAGES = 10_000_000  # images of a generation, or scenes: each has a line o
 MOST_PROMPTS = 1_000_000
 MOST_AT_ONCE = 100_000  # images in one batch
 MOST_PIXELS = 16_384  # side of an image
+MOST_TOKENS = 512  # of T5, which SD 3 and Flux were trained with at most
 MOST_LETTERS = 200  # bytes of a name, to which the names of files beside it add some
 MOST_SEED = 2**64 - 1  # what torch accepts
 

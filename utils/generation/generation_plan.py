@@ -88,6 +88,11 @@ class _Resolved:
     guided: bool  # whether the pipeline runs an unconditional branch
 
 
+def _given(**values: Any) -> dict[str, Any]:
+    # settings of flags that are younger than some folders, which record them only where given
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _settings(
     pipeline: PipelinePlan,
     images: ImagesPlan,
@@ -117,6 +122,7 @@ def _settings(
         "scheduler": pipeline.scheduler,
         "negative_prompt": images.sample.negative_prompt,
         "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
+        **_given(max_sequence_length=images.sample.text_length),
         **model.chosen,  # nothing where no such flag is given, as before there were such flags
         **mitigations.settings(values),
         **detectors.settings(tuple(images.detectors), values),
@@ -136,7 +142,17 @@ def _sample_settings(
         guidance=scale if opts.guidance_scale is None else opts.guidance_scale,
         side=None if model.native else side,
         negative_prompt=opts.negative_prompt,
+        text_length=_text_length(opts, model, class_name),
     )
+
+
+def _text_length(opts: GenerationOptions, model: ModelSource, class_name: str) -> int | None:
+    """Tokens of T5: of --max_sequence_length, else what the run was trained with; None is the
+    pipeline's own number."""
+    families.require_text_length(model.source, class_name, opts.max_sequence_length)
+    recorded = model.run.options.get("max_sequence_length") if model.run else None
+    length = opts.max_sequence_length or recorded
+    return None if length == families.FAMILIES[class_name].text_length else length
 
 
 def _resolve(opts: GenerationOptions) -> _Resolved:

@@ -80,7 +80,7 @@ def _say_what_is_cut(
     edited = (
         sampling.edited_prompt(prompts, hooks, number, seed=seed) for number in range(len(prompts))
     )
-    window = sampling.window_of(pipeline)
+    window = sampling.window_of(pipeline, plan.images.sample.text_length)
     cut = too_long(window, edited)
     if cut:
         say(
@@ -147,7 +147,8 @@ def make(
     say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
-    tokens = RandomTokens(families.tokenizer_of(pipeline), sampling.window_of(pipeline))
+    window = sampling.window_of(pipeline, plan.images.sample.text_length)
+    tokens = RandomTokens(families.tokenizer_of(pipeline), window)
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
     cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
     missing = sorted(set(range(plan.images.total)) - {row["index"] for row in rows})

@@ -4,6 +4,7 @@ batch."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,6 +60,7 @@ class SampleSettings:
     guidance: float = 7.5  # scale of classifier-free guidance
     side: int | None = None  # pixels; None is the model's own size
     negative_prompt: str | None = None  # None is what the pipeline uses when none is given
+    text_length: int | None = None  # tokens of T5; None is the pipeline's own number
 
 
 # Embeddings that are kept for reuse: some 3,000 prompts of Stable Diffusion 2 in half precision
@@ -108,23 +110,31 @@ def _without_length_warnings(pipeline: Any) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def window_of(pipeline: Any) -> Window:
-    """What a pipeline reads of a prompt: the tokens that reach its denoiser."""
-    return Window(*families.family_of(pipeline).longest(pipeline))
+def window_of(pipeline: Any, text_length: int | None = None) -> Window:
+    """What a pipeline reads of a prompt: the tokens that reach its denoiser. text_length: of T5;
+    None is the pipeline's own number."""
+    family = families.family_of(pipeline)
+    return Window(*family.longest(pipeline, **family.text_arguments(text_length)))
 
 
 class Embedder:
     """Prompt embeddings of a pipeline, by its public `encode_prompt`; the most recent ones are
     cached.
 
-    keep_bytes: how much is kept, on the device.
+    keep_bytes: how much is kept, on the device; text_length: as in SampleSettings.
     """
 
     def __init__(
-        self, pipeline: Any, *, device: families.Device, keep_bytes: int = EMBEDDING_BYTES
+        self,
+        pipeline: Any,
+        *,
+        device: families.Device,
+        keep_bytes: int = EMBEDDING_BYTES,
+        text_length: int | None = None,
     ) -> None:
         self.pipeline, self.device, self.keep_bytes = pipeline, device, keep_bytes
-        self.encode = families.family_of(pipeline).encode
+        family = families.family_of(pipeline)
+        self.encode = functools.partial(family.encode, **family.text_arguments(text_length))
         # by prompt, without the batch dimension, the least recently used first
         self._known: dict[str, families.Embeddings] = {}
 
@@ -190,6 +200,15 @@ def _call_embeddings(
     return given | {f"negative_{name}": row for name, row in opposite.items()}
 
 
+def _unconditional(
+    pipeline: Any, settings: SampleSettings, device: families.Device
+) -> families.Embeddings:
+    """Embeddings of the unconditional branch, [1, ...]."""
+    family = families.family_of(pipeline)
+    lengths = family.text_arguments(settings.text_length)
+    return family.encode_negative(pipeline, settings.negative_prompt, device, **lengths)
+
+
 @torch.no_grad()
 def generate(
     pipeline: Any,
@@ -205,10 +224,11 @@ def generate(
     pipeline: of a class in families.FAMILIES, on `device`.
     hooks: mitigations and detectors.
     """
-    family, embedder = families.family_of(pipeline), Embedder(pipeline, device=device)
+    family = families.family_of(pipeline)
+    embedder = Embedder(pipeline, device=device, text_length=settings.text_length)
     denoiser = getattr(pipeline, family.denoiser)
     arguments, guided = family.guide(denoiser.config, settings.guidance, settings.negative_prompt)
-    negative = family.encode_negative(pipeline, settings.negative_prompt, device) if guided else {}
+    negative = _unconditional(pipeline, settings, device) if guided else {}
     for batch in _batches(jobs, batch_size):
         given = embedder([job.prompt for job in batch])
         hook = hooks.steering(settings.guidance)

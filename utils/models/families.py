@@ -58,13 +58,16 @@ class Family:
     # True: both branches pass through the denoiser in one call, the unconditional one first;
     # False: in two calls, the conditional one first
     joined: bool
-    # (pipeline, prompts, device) -> embeddings of the conditional branch, [B, ...]
-    encode: Callable[[Any, list[str], Device], Embeddings]
+    # (pipeline, prompts, device) -> embeddings of the conditional branch, [B, ...]; with
+    # text_length also max_sequence_length=
+    encode: Callable[..., Embeddings]
     # (pipeline, negative prompt, device) -> embeddings of the unconditional branch, [1, ...];
-    # None stands for what the pipeline itself uses when none is given
-    encode_negative: Callable[[Any, str | None, Device], Embeddings]
-    # (pipeline) -> (tokenizer, number of tokens of a prompt that reach the denoiser)
-    longest: Callable[[Any], tuple[Any, int]]
+    # None stands for what the pipeline itself uses when none is given. With text_length also
+    # max_sequence_length=
+    encode_negative: Callable[..., Embeddings]
+    # (pipeline) -> (tokenizer, number of tokens of a prompt that reach the denoiser); with
+    # text_length also max_sequence_length=
+    longest: Callable[..., tuple[Any, int]]
     # names of the schedulers that it accepts, without the word Scheduler
     schedulers: tuple[str, ...]
     # (pixels per latent, latents per token) -> number that must divide a side in pixels
@@ -74,6 +77,9 @@ class Family:
     guide: Callable[[dict, float, str | None], tuple[dict, bool]]
     # whether it matches flows, so that the first timestep depends on the size of the image
     flow: bool = False
+    # tokens of T5 that the pipeline reads unless --max_sequence_length is given; None: no T5, and
+    # the tokenizer's own length
+    text_length: int | None = None
     # steps_offset that the pipeline writes into its scheduler's configuration; None leaves that
     steps_offset: int | None = None
     # flags that give the pipeline an unconditional branch, for errors
@@ -81,6 +87,13 @@ class Family:
     # whether a base model's default steps, guidance and scheduler are those of Stable Diffusion's
     # papers
     stable_diffusion: bool = True
+
+    def text_arguments(self, length: int | None) -> dict[str, int]:
+        """Arguments of `encode`, `encode_negative` and `longest` for a number of tokens; None is
+        the pipeline's own."""
+        if self.text_length is None:
+            return {}
+        return {"max_sequence_length": self.text_length if length is None else length}
 
 
 def _sd_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
@@ -98,7 +111,7 @@ def _sd_negative(pipeline: Any, prompt: str | None, device: Device) -> Embedding
 # encode_prompt of XL and 3 returns (tokens, negative tokens, pooled, negative pooled). The negative
 # side is requested as such, not as an empty prompt: XL uses zeros when no negative prompt is given
 # and its configuration says so.
-def _paired_encode(pipeline: Any, prompts: list[str], device: Device, **others: None) -> Embeddings:
+def _paired_encode(pipeline: Any, prompts: list[str], device: Device, **others: Any) -> Embeddings:
     tokens, _, pooled, _ = pipeline.encode_prompt(
         prompt=prompts,
         prompt_2=None,
@@ -111,7 +124,7 @@ def _paired_encode(pipeline: Any, prompts: list[str], device: Device, **others: 
 
 
 def _paired_negative(
-    pipeline: Any, prompt: str | None, device: Device, **others: None
+    pipeline: Any, prompt: str | None, device: Device, **others: Any
 ) -> Embeddings:
     _, tokens, _, pooled = pipeline.encode_prompt(
         prompt=[""],
@@ -125,25 +138,41 @@ def _paired_negative(
     return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
 
-def _sd3_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
-    return _paired_encode(pipeline, prompts, device, prompt_3=None)
+def _sd3_encode(
+    pipeline: Any, prompts: list[str], device: Device, *, max_sequence_length: int
+) -> Embeddings:
+    return _paired_encode(
+        pipeline, prompts, device, prompt_3=None, max_sequence_length=max_sequence_length
+    )
 
 
-def _sd3_negative(pipeline: Any, prompt: str | None, device: Device) -> Embeddings:
-    return _paired_negative(pipeline, prompt, device, prompt_3=None)
+def _sd3_negative(
+    pipeline: Any, prompt: str | None, device: Device, *, max_sequence_length: int
+) -> Embeddings:
+    return _paired_negative(
+        pipeline, prompt, device, prompt_3=None, max_sequence_length=max_sequence_length
+    )
 
 
-def _flux_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:
+def _flux_encode(
+    pipeline: Any, prompts: list[str], device: Device, *, max_sequence_length: int
+) -> Embeddings:
     tokens, pooled, _ = pipeline.encode_prompt(
-        prompt=prompts, prompt_2=None, device=device, num_images_per_prompt=1
+        prompt=prompts,
+        prompt_2=None,
+        device=device,
+        num_images_per_prompt=1,
+        max_sequence_length=max_sequence_length,
     )
     return {"prompt_embeds": tokens, "pooled_prompt_embeds": pooled}
 
 
-def _flux_negative(pipeline: Any, prompt: str | None, device: Device) -> Embeddings:
+def _flux_negative(
+    pipeline: Any, prompt: str | None, device: Device, *, max_sequence_length: int
+) -> Embeddings:
     # called only when a negative prompt is given: Flux has no unconditional branch otherwise
     assert prompt is not None
-    return _flux_encode(pipeline, [prompt], device)
+    return _flux_encode(pipeline, [prompt], device, max_sequence_length=max_sequence_length)
 
 
 def _clip_length(pipeline: Any) -> tuple[Any, int]:
@@ -151,13 +180,15 @@ def _clip_length(pipeline: Any) -> tuple[Any, int]:
     return tokenizer, tokenizer.model_max_length
 
 
-def _sd3_length(pipeline: Any) -> tuple[Any, int]:
+def _sd3_length(pipeline: Any, *, max_sequence_length: int) -> tuple[Any, int]:
     # without T5, which may be removed to save memory, only CLIP's 77 tokens reach the network
-    return _clip_length(pipeline) if pipeline.tokenizer_3 is None else (pipeline.tokenizer_3, 256)
+    if pipeline.tokenizer_3 is None:
+        return _clip_length(pipeline)
+    return pipeline.tokenizer_3, max_sequence_length
 
 
-def _flux_length(pipeline: Any) -> tuple[Any, int]:
-    return pipeline.tokenizer_2, 512
+def _flux_length(pipeline: Any, *, max_sequence_length: int) -> tuple[Any, int]:
+    return pipeline.tokenizer_2, max_sequence_length
 
 
 def _guide(denoiser: dict, scale: float, negative_prompt: str | None) -> tuple[dict, bool]:
@@ -199,6 +230,7 @@ FAMILIES = {
         multiple=lambda factor, patch: factor * patch,
         guide=_guide,
         flow=True,
+        text_length=256,
         stable_diffusion=False,
     ),
     "FluxPipeline": Family(
@@ -211,6 +243,7 @@ FAMILIES = {
         multiple=lambda factor, patch: factor * 2,
         guide=_guide_flux,
         flow=True,
+        text_length=512,
         unconditional_flags="--guidance_scale above 1 and --negative_prompt, which may be empty",
         stable_diffusion=False,
     ),
@@ -278,6 +311,15 @@ def require_resolution(source: str, name: str, configs: pipeline_files.Configs, 
 def family_of(pipeline: Any) -> Family:
     """The Family of a loaded pipeline."""
     return FAMILIES[type(pipeline).__name__]
+
+
+def require_text_length(source: str, name: str, length: int | None) -> None:
+    """Raise UsageError for a --max_sequence_length, unless a pipeline of class `name` has T5."""
+    if length is not None and FAMILIES[name].text_length is None:
+        raise UsageError(
+            f"--max_sequence_length={length} is the number of tokens of T5, and {source!r} is a"
+            f" {name}, which has none; leave the flag out"
+        )
 
 
 def tokenizer_of(pipeline: Any) -> Any:
