@@ -79,7 +79,8 @@ def measure(folder, args):
             seed=1,
             split=k,
             global_batch=16,
-            transform=None,
+            views=training_job.views_of(opts),
+            pixels=False,
             choose_caption=hooks.choose_caption,
         )
         for k, part in enumerate(training_data.split_images(args.images, args.shards, 1))

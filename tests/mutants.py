@@ -352,6 +352,27 @@ MUTANTS = [
         "tests/retrieval/test_evaluation_inputs.py::test_prompts_are_joined_by_file_not_by_order",
     ),
     Mutant(
+        "images that an epoch leaves over are never drawn",
+        "utils.data.buckets:BucketOrder._until",
+        "epoch * len(members) // self.batch",
+        "epoch * (len(members) // self.batch)",
+        "tests/data/test_buckets.py::test_an_epoch_deals_what_full_micro_batches_allow",
+    ),
+    Mutant(
+        "all buckets are drawn equally often, whatever their weights",
+        "utils.data.buckets:BucketOrder.__init__",
+        "np.cumsum([weights[members].sum() for members in self.members])",
+        "np.cumsum([weights[members].sum() > 0 for members in self.members])",
+        "tests/data/test_buckets.py::test_the_probability_of_an_image_is_its_weight",
+    ),
+    Mutant(
+        "the crop of a mirrored image is recorded as if it were not mirrored",
+        "utils.data.transforms:View.crop",
+        "at.scaled[0] - at.size[0] - at.left if self.flipped else at.left",
+        "at.left",
+        "tests/data/test_transforms.py::test_a_view_scales_an_image_to_cover_its_size_and_says_what_it_crops",
+    ),
+    Mutant(
         "dropped captions take random numbers from those of the captions",
         "utils.data.training_data:Draws._dropped",
         "'caption-dropout'",
@@ -447,7 +468,7 @@ MUTANTS = [
         "utils.data.transforms:to_tensor",
         "(np.asarray(image, np.float32) / 255 - shift) / scale",
         "np.asarray(image, np.float32) / 255",
-        "tests/data/test_transforms.py::test_training_input_is_in_minus_one_to_one_and_exact_without_resizing",
+        "tests/data/test_transforms.py::test_training_pixels_are_in_minus_one_to_one_and_exact_without_resizing",
     ),
     Mutant(
         "not normalised, or normalised twice",

@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.training.conftest import MITIGATIONS_OFF
 from utils.data import caption_files, duplication, image_sets, training_data, transforms
@@ -32,14 +33,11 @@ def make(scenes_dir, micro_parts):
             choice=duplication.DUPLICATIONS[style],
             tokenizer=tokenizer,
         )
-        transform = functools.partial(
-            transforms.training_input, resolution=16, center_crop=False, random_flip=random_flip
-        )
         return training_data.Draws(
             data,
             seed=seed,
             global_batch=global_batch,
-            transform=transform,
+            views=transforms.Views(16, center_crop=False, random_flip=random_flip),
             choose_caption=hooks.choose_caption,
             partners=hooks.partners,
         )
@@ -150,23 +148,18 @@ def test_what_belongs_to_an_image_goes_with_it_into_its_shard(make):
 
 
 def test_a_draw_without_pixels_says_which_view_the_other_shows(make):
-    draws = make(style="nodup")
-    pixels = {(s, i): draws[s, i] for s in range(8) for i in range(2)}
-    draws.transform, draws.random_flip = None, True
+    draws, bare = make(style="nodup"), make(style="nodup")
+    bare.pixels = False
     mirrored = 0
-    for (step, slot), item in pixels.items():
-        bare = draws[step, slot]
-        assert (bare["row"], bare["prompt"], "pixels" in bare) == (
-            item["row"],
-            item["prompt"],
-            False,
-        )
-        # the fixture crops at random, and scenes are square: the crop draws numbers and takes all
-        rng = np.random.default_rng(0)
-        view = transforms.training_pixels(
-            draws.data.images.open(item["index"]), resolution=16, rng=rng, flipped=True
-        )
-        mirrored += torch.equal(view, item["pixels"])
+    for step in range(8):
+        for slot in range(2):
+            item, told = draws[step, slot], bare[step, slot]
+            pixels = item.pop("pixels")
+            assert told == item
+            shown = draws.data.images.open(item["index"]).resize((16, 16), Image.BILINEAR)
+            view = transforms.to_tensor(shown, transforms.HALF, transforms.HALF)
+            assert torch.equal(view.flip(2) if told["flipped"] else view, pixels)
+            mirrored += told["flipped"]
     assert 0 < mirrored < 16
 
 
@@ -209,7 +202,7 @@ def test_splits_draw_streams_of_their_own(make, scenes_dir):
         seed=5,
         split=1,
         global_batch=4,
-        transform=None,
+        views=draws.views,
         choose_caption=draws.choose_caption,
     )
     assert [draws.order[i] for i in range(24)] != [other.order[i] for i in range(24)]

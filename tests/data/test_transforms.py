@@ -6,6 +6,11 @@ from PIL import Image
 from utils.data import transforms
 
 
+def drawn(image, size, rng=None, *, center_crop=True, random_flip=False):
+    views = transforms.Views(16, center_crop=center_crop, random_flip=random_flip)
+    return views.draw(image.size, size, rng or np.random.default_rng(0)).pixels(image)
+
+
 def noise(width, height, seed=0):
     return Image.fromarray(
         np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -20,11 +25,9 @@ def test_short_side_and_crop(size):
     assert transforms.crop(resized, 32).size == (32, 32)
 
 
-def test_training_input_is_in_minus_one_to_one_and_exact_without_resizing():
+def test_training_pixels_are_in_minus_one_to_one_and_exact_without_resizing():
     image = noise(16, 16)
-    pixels = transforms.training_input(
-        image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False
-    )
+    pixels = drawn(image, (16, 16))
     assert pixels.dtype == torch.float32
     expected = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / 127.5 - 1)
     torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=0)
@@ -32,18 +35,12 @@ def test_training_input_is_in_minus_one_to_one_and_exact_without_resizing():
 
 def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
     image = noise(24, 16)
-    middle = transforms.training_input(
-        image, resolution=16, rng=np.random.default_rng(0), center_crop=True, random_flip=False
-    )
+    middle = drawn(image, (16, 16))
     torch.testing.assert_close(middle[0, 0, 0].item(), image.getpixel((4, 0))[0] / 127.5 - 1)
     rng = np.random.default_rng(0)
     firsts = {
         round(
-            float(
-                transforms.training_input(
-                    image, resolution=16, rng=rng, center_crop=False, random_flip=False
-                )[0, 0, 0]
-            ),
+            float(drawn(image, (16, 16), rng, center_crop=False)[0, 0, 0]),
             4,
         )
         for _ in range(200)
@@ -54,12 +51,9 @@ def test_centre_crop_is_the_middle_and_random_crop_reaches_every_window():
 def test_flips_are_half_of_the_draws():
     image, rng = noise(16, 16), np.random.default_rng(0)
     plain = transforms.to_tensor(image, (0.5,) * 3, (0.5,) * 3)
-    drawn = [
-        transforms.training_input(image, resolution=16, rng=rng, center_crop=True, random_flip=True)
-        for _ in range(200)
-    ]
-    flipped = [torch.equal(d, plain.flip(2)) for d in drawn]
-    assert all(f or torch.equal(d, plain) for f, d in zip(flipped, drawn, strict=True))
+    views = [drawn(image, (16, 16), rng, random_flip=True) for _ in range(200)]
+    flipped = [torch.equal(v, plain.flip(2)) for v in views]
+    assert all(f or torch.equal(v, plain) for f, v in zip(flipped, views, strict=True))
     assert 70 < sum(flipped) < 130
 
 
@@ -186,8 +180,44 @@ def test_of_a_long_picture_the_square_alone_is_scaled(size, random, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(Image.Image, "resize", noted)
             shown = np.asarray(transforms.scaled_crop(image, short, side, other)).astype(int)
-        assert scaled == [(side, side)]
+        assert scaled == ([(side, side)] if short != min(size) else [])
         # Pillow rounds the box to single precision and each of its two passes to whole levels: sums
         # that end in .5, frequent where the scale is a simple fraction, fall to either side
         assert np.abs(shown - expected).max() <= 2
         assert np.abs(shown - expected).mean() < 0.4
+
+
+def naive_shown(image, size, top, left):
+    """A window of an image that is scaled to cover `size` = (height, width), with plain numbers."""
+    height, width = size
+    scale = max(width / image.width, height / image.height)
+    scaled = (int(image.width * scale + 1e-9), int(image.height * scale + 1e-9))
+    whole = np.asarray(image.resize(scaled, Image.Resampling.BILINEAR))
+    return whole[top : top + height, left : left + width].transpose(2, 0, 1) / 127.5 - 1
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (33, 77), (48, 80), (20, 20)])
+@pytest.mark.parametrize("size", [(16, 16), (48, 80), (80, 40)])
+def test_a_view_scales_an_image_to_cover_its_size_and_says_what_it_crops(shape, size):
+    image = noise(*shape)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        view = transforms.Views(16, center_crop=False, random_flip=True).draw(shape, size, rng)
+        (height, width), (top, left) = size, view.crop
+        assert min(view.window.scaled[0] - width, view.window.scaled[1] - height) == 0
+        # the crop is that of the picture as it is shown: mirrored first
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flipped else image
+        shown = view.pixels(image)
+        assert shown.shape == (3, *size)
+        expected = naive_shown(mirrored, size, top, left)
+        assert np.abs(shown.numpy() - expected).max() <= 1 / 127.5 + 1e-6  # a level of rounding
+
+
+def test_a_random_window_reaches_every_place_of_the_longer_side_alone():
+    views, rng = (
+        transforms.Views(16, center_crop=False, random_flip=False),
+        np.random.default_rng(0),
+    )
+    crops = {views.draw((60, 40), (16, 16), rng).crop for _ in range(300)}
+    assert crops == {(0, left) for left in range(9)}  # 24 x 16 pixels
+    assert transforms.centred((60, 40), (16, 16)).crop == (0, 4)

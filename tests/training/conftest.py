@@ -1,7 +1,5 @@
 """A copy in training, over the twelve scenes, with the random pipeline."""
 
-import functools
-
 import pytest
 import torch
 
@@ -63,9 +61,6 @@ def start(scenes_dir, micro_parts):
             choice=duplication.DUPLICATIONS["nodup"],
             tokenizer=parts.tokenizer,
         )
-        transform = functools.partial(
-            transforms.training_input, resolution=SIDE, center_crop=True, random_flip=False
-        )
         parts_of = training_data.split_images(len(images), splits, 0)
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
         model = trainer.Trainer(
@@ -95,7 +90,7 @@ def start(scenes_dir, micro_parts):
                 seed=0,
                 split=k,
                 global_batch=batch,
-                transform=transform,
+                views=transforms.Views(SIDE, center_crop=True, random_flip=False),
                 choose_caption=hooks.choose_caption,
                 partners=hooks.partners,
             )

@@ -21,6 +21,10 @@ def images(scenes_dir, tmp_path):
     return image_sets.list_images("--d", folder)
 
 
+def shown(image, flipped=False):
+    return transforms.centred(image.size, (16, 16), flipped=flipped).pixels(image)
+
+
 def made(tmp_path, images, parts, flips=True):
     cached = frozen_outputs.CachedLatents(
         tmp_path / "cache", images, parts, resolution=16, flips=flips, dtype=torch.float32
@@ -35,7 +39,7 @@ def test_kept_moments_are_those_of_encoding_each_view(tmp_path, images, micro_pa
     cached, count = made(tmp_path, images, parts)
     assert count == 12
     for row, flipped in ((3, False), (3, True), (11, True)):
-        pixels = transforms.training_pixels(images.open(row), resolution=16, flipped=flipped)[None]
+        pixels = shown(images.open(row), flipped)[None]
         expected = lat.moments(parts.vae, pixels)
         torch.testing.assert_close(cached.moments([row], [flipped]), expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(cached.moments([3], [False]), cached.moments([3], [True]))
@@ -55,7 +59,7 @@ def test_samples_of_kept_moments_have_the_distribution_of_encoding_each_time(
     noise = torch.randn(4000, *mean.shape[1:], generator=generator)
     kept = lat.posterior_sample(mean, std, noise, scaling_factor=parts.vae.config.scaling_factor)
     with torch.no_grad():
-        pixels = transforms.training_pixels(images.open(5), resolution=16)[None]
+        pixels = shown(images.open(5))[None]
         posterior = parts.vae.encode(pixels).latent_dist
         anew = torch.cat([posterior.sample(generator=generator) for _ in range(4000)]) * 0.5
     torch.testing.assert_close(kept.mean(0), anew.mean(0), rtol=0, atol=0.08)

@@ -57,6 +57,8 @@ class ImageSet:
     left_out: LeftOut = ()  # other files that lie beside the images, by kind
     # {folder: class of the images in it}, of folders whose name says more than the class
     classes: Mapping[str, str] = field(default_factory=dict)
+    # (width, height) in pixels, as they are opened; of images that `readable` has read, else empty
+    shapes: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,6 +93,10 @@ class ImageSet:
         except DataError as error:
             raise UnreadError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from None
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """(width, height) of an image in pixels, as it is opened; errors as of `open`."""
+        return self.shapes[index] if self.shapes else self.open(index).size
+
     def stamp(self, index: int) -> int:
         """Time of the last change of the image's file, in ns."""
         return os.stat(self.path(index)).st_mtime_ns
@@ -124,6 +130,7 @@ class ImageSet:
             keys=tuple(self.keys[i] for i in indices),
             sizes=tuple(self.sizes[i] for i in indices),
             places=tuple(self.places[i] for i in indices) if self.places else (),
+            shapes=tuple(self.shapes[i] for i in indices) if self.shapes else (),
         )
 
     @property
@@ -214,15 +221,14 @@ def say_left_out(flag: str, images: ImageSet, say: Callable[[str], None]) -> Non
 # Checking -----------------------------------------------------------------------------------------
 
 
-def _reason(images: ImageSet, index: int) -> str | None:
-    """Why an image cannot be read; None if it can. UnreadError if the disk fails."""
+def _read(images: ImageSet, index: int) -> tuple[int, int] | str:
+    """(width, height) of an image, or why it cannot be read. UnreadError if the disk fails."""
     try:
-        images.open(index)
+        return images.open(index).size
     except UnreadError:
         raise
     except DataError as error:
         return str(error).removeprefix(f"{images.root / images.keys[index]}: ")
-    return None
 
 
 def require_readable(
@@ -251,7 +257,8 @@ def readable(
     workers: int,
     show: Callable[[list[range]], Iterable[range]] = lambda spans: spans,
 ) -> ImageSet:
-    """The set of the images that can be read; the others are added to its `bad`.
+    """The set of the images that can be read, with their `shapes`; the others are added to its
+    `bad`.
 
     Every image is decoded once. UsageError as in `require_readable`; UnreadError if the disk fails,
     which says nothing about an image.
@@ -260,12 +267,10 @@ def readable(
     show: wraps the list of spans of SPAN images, for a progress bar."""
     spans = [range(first, min(first + SPAN, len(images))) for first in range(0, len(images), SPAN)]
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = pool.map(lambda span: [_reason(images, i) for i in span], spans)
-        reasons = [
-            reason for _span, part in zip(show(spans), results, strict=True) for reason in part
-        ]
-    bad = tuple((k, r) for k, r in zip(images.keys, reasons, strict=True) if r is not None)
+        results = pool.map(lambda span: [_read(images, i) for i in span], spans)
+        read = [each for _span, part in zip(show(spans), results, strict=True) for each in part]
+    bad = tuple((k, r) for k, r in zip(images.keys, read, strict=True) if isinstance(r, str))
     require_readable(flag, images, bad, max_bad=max_bad)
-    return replace(
-        images.take([i for i, r in enumerate(reasons) if r is None]), bad=(*images.bad, *bad)
-    )
+    kept = images.take([i for i, r in enumerate(read) if not isinstance(r, str)])
+    shapes = tuple(r for r in read if not isinstance(r, str))
+    return replace(kept, bad=(*images.bad, *bad), shapes=shapes)

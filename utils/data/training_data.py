@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.data import duplication, transforms
+from utils.data import buckets, duplication, transforms
+from utils.data.buckets import Buckets
 from utils.data.image_sets import ImageSet
 from utils.runtime import seeding, signals
 
@@ -27,16 +28,18 @@ class CaptionedImages:
     weights: np.ndarray | None
     # [N] int64, the numbers of the images in the run's whole list, of which a split is a part
     rows: np.ndarray
+    # the aspect-ratio bucket of each image; None where all are shown as squares
+    buckets: Buckets | None = None
 
     def take(self, indices: np.ndarray) -> CaptionedImages:
-        """The images at `indices`; their prompts, weights and numbers are selected too."""
-        weights = None if self.weights is None else self.weights[indices]
+        """The images at `indices`, with all that belongs to each."""
         return CaptionedImages(
             self.images.take(indices.tolist()),
             self.prompts,
             self.duplicated[indices],
-            weights,
+            None if self.weights is None else self.weights[indices],
             self.rows[indices],
+            None if self.buckets is None else self.buckets.take(indices),
         )
 
 
@@ -49,6 +52,7 @@ def captioned_images(
     weight: float,
     seed: int,
     weights: np.ndarray | None = None,
+    in_buckets: Buckets | None = None,
 ) -> tuple[CaptionedImages, list[str]]:
     """Choose the duplicated images and set the weights of the draw.
 
@@ -56,6 +60,7 @@ def captioned_images(
     share: of the images that are duplicated, in [0, 1].
     weight: of a duplicated image in the draw; another image has 1.
     weights: [N], of the images before duplication; None: all are equal.
+    in_buckets: the aspect-ratio buckets of the images, or None.
     Returns: (CaptionedImages, keys that are or, under nodup, would be duplicated).
     """
     chosen = duplication.duplicated_images(len(images), share, seed)
@@ -65,7 +70,8 @@ def captioned_images(
         duplicated[chosen] = True
         drawn = torch.where(duplicated, weight, 1.0).double().numpy()
         weights = drawn if weights is None else drawn * weights
-    return CaptionedImages(images, prompts, duplicated, weights, np.arange(len(images))), keys
+    rows = np.arange(len(images))
+    return CaptionedImages(images, prompts, duplicated, weights, rows, in_buckets), keys
 
 
 def split_images(count: int, splits: int, seed: int) -> list[np.ndarray]:
@@ -89,26 +95,30 @@ class Draws(torch.utils.data.Dataset):
         seed: int,
         split: int = 0,
         global_batch: int,
-        transform: Callable[..., torch.Tensor] | None,
+        views: transforms.Views,
+        pixels: bool = True,
         choose_caption: Callable[[list, bool, np.random.Generator], str],
         dropout: float = 0.0,
         partners: bool = False,
-        random_flip: bool = False,
     ):
         """data: of the split.
         global_batch: images of a micro-batch over all processes of the copy.
-        transform: (PIL RGB, rng=) -> tensor; None where pixels are not needed: an item then says
-            only whether the draw is mirrored.
+        views: how images are shown.
+        pixels: whether items hold pixels, for which images are read.
         choose_caption: (captions, duplicated, rng) -> caption.
         dropout: share of the draws whose prompt is empty, in [0, 1).
-        partners: whether items also hold the prompt of a partner, for mixup.
-        random_flip: whether half of the draws are mirrored, where transform is None."""
+        partners: whether items also hold the prompt of a partner, for mixup."""
         self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
-        self.transform, self.choose_caption, self.partners = transform, choose_caption, partners
-        self.random_flip, self.dropout = random_flip, dropout
-        self.order = duplication.DrawOrder(
-            len(data.images), weights=data.weights, seed=seed, split=split
-        )
+        self.views, self.pixels = views, pixels
+        self.choose_caption, self.partners, self.dropout = choose_caption, partners, dropout
+        self.order = self._order()
+
+    def _order(self):
+        """The image of each draw, by the draw's number."""
+        draw = {"weights": self.data.weights, "seed": self.seed, "split": self.split}
+        if self.data.buckets is None:
+            return duplication.DrawOrder(len(self.data.images), **draw)
+        return buckets.BucketOrder(self.data.buckets.of, batch=self.global_batch, **draw)
 
     def prompt(self, step: int, slot: int) -> str:
         """The prompt of a draw; "" where it is dropped."""
@@ -135,16 +145,29 @@ class Draws(torch.utils.data.Dataset):
             "row": int(self.data.rows[index]),
             "slot": slot,
             "prompt": self.prompt(step, slot),
+            **self._shown(index, seeding.numpy_rng(self.seed, "image", self.split, step, slot)),
         }
-        rng = seeding.numpy_rng(self.seed, "image", self.split, step, slot)
-        if self.transform is None:
-            item["flipped"] = transforms.flip_drawn(rng, self.random_flip)
-        else:
-            item["pixels"] = self.transform(self.data.images.open(index), rng=rng)
         if self.partners:
             partner = mixup_partners(self.seed, self.split, step, self.global_batch)[slot]
             item["partner_prompt"] = self.prompt(step, int(partner))
         return item
+
+    def _shown(self, index, rng):
+        """How a draw shows its image, with the pixels where they are needed. Sizes are (height,
+        width) in pixels; an image that is read at half its sides (image_files.LARGE) has that
+        size."""
+        image = self.data.images.open(index) if self.pixels else None
+        shape = self.data.images.shape(index) if image is None else image.size
+        side = self.views.resolution
+        size = (side, side) if self.data.buckets is None else self.data.buckets.size(index)
+        view = self.views.draw(shape, size, rng)
+        shown = {
+            "original_size": (shape[1], shape[0]),
+            "crop": view.crop,  # (top, left) in the scaled image
+            "target_size": size,
+            "flipped": view.flipped,
+        }
+        return shown if image is None else shown | {"pixels": view.pixels(image)}
 
 
 def mixup_partners(seed: int, split: int, step: int, global_batch: int) -> np.ndarray:
@@ -154,8 +177,8 @@ def mixup_partners(seed: int, split: int, step: int, global_batch: int) -> np.nd
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join B items of Draws: "pixels" (if items have them) to a tensor [B, 3, R, R], everything
-    else to lists of B."""
+    """Join B items of Draws: "pixels" (if items have them) to a tensor [B, 3, height, width],
+    everything else to lists of B."""
     batch: dict[str, Any] = {k: [item[k] for item in items] for k in items[0]}
     if "pixels" in batch:
         batch["pixels"] = torch.stack(batch["pixels"])

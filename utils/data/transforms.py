@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -33,49 +34,69 @@ SSCD_PRESETS = {
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:
     """Resize so that the short side has `side` pixels: bilinear, antialiased, 8 bits."""
-    if min(image.size) == side:
-        return image
-    return image.resize(_scaled_size(image.size, side), Image.Resampling.BILINEAR)
+    return _resized(image, covering(image.size, (side, side)))
 
 
-def _scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(width, height) of a picture whose short side is scaled to `side`; the long side is rounded
-    down, as in torchvision, which the published scripts use."""
-    width, height = size
-    return (side, side * height // width) if width <= height else (side * width // height, side)
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _corner(size: tuple[int, int], side: int, rng: np.random.Generator | None) -> tuple[int, int]:
-    """Left and top of a square of `side` pixels: of the centre, as in torchvision, or drawn."""
-    spare = (size[0] - side, size[1] - side)
+def covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture of `size` that is scaled until it just covers `target`, both
+    (width, height). The longer side is rounded down, as in torchvision, which the published scripts
+    use."""
+    (width, height), (across, down) = size, target
+    if height * across >= width * down:
+        return across, across * height // width
+    return down * width // height, down
+
+
+class Window(NamedTuple):
+    """What is cropped from a scaled picture, in pixels."""
+
+    scaled: tuple[int, int]  # (width, height) of the whole picture after scaling
+    left: int
+    top: int
+    size: tuple[int, int]  # (width, height)
+
+
+def window(
+    scaled: tuple[int, int], size: tuple[int, int], rng: np.random.Generator | None = None
+) -> Window:
+    """A window of `size` in a picture of `scaled` pixels, both (width, height): of the centre, as
+    in torchvision, or drawn from `rng`, the left edge first."""
+    spare = (scaled[0] - size[0], scaled[1] - size[1])
     if rng is None:
-        return round(spare[0] / 2), round(spare[1] / 2)
+        return Window(scaled, round(spare[0] / 2), round(spare[1] / 2), size)
     left = int(rng.integers(spare[0] + 1))
-    return left, int(rng.integers(spare[1] + 1))
+    return Window(scaled, left, int(rng.integers(spare[1] + 1)), size)
 
 
 def crop(image: Image.Image, side: int, rng: np.random.Generator | None = None) -> Image.Image:
     """Crop a square of `side` pixels: the centre, as in torchvision, or with `rng` a random one."""
-    left, top = _corner(image.size, side, rng)
-    return image.crop((left, top, left + side, top + side))
+    return cut(image, window(image.size, (side, side), rng))
+
+
+def cut(image: Image.Image, at: Window) -> Image.Image:
+    """The pixels of a window, after the whole picture is scaled.
+
+    Of a picture that is longer than LONG times its width only the window is computed, because the
+    rest would cost memory as the length asks. Its pixels are those of the whole, up to two levels
+    where Pillow's two passes round; of all other pictures they are the same bits."""
+    right, bottom = at.left + at.size[0], at.top + at.size[1]
+    if at.scaled == image.size or max(image.size) <= LONG * min(image.size):
+        return _resized(image, at.scaled).crop((at.left, at.top, right, bottom))
+    across, down = image.width / at.scaled[0], image.height / at.scaled[1]
+    box = (at.left * across, at.top * down, right * across, bottom * down)
+    return image.resize(at.size, Image.Resampling.BILINEAR, box=box)
 
 
 def scaled_crop(
     image: Image.Image, short: int, side: int, rng: np.random.Generator | None = None
 ) -> Image.Image:
     """`crop` of `resize_short_side`: the short side has `short` pixels, then a square of `side` is
-    cropped.
-
-    Of a picture that is longer than LONG times its width only the square is computed, because the
-    rest would cost memory as the length asks. Its pixels are those of the whole, up to two levels
-    where Pillow's two passes round; of all other pictures they are the same bits."""
-    if max(image.size) <= LONG * min(image.size):
-        return crop(resize_short_side(image, short), side, rng)
-    scaled = _scaled_size(image.size, short)
-    left, top = _corner(scaled, side, rng)
-    across, down = image.width / scaled[0], image.height / scaled[1]
-    box = (left * across, top * down, (left + side) * across, (top + side) * down)
-    return image.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    cropped, as `cut` does it."""
+    return cut(image, window(covering(image.size, (short, short)), (side, side), rng))
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -113,42 +134,56 @@ def channels_first(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.permute(0, 3, 1, 2).contiguous()
 
 
-def flip_drawn(rng: np.random.Generator, random_flip: bool) -> bool:
-    """Whether to mirror an image: with probability 0.5 under --random_flip. Without it, no random
-    number is drawn."""
-    return bool(random_flip and rng.random() < 0.5)
+@dataclass(frozen=True)
+class View:
+    """How one draw shows a training image."""
+
+    window: Window
+    flipped: bool  # mirrored, after the crop
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(top, left) of the window in the scaled picture as it is shown: in the mirror image of
+        one that is mirrored."""
+        at = self.window
+        left = at.scaled[0] - at.size[0] - at.left if self.flipped else at.left
+        return at.top, left
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """The autoencoder's input. image: PIL RGB, of the size that the view was drawn for.
+        Returns: float32 [3, height, width] of the window, in [-1, 1]."""
+        shown = cut(image, self.window)
+        if self.flipped:
+            shown = shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return to_tensor(shown, HALF, HALF)
 
 
-def training_pixels(
-    image: Image.Image,
-    *,
-    resolution: int,
-    rng: np.random.Generator | None = None,
-    flipped: bool = False,
-) -> torch.Tensor:
-    """The autoencoder's input: short side resized to `resolution`, cropped, and mirrored if
-    `flipped`.
+@dataclass(frozen=True)
+class Views:
+    """How training images are shown: scaled until they cover a size, cropped to it, and perhaps
+    mirrored."""
 
-    image: PIL RGB;
-    rng: for a random crop; None crops the centre.
-    Returns: float32 [3, resolution, resolution] in [-1, 1]."""
-    image = scaled_crop(image, resolution, resolution, rng)
-    if flipped:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return to_tensor(image, HALF, HALF)
+    resolution: int  # side in pixels of the squares that are shown where there are no buckets
+    center_crop: bool  # else a random window at every draw
+    random_flip: bool  # mirror half of the draws
+
+    def draw(self, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> View:
+        """The view of a draw. shape: (width, height) of the image; size: (height, width) of what is
+        shown; rng: the generator of this draw. Without random crops and flips, no random number is
+        drawn."""
+        shown = _window_of(shape, size, None if self.center_crop else rng)
+        return View(shown, bool(self.random_flip and rng.random() < 0.5))
 
 
-def training_input(
-    image: Image.Image,
-    *,
-    resolution: int,
-    rng: np.random.Generator,
-    center_crop: bool,
-    random_flip: bool,
-) -> torch.Tensor:
-    """`training_pixels` with crop and flip drawn from `rng`, the generator of this draw."""
-    cropped = scaled_crop(image, resolution, resolution, None if center_crop else rng)
-    return training_pixels(cropped, resolution=resolution, flipped=flip_drawn(rng, random_flip))
+def _window_of(shape, size, rng=None):
+    across = (size[1], size[0])
+    return window(covering(shape, across), across, rng)
+
+
+def centred(shape: tuple[int, int], size: tuple[int, int], *, flipped: bool = False) -> View:
+    """The view of the centre of an image. shape: (width, height) of the image; size: (height,
+    width) of what is shown."""
+    return View(_window_of(shape, size), flipped)
 
 
 def as_generated(image: Image.Image, side: int) -> Image.Image:

@@ -4,7 +4,6 @@ and cached beside the run (--cache_latents auto)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +11,10 @@ from utils.reports.progress import progress
 from utils.training import frozen_outputs
 
 if TYPE_CHECKING:
+    from utils.data.transforms import Views
     from utils.runtime.parallel import Processes
     from utils.training.frozen_outputs import CachedEmbeddings, CachedLatents
     from utils.training.training_job import PreparedRun
-
-
-@dataclass(frozen=True)
-class Views:
-    """How images are shown in training."""
-
-    resolution: int  # side in pixels
-    center_crop: bool  # else a random window at every draw
-    random_flip: bool  # mirror half of the draws
 
 
 def gib(size: int) -> str:
@@ -136,7 +127,7 @@ def encode_ahead(
         _fill(latents, latents.build(model.vae, num_workers=workers, **share), "latents", processes)
         model.cached_latents = latents
         for split_draws in job.copies.draws.values():
-            split_draws.transform = None  # pixels are no longer needed
+            split_draws.pixels = False  # they are no longer needed
         kept.append("latents")
     if embeddings is not None:
         _fill(embeddings, embeddings.build(model.text_encoder, **share), "captions", processes)

@@ -75,8 +75,9 @@ class CachedLatents:
     def _pixels(self, index):
         """An image in every orientation that is kept, [1 or 2, 3, R, R] in [-1, 1]."""
         image = self.images.open(index)
+        size = (self.resolution, self.resolution)
         views = [
-            transforms.training_pixels(image, resolution=self.resolution, flipped=bool(flipped))
+            transforms.centred(image.size, size, flipped=bool(flipped)).pixels(image)
             for flipped in range(1 + self.flips)
         ]
         return torch.stack(views)

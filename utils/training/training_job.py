@@ -3,7 +3,6 @@ record."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -219,6 +218,11 @@ def _split(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list[np
     return splits
 
 
+def views_of(opts: TrainOptions) -> transforms.Views:
+    """How images are shown in training."""
+    return transforms.Views(opts.resolution, opts.center_crop, opts.random_flip)
+
+
 def _draws(
     opts: TrainOptions,
     captioned: CaptionedImages,
@@ -229,23 +233,16 @@ def _draws(
     seed: int,
 ) -> dict[int, training_data.Draws]:
     """{split: its Draws}, of the splits that this process's team trains."""
-    read = functools.partial(
-        transforms.training_input,
-        resolution=opts.resolution,
-        center_crop=opts.center_crop,
-        random_flip=opts.random_flip,
-    )
     return {
         k: training_data.Draws(
             captioned.take(splits[k]),
             seed=seed,
             split=k,
             global_batch=opts.train_batch_size * team.size,
-            transform=read,
+            views=views_of(opts),
             choose_caption=hooks.choose_caption,
             dropout=hooks.dropout,
             partners=hooks.partners,
-            random_flip=opts.random_flip,
         )
         for k in range(team.number, len(splits), team.count)
     }
@@ -371,5 +368,6 @@ def encode(job: PreparedRun, opts: TrainOptions, folder: Path, processes: Proces
     Returns: those of "latents" and "captions" that are cached."""
     if opts.cache_latents == "off":
         return []
-    views = encode_ahead.Views(opts.resolution, opts.center_crop, opts.random_flip)
-    return encode_ahead.encode_ahead(job, folder, processes, views=views, workers=opts.num_workers)
+    return encode_ahead.encode_ahead(
+        job, folder, processes, views=views_of(opts), workers=opts.num_workers
+    )
