@@ -40,7 +40,7 @@ mutants: $(STAMP) ## break the toolkit in every listed way and see the named tes
 # Names, versions and markers alone: the file holds no address of a package index.
 requirements: $(STAMP) ## renew the pins of all dependencies in requirements.txt (needs a network)
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra quickstart --extra lora \
-		--no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o requirements.txt
+		--extra prodigy --no-header --no-annotate --no-emit-index-url --upgrade pyproject.toml -o requirements.txt
 
 clean-venv: ## remove .venv
 	rm -rf .venv

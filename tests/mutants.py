@@ -24,6 +24,20 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a resumed run of Prodigy forgets the learning rate that it found",
+        "utils.training.optimizers:load_state",
+        "new if saved is None else type(new)(saved.item())",
+        "new",
+        "tests/training/test_optimizers.py::test_prodigy_continues_bit_for_bit_with_the_rate_that_it_had_found",
+    ),
+    Mutant(
+        "a copy of an ensemble goes on with the learning rate that another one found",
+        "utils.training.optimizers:load_state",
+        "new if saved is None else type(new)(saved.item())",
+        "group[key] if saved is None else type(new)(saved.item())",
+        "tests/training/test_optimizers.py::test_a_copy_that_has_not_trained_begins_with_the_first_rate",
+    ),
+    Mutant(
         "weights that a file lacks are drawn at random",
         "utils.models.networks:require_fit",
         """

@@ -233,6 +233,7 @@ def test_no_option_is_parsed_and_ignored():
     # what other rooms read through a property of the options, and the two that never had an effect,
     # by name
     columns = {"caption_column", "image_column"}  # through `columns`
+    optimizer = {"use_8bit_adam"}  # through `optimizer_name`
     through = {"sim_save_path", "stype", "similarity_metric", "keephead", "keeppredictor"}
     for cls in (
         train_options.TrainOptions,
@@ -240,7 +241,7 @@ def test_no_option_is_parsed_and_ignored():
         scenes_options.ScenesOptions,
         captioning_options.CaptioningOptions,
     ):
-        assert {f.name for f in dataclasses.fields(cls)} - read <= labels | columns
+        assert {f.name for f in dataclasses.fields(cls)} - read <= labels | columns | optimizer
     assert {
         f.name for f in dataclasses.fields(retrieval_options.RetrievalOptions)
     } - read <= through | columns

@@ -1,5 +1,7 @@
 """A copy in training, over the twelve scenes, with the random pipeline."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -8,6 +10,9 @@ from utils.runtime import launching, parallel
 from utils.training import ensemble, optimisation, train_mitigations, trainer
 
 SIDE = 16
+needs_prodigy = pytest.mark.skipif(
+    importlib.util.find_spec("prodigyopt") is None, reason="prodigyopt is not installed"
+)
 # values of the flags of train-time mitigations that turn each off
 MITIGATIONS_OFF = {
     "trainspecial": None,
@@ -42,6 +47,7 @@ def start(scenes_dir, micro_parts):
         bias_correction=False,
         text=False,
         weights=None,
+        optimizer="adamw",
         **optimised,
     ):
         parts = parts or micro_parts()
@@ -73,7 +79,7 @@ def start(scenes_dir, micro_parts):
                 train_text_encoder=text,
             ),
             optimisation.Optimisation(
-                optimisation.AdamW(learning_rate=lr),
+                optimisation.Adam(learning_rate=lr, name=optimizer),
                 optimisation.Schedule(schedule, warmup, steps * rounds),
                 accumulation=accumulation,
                 **optimised,

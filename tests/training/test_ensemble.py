@@ -140,25 +140,6 @@ def test_the_loss_scale_stays_with_a_copy(start):
     assert model.scaler.get_scale() == 8
 
 
-def test_moments_of_eight_bits_come_back_as_they_were(start):
-    """bitsandbytes keeps byte tensors and counts in Python."""
-    import dataclasses
-
-    model = start().model
-    adam = dataclasses.replace(model.optimisation.adam, eight_bit=True)
-    model.optimisation = dataclasses.replace(model.optimisation, adam=adam)
-    name, parameter = next(iter(model.weights.items()))
-    moments = {"step": 7, "state1": torch.arange(3, dtype=torch.uint8), "absmax1": torch.ones(1)}
-    model.optimizer.state[parameter] = moments
-    state = model.copy_state()
-    model.load_copy(0, state)
-    found = model.optimizer.state[parameter]
-    assert (found["step"], type(found["step"])) == (7, int)
-    assert found["state1"].tolist() == [0, 1, 2]
-    assert found["state1"].dtype == torch.uint8
-    assert f"moments/{name}/absmax1" in state
-
-
 @pytest.mark.parametrize("until", [1, 3, 4, 6, 7])
 def test_a_state_continues_bit_for_bit(start, finished, until):
     def fresh():

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from tests.conftest import SEED_FLAGS
+from tests.training.conftest import needs_prodigy
 from utils.data.encoder_window import Window
 from utils.training import start_notes
-from utils.training.optimisation import AdamW, Optimisation, Schedule
+from utils.training.optimisation import Adam, Optimisation, Schedule
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def train(script, micro_sd, scenes_dir, tmp_path):
 
 
 def optimised(name, warmup, steps):
-    return Optimisation(AdamW(2e-3), Schedule(name, warmup, steps))
+    return Optimisation(Adam(2e-3), Schedule(name, warmup, steps))
 
 
 @pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine"])
@@ -97,6 +98,17 @@ def test_published_defaults_that_do_not_fit_the_model_are_said(
     out = script("diff_train", *flags, "--resolution", 64, "--output_dir", "run")
     assert "made for" not in out
     assert "the run goes to" not in out
+    assert "is a factor" not in out
+
+
+@needs_prodigy
+def test_a_factor_that_leaves_prodigy_no_rate_is_said(script, tiny_sd, scenes_dir):
+    flags = (
+        *("--pretrained_model_name_or_path", tiny_sd, "--instance_data_dir", scenes_dir / "train"),
+        *("--dry_run", "--optimizer", "prodigy"),
+    )
+    assert "--learning_rate=5e-06 is a factor on" in script("diff_train", *flags)
+    assert "is a factor" not in script("diff_train", *flags, "--learning_rate", 1)
 
 
 @pytest.mark.parametrize(

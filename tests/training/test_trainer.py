@@ -7,7 +7,7 @@ from tests.training.conftest import flat
 from utils.data import training_data
 from utils.models import loading
 from utils.runtime import seeding
-from utils.runtime.errors import TrainingError, UsageError
+from utils.runtime.errors import TrainingError
 from utils.training import latents, optimisation, step_random, train_mitigations
 
 
@@ -248,7 +248,7 @@ def test_the_rate_of_a_step_is_that_of_the_librarys_schedule(schedule):
     from diffusers.optimization import get_scheduler
 
     settings = optimisation.Optimisation(
-        optimisation.AdamW(learning_rate=2e-3), optimisation.Schedule(schedule, 3, 12)
+        optimisation.Adam(learning_rate=2e-3), optimisation.Schedule(schedule, 3, 12)
     )
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2e-3)
     library = get_scheduler(schedule, optimizer, num_warmup_steps=3, num_training_steps=12)
@@ -292,17 +292,6 @@ def test_checkpointing_computes_the_same(start, finished):
     less.model.parts.unet.enable_gradient_checkpointing()
     assert less.model.parts.unet.is_gradient_checkpointing
     torch.testing.assert_close(finished(plain)[1], finished(less)[1], rtol=0, atol=1e-6)
-
-
-def test_eight_bit_adam_says_what_to_install(monkeypatch):
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    adam = optimisation.AdamW(learning_rate=1e-3, eight_bit=True)
-    with pytest.raises(
-        UsageError, match="--use_8bit_adam needs the package bitsandbytes.*pip install bitsandbytes"
-    ):
-        optimisation.make_optimizer(adam, [torch.nn.Parameter(torch.zeros(1))])
 
 
 def test_velocity_prediction_trains(start, micro_parts):

@@ -32,6 +32,7 @@ from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.duplication import DUPLICATIONS
 from utils.data.prompt_styles import CAPTION, PROMPT_STYLES
 from utils.runtime.errors import UsageError
+from utils.training.optimizers import OPTIMIZERS
 
 LR_SCHEDULERS = (
     "linear",
@@ -379,8 +380,21 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         help="gradient checkpointing: less memory, activations are computed twice",
         may_change_on_resume=True,
     )
+    optimizer: str | None = flag(
+        None,
+        kind=one_of(OPTIMIZERS),
+        group=OPTIMISATION,
+        help=(
+            "optimizer; adamw8bit: moments of 8 bits, by bitsandbytes; prodigy: finds its learning"
+            " rate by itself, by prodigyopt"
+        ),
+        unset="adamw, or adamw8bit with --use_8bit_adam",
+    )
     learning_rate: float = flag(
-        5e-6, kind=real(above=0), group=OPTIMISATION, help="learning rate of AdamW"
+        5e-6,
+        kind=real(above=0),
+        group=OPTIMISATION,
+        help="learning rate; with --optimizer prodigy a factor on its own, and 1 is usual",
     )
     scale_lr: bool = switch(
         group=OPTIMISATION,
@@ -392,9 +406,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     lr_warmup_steps: int = flag(
         500, kind=count(0), group=OPTIMISATION, help="number of optimizer steps of warm-up"
     )
-    use_8bit_adam: bool = switch(
-        group=OPTIMISATION, help="AdamW with moments of 8 bits; needs bitsandbytes"
-    )
+    use_8bit_adam: bool = switch(group=OPTIMISATION, help="older name of --optimizer adamw8bit")
     adam_beta1: float = flag(
         0.9, kind=real(0, below=1), group=OPTIMISATION, help="decay of AdamW's first moment"
     )
@@ -470,12 +482,18 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         may_change_on_resume=True,
     )
 
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer of the run, by --optimizer or --use_8bit_adam."""
+        return self.optimizer or ("adamw8bit" if self.use_8bit_adam else "adamw")
+
     def check(self) -> None:
         self._check_captions()
         self._check_caption_edit()
         self._check_caption_template()
         self._check_duplication()
         self._check_learning_rate()
+        self._check_optimizer()
         self._check_loss_bank()
         self._check_upload()
 
@@ -530,6 +548,13 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
             raise UsageError(
                 f"--learning_rate={self.learning_rate!r} is not above 1e-7, where --lr_scheduler"
                 " polynomial ends; use a number above 1e-7"
+            )
+
+    def _check_optimizer(self) -> None:
+        if self.use_8bit_adam and self.optimizer_name != "adamw8bit":
+            raise UsageError(
+                f"--optimizer={self.optimizer!r} and --use_8bit_adam name two optimizers; give"
+                " one of them"
             )
 
     def _check_loss_bank(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from utils.data import training_data
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
+from utils.training import optimizers
 
 if TYPE_CHECKING:
     from utils.data.training_data import Draws
@@ -96,7 +97,8 @@ class Ensemble:
         own = sum(self.split_of(t) is not None for t in range(self.plan.turns))
         weights = sum(p.numel() * 4 for p in self.model.weights.values())
         averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
-        return own * 2 * weights + 3 * averaged
+        moments = optimizers.OPTIMIZERS[self.model.optimizer_name].moments
+        return own * moments * weights + 3 * averaged
 
     # Turns ----------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ import torch
 from utils.models import loading
 from utils.runtime import devices
 from utils.runtime.errors import TrainingError
-from utils.training import ema, step_random
+from utils.training import ema, optimizers, step_random
 from utils.training import latents as lat
-from utils.training.optimisation import Optimisation, make_optimizer, rate_at
+from utils.training.optimisation import Optimisation, rate_at
 from utils.training.step_reports import StepReport
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class Denoiser(torch.nn.Module):
 
 
 class Trainer:
-    """Trainer of one copy of the model. Its state is the weights, the moments of AdamW and the loss
-    rule's; everything else is derived from the seed and the step.
+    """Trainer of one copy of the model. Its state is the weights, the optimizer's moments and
+    the loss rule's state; everything else is derived from the seed and the step.
 
     `cached_latents` and `cached_text` (utils/training/frozen_outputs.py) replace the frozen
     networks when they are set."""
@@ -149,7 +149,9 @@ class Trainer:
             for n, p in module.named_parameters()
         }
         self.rate = rate_at(self.optimisation)
-        self.optimizer = make_optimizer(self.optimisation.adam, list(self.weights.values()))
+        self.optimizer_name = self.optimisation.adam.name
+        make = optimizers.OPTIMIZERS[self.optimizer_name].make
+        self.optimizer = make(list(self.weights.values()), self.optimisation.adam)
         half = self.computation.accelerator.mixed_precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.first_scale = self.scaler.get_scale()  # loading a state makes it forget this
@@ -276,13 +278,14 @@ class Trainer:
             if skipped is not None:
                 skips.append(skipped)
         rate, loss = self.rate(number), torch.stack(losses).mean()
+        applied = optimizers.applied_rate(self.optimizer, rate)
         self._update_weights(loss, rate)
         if self.ema:
             self.ema.update(number)
         return StepReport(
             step=number + 1,
             loss=loss,
-            lr=rate,
+            lr=applied,
             finite=self.finite,
             skipped=torch.stack(skips).mean() if skips else None,
         )
@@ -312,12 +315,9 @@ class Trainer:
         return {f"weights/{n}": p.detach() for n, p in self.weights.items()} | averages
 
     def copy_state(self) -> dict[str, torch.Tensor]:
-        """{name: tensor in host memory} that belongs to this copy and is never averaged: moments,
-        state of the loss rule, loss scale."""
-        state = {}
-        for name, parameter in self.weights.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"moments/{name}/{key}"] = devices.to_host(torch.as_tensor(value))
+        """{name: tensor in host memory} that belongs to this copy and is never averaged: state of
+        the optimizer and of the loss rule, loss scale."""
+        state = optimizers.state_of(self.optimizer, self.optimizer_name, self.weights)
         if self.loss_rule is not None:
             tensors = self.loss_rule.state()
             state |= {f"control/{k}": devices.to_host(v) for k, v in tensors.items()}
@@ -332,7 +332,7 @@ class Trainer:
         """Load the copy of a split. state: as `copy_state` gives it; empty for a copy that has not
         trained yet."""
         self.split = split
-        self._load_moments(state)
+        optimizers.load_state(self.optimizer, self.optimizer_name, self.weights, state)
         if self.loss_rule is not None:
             self.loss_rule.reset()
             for key, tensor in self.loss_rule.state().items():
@@ -342,21 +342,6 @@ class Trainer:
             scale, growth = state["scaler"].tolist() if "scaler" in state else (self.first_scale, 0)
             scaler = self.scaler.state_dict() | {"scale": scale, "_growth_tracker": int(growth)}
             self.scaler.load_state_dict(scaler)
-
-    def _load_moments(self, state):
-        self.optimizer.state.clear()
-        for name, parameter in self.weights.items():
-            prefix = f"moments/{name}/"
-            moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            if moments:
-                self.optimizer.state[parameter] = {
-                    k: self._moment(k, v) for k, v in moments.items()
-                }
-
-    def _moment(self, key, value):
-        if self.optimisation.adam.eight_bit and key == "step":
-            return int(value)  # bitsandbytes counts in Python
-        return value.to(self.device, copy=True)
 
     def require_finite(self, step: int) -> None:
         """Raise TrainingError when the weights are not finite. Call it before they are saved and

@@ -174,13 +174,13 @@ def loop_settings(opts: TrainOptions) -> training_loop.LoopSettings:
 def _optimisation(opts: TrainOptions, *, per_step: int, steps: int) -> optimisation.Optimisation:
     """per_step: images of an optimizer step; steps: of a copy in a round."""
     return optimisation.Optimisation(
-        optimisation.AdamW(
+        optimisation.Adam(
             learning_rate=opts.learning_rate * (per_step if opts.scale_lr else 1),
             betas=(opts.adam_beta1, opts.adam_beta2),
             weight_decay=opts.adam_weight_decay,
             epsilon=opts.adam_epsilon,
             max_grad_norm=opts.max_grad_norm,
-            eight_bit=opts.use_8bit_adam,
+            name=opts.optimizer_name,
         ),
         optimisation.Schedule(
             name=opts.lr_scheduler,

@@ -14,7 +14,7 @@ from utils.files import hub, locks, resume_states, run_folder
 from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launcher_settings, launching, parallel
-from utils.training import optimisation, run_record, start_notes, training_job, training_loop
+from utils.training import optimizers, run_record, start_notes, training_job, training_loop
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -82,6 +82,12 @@ def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
             f"--resolution={sides[0]}, the default: the model was made for {sides[1]} px;"
             " --resolution sets another one"
         )
+    if optimizers.OPTIMIZERS[opts.optimizer_name].finds_rate and opts.learning_rate < 0.1:
+        lines.append(
+            f"--learning_rate={opts.learning_rate:g} is a factor on the learning rate that"
+            f" --optimizer {opts.optimizer_name} finds by itself, and so small that the model"
+            " hardly trains; 1 is usual"
+        )
     if opts.output_dir == flags.default_of(opts, "output_dir"):
         lines.append(f"the run goes to {opts.output_dir!r}; --output_dir names another folder")
     return lines
@@ -119,8 +125,7 @@ def plan_of(opts: TrainOptions) -> RunPlan:
         run_record.require_same_options(record, options, changed)
     upload = upload_of(opts, run)
     training_job.mitigations_of(opts)  # raises when two exclude one another
-    if opts.use_8bit_adam:
-        optimisation.require_8bit()
+    optimizers.require(opts.optimizer_name)
     say = print if launching.first_process() else lambda line: None
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
