@@ -6,7 +6,6 @@ The files are mapped into memory: listing reads no picture, and opening an image
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from utils.data.image_sets import ImageSet
 from utils.data.image_storage import CHANGED_IN_USE, ChangedError
 from utils.data.picture_tables import ListedFile, PictureColumns, PictureRow
 from utils.files.downloads import Address
+from utils.files.text_files import read_json
 from utils.runtime.errors import DataError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ def is_arrow_folder(source: str | Path) -> bool:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
+    data = read_json(path)
     if not isinstance(data, dict):
         raise DataError(f"{path}: is no record of a data set; save it again")
     return data
