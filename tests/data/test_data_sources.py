@@ -2,7 +2,7 @@ import pytest
 
 from tests.tables import greys_parquet, picture, save_to_disk
 from tests.tars import png, write
-from utils.data import data_sources
+from utils.data import data_sources, image_sets
 from utils.runtime.errors import UsageError
 
 
@@ -59,3 +59,22 @@ def test_a_file_that_is_no_data_is_named_with_what_to_do(tmp_path, name, message
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(UsageError, match=rf"--val_dir='.*{name}' {message}"):
         data_sources.list_data("--val_dir", str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04..", r"is a file \(a zip archive\); unpack it and give the folder$"),
+        (b"%PDF-1.4", r"is a file \(a PDF\); give a folder of images, tar files, or Parquet files"),
+    ],
+)
+def test_a_file_whose_name_says_nothing_is_named_by_its_first_bytes(tmp_path, content, message):
+    (tmp_path / "data").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        data_sources.list_data("--val_dir", str(tmp_path / "data"))
+
+
+def test_a_file_in_the_place_of_generated_images_is_named_and_no_tar_is_asked_for(tmp_path):
+    (tmp_path / "data").write_bytes(b"?")
+    with pytest.raises(UsageError, match="is not understood; give a folder of images$"):
+        image_sets.list_images("--query_dir", tmp_path / "data")

@@ -135,7 +135,5 @@ def test_a_folder_without_images_says_what_it_holds_instead(tmp_path):
     ):
         tar_shards.list_shards("--d", tmp_path / "0.tar")
     (tmp_path / "set.zip").write_bytes(b"PK\x03\x04....")
-    with pytest.raises(
-        UsageError, match="is a file .a zip archive.; unpack it, and give the folder"
-    ):
+    with pytest.raises(UsageError, match="is an archive; unpack it and give the folder"):
         image_sets.list_images("--d", tmp_path / "set.zip")

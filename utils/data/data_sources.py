@@ -6,32 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import arrow_folders, image_names, image_sets, parquet_files, tar_shards
+from utils.data import arrow_folders, image_sets, parquet_files, tar_shards
 from utils.data.caption_files import Captions, say_faults
 from utils.data.field_names import USUAL, Columns
 from utils.data.image_sets import ImageSet
 from utils.files import folder_kinds
-from utils.runtime.errors import UsageError
 
 Say = Callable[[str], None]
 Listed = tuple[ImageSet, Captions]
 
-# Files that are given as data and are none: (suffixes, what such a file is, what to do)
-OTHER_FILES = (
-    ((".zip", ".7z", ".rar"), "an archive", "unpack it and give the folder"),
-    ((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz"), "compressed", "unpack it and give the tar"),
-    (
-        (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"),
-        "a file of weights",
-        "give a folder of images; a model goes to the flag of the model",
-    ),
-    (
-        (".json", ".jsonl", ".csv", ".tsv", ".txt"),
-        "a file of text",
-        "give the folder of the images that it names",
-    ),
-    ((".arrow",), "a part of a data set", "give its folder, with dataset_info.json and state.json"),
-)
+# in errors
+ACCEPTED = "a folder of images, tar files, or Parquet files with pictures"
 
 
 @dataclass(frozen=True)
@@ -72,23 +57,6 @@ def holding_files(source: str | Path) -> HoldingFiles | None:
     return next((kind for kind in HOLDING_FILES if kind.recognise(source)), None)
 
 
-def _require_no_other_file(flag: str, source: str | Path) -> None:
-    """Raise UsageError for a file that holds no images; it says what the file is."""
-    path = Path(source)
-    if not path.is_file():
-        return
-    name = path.name.lower()
-    if image_names.has_suffix(name):
-        raise UsageError(f"{flag}={str(source)!r} is one image; give its folder")
-    for suffixes, kind, advice in OTHER_FILES:
-        if name.endswith(suffixes):
-            raise UsageError(f"{flag}={str(source)!r} is {kind}; {advice}")
-    raise UsageError(
-        f"{flag}={str(source)!r} is a file that is not understood; give a folder of images, tar"
-        " files, or Parquet files with pictures"
-    )
-
-
 def list_data(
     flag: str,
     source: str | Path,
@@ -109,8 +77,8 @@ def list_data(
         say(line)
     kind = holding_files(source)
     if kind is None:
-        _require_no_other_file(flag, source)
-        images, captions = image_sets.list_images(flag, source, measured=measured), None
+        images = image_sets.list_images(flag, source, measured=measured, accepted=ACCEPTED)
+        captions = None
     else:
         images, captions = kind.list_images(flag, source, columns, say)
     image_sets.say_left_out(flag, images, say)

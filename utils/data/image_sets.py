@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.data import content_stamps, file_kinds, folder_walk, image_names
+from utils.data import content_stamps, folder_walk, image_names, other_files
 from utils.data.image_files import open_image
 from utils.data.image_names import LeftOut
 from utils.data.image_storage import CHANGED, ByteRanges, ChangedError, Storage
 from utils.files import folder_kinds
 from utils.files.downloads import Address
-from utils.runtime.errors import DataError, UnreadError, UsageError, require_dir
+from utils.runtime.errors import DataError, UnreadError, UsageError
 
 SPAN = 256  # images that a thread reads for one task: a task an image would take gigabytes
 
@@ -146,15 +146,18 @@ class ImageSet:
 # Listing ------------------------------------------------------------------------------------------
 
 
-def list_images(flag: str, root: str | Path, *, measured: bool = False) -> ImageSet:
+def list_images(
+    flag: str, root: str | Path, *, measured: bool = False, accepted: str = "a folder of images"
+) -> ImageSet:
     """All images below a folder, at any depth, in natural order.
 
     Images in an index, or in the output of --dedup, are skipped.
     measured: skip also what stages write below a folder that is measured: evaluations, generations,
-    checkpoints and states.
+    checkpoints and states;
+    accepted: what the flag takes, for the error about a file.
     UsageError, which names `flag`, if there are no images, or if the folder is a run, an
     evaluation, an index or another output that is no generation."""
-    root = _require_folder(flag, root)
+    root = other_files.require_folder(flag, root, accepted=accepted)
     folder_kinds.require_pictures(flag, root)
     try:
         found = folder_walk.walk(root, skip=measured)
@@ -173,20 +176,6 @@ def list_images(flag: str, root: str | Path, *, measured: bool = False) -> Image
         bad=tuple(sorted(found.bad, key=lambda pair: natural_key(pair[0]))),
         left_out=left_out,
     )
-
-
-def _require_folder(flag: str, root: str | Path) -> Path:
-    """`require_dir`, which says what the file is that stands in the place of a folder."""
-    path = Path(root)
-    if path.is_file():
-        with open(path, "rb") as file:
-            kind = file_kinds.kind_of(file.read(file_kinds.ENOUGH))
-        advice = "; unpack it, and give the folder" if kind and kind.endswith("archive") else ""
-        if kind:
-            raise UsageError(
-                f"{flag}={str(root)!r} is a file ({kind}){advice or '; give a folder of images'}"
-            )
-    return require_dir(flag, root)
 
 
 def no_images(
