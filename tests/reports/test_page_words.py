@@ -2,18 +2,18 @@ from tests.reports.test_page import METRICS, SETTINGS
 from utils.reports import page_words
 
 
+def headline(metrics, settings):
+    """All sentences that head the page."""
+    return " ".join(filter(None, page_words.headline_parts(metrics, settings)))
+
+
 def test_without_a_threshold_the_headline_is_the_percentile():
-    assert (
-        page_words.headline({"sim_95pc": 0.5}, SETTINGS)
-        == "The 95th percentile of similarity is 0.500."
-    )
-    assert page_words.headline({}, SETTINGS) == ""
+    assert headline({"sim_95pc": 0.5}, SETTINGS) == "The 95th percentile of similarity is 0.500."
+    assert headline({}, SETTINGS) == ""
 
 
 def test_a_headline_stands_without_settings():
-    assert page_words.headline(METRICS, {}).endswith(
-        "of a training image (95 % interval 10.0 to 40.0 %)."
-    )
+    assert headline(METRICS, {}).endswith("of a training image (95 % interval 10.0 to 40.0 %).")
 
 
 def test_tiles_hold_what_was_measured_and_nothing_else():
@@ -97,7 +97,7 @@ FIXED_SENTENCE = (
 
 
 def test_the_calibrated_share_leads_then_its_origin_then_the_fixed_one():
-    assert page_words.headline(CALIBRATED, OF_ALIGNED) == (
+    assert headline(CALIBRATED, OF_ALIGNED) == (
         f"{CALIBRATED_SENTENCE} The threshold is calibrated, so that it counts at most 1 % of 150"
         f" pictures that nobody copied: those that training set aside. {FIXED_SENTENCE}"
     )
@@ -117,7 +117,7 @@ def test_a_void_fixed_threshold_is_said_before_all_else():
 
 def test_few_innocents_cannot_tell_small_rates_by_the_rule_of_three():
     def words(count):
-        return page_words.headline(CALIBRATED | {"innocents_n": count}, OF_ALIGNED)
+        return headline(CALIBRATED | {"innocents_n": count}, OF_ALIGNED)
 
     assert "So few cannot tell a rate below 5.0 % from none." in words(60)
     assert "So few cannot tell a rate below 3.0 % from none." in words(99)
@@ -126,7 +126,7 @@ def test_few_innocents_cannot_tell_small_rates_by_the_rule_of_three():
 
 def test_without_alignment_the_calibrated_threshold_is_the_descriptors():
     of_pixel = OF_ALIGNED | {"threshold_of": "pixel", "innocents_from": "training"}
-    words = page_words.headline(CALIBRATED | {"threshold": 0.982}, of_pixel)
+    words = headline(CALIBRATED | {"threshold": 0.982}, of_pixel)
     assert "(95 % interval 8.0 to 17.0 %): their pixel similarity is above 0.982." in words
     assert "each compared with the others but its near-duplicates" in words
 
@@ -138,7 +138,7 @@ def test_without_a_fixed_threshold_only_the_calibrated_one_is_named():
     del none["copy_share"]
     none["false_positive_rate"] = None
     settings = OF_ALIGNED | {"copy_threshold": None}
-    assert "fixed" not in page_words.headline(none, settings)
+    assert "fixed" not in headline(none, settings)
     assert dict(t[:2] for t in page_words.tiles(none, settings)) == {
         "Copies": [
             (
@@ -190,6 +190,6 @@ def test_tiles_of_both_thresholds_of_parts_and_of_innocents():
 
 
 def test_an_unknown_source_of_innocents_is_named_as_it_is():
-    assert "copied: elsewhere." in page_words.headline(
+    assert "copied: elsewhere." in headline(
         CALIBRATED, OF_ALIGNED | {"innocents_from": "elsewhere"}
     )

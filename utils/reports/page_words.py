@@ -34,17 +34,13 @@ BY_DUPLICATION = {
 ENOUGH_INNOCENTS = 100  # with fewer it is said which rate can be told at all
 
 
-def headline(metrics: NamedNumbers, settings: Nested) -> str:
-    """How much was copied, in a few sentences; "" without a measure of similarity.
+def headline_parts(metrics: NamedNumbers, settings: Nested) -> tuple[str, str]:
+    """How much was copied: the sentences that lead, and what is to be known of them; "" twice
+    without a measure of similarity.
 
     By the calibrated threshold, where there is one, with its origin, then by the fixed one; a void
-    fixed threshold is said first. settings: of the evaluation."""
-    return " ".join(filter(None, headline_parts(metrics, settings)))
-
-
-def headline_parts(metrics: NamedNumbers, settings: Nested) -> tuple[str, str]:
-    """The sentences that lead, and what is to be known of them. That most images show nothing,
-    so that the verdict is void, is said before all else."""
+    fixed threshold is said first. That most images show nothing, so that the verdict is void, is
+    said before all else. settings: of the evaluation."""
     lead, further = _verdict_parts(metrics, settings)
     show_nothing = settings.get("show_nothing")
     if not show_nothing:
