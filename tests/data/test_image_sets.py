@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data import folder_walk, image_sets
+from utils.data import content_stamps, folder_walk, image_sets
 from utils.runtime.errors import DataError, UnreadError, UsageError
 
 
@@ -158,3 +158,15 @@ def test_an_evaluation_that_lies_among_the_images_is_not_measured(tmp_path):
         (tmp_path / "mine" / name).write_text("{}")
     assert image_sets.list_images("--d", tmp_path, measured=True).keys == ("0.png",)
     assert len(image_sets.list_images("--d", tmp_path)) == 2  # the trainer reads what it is given
+
+
+def test_contents_are_read_once_for_all_who_ask(tmp_path, monkeypatch):
+    (tmp_path / "0.png").write_bytes(b"x")
+    images, read = image_sets.list_images("--d", tmp_path), []
+    stamp_of = content_stamps.stamp_of
+    monkeypatch.setattr(content_stamps, "stamp_of", lambda p: read.append(p) or stamp_of(p))
+    found = {each.content_fingerprint for each in (images, images, images.take([0]))}
+    assert (len(found), len(read)) == (1, 1)
+    # a set that is listed anew reads them anew
+    (tmp_path / "0.png").write_bytes(b"y")
+    assert image_sets.list_images("--d", tmp_path).content_fingerprint not in found

@@ -57,6 +57,8 @@ class ImageSet:
     left_out: LeftOut = ()  # other files that lie beside the images, by kind
     # {folder: class of the images in it}, of folders whose name says more than the class
     classes: Mapping[str, str] = field(default_factory=dict)
+    # {key: `content`} of images that were asked for; sets that are made of this one share it
+    contents: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
     # (width, height) in pixels, as they are opened; of images that `readable` has read, else empty
     shapes: tuple[tuple[int, int], ...] = ()
 
@@ -102,8 +104,15 @@ class ImageSet:
         return os.stat(self.path(index)).st_mtime_ns
 
     def content(self, index: int) -> bytes:
-        """A stamp of what the image's file holds, see `content_stamps.stamp_of`. Empty of a file
-        that cannot be read, and below an Address, whose stamps the server gives."""
+        """A stamp of what the image's file holds, see `content_stamps.stamp_of`, as it was when it
+        was first asked for. Empty of a file that cannot be read, and below an Address, whose stamps
+        the server gives."""
+        key = self.keys[index]
+        if key not in self.contents:
+            self.contents[key] = self._content(index)
+        return self.contents[key]
+
+    def _content(self, index: int) -> bytes:
         path = self.path(index)
         if isinstance(path, Address):
             return b""
