@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data import caption_files, caption_layouts, key_matching
 from utils.data.field_names import USUAL, Columns
-from utils.files import run_folder
+from utils.files import adapter_folder, run_folder
 from utils.index import vector_index
 from utils.models import families, single_files
 from utils.models.pipeline_files import NO_CHOICE, FileChoice
@@ -19,6 +19,7 @@ from utils.runtime.errors import DataError, UsageError, require_file
 
 if TYPE_CHECKING:
     from utils.data.image_sets import ImageSet
+    from utils.files.adapter_folder import Adapter
     from utils.files.run_folder import Run
     from utils.runtime.parallel import Say
 
@@ -129,15 +130,20 @@ def _is_pipeline_on_hub(name: str) -> bool:
     return True
 
 
-def _base_of_run(base: str, run: Run, choice: FileChoice) -> tuple[str, ...]:
-    """Words that name a run's base model with the flags that the run was given for it."""
+def _base_of_run(base_model: str | None, run: Run, choice: FileChoice) -> tuple[str, ...]:
+    """Words that name a run's base model with the flags that the run was given for it.
+
+    base_model: --base_model."""
     given = run.options
+    adapter = adapter_folder.open_adapter(run.path / "checkpoint")
+    recorded = adapter.base.source if adapter else given["pretrained_model_name_or_path"]
+    base = base_model or recorded
     theirs = FileChoice(
         variant=given.get("variant"),
         config=choice.config or given.get("config"),
         unet=given.get("unet"),
     )
-    own = base == given["pretrained_model_name_or_path"]
+    own = base in (recorded, given["pretrained_model_name_or_path"])
     words = _configured(_named(base), theirs)
     return _chosen(words, theirs) if own else words
 
@@ -149,9 +155,13 @@ def model_of(modelpath: str, base_model: str | None, choice: FileChoice = NO_CHO
     path = Path(modelpath)
     run = run_folder.open_run("--modelpath", path) if path.is_dir() else None
     if run is not None:
-        base = base_model or run.options["pretrained_model_name_or_path"]
         words = _chosen(("--modelpath", modelpath), choice)
-        return Model(words, _base_of_run(base, run, choice), run, modelpath)
+        if base_model and adapter_folder.open_adapter(run.path / "checkpoint"):
+            words = (*words, "--pretrained_model_name_or_path", base_model)
+        return Model(words, _base_of_run(base_model, run, choice), run, modelpath)
+    adapter = adapter_folder.open_adapter(path)
+    if adapter is not None:
+        return _of_checkpoint(modelpath, adapter, base_model, choice)
     lora = _is_lora_on_disk(path)
     if base_model and not path.exists():
         lora = not _is_pipeline_on_hub(modelpath)
@@ -168,6 +178,19 @@ def model_of(modelpath: str, base_model: str | None, choice: FileChoice = NO_CHO
         )
     words = _configured(_named(base_model), choice)
     return Model((*_chosen(words, choice), "--lora", modelpath), words, None, modelpath)
+
+
+def _of_checkpoint(
+    modelpath: str, adapter: Adapter, base_model: str | None, choice: FileChoice
+) -> Model:
+    """A LoRA checkpoint of a run, given without the run."""
+    words, base = _chosen(("--modelpath", modelpath), choice), adapter.base
+    if base_model:
+        named = ("--pretrained_model_name_or_path", base_model)
+        return Model((*words, *named), _configured(_named(base_model), choice), None, modelpath)
+    theirs = FileChoice(**base.files)
+    own = _chosen(_configured(_named(base.source), theirs), theirs)
+    return Model(words, own, None, modelpath)
 
 
 # Its training pictures ----------------------------------------------------------------------------

@@ -72,8 +72,8 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=PATH,
         group=MODEL,
         help=(
-            "model: the folder of a run of diff_train.py, any pipeline folder, or one file of"
-            " weights (.safetensors)"
+            "model: the folder of a run of diff_train.py, a LoRA checkpoint of one, any pipeline"
+            " folder, or one file of weights (.safetensors)"
         ),
     )
     pretrained_model_name_or_path: str | None = flag(
@@ -81,8 +81,8 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=PATH,
         group=MODEL,
         help=(
-            "base model, instead of --modelpath: a pipeline folder, a name on the hub, or one file"
-            " of weights"
+            "base model, instead of --modelpath, or beside it of a LoRA checkpoint: a pipeline"
+            " folder, a name on the hub, or one file of weights"
         ),
         unset="Stable Diffusion 2.1, for sd_mitigation.py 1.4",
     )
@@ -291,7 +291,6 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
 
     def check(self) -> None:
         self._check_mitigations()
-        self._check_model()
         self._check_prompt_flags()
         self._check_captions()
         self._check_checkpoint()
@@ -313,13 +312,6 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
             raise UsageError(
                 f"--rand_aug_repeats={repeats} is how often --rand_augs applies; give --rand_augs"
                 " too"
-            )
-
-    def _check_model(self) -> None:
-        if self.modelpath and self.pretrained_model_name_or_path:
-            raise UsageError(
-                f"--modelpath={self.modelpath!r} and --pretrained_model_name_or_path="
-                f"{self.pretrained_model_name_or_path!r} both name a model; give one"
             )
 
     def _check_prompt_flags(self) -> None:

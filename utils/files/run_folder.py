@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.files import whole_files
+from utils.files import adapter_folder, whole_files
 from utils.files.owned_folders import require_writable, save_folder
 from utils.runtime.errors import UsageError, require_dir
 
@@ -195,8 +195,11 @@ class Run:
 
     def checkpoints(self) -> list[str]:
         """Names of the checkpoints that exist, in natural order."""
+        records = ("model_index.json", adapter_folder.RECORD)
         names = (
-            p.name for p in self.path.glob("checkpoint*") if (p / "model_index.json").is_file()
+            p.name
+            for p in self.path.glob("checkpoint*")
+            if any((p / record).is_file() for record in records)
         )
         # checkpoint_2 before checkpoint_10
         return sorted(names, key=lambda name: (len(name), name))

@@ -16,7 +16,7 @@ from utils.files.generation_folder import Generation, generation_name
 from utils.generation import detectors, mitigations
 from utils.generation.detectors import Detector
 from utils.generation.mitigations import Mitigation
-from utils.generation.model_source import ModelSource, find_model
+from utils.generation.model_source import ModelSource, find_model, require_class
 from utils.generation.prompts import PromptRequest, choose_prompts
 from utils.generation.sampling import Prompt, SampleSettings
 from utils.models import families, fingerprints, lora, schedulers
@@ -158,10 +158,16 @@ def _text_length(opts: GenerationOptions, model: ModelSource, class_name: str) -
 def _resolve(opts: GenerationOptions) -> _Resolved:
     """Resolve what depends on the model; UsageError for a value that it does not accept."""
     devices.dtype_of(opts.mixed_precision)
-    base_model = opts.pretrained_model_name_or_path or opts.default_model
     choice = FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet)
-    model = find_model(opts.modelpath, iternum=opts.iternum, base_model=base_model, choice=choice)
-    class_name, configs = families.read(model.flag, model.source, choice=choice)
+    model = find_model(
+        opts.modelpath,
+        iternum=opts.iternum,
+        base_model=opts.pretrained_model_name_or_path,
+        default_model=opts.default_model,
+        choice=choice,
+    )
+    class_name, configs = families.read(model.flag, model.source, choice=model.choice)
+    require_class(model, class_name)
     recorded = model.run.options["resolution"] if model.run else None
     side = opts.resolution or recorded or DEFAULT_RESOLUTION
     if not model.native:

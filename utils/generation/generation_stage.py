@@ -48,6 +48,11 @@ def load(plan: GenerationPlan, device: families.Device, say: Callable[[str], Non
         say=say,
     )
     schedulers.use_scheduler(pipeline, wanted.scheduler)
+    if wanted.model.adapter is not None:
+        given, adapter = str(wanted.model.modelpath), wanted.model.adapter
+        base = dataclasses.replace(adapter.base, source=wanted.model.source)
+        lora.require_base("--modelpath", given, base, pipeline, say)
+        lora.load_lora(pipeline, str(adapter.weights), say, flag="--modelpath")
     if wanted.lora:
         lora.load_lora(pipeline, wanted.lora, say)
     pipeline.to(device)
@@ -215,6 +220,7 @@ def _finish(
         model={
             "modelpath": model.modelpath,
             "source": model.source,
+            **({"adapter": str(model.adapter.path)} if model.adapter else {}),
             **{flag: value for flag, value in vars(model.choice).items() if value is not None},
             "fingerprints": fingerprints.of_networks(networks.of_pipeline(pipeline)),
         },

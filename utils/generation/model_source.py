@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.files import run_folder, weight_files
+from utils.files import adapter_folder, run_folder, weight_files, whole_files
+from utils.files.adapter_folder import Adapter, Base
 from utils.models import pipeline_files
 from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.runtime.errors import UsageError
@@ -27,13 +28,17 @@ class ModelSource:
     modelpath: str | None = None
     # which of its files are read
     choice: FileChoice = NO_CHOICE
+    # the LoRA checkpoint that changes the pipeline, which then is the adapter's base model
+    adapter: Adapter | None = None
 
     @property
     def identity(self) -> str | None:
         """What tells it from other models, wherever it lies: the id of a run, a hash of one file of
-        weights, else the folder or the hub name."""
+        weights or of a LoRA checkpoint, else the folder or the hub name."""
         if self.run is not None:
             return self.run.record.get("id")
+        if self.adapter is not None:
+            return whole_files.file_sha256(self.adapter.weights)[:16]
         if Path(self.source).is_file():
             return weight_files.fingerprint([self.source])
         return self.source
@@ -57,30 +62,78 @@ def find_model(
     modelpath: str | None,
     *,
     iternum: int | None,
-    base_model: str,
+    base_model: str | None,
+    default_model: str,
     choice: FileChoice = NO_CHOICE,
 ) -> ModelSource:
     """The model that the options name; UsageError for a path or a checkpoint that does not exist.
 
-    modelpath: a run, a pipeline folder or one file of weights.
+    modelpath: a run, a pipeline folder, one file of weights, or a LoRA checkpoint of a run.
     iternum: number of a checkpoint of the run; None is the final one.
-    base_model: hub name, folder or file, used without a modelpath.
+    base_model: hub name, folder or file: the model without a modelpath, and the base model of a
+    LoRA checkpoint instead of the recorded one.
+    default_model: hub name of the model that is used where neither is given.
     choice: which of its files are read.
     """
     if not modelpath:
-        return ModelSource(
-            "--pretrained_model_name_or_path", base_model, native=True, choice=choice
-        )
+        source = base_model or default_model
+        return ModelSource("--pretrained_model_name_or_path", source, native=True, choice=choice)
     one_file = Path(modelpath).is_file()
     run = None if one_file else run_folder.open_run("--modelpath", modelpath)
-    if run is not None:
-        checkpoint = run.checkpoint("--modelpath", iternum)
-        return ModelSource(
-            "--modelpath", str(checkpoint), run=run, modelpath=modelpath, choice=choice
-        )
-    if iternum is not None:
+    if run is None and iternum is not None:
         raise UsageError(
             f"--iternum={iternum} names a checkpoint of a run, and {modelpath!r} holds no"
             " run.json; give the folder of a run"
         )
-    return ModelSource("--modelpath", modelpath, modelpath=modelpath, choice=choice)
+    place = modelpath if run is None else str(run.checkpoint("--modelpath", iternum))
+    adapter = adapter_folder.open_adapter(place)
+    if adapter is not None:
+        return _on_base(modelpath, adapter, run, base_model, choice)
+    if base_model:
+        raise UsageError(
+            f"--modelpath={modelpath!r} and --pretrained_model_name_or_path={base_model!r} both"
+            " name a model; give one"
+        )
+    return ModelSource("--modelpath", place, run=run, modelpath=modelpath, choice=choice)
+
+
+def _on_base(
+    modelpath: str,
+    adapter: Adapter,
+    run: run_folder.Run | None,
+    base_model: str | None,
+    choice: FileChoice,
+) -> ModelSource:
+    """A LoRA checkpoint on its base model; UsageError if that is not there."""
+    base = adapter.base
+    if base_model is None and base.is_path and not Path(base.source).exists():
+        raise UsageError(
+            f"--modelpath={modelpath!r} holds LoRA weights, and the model that they were trained"
+            f" on, {base.source!r}, is not there; name it with --pretrained_model_name_or_path"
+        )
+    return ModelSource(
+        "--pretrained_model_name_or_path",
+        base_model or base.source,
+        run=run,
+        modelpath=modelpath,
+        choice=choice if base_model else _with_recorded(choice, base),
+        adapter=adapter,
+    )
+
+
+def _with_recorded(choice: FileChoice, base: Base) -> FileChoice:
+    """The choice of files, and where it names none that of training."""
+    given = {name: value for name, value in vars(choice).items() if value is not None}
+    return FileChoice(**{**base.files, **given})
+
+
+def require_class(model: ModelSource, class_name: str) -> None:
+    """Raise UsageError if the base model of a LoRA checkpoint is of another class of pipelines.
+
+    class_name: of the pipeline that is read."""
+    if model.adapter is not None and model.adapter.base.class_name != class_name:
+        raise UsageError(
+            f"--pretrained_model_name_or_path={model.source!r} is a {class_name}, and the LoRA"
+            f" weights of --modelpath={model.modelpath!r} were trained on a"
+            f" {model.adapter.base.class_name}: {model.adapter.base.source!r}"
+        )

@@ -1,4 +1,5 @@
-"""LoRA weights of --lora: check the place, name the weights, add them to a pipeline."""
+"""LoRA weights of --lora and of checkpoints: check the place, name the weights, add them to a
+pipeline."""
 
 from __future__ import annotations
 
@@ -8,14 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.files import weight_files, whole_files
-from utils.models import networks
+from utils.files import adapter_folder, weight_files, whole_files
+from utils.models import fingerprints, networks
 from utils.models.pipeline_files import loading_errors
 from utils.runtime.errors import UsageError
 from utils.runtime.regular_files import NEVER_OPENED, irregular
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from utils.files.adapter_folder import Base
 
 ACCEPTED = "use a .safetensors file, a folder that holds one, or a hub name owner/model"
 
@@ -52,12 +55,12 @@ def require_lora(place: str) -> None:
         )
     if path.is_dir():
         count = len(list(path.glob("*.safetensors")))
-        if count != 1:
+        if count != 1 and not (path / adapter_folder.WEIGHTS).is_file():
             raise UsageError(f"--lora={place!r} holds {count} .safetensors files; {ACCEPTED}")
     if not path.exists() and (_looks_like_a_path(place) or place.count("/") != 1):
         raise UsageError(f"--lora={place!r} does not exist; {ACCEPTED}")
     if path.exists():
-        _require_names(place, _lora_file(place))
+        _require_names("--lora", place, _lora_file(place))
 
 
 def _looks_like_a_path(place: str) -> bool:
@@ -72,7 +75,11 @@ def _looks_like_a_path(place: str) -> bool:
 
 def _lora_file(place: str) -> Path:
     path = Path(place)
-    return next(path.glob("*.safetensors")) if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    # of several files the one that diffusers would read
+    usual = path / adapter_folder.WEIGHTS
+    return usual if usual.is_file() else next(path.glob("*.safetensors"))
 
 
 def lora_id(place: str) -> str:
@@ -82,20 +89,20 @@ def lora_id(place: str) -> str:
     return whole_files.file_sha256(path)[:16] if path.is_file() else place
 
 
-def _require_names(place: str, path: Path) -> None:
+def _require_names(flag: str, place: str, path: Path) -> None:
     """Raise UsageError unless the names of a file are those of LoRA weights; reads its header."""
     names = list(weight_files.shapes(path))
     for kind, mark in OTHER_KINDS.items():
         found = [name for name in names if mark in name]
         if found:
             raise UsageError(
-                f"--lora={place!r} holds {kind} weights ({len(found)} names such as {found[0]!r}),"
+                f"{flag}={place!r} holds {kind} weights ({len(found)} names such as {found[0]!r}),"
                 " and only LoRA (a product of two matrices, `down` and `up`) can be added; extract"
                 " LoRA weights from it, or give the model with these weights merged into it"
             )
     if not any("lora" in name for name in names):
         raise UsageError(
-            f"--lora={place!r} holds no LoRA weights: none of its {len(names)} names contains"
+            f"{flag}={place!r} holds no LoRA weights: none of its {len(names)} names contains"
             f" 'lora', the first is {names[0] if names else None!r}; {ACCEPTED}"
         )
 
@@ -152,7 +159,7 @@ def _layer(name: str) -> str:
     return plain.split(".lora")[0].removesuffix(".0")
 
 
-def _require_all_applied(place: str, given: Iterable[str], applied: list[str]) -> None:
+def _require_all_applied(flag: str, place: str, given: Iterable[str], applied: list[str]) -> None:
     """Raise UsageError unless every tensor of a file was added. given: names of the file."""
     names = [name for name in given if DOWN.search(name) or UP.search(name)]
     if _halves(names) == _halves(applied):
@@ -163,7 +170,7 @@ def _require_all_applied(place: str, given: Iterable[str], applied: list[str]) -
     number = len(lost) or abs(len(names) - fit) or 1
     first = f", the first {lost[0]!r}" if lost else ", one half of a pair is missing"
     raise UsageError(
-        f"--lora={place!r}: {number} of {len(names)} tensors fit no layer of the model{first}; use"
+        f"{flag}={place!r}: {number} of {len(names)} tensors fit no layer of the model{first}; use"
         " LoRA weights that were trained on this architecture"
     )
 
@@ -182,11 +189,15 @@ def _add(pipeline: DiffusionPipeline, source: Any, **options: Any) -> list[str]:
 
 
 def load_lora(
-    pipeline: DiffusionPipeline, place: str, say: Callable[[str], None] = lambda line: None
+    pipeline: DiffusionPipeline,
+    place: str,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    flag: str = "--lora",
 ) -> None:
     """Add LoRA weights to a pipeline's networks for good, so that generating costs what it does
     without them: `alpha / rank * up @ down` to each weight, with alpha = rank where a file gives
-    none. say: prints a line.
+    none. say: prints a line; flag: that named the place, for errors.
 
     UsageError if they cannot be loaded, or any of them does not fit; DataError if they are not
     finite."""
@@ -196,7 +207,7 @@ def load_lora(
     options: dict[str, Any] = {"use_safetensors": True}
     source: Any = place
     if local:
-        _require_names(place, path)
+        _require_names(flag, place, path)
         source, options = str(path.parent), options | {"weight_name": path.name}
         if weight_files.has_prefixes(weight_files.shapes(path)):
             state = weight_files.read(path)
@@ -207,24 +218,53 @@ def load_lora(
         with networks.silent():
             given = _add(pipeline, source, **options)
     except errors as error:
-        raise _not_loaded(pipeline, place, error, local=local) from None
+        raise _not_loaded(pipeline, flag, place, error, local=local) from None
     if not pipeline.get_active_adapters():
-        raise UsageError(f"--lora={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
-    _require_all_applied(place, given, _applied(pipeline))
-    pipeline.fuse_lora()
+        raise UsageError(f"{flag}={place!r} holds no LoRA weights for a {type(pipeline).__name__}")
+    _require_all_applied(flag, place, given, _applied(pipeline))
+    # all of them: of a FluxPipeline fuse_lora leaves the text encoder out unless it is named
+    pipeline.fuse_lora(components=list(pipeline._lora_loadable_modules))
     pipeline.unload_lora_weights()
     for network in networks.of_pipeline(pipeline).values():
-        networks.require_finite(f"--lora={place!r}", network)
+        networks.require_finite(f"{flag}={place!r}", network)
 
 
 def _not_loaded(
-    pipeline: DiffusionPipeline, place: str, error: Exception, *, local: bool
+    pipeline: DiffusionPipeline, flag: str, place: str, error: Exception, *, local: bool
 ) -> UsageError:
     reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
     if local:
-        return UsageError(f"--lora={place!r} does not fit a {type(pipeline).__name__}: {reason}")
+        return UsageError(f"{flag}={place!r} does not fit a {type(pipeline).__name__}: {reason}")
     return UsageError(
-        f"--lora={place!r} is not a local file and could not be loaded from the hub"
+        f"{flag}={place!r} is not a local file and could not be loaded from the hub"
         f" ({reason}); download it on a machine with a network and pass the"
         " .safetensors file"
     )
+
+
+def require_base(
+    flag: str,
+    place: str,
+    base: Base,
+    pipeline: DiffusionPipeline,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Raise UsageError unless a pipeline has the weights that an adapter was trained on.
+
+    flag, place: that named the adapter; base: what it records of them. say: prints a line if they
+    cannot be compared, because training and this pipeline use different half precisions."""
+    here = networks.of_pipeline(pipeline)
+    for part, recorded in base.fingerprints.items():
+        known = [p for p in fingerprints.precisions(here[part]) if p in recorded]
+        if not known:
+            say(
+                f"{flag}={place!r}: whether {part} is the one that the adapter was trained on is"
+                f" not known: that one was read in {' or '.join(recorded)}, this one in"
+                f" {here[part].dtype}"
+            )
+        elif fingerprints.in_precision(here[part], known[0]) != recorded[known[0]]:
+            raise UsageError(
+                f"{flag}={place!r} was trained on other weights: {part} of {base.source!r} differs"
+                " from the one that the adapter changes; name the model that it was trained on with"
+                " --pretrained_model_name_or_path"
+            )

@@ -27,6 +27,8 @@ STREAMS = {
     "subset": "which training images belong to --trainsubset",
     "shards": "which training images belong to which split of an ensemble",
     "unet": "initial weights of --unet_from_scratch",
+    "adapter": "initial factors A of a LoRA adapter, by the names of their layers",
+    "adapter-dropout": "which inputs of a LoRA adapter are dropped at a micro-batch",
     "random-captions": "token ids that are captions under instancelevel_random",
     "captions": "tokens of the captions that `python -m utils.captioning` samples for an image",
     "order": "the order in which training images are drawn",
