@@ -129,9 +129,9 @@ MUTANTS = [
     ),
     Mutant(
         "the share of innocents beside a memorized quantity is that of the generations",
-        "utils.retrieval.metrics:mq",
-        "of_innocents[key]",
-        "value",
+        "utils.retrieval.metrics:_memorized",
+        "beside[:, at]",
+        "hits[:, at]",
         "tests/retrieval/test_metrics.py::test_beside_a_memorized_quantity_stands_that_of_innocents",
     ),
     Mutant(
@@ -818,7 +818,28 @@ MUTANTS = [
         "utils.retrieval.formulas.memorized:ratios",
         "nearest.mean(1)",
         "nearest[:, 1:].mean(1)",
-        "tests/retrieval/formulas/test_memorized.py::test_blocks_agree_with_the_definition",
+        "tests/retrieval/formulas/test_memorized.py::test_nl2_by_hand",
+    ),
+    Mutant(
+        "nL2 is a ratio of squared distances",
+        "utils.retrieval.formulas.memorized:normalised_distances",
+        "nearest.sqrt()",
+        "nearest",
+        "tests/retrieval/formulas/test_memorized.py::test_nl2_by_hand",
+    ),
+    Mutant(
+        "neighbours in pixels are those of float32",
+        "utils.retrieval.formulas.pixel_neighbours:nearest",
+        "approximate[:, -1] - doubt",
+        "approximate[:, -1] + doubt",
+        "tests/retrieval/formulas/test_pixel_neighbours.py::test_what_float32_cannot_tell_apart_is_compared_exactly",
+    ),
+    Mutant(
+        "with --mq_flip the published numbers count mirrored training images as well",
+        "utils.retrieval.metrics:mq",
+        "_memorized(measured, flip=False)",
+        "_memorized(measured, flip=True)",
+        "tests/retrieval/test_metrics.py::test_mirrored_images_count_when_asked",
     ),
     Mutant(
         "a threshold of 0 is taken for none",

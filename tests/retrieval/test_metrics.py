@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -118,8 +120,11 @@ def test_memorized_quantity_of_a_copy_among_strangers():
     generator = torch.Generator().manual_seed(0)
     training = torch.rand(60, 12, generator=generator)
     generated = torch.cat([training[7:8] + 0.01, torch.rand(1, 12, generator=generator)])
-    row = metrics.mq(measured(features={"mq": (generated, training)}))
-    assert (row["mq_015"], row["mq_rate_015"]) == (1, 0.5)
+    row = metrics.mq(measured(features={"mq": (generated, training)}, prompts=["a", "b"]))
+    assert (row["mq_015"], row["mq_rate_015"], row["nl2_share"]) == (1, 0.5, 0.5)
+    # both, one or none of the two images: every resampling has 0, 1/2 or 1
+    assert (row["mq_rate_015_lo"], row["mq_rate_015_hi"]) == (0, 1)
+    assert (row["nl2_share_lo"], row["nl2_share_hi"]) == (0, 1)
 
 
 def test_beside_a_memorized_quantity_stands_that_of_innocents():
@@ -128,25 +133,29 @@ def test_beside_a_memorized_quantity_stands_that_of_innocents():
     training, others = (torch.rand(n, 12, generator=generator) for n in (60, 3))
     pair = {"mq": (training[:2] + 0.01, training)}
     innocents = torch.cat([training[9:10] + 0.01, others + torch.arange(3.0)[:, None] + 5])
-    row = metrics.mq(measured(features=pair, innocents={"mq": innocents}))
+    seen = functools.partial(measured, features=pair, prompts=["a", "b"])
+    row = metrics.mq(seen(innocents={"mq": innocents}))
+    assert (row["nl2_share"], row["nl2_innocents_share"]) == (1, 0.25)
     assert (row["mq_rate_015"], row["mq_innocents_rate_015"]) == (1, 0.25)
     assert row["mq_innocents_n"] == 4
     keys = list(row)
     assert keys[keys.index("mq_rate_05") + 1] == "mq_innocents_rate_05"
-    without = metrics.mq(measured(features=pair))
+    without = metrics.mq(seen())
     assert without == {key: value for key, value in row.items() if "innocents" not in key}
-    assert metrics.mq(measured(features=pair, innocents={"mq": innocents[:0]})) == without
+    assert metrics.mq(seen(innocents={"mq": innocents[:0]})) == without
 
 
 def test_mirrored_images_count_when_asked():
     generator = torch.Generator().manual_seed(0)
-    training = torch.rand(60, 12, generator=generator)
-    mirrored = training[7].view(3, 2, 2).flip(2).reshape(1, 12)
-    counts = [
-        metrics.mq(measured(features={"mq": (mirrored, training)}, mq_flip=f))["mq_015"]
-        for f in (False, True)
-    ]
-    assert counts == [0, 1]
+    training = torch.rand(60, 192, generator=generator)
+    mirrored = training[7].view(3, 8, 8).flip(2).reshape(1, 192)
+    seen = functools.partial(measured, features={"mq": (mirrored, training)}, prompts=["a"])
+    without, beside = metrics.mq(seen()), metrics.mq(seen(mq_flip=True))
+    assert (without["mq_015"], without["nl2_share"]) == (0, 0)
+    assert (beside["mq_015"], beside["nl2_share"]) == (1, 1)
+    # the published numbers stand beside those with mirrored images
+    assert beside == {**beside, **{k.replace("_", "_unflipped_", 1): without[k] for k in without}}
+    assert len(beside) == 2 * len(without)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +205,9 @@ def test_every_metric_needs_so_many_images(name, counts, fewer):
         ("mq_015", "number of generations"),
         ("mq_rate_09", "below 0.9"),
         ("mq_rate_025", "below 0.25"),
+        ("mq_rate_02_hi", "high end of the 95 % interval of mq_rate_02"),
+        ("mq_unflipped_rate_02", "(ratio below 0.2); a smear may have one as well, so it is no"),
+        ("nl2_unflipped_share_lo", "low end of the 95 % interval of nl2_unflipped_share"),
         ("pval_mixed", "p value of cc_mixed"),
         ("kid_std", "standard deviation"),
     ],

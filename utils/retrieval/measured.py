@@ -95,6 +95,7 @@ class Measured:
     on_demand: OnDemand
     flags: MetricFlags
     second_look: SecondLook | None = None  # None: alignment did not run
+    device: torch.device | str = "cpu"  # that compares images
     _computed: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property

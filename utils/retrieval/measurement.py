@@ -204,6 +204,7 @@ def of_features(
             lambda path: sim.write_matrix(path, query, train, **options),
         ),
         flags=request.flags,
+        device=device,
     )
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.retrieval.evaluation_networks import CLIP, INCEPTION, PIXELS, TIMM, MetricNetwork
-from utils.retrieval.formulas import bootstrap, memorized
+from utils.retrieval.formulas import bootstrap, memorized, pixel_neighbours
 from utils.retrieval.formulas import complexity as complexities
 from utils.retrieval.formulas import similarity as sim
 from utils.retrieval.formulas.coverage import MIN_IMAGES, prdc
@@ -19,6 +20,9 @@ from utils.retrieval.formulas.frechet import frechet_distance
 from utils.retrieval.formulas.kernel import kernel_distance
 from utils.retrieval.measured import NO_PROMPTS, NO_RUN, CannotMeasureError, Measured
 from utils.retrieval.metric_record import Metric, Numbers, PairLimit
+
+if TYPE_CHECKING:
+    import torch
 
 # Computing ----------------------------------------------------------------------------------------
 
@@ -145,21 +149,60 @@ def clip(measured: Measured) -> Numbers:
 
 def mq(measured: Measured) -> Numbers:
     """Memorized quantity: how many generated images are much nearer, in pixels, to one training
-    image than to its neighbours, at nine thresholds of the ratio; beside it the shares of pictures
-    that nobody copied, where these are known."""
+    image than to its neighbours, at nine thresholds of the ratio, and nL2 at its one; beside them
+    the shares of pictures that nobody copied, where these are known. Where mirrored training images
+    count, the same without them too."""
+    row = _memorized(measured, flip=measured.flags.mq_flip)
+    if measured.flags.mq_flip:
+        plain = _memorized(measured, flip=False)
+        row |= {
+            key.replace("_", "_unflipped_", 1): value
+            for key, value in plain.items()
+            if key != "mq_innocents_n"
+        }
+    return row
+
+
+def _memorized(measured: Measured, *, flip: bool) -> Numbers:
+    """The numbers of mq. flip: whether mirrored training images count."""
     generated, training = measured.pair("mq", "mq")
-    ratios = functools.partial(memorized.ratios, training=training, flip=measured.flags.mq_flip)
-    row: Numbers = dict(memorized.quantities(ratios(generated)))
+    nearest = functools.partial(
+        pixel_neighbours.nearest,
+        training=training,
+        count=memorized.NEIGHBOURS,
+        flip=flip,
+        device=measured.device,
+    )
+    hits = _memorized_hits(nearest(generated))
+    ends = bootstrap.shares(hits, measured.origins.prompts, seed=measured.flags.seed)
     innocents = measured.networks.innocents.get("mq")
-    if innocents is None or not len(innocents):
-        return row
-    of_innocents = memorized.quantities(ratios(innocents))
-    beside: Numbers = {}
-    for key, value in row.items():
-        beside[key] = value
-        if key.startswith("mq_rate_"):
-            beside[key.replace("mq_rate_", "mq_innocents_rate_")] = of_innocents[key]
-    return beside | {"mq_innocents_n": len(innocents)}
+    compared = innocents is not None and len(innocents) > 0
+    beside = _memorized_hits(nearest(innocents)) if compared else None
+    row: Numbers = {}
+    for at, (count, rate, innocent_rate) in enumerate(_memorized_keys()):
+        row |= {count: int(hits[:, at].sum())} if count else {}
+        row |= {rate: float(hits[:, at].mean())}
+        if beside is not None:
+            row[innocent_rate] = float(beside[:, at].mean())
+        row |= {f"{rate}_lo": ends[at][0], f"{rate}_hi": ends[at][1]}
+    return row if innocents is None or beside is None else row | {"mq_innocents_n": len(innocents)}
+
+
+def _memorized_hits(nearest: torch.Tensor) -> np.ndarray:
+    """Who counts as memorized: bool [N, thresholds + 1], the last of nL2. nearest: as
+    memorized.ratios."""
+    nl2 = memorized.normalised_distances(nearest) < memorized.NL2_THRESHOLD
+    return np.column_stack([memorized.below(memorized.ratios(nearest)), nl2])
+
+
+def _memorized_keys() -> list[tuple[str, str, str]]:
+    """Keys of the number, the share, and the share of innocents, of each column of hits; nL2 has no
+    number."""
+    names = memorized.threshold_names()
+    return [
+        *((f"mq_{name}", f"mq_rate_{name}", f"mq_innocents_rate_{name}") for name in names),
+        ("", "nl2_share", "nl2_innocents_share"),
+    ]
 
 
 # Registry -----------------------------------------------------------------------------------------
@@ -268,14 +311,27 @@ _MUCH_NEARER = (
     "of generations to which one training image is much nearer, in pixels, than the next 49 (ratio"
     " below 0.{}); a smear may have one as well, so it is no proof of a copy"
 )
+_INNOCENT = (
+    "the same share of pictures that nobody copied, such as images of the base model: a {} that is"
+    " not larger shows no copying"
+)
+_NL2 = (
+    "share of generations whose distance in pixels to the nearest training image is below 1.4 times"
+    " half the mean distance to the nearest 50 (nL2)"
+)
+_UNFLIPPED = ", without mirrored training images"
 MQ_WORDS = {
     "mq_0*": f"number {_MUCH_NEARER}",
     "mq_rate_0*": f"share {_MUCH_NEARER}",
-    "mq_innocents_rate_0*": (
-        "the same share of pictures that nobody copied, such as images of the base model: a"
-        " mq_rate_0{} that is not larger shows no copying"
-    ),
+    "mq_innocents_rate_0*": _INNOCENT.format("mq_rate_0{}"),
+    "nl2_share": _NL2,
+    "nl2_innocents_share": _INNOCENT.format("nl2_share"),
     "mq_innocents_n": "number of these pictures",
+    "mq_unflipped_0*": f"number {_MUCH_NEARER}{_UNFLIPPED}",
+    "mq_unflipped_rate_0*": f"share {_MUCH_NEARER}{_UNFLIPPED}",
+    "mq_unflipped_innocents_rate_0*": _INNOCENT.format("mq_unflipped_rate_0{}") + _UNFLIPPED,
+    "nl2_unflipped_share": _NL2 + _UNFLIPPED,
+    "nl2_unflipped_innocents_share": _INNOCENT.format("nl2_unflipped_share") + _UNFLIPPED,
 }
 
 MOST_PRDC_PAIRS = 10**9  # some minutes on a CPU
@@ -334,7 +390,7 @@ METRICS = {
         least=(1, memorized.NEIGHBOURS),
         needs_images=True,
         limit=PairLimit(memorized.MOST_PAIRS, lambda q, m: q * m),
-        shown=("mq_rate_05", "mq_innocents_rate_05"),
+        shown=("mq_rate_05", "mq_innocents_rate_05", "nl2_share"),
         settings=("mq_flip",),
     ),
 }

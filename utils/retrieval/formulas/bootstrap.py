@@ -65,11 +65,34 @@ def share(hits: np.ndarray, clusters: Sequence[str], *, seed: int) -> tuple[floa
     clusters: [Q], the prompt of each image
 
     Returns: low end, high end."""
-    hits = np.asarray(hits, bool)
-    if hits.any() and not hits.all():
-        return bootstrap_statistic(hits, clusters, mean, seed=seed)
+    return shares(np.asarray(hits, bool)[:, None], clusters, seed=seed)[0]
+
+
+def shares(hits: np.ndarray, clusters: Sequence[str], *, seed: int) -> list[tuple[float, float]]:
+    """`share` of each column of hits, [Q, S] bool, from the same resamplings. Returns: S pairs."""
     width = 1 - 0.025 ** (1 / len(set(clusters)))
-    return (1 - width, 1.0) if hits.all() else (0.0, width)
+    settled = {True: (1 - width, 1.0), False: (0.0, width)}
+    mixed = [column for column in range(hits.shape[1]) if len(set(hits[:, column].tolist())) > 1]
+    found = {}
+    if mixed:
+        values = hits[:, mixed].astype(np.float64)
+        for column, ends in zip(mixed, _intervals(values, clusters, seed=seed), strict=True):
+            found[column] = ends
+    return [found.get(c) or settled[bool(hits[0, c])] for c in range(hits.shape[1])]
+
+
+def _intervals(
+    values: np.ndarray, clusters: Sequence[str], *, seed: int
+) -> list[tuple[float, float]]:
+    """95 % intervals of the means of columns, [Q, S]. ValueError as `bootstrap_statistic`."""
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values of {len(clusters)} prompts")
+    blocks = [
+        times @ values / times.sum(1)[:, None]
+        for times in resamplings(clusters, seed=seed, rounds=ROUNDS)
+    ]
+    ends = np.percentile(np.concatenate(blocks), (2.5, 97.5), axis=0)
+    return [(float(low), float(high)) for low, high in ends.T]
 
 
 def bootstrap_statistic(

@@ -1,7 +1,8 @@
 """Memorized quantity in pixel space: a generation that is much nearer to one training image than to
 its other neighbours counts as memorized.
 
-The ratio of Carlini et al. (2023, section 4.2), counted at the thresholds of Liu et al. (2024).
+The ratio of Liu et al. (2024), of squared distances, at their thresholds; and nL2, that of
+distances (Carlini et al. 2023; Chen et al. 2024).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 NEIGHBOURS = 50
 THRESHOLDS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MOST_PAIRS = 10**7  # pairs of images beyond which it is computed only if it is named
-BLOCK_ROWS = 512
+ALPHA = 0.5  # of the mean distance in nL2
+NL2_THRESHOLD = 1.4  # below it a generation counts as memorized (Chen et al. 2024)
+TINY = 1e-12  # smallest mean that is divided by
 
 
 def pixels(size: int) -> Extractor:
@@ -36,59 +39,33 @@ def pixels(size: int) -> Extractor:
     return Extractor(transform, network, record, as_generated=True, is_network=False)
 
 
-def _mirrored(rows: torch.Tensor) -> torch.Tensor:
-    """[N, 3 size size] of images -> the same of their mirror images."""
-    side = round((rows.shape[1] / 3) ** 0.5)
-    return rows.unflatten(1, (3, side, side)).flip(3).flatten(1)
+def ratios(nearest: torch.Tensor) -> np.ndarray:
+    """min d / mean d of squared distances d to the NEIGHBOURS nearest training images, the nearest
+    included (Liu et al. 2024).
+
+    nearest: [N, NEIGHBOURS] float64, as pixel_neighbours.nearest
+
+    Returns: [N], in [0, 1]; 0 / 0, of an exact copy of an image that occurs 50 times, is 0: it is
+    memorized."""
+    return (nearest.amin(1) / nearest.mean(1).clamp_min(TINY)).numpy()
 
 
-def _squared_distances(query: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
-    """[Q, D], [T, D] -> [Q, T]; in float64, because the distances of copies are small differences
-    of large numbers."""
-    lengths = query.square().sum(1)[:, None] + train.square().sum(1)
-    return (lengths - 2 * query @ train.T).clamp_min(0)
+def normalised_distances(nearest: torch.Tensor) -> np.ndarray:
+    """nL2: distance to the nearest training image over ALPHA times the mean distance to the
+    NEIGHBOURS nearest, the nearest included; distances are not squared here (Carlini et al. 2023,
+    for CIFAR-10; Chen et al. 2024 name it nL2).
+
+    nearest: squared distances, as `ratios`
+
+    Returns: [N], in [0, 1 / ALPHA]; 0 / 0 is 0."""
+    return ratios(nearest.sqrt()) / ALPHA
 
 
-def ratios(
-    generated: torch.Tensor,
-    training: torch.Tensor,
-    *,
-    flip: bool = False,
-    block_rows: int = BLOCK_ROWS,
-) -> np.ndarray:
-    """min d / mean of the 50 smallest d, the minimum included, where d is the squared distance to a
-    training image. Holds block_rows^2 distances.
-
-    generated: [N, D] in [0, 1]
-    training: [M, D] in [0, 1], M >= 50
-    flip: d is the smaller of the distances to the training image and to its mirror image
-
-    Returns: [N] float64, in [0, 1]; 0 / 0, of an exact copy of an image that occurs 50 times, is 0:
-    it is memorized."""
-    import torch
-
-    blocks = []
-    for first in range(0, len(generated), block_rows):
-        query = generated[first : first + block_rows].double()
-        nearest = torch.empty(len(query), 0, dtype=torch.float64)
-        for start in range(0, len(training), block_rows):
-            chunk = training[start : start + block_rows].double()
-            distances = _squared_distances(query, chunk)
-            if flip:
-                distances = distances.minimum(_squared_distances(query, _mirrored(chunk)))
-            merged = torch.cat([nearest, distances], 1)
-            nearest = merged.topk(min(NEIGHBOURS, merged.shape[1]), dim=1, largest=False).values
-        mean = nearest.mean(1)
-        blocks.append(nearest.amin(1) / mean.clamp_min(1e-12))
-    return torch.cat(blocks).numpy()
+def threshold_names() -> list[str]:
+    """The thresholds as keys have them, without the dot: 015, 02, ..."""
+    return [f"{threshold:g}".replace(".", "") for threshold in THRESHOLDS]
 
 
-def quantities(ratio: np.ndarray) -> dict[str, float | int]:
-    """How many ratios are below each threshold, as mq_<threshold>, and their share, as
-    mq_rate_<threshold>; the threshold without its dot. ratio: [N]."""
-    row: dict[str, float | int] = {}
-    for threshold in THRESHOLDS:
-        name = f"{threshold:g}".replace(".", "")
-        count = int((np.asarray(ratio) < threshold).sum())
-        row |= {f"mq_{name}": count, f"mq_rate_{name}": count / len(ratio)}
-    return row
+def below(ratio: np.ndarray) -> np.ndarray:
+    """Which ratios are below each threshold. ratio: [N]. Returns: bool [N, thresholds]."""
+    return np.asarray(ratio)[:, None] < np.array(THRESHOLDS)
