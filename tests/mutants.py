@@ -773,8 +773,8 @@ MUTANTS = [
     ),
     Mutant(
         "wrong interval",
-        "utils.retrieval.formulas.bootstrap:share",
-        "hits.any() and (not hits.all())",
+        "utils.retrieval.formulas.bootstrap:shares",
+        "len(set(hits[:, column].tolist())) > 1",
         "True",
         "tests/retrieval/formulas/test_bootstrap.py::test_a_share_of_none_or_all_has_an_interval_too",
     ),
