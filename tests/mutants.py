@@ -24,6 +24,13 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a prompt of the user's own takes the place of a preview of the training images",
+        "utils.training.previews:preview",
+        "[Prompt(prompts[key][0], key) for key in drawn] + [Prompt(text) for text in own]",
+        "[Prompt(text) for text in own] + [Prompt(prompts[key][0], key) for key in drawn]",
+        "tests/training/test_previews.py::test_prompts_of_the_users_own_follow_and_change_no_other_image",
+    ),
+    Mutant(
         "a resumed run of Prodigy forgets the learning rate that it found",
         "utils.training.optimizers:load_state",
         "new if saved is None else type(new)(saved.item())",

@@ -988,6 +988,11 @@ def test_images_of_a_preview(train):
     for count in (1, 3):
         folder = train(sample_batch_size=count, max_train_steps=1)
         assert len(json.loads((folder / "generations" / "0.json").read_text())) == count
+    own = ("--validation_prompt", "a red cat", "--validation_prompt", "a blue cat")
+    folder = train(*own, sample_batch_size=1, max_train_steps=1)
+    for step in (0, 1):
+        rows = json.loads((folder / "generations" / f"{step}.json").read_text())
+        assert [row["prompt"] for row in rows[1:]] == ["a red cat", "a blue cat"]
 
 
 def test_an_output_of_this_toolkit_is_no_folder_of_training_pictures(

@@ -139,6 +139,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     )
     caption_dropout: float = flag(
         0.0,
+        "--proportion_empty_prompts",
         kind=real(0, below=1),
         group=CONDITIONING,
         help="probability that a draw has the empty prompt, which guidance needs; 0 is off",
@@ -311,7 +312,15 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         4,
         kind=count(1, MOST_AT_ONCE),
         group=SAVING,
-        help="number of images in a preview grid",
+        help="number of images in a preview grid, of prompts of the training images",
+        may_change_on_resume=True,
+    )
+    validation_prompt: tuple[str, ...] = flag(
+        (),
+        repeat=True,
+        group=SAVING,
+        help="prompt of one more image of every preview grid; the flag may be repeated",
+        unset="prompts of the training images alone",
         may_change_on_resume=True,
     )
     num_train_epochs: int = flag(

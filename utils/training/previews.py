@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.files import whole_files
 from utils.generation import mitigations, sampling
-from utils.generation.sampling import Prompt
+from utils.generation.sampling import ImageJob, Prompt
 from utils.reports import galleries
 from utils.runtime import seeding
 
@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 
 
 def preview(
-    model: Trainer, prompts: Mapping[str, list], path: Path, *, count: int, seed: int, side: int
+    model: Trainer,
+    prompts: Mapping[str, list],
+    path: Path,
+    *,
+    count: int,
+    seed: int,
+    side: int,
+    own: Sequence[str] = (),
 ) -> None:
-    """Write a grid of `count` images as PNG at `path`, and their prompts beside it as JSON.
+    """Write a grid of images as PNG at `path`, and their prompts beside it as JSON: `count` images
+    of prompts of the training images, then one of each prompt of the user's own.
 
     prompts: {image key: its prompts}; seed: of the choice of prompts and of the images; side: of an
-    image in pixels."""
+    image in pixels; own: prompts of --validation_prompt."""
     keys, device = list(prompts), model.device
     drawn = [keys[seeding.numpy_rng(seed, "prompt", i).integers(len(keys))] for i in range(count)]
     hooks = mitigations.SampleHooks()
-    chosen = [Prompt(prompts[key][0], key) for key in drawn]
+    chosen = [Prompt(prompts[key][0], key) for key in drawn] + [Prompt(text) for text in own]
     jobs = list(sampling.image_jobs(chosen, hooks, images_per_prompt=1, seed=seed))
     # schedulers with an offset give a short schedule when asked for all of their steps
     steps = min(50, max(1, model.noise_scheduler.config.num_train_timesteps // 2))
@@ -40,10 +48,13 @@ def preview(
             device=device,
         )
         images = [each.image for each in generated]
-        grid = galleries.contact_sheet(images, columns=min(4, count))
+        grid = galleries.contact_sheet(images, columns=min(4, len(images)))
     with whole_files.whole_file(path) as part:
         grid.save(part, format="PNG")
-    whole_files.write_json(
-        path.with_suffix(".json"),
-        [{"prompt": j.prompt, "image": j.source_image, "seed": j.seed} for j in jobs],
-    )
+    whole_files.write_json(path.with_suffix(".json"), [_row(job) for job in jobs])
+
+
+def _row(job: ImageJob) -> dict[str, Any]:
+    """What is said of an image of the grid; `from` is where its prompt comes from."""
+    source = "--validation_prompt" if job.source_image is None else "training"
+    return {"prompt": job.prompt, "image": job.source_image, "seed": job.seed, "from": source}

@@ -163,7 +163,10 @@ def loop_settings(opts: TrainOptions) -> training_loop.LoopSettings:
             states=opts.state_steps or opts.modelsavesteps,
         ),
         previews=training_loop.PreviewSettings(
-            count=opts.sample_batch_size, seed=opts.generation_seed, side=opts.resolution
+            count=opts.sample_batch_size,
+            seed=opts.generation_seed,
+            side=opts.resolution,
+            own=opts.validation_prompt,
         ),
         states_kept=opts.checkpoints_total_limit,
         batch_size=opts.train_batch_size,

@@ -46,6 +46,7 @@ class PreviewSettings:
     count: int  # images
     seed: int  # of their initial latents
     side: int  # pixels of an image
+    own: tuple[str, ...] = ()  # prompts of the user's own, an image each beside the `count`
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ class Loop:
                 count=self.settings.previews.count,
                 seed=self.settings.previews.seed,
                 side=self.settings.previews.side,
+                own=self.settings.previews.own,
             )
             self.tracker.image("generations", path, step)
 
