@@ -71,17 +71,23 @@ def sd21_folder(out):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from utils.models import loading
+    from utils.models import parts as parts_of
 
     torch.manual_seed(0)
-    tiny = loading.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
+    tiny = parts_of.load_parts("--model", str(ROOT / "assets" / "tiny-sd"))
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.model_max_length = 77
     text_encoder = CLIPTextModel(CLIPTextConfig(**SD21_TEXT_ENCODER))
     vae, unet = AutoencoderKL(**SD21_AUTOENCODER), UNet2DConditionModel(**SD21_UNET)
     scheduler = DDIMScheduler.from_config(tiny.scheduler.config)
-    parts = loading.DiffusionParts(tokenizer, text_encoder, vae, unet, scheduler)
-    loading.assemble(parts).save_pretrained(out)
+    tiny.replace(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        unet=unet,
+        scheduler=scheduler,
+    )
+    tiny.assemble().save_pretrained(out)
     return out
 
 
@@ -186,11 +192,11 @@ def published_loop(model, data, side, batch, args, device):
     from diffusers import DDPMScheduler
     from tqdm import tqdm
 
-    from utils.models import loading
+    from utils.models import parts as parts_of
 
-    parts = loading.load_parts("--model", str(model))
-    vae, text_encoder = parts.vae.to(device), parts.text_encoder.to(device)
-    unet = parts.unet.to(device).train()
+    parts = parts_of.load_parts("--model", str(model))
+    vae, text_encoder = parts.vae.to(device), parts.encoders["text_encoder"].to(device)
+    unet = parts.denoiser.to(device).train()
     vae.requires_grad_(False)
     text_encoder.requires_grad_(False)
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
@@ -221,10 +227,10 @@ def bare_loop(model, side, batch, args, device):
     compute. Yields after every step."""
     import torch
 
-    from utils.models import loading
+    from utils.models import parts as parts_of
 
-    parts = loading.load_parts("--model", str(model))
-    unet = parts.unet.to(device).train()
+    parts = parts_of.load_parts("--model", str(model))
+    unet = parts.denoiser.to(device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
     noisy = torch.randn(
         batch, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2, device=device
@@ -251,13 +257,14 @@ def flops_of_a_step(model, side):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from utils.models import loading
+    from utils.models import parts as parts_of
 
-    parts = loading.load_parts("--model", str(model))
+    parts = parts_of.load_parts("--model", str(model))
+    unet = parts.denoiser
     noisy = torch.randn(1, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2)
-    text = torch.randn(1, parts.tokenizer.model_max_length, parts.unet.config.cross_attention_dim)
+    text = torch.randn(1, parts.tokenizer.model_max_length, unet.config.cross_attention_dim)
     with FlopCounterMode(display=False) as counter:
-        parts.unet(noisy, torch.tensor([1]), encoder_hidden_states=text).sample.mean().backward()
+        unet(noisy, torch.tensor([1]), encoder_hidden_states=text).sample.mean().backward()
     return counter.get_total_flops()
 
 

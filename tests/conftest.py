@@ -35,8 +35,15 @@ def _micro_parts(prediction_type="epsilon"):
     """Parts of a StableDiffusionPipeline that compute in a millisecond: 8 channels, 16-pixel
     images."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from utils.models.parts import Parts
 
     torch.manual_seed(0)
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
@@ -88,9 +95,17 @@ def _micro_parts(prediction_type="epsilon"):
         steps_offset=1,
         prediction_type=prediction_type,
     )
-    from utils.models.loading import DiffusionParts
-
-    return DiffusionParts(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler)
+    pipeline = StableDiffusionPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder.eval(),
+        vae=vae.eval(),
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return Parts(pipeline)
 
 
 def pytest_collection_modifyitems(items):
@@ -117,10 +132,8 @@ def micro_parts():
 @pytest.fixture(scope="session")
 def micro_sd(tmp_path_factory):
     """The random pipeline as a folder."""
-    from utils.models import loading
-
     folder = tmp_path_factory.mktemp("models") / "micro-sd"
-    loading.assemble(_micro_parts()).save_pretrained(folder)
+    _micro_parts().assemble().save_pretrained(folder)
     return folder
 
 

@@ -522,8 +522,8 @@ MUTANTS = [
     Mutant(
         "not normalised, or normalised twice",
         "utils.training.latents:posterior_sample",
-        "(mean + std * noise) * scaling_factor",
-        "mean + std * noise",
+        "(mean + std * noise - shift_factor) * scaling_factor",
+        "mean + std * noise - shift_factor",
         "tests/training/test_latents.py::test_posterior_sample_by_hand",
     ),
     Mutant(

@@ -61,9 +61,7 @@ def _vae(channels, shift=None):
 
 def stable_diffusion(prediction_type="epsilon"):
     """SD 1.x (epsilon) or 2.x (v_prediction)."""
-    from utils.models import loading
-
-    return loading.assemble(_micro_parts(prediction_type))
+    return _micro_parts(prediction_type).assemble()
 
 
 def stable_diffusion_xl():
@@ -178,3 +176,15 @@ def miniature(name):
     pipeline = MINIATURES[name]()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def embed(parts, prompts):
+    """Token embeddings of prompts, [B, T, D], as Stable Diffusion 1 and 2 read them."""
+    ids = parts.tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=parts.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return parts.pipeline.text_encoder(ids)[0]

@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -62,7 +61,7 @@ def rows(folder):
 def test_one_file_and_a_network_of_its_own_are_trained_like_the_folder(
     train, refused, micro_sd, micro_parts, scenes_dir, tmp_path
 ):
-    file = save_as_one_file(loading.assemble(micro_parts()), tmp_path / "model.safetensors")
+    file = save_as_one_file(micro_parts().assemble(), tmp_path / "model.safetensors")
     folder = train()
     one = train(pretrained_model_name_or_path=file, config=micro_sd)
     other = train(unet=micro_sd / "unet")
@@ -541,13 +540,12 @@ def test_bad_input_ends_before_anything_is_written(
 def short_sd(tmp_path_factory):
     """The random pipeline with three timesteps, so that loss control sees each of them often."""
     from tests.conftest import _micro_parts
-    from utils.models import loading
 
     parts = _micro_parts()
     scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=3)
     folder = tmp_path_factory.mktemp("models") / "short-sd"
-    pipeline = loading.assemble(dataclasses.replace(parts, scheduler=scheduler))
-    pipeline.save_pretrained(folder)
+    parts.replace(scheduler=scheduler)
+    parts.assemble().save_pretrained(folder)
     return folder
 
 
@@ -924,7 +922,6 @@ def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
 
 
 def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkeypatch):
-    from utils.models import loading
     from utils.reports import tracking
 
     opened, loaded = {}, []

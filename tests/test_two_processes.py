@@ -1,6 +1,5 @@
 """Training and generation in several processes: they make what one process makes."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -30,12 +29,11 @@ def weights(folder):
 def short_sd(tmp_path_factory):
     """The random pipeline with sixteen timesteps, so that loss control drops some samples within a
     few steps."""
-    from utils.models import loading
-
     parts = _micro_parts()
     scheduler = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=16)
     folder = tmp_path_factory.mktemp("models") / "short-sd"
-    loading.assemble(dataclasses.replace(parts, scheduler=scheduler)).save_pretrained(folder)
+    parts.replace(scheduler=scheduler)
+    parts.assemble().save_pretrained(folder)
     return folder
 
 

@@ -107,7 +107,7 @@ def another_ground(
 @cache
 def _autoencoder() -> Any:
     """The autoencoder of tiny-sd."""
-    from utils.models.loading import load_parts
+    from utils.models.parts import load_parts
 
     return load_parts("--base_model", str(TINY_SD)).vae.eval().requires_grad_(False)
 

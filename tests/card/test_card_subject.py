@@ -5,7 +5,6 @@ import pytest
 
 from tests.original_layout import save_as_one_file
 from utils.card import card_subject
-from utils.models import loading
 from utils.models.pipeline_files import FileChoice
 from utils.runtime.errors import UsageError
 
@@ -63,7 +62,7 @@ def test_a_folder_a_name_and_lora_weights_are_told_apart(micro_sd, lora):
 def test_one_file_is_a_model_and_flags_of_its_files_reach_the_commands(
     micro_sd, micro_parts, lora, tmp_path
 ):
-    file = str(save_as_one_file(loading.assemble(micro_parts()), tmp_path / "m.safetensors"))
+    file = str(save_as_one_file(micro_parts().assemble(), tmp_path / "m.safetensors"))
     configured = FileChoice(config=str(micro_sd))
     model = card_subject.model_of(file, file, configured)
     assert model.words == model.base == ("--modelpath", file, "--config", str(micro_sd))

@@ -5,7 +5,6 @@ from PIL import Image
 
 from utils.generation import degenerate, mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import loading
 from utils.runtime.errors import DataError
 
 
@@ -30,10 +29,10 @@ def rows(*kinds):
 
 def test_images_of_a_network_without_finite_weights_are_known(micro_parts):
     parts = micro_parts()
-    assert notes_of(loading.assemble(parts)) == [None] * 3
+    assert notes_of(parts.assemble()) == [None] * 3
     with torch.no_grad():
-        parts.unet.conv_in.weight *= float("nan")
-    assert notes_of(loading.assemble(parts)) == ["not finite"] * 3
+        parts.denoiser.conv_in.weight *= float("nan")
+    assert notes_of(parts.assemble()) == ["not finite"] * 3
 
 
 def test_values_are_looked_at_before_the_pipeline_clamps_them(micro_parts):
@@ -42,7 +41,7 @@ def test_values_are_looked_at_before_the_pipeline_clamps_them(micro_parts):
     with torch.no_grad():
         parts.vae.decoder.conv_out.weight[0] = 0
         parts.vae.decoder.conv_out.bias[0] = float("inf")
-    assert notes_of(loading.assemble(parts), 1) == ["not finite"]
+    assert notes_of(parts.assemble(), 1) == ["not finite"]
 
 
 def test_an_image_of_one_colour_is_known_by_its_pixels():

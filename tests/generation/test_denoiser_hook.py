@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipelines import MINIATURES, miniature
+from tests.pipelines import MINIATURES, embed, miniature
 from utils.generation import denoiser_hook, guidance, mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import families, loading, schedulers
+from utils.models import families, schedulers
 
 
 def generated(pipeline, *steer, scale=3.0, steps=3, count=2):
@@ -91,7 +91,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
     """Latents scaled, timestep moved and both predictions changed at every step, on a scheduler
     that scales the denoiser's input and on one that does not."""
     parts = micro_parts()
-    pipeline = loading.assemble(parts)
+    pipeline = parts.assemble()
     pipeline.scheduler = getattr(diffusers, f"{scheduler}Scheduler").from_config(
         parts.scheduler.config
     )
@@ -108,7 +108,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
 
     actual = generated(pipeline, steer, count=1)[0]
     with torch.no_grad():
-        e = loading.embed(parts.tokenizer, parts.text_encoder, ["a red circle 0", ""], device="cpu")
+        e = embed(parts, ["a red circle 0", ""])
         job = next(
             sampling.image_jobs(
                 [Prompt("x")], mitigations.SampleHooks(), images_per_prompt=1, seed=1
@@ -122,7 +122,9 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
         )
         for t in by_hand.timesteps:
             inputs = by_hand.scale_model_input(x, t)
-            c, u = parts.unet(inputs.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample.chunk(2)
+            c, u = parts.denoiser(
+                inputs.repeat(2, 1, 1, 1), t, encoder_hidden_states=e
+            ).sample.chunk(2)
             c, u = 0.8 * c, 0.7 * u + 0.01 * x
             x = by_hand.step(u + 3.0 * (c - u), t - moved, 0.9 * x).prev_sample
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample[0]
@@ -132,7 +134,7 @@ def test_everything_a_hook_replaces_agrees_with_a_loop_written_by_hand(micro_par
 
 @pytest.mark.parametrize("name", ["EulerDiscrete", "PNDM"])
 def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micro_parts, name):
-    pipeline = loading.assemble(micro_parts())
+    pipeline = micro_parts().assemble()
     schedulers.use_scheduler(pipeline, name)
     with pytest.raises(
         TypeError, match=f"{name}Scheduler counts its steps; a hook cannot replace its timestep"
@@ -142,9 +144,9 @@ def test_a_timestep_cannot_be_replaced_where_the_scheduler_counts_its_steps(micr
 
 def test_without_an_unconditional_branch_the_hook_gets_one_prediction(micro_parts):
     seen = []
-    plain = generated(loading.assemble(micro_parts()), scale=1.0)
+    plain = generated(micro_parts().assemble(), scale=1.0)
     watched = generated(
-        loading.assemble(micro_parts()),
+        micro_parts().assemble(),
         lambda scale: lambda p: seen.append(p.unconditional) or p,
         scale=1.0,
     )
@@ -182,7 +184,7 @@ def test_differences_of_noise_by_hand():
 
 
 def test_an_error_in_the_pipeline_leaves_no_hook(micro_parts):
-    pipeline = loading.assemble(micro_parts())
+    pipeline = micro_parts().assemble()
 
     def fails(prediction):
         raise RuntimeError("no")

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.pipelines import MINIATURES, miniature
+from tests.pipelines import MINIATURES, embed, miniature
 from utils.cli import flags, generation_options
 from utils.files import generation_folder, whole_files
 from utils.generation import detectors, mitigations, sampling
 from utils.generation.denoiser_hook import Prediction
 from utils.generation.sampling import Prompt
-from utils.models import loading
 from utils.retrieval import evaluation_inputs
 from utils.runtime.errors import DataError
 
@@ -90,18 +89,20 @@ def test_images_are_the_same_to_the_bit_with_and_without_a_detector(name):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_magnitude_agrees_with_a_loop_written_by_hand(micro_parts, kind):
     parts = micro_parts(kind)
-    pipeline = loading.assemble(parts)
+    pipeline = parts.assemble()
     of_all = generated(pipeline, magnitude(), steps=5)
     first_two = generated(pipeline, magnitude(2), steps=5)
     scheduler = pipeline.scheduler
     for image, of_two in zip(of_all, first_two, strict=True):
         text, norms = [image.job.prompt, ""], []
         with torch.no_grad():
-            e = loading.embed(parts.tokenizer, parts.text_encoder, text, device="cpu")
+            e = embed(parts, text)
             x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(image.job.seed))
             scheduler.set_timesteps(5)
             for t in scheduler.timesteps:
-                c, u = parts.unet(x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample.chunk(2)
+                c, u = parts.denoiser(
+                    x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e
+                ).sample.chunk(2)
                 alpha = float(scheduler.alphas_cumprod[t])
                 norms.append(float((c - u).norm()) * (1 if kind == "epsilon" else alpha**0.5))
                 x = scheduler.step(u + 3.0 * (c - u), t, x).prev_sample

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipelines import miniature
+from tests.pipelines import embed, miniature
 from utils.generation import denoiser_hook, guidance, mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import loading
 
 
 def prediction(timestep, conditional, unconditional, factor=1.0):
@@ -95,12 +94,12 @@ def loop(parts, scheduler, text, seed, choose, *, scale, steps):
     """Guidance over the DDIM steps written by hand, one image; choose(list of (c, u, alpha_bar) so
     far, t) -> its scale."""
     with torch.no_grad():
-        e = loading.embed(parts.tokenizer, parts.text_encoder, [text, ""], device="cpu")
+        e = embed(parts, [text, ""])
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
         scheduler.set_timesteps(steps)
         seen = []
         for t in scheduler.timesteps:
-            c, u = parts.unet(x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample.chunk(2)
+            c, u = parts.denoiser(x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e).sample.chunk(2)
             seen.append((c, u, float(scheduler.alphas_cumprod[int(t)])))
             x = scheduler.step(u + choose(seen, int(t)) * (c - u), t, x).prev_sample
         image = parts.vae.decode(x / parts.vae.config.scaling_factor).sample[0]
@@ -130,7 +129,7 @@ def ours(pipeline, prompts, *, cfg_start, cfg_before, steps):
 @pytest.mark.parametrize(("start", "before"), [(500, 0.0), (650, -2.0)])
 def test_the_static_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind, start, before):
     parts = micro_parts(kind)
-    pipeline = loading.assemble(parts)
+    pipeline = parts.assemble()
     jobs, images, _ = ours(
         pipeline,
         [Prompt("a red circle"), Prompt("b")],
@@ -155,10 +154,12 @@ def test_the_static_transition_agrees_with_a_loop_written_by_hand(micro_parts, k
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_dynamic_transition_agrees_with_a_loop_written_by_hand(micro_parts, kind, before):
     parts = micro_parts(kind)
-    pipeline = loading.assemble(parts)
+    pipeline = parts.assemble()
     with torch.no_grad():  # a random text encoder says nearly the same of every prompt
-        parts.text_encoder.get_input_embeddings().weight.mul_(40)
-        parts.unet.time_embedding.linear_1.weight.mul_(10)  # and a random U-Net of every timestep
+        parts.encoders["text_encoder"].get_input_embeddings().weight.mul_(40)
+        parts.denoiser.time_embedding.linear_1.weight.mul_(
+            10
+        )  # and a random U-Net of every timestep
     prompts = [Prompt(p) for p in ("a red circle", "b", "noisy field", "zebra", "quick", "1 2 3")]
     jobs, images, notes = ours(pipeline, prompts, cfg_start="auto", cfg_before=before, steps=12)
     for job, image, note in zip(jobs, images, notes, strict=True):

@@ -5,18 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pipelines import embed
 from utils.data.caption_edits import RandomTokens
 from utils.data.encoder_window import too_long
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import loading
 
 PROMPTS = [Prompt("a red circle", "a.png"), Prompt("two"), Prompt("three words here")]
 
 
 @pytest.fixture
 def pipeline(micro_parts):
-    return loading.assemble(micro_parts())
+    return micro_parts().assemble()
 
 
 def jobs(prompts=PROMPTS, *, seed=1, per=2, edit=None, noise=0.0, tokenizer=None):
@@ -78,11 +78,11 @@ def test_an_image_agrees_with_a_loop_written_by_hand(pipeline, micro_parts):
     ours = pixels(pipeline, (listed, hooks), guidance=3.0)[0]
     parts, scheduler = micro_parts(), pipeline.scheduler
     with torch.no_grad():
-        e = loading.embed(parts.tokenizer, parts.text_encoder, ["a red circle", ""], device="cpu")
+        e = embed(parts, ["a red circle", ""])
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(listed[0].seed))
         scheduler.set_timesteps(3)
         for t in scheduler.timesteps:
-            conditional, unconditional = parts.unet(
+            conditional, unconditional = parts.denoiser(
                 x.repeat(2, 1, 1, 1), t, encoder_hidden_states=e
             ).sample
             guided = unconditional + 3.0 * (conditional - unconditional)

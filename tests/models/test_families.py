@@ -77,7 +77,7 @@ def test_another_class_is_refused_by_name(tmp_path):
     with pytest.raises(
         UsageError, match="is a KandinskyPipeline; use one of: StableDiffusionPipeline$"
     ):
-        families.read("--modelpath", str(tmp_path), takes=families.TRAINED)
+        families.read("--modelpath", str(tmp_path), takes=("StableDiffusionPipeline",))
 
 
 def test_options_of_guidance_that_would_have_no_effect_are_refused():

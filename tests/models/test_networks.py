@@ -250,7 +250,7 @@ def test_a_network_without_weights_is_named(model):
 def test_the_network_of_a_trainers_checkpoint_takes_the_place_of_the_models(
     micro_sd, micro_parts, tmp_path
 ):
-    unet = micro_parts().unet
+    unet = micro_parts().denoiser
     with torch.no_grad():
         unet.conv_in.weight += 1
     unet.save_pretrained(tmp_path / "checkpoint-500" / "unet")

@@ -108,5 +108,5 @@ def test_a_file_that_is_no_whole_model_is_refused(micro_sd, lora, tmp_path):
 def test_names_tell_a_whole_model_from_other_weights(one_file, lora, micro_parts):
     assert single_files.is_whole_model(one_file)
     assert not single_files.is_whole_model(next(lora.iterdir()))
-    names = original_state(loading.assemble(micro_parts()))
+    names = original_state(micro_parts().assemble())
     assert "model.diffusion_model.output_blocks.1.2.conv.weight" in names

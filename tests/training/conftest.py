@@ -8,6 +8,9 @@ import torch
 from utils.data import caption_files, duplication, image_sets, training_data, transforms
 from utils.runtime import launching, parallel
 from utils.training import ensemble, optimisation, train_mitigations, trainer
+from utils.training import steps as steps_of_families
+from utils.training.methods.full_weights import FullWeights
+from utils.training.process.base import ProcessSettings
 
 SIDE = 16
 needs_prodigy = pytest.mark.skipif(
@@ -48,9 +51,11 @@ def start(scenes_dir, micro_parts):
         text=False,
         weights=None,
         optimizer="adamw",
+        snr_gamma=None,
         **optimised,
     ):
         parts = parts or micro_parts()
+        step = steps_of_families.of(parts)
         images = image_sets.list_images("--d", scenes_dir / "train")
         texts, _ = caption_files.read_captions(scenes_dir / "captions.json", images)
         data, _ = training_data.captioned_images(
@@ -72,6 +77,9 @@ def start(scenes_dir, micro_parts):
         model = trainer.Trainer(
             parts,
             trainer.Task(
+                step=step,
+                process=step.process(parts, ProcessSettings(snr_gamma=snr_gamma)),
+                method=FullWeights(),
                 hooks=hooks,
                 seed=0,
                 resolution=SIDE,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pipelines import embed
 from utils.data import image_sets, transforms
-from utils.models import loading
-from utils.training import frozen_outputs
+from utils.training import frozen_outputs, steps
 from utils.training import latents as lat
 
 
@@ -106,15 +106,17 @@ def test_another_autoencoder_or_resolution_has_a_cache_of_its_own(tmp_path, imag
 def test_embeddings_come_back_by_prompt(tmp_path, micro_parts):
     parts = micro_parts()
     prompts = [f"a {c} thing" for c in "abcdefghijklmnopqrst"]
-    cached = frozen_outputs.CachedEmbeddings(
-        tmp_path / "cache", prompts, parts, dtype=torch.float32
+    cached = frozen_outputs.CachedTexts(
+        tmp_path / "cache", prompts, parts, steps.of(parts), dtype=torch.float32
     )
-    assert list(cached.build(parts.text_encoder, device="cpu")) == list(range(20))
+    assert list(cached.build(parts.encoders, device="cpu")) == list(range(20))
     cached.rows.open()
     asked = ["a q thing", "a b thing", "a q thing"]
     with torch.no_grad():
-        expected = loading.embed(parts.tokenizer, parts.text_encoder, asked, device="cpu")
-    torch.testing.assert_close(cached.embeddings(asked), expected, rtol=1e-4, atol=1e-5)
+        expected = embed(parts, asked)
+    text = cached.text(asked)
+    assert list(text) == ["tokens"]
+    torch.testing.assert_close(text["tokens"], expected, rtol=1e-4, atol=1e-5)
     assert cached.rows.rows == 20
     assert np.prod(cached.rows.shape) == 32 * 16
 

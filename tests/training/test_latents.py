@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from utils.training import latents
@@ -9,6 +8,16 @@ def test_posterior_sample_by_hand():
         torch.tensor(2.0), torch.tensor(0.5), torch.tensor(-1.0), scaling_factor=4.0
     )
     assert found.item() == 6.0  # (2 - 0.5) * 4
+
+
+def test_a_shift_is_taken_off_before_scaling(micro_parts):
+    vae = micro_parts().vae
+    assert latents.scaling(vae) == {"scaling_factor": 0.5, "shift_factor": 0.0}
+    vae.register_to_config(shift_factor=0.5)
+    found = latents.posterior_sample(
+        torch.tensor(2.0), torch.tensor(0.5), torch.tensor(1.0), **latents.scaling(vae)
+    )
+    assert found.item() == 1.0  # (2 + 0.5 - 0.5) * 0.5
 
 
 def test_encode_samples_the_posterior_and_scales(micro_parts):
@@ -30,37 +39,3 @@ def test_squared_error_is_per_sample_in_float32():
     found = latents.squared_error(pred, wanted)
     assert found.dtype == torch.float32
     assert found.tolist() == [5.0, 2.0]
-
-
-def test_velocity_target_by_hand(micro_parts):
-    scheduler = micro_parts("v_prediction").noise_scheduler
-    clean, noise, t = (
-        torch.full((1, 1, 1, 1), 3.0),
-        torch.full((1, 1, 1, 1), 2.0),
-        torch.tensor([400]),
-    )
-    a = scheduler.alphas_cumprod[400]
-    expected = a.sqrt() * 2 - (1 - a).sqrt() * 3
-    torch.testing.assert_close(latents.target(scheduler, clean, noise, t).squeeze(), expected)
-    assert latents.target(micro_parts().noise_scheduler, clean, noise, t) is noise
-
-
-def test_an_untrainable_prediction_type_is_an_error(micro_parts):
-    scheduler = micro_parts().noise_scheduler
-    scheduler.register_to_config(prediction_type="sample")
-    with pytest.raises(ValueError, match="prediction_type='sample' cannot be trained"):
-        latents.target(scheduler, None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("epsilon", [1.0, 0.5]), ("v_prediction", [0.8, 5 / 11])]
-)
-def test_snr_weights_by_hand(kind, expected):
-    """alphas 0.8 and 10/11 give SNR 4 and 10; gamma 5."""
-    from types import SimpleNamespace
-
-    scheduler = SimpleNamespace(
-        alphas_cumprod=torch.tensor([0.8, 10 / 11]), config=SimpleNamespace(prediction_type=kind)
-    )
-    found = latents.snr_weights(scheduler, torch.tensor([0, 1]), 5.0)
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)

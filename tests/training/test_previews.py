@@ -6,18 +6,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.models import loading
 from utils.training.previews import preview
 
 
 def fake_training(parts):
     @contextlib.contextmanager
     def pipeline():
-        yield loading.assemble(parts)
+        yield parts.assemble()
 
-    return SimpleNamespace(
-        device=torch.device("cpu"), pipeline=pipeline, noise_scheduler=parts.noise_scheduler
-    )
+    process = SimpleNamespace(preview_steps=50)
+    return SimpleNamespace(device=torch.device("cpu"), pipeline=pipeline, process=process)
 
 
 def test_a_preview_is_a_grid_with_its_prompts(tmp_path, micro_parts):

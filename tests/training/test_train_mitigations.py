@@ -29,8 +29,8 @@ def hooks(tokenizer, style="nodup", **changes):
 def test_without_mitigation_nothing_is_edited(micro_parts):
     plain = hooks(micro_parts().tokenizer)
     assert plain.choose_caption(["own", "other"], True, np.random.default_rng(0)) == "own"
-    e = torch.randn(2, 3, 4)
-    assert plain.edit_embeddings(e, None, ()) is e
+    text = {"tokens": torch.randn(2, 3, 4)}
+    assert plain.edit_text(text, None, ()) is text
 
 
 def test_a_duplicated_image_draws_its_caption_and_then_the_mitigation_applies(micro_parts):
@@ -62,11 +62,15 @@ def test_the_empty_prompt_is_possible_where_captions_are_dropped(micro_parts):
         assert set(made.prompts(["own", "other"])) == expected
 
 
-def test_embeddings_are_mixed_and_then_noised(micro_parts):
-    e, partner, noise = torch.tensor([[[4.0]]]), torch.tensor([[[8.0]]]), torch.tensor([[[10.0]]])
+def test_embeddings_are_mixed_and_then_noised_and_pooled_ones_are_mixed(micro_parts):
+    own = {"tokens": torch.tensor([[[4.0]]]), "pooled": torch.tensor([[4.0]])}
+    partner = {"tokens": torch.tensor([[[8.0]]]), "pooled": torch.tensor([[16.0]])}
+    noise = torch.tensor([[[10.0]]])
     both = hooks(micro_parts().tokenizer, rand_noise_lam=0.1, mixup_noise_lam=0.5)
-    found = both.edit_embeddings(e, partner, (0.75, noise))
-    torch.testing.assert_close(found, torch.tensor([[[6.0]]]))  # 0.75 * 4 + 0.25 * 8 + 0.1 * 10
+    found = both.edit_text(own, partner, (0.75, noise))
+    # 0.75 * 4 + 0.25 * 8 + 0.1 * 10
+    torch.testing.assert_close(found["tokens"], torch.tensor([[[6.0]]]))
+    torch.testing.assert_close(found["pooled"], torch.tensor([[7.0]]))  # 0.75 * 4 + 0.25 * 16
 
 
 def test_captions_that_can_be_returned_are_listed_where_no_text_is_new(micro_parts):

@@ -3,12 +3,13 @@ import functools
 import pytest
 import torch
 
+from tests.pipelines import embed
 from tests.training.conftest import flat
 from utils.data import training_data
-from utils.models import loading
 from utils.runtime import seeding
 from utils.runtime.errors import TrainingError
-from utils.training import latents, optimisation, step_random, train_mitigations
+from utils.training import optimisation, step_random, train_mitigations
+from utils.training.process import diffusion
 
 
 def first_batch(copies, steps=range(1)):
@@ -17,14 +18,18 @@ def first_batch(copies, steps=range(1)):
 
 def embedded(model, arguments):
     """The embeddings that the U-Net is given by the Denoiser's arguments."""
-    return model.hooks.edit_embeddings(arguments.own, arguments.partners, arguments.drawn)
+    return model.hooks.edit_text(arguments.own, arguments.partners, arguments.drawn)["tokens"]
+
+
+def uniform_step(generator):
+    return torch.randint(1000, (), generator=generator)
 
 
 def drawn_for(seed, split, step, slots, *, latent_shape, embedding_shape=None):
     """Random numbers of a micro-batch as the Trainer draws them: of the latents, then, with
     embedding_shape, of the noise on embeddings. Returns: (LatentNoise, [B, T, D] or None)."""
     random = step_random.StepRandom(seed, split, step, slots)
-    drawn = step_random.latent_noise(random, latent_shape=latent_shape, num_timesteps=1000)
+    drawn = step_random.latent_noise(random, latent_shape=latent_shape, draw_time=uniform_step)
     if embedding_shape is None:
         return drawn, None
     edit = train_mitigations.embedding_noise(rand_noise_lam=1.0).embedding
@@ -47,7 +52,7 @@ def test_noise_belongs_to_the_slot_not_to_the_batch():
 
 def test_timesteps_are_uniform_and_noise_is_standard_normal():
     drawn = [drawn_for(0, 0, s, range(20), latent_shape=(4, 4, 4))[0] for s in range(50)]
-    t = torch.cat([d.timesteps for d in drawn]).float()
+    t = torch.cat([d.time for d in drawn]).float()
     assert (t.min() < 20, t.max() > 980, abs(t.mean() - 499.5) < 30) == (True, True, True)
     noise = torch.cat([d.noise for d in drawn])
     assert abs(noise.mean()) < 0.02
@@ -65,16 +70,14 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
         drawn, noise = drawn_for(0, 0, 4, [slot], latent_shape=(4, 8, 8), embedding_shape=(32, 16))
         with torch.no_grad():
             posterior = parts.vae.encode(batch["pixels"][slot : slot + 1]).latent_dist
-            e = loading.embed(
-                parts.tokenizer, parts.text_encoder, [batch["prompt"][slot]], device="cpu"
-            )
+            e = embed(parts, [batch["prompt"][slot]])
         z = 0.5 * (posterior.mean + posterior.std * drawn.posterior)
-        a = parts.scheduler.alphas_cumprod[drawn.timesteps]
+        a = parts.scheduler.alphas_cumprod[drawn.time]
         torch.testing.assert_close(
             noisy[slot], (a.sqrt() * z + (1 - a).sqrt() * drawn.noise)[0], rtol=1e-4, atol=1e-5
         )
         torch.testing.assert_close(embeddings[slot], (e + 0.3 * noise)[0], rtol=1e-4, atol=1e-5)
-        assert timesteps[slot] == drawn.timesteps[0]
+        assert timesteps[slot] == drawn.time[0]
         assert torch.equal(wanted[slot], drawn.noise[0])
 
 
@@ -86,9 +89,7 @@ def test_mixup_mixes_with_the_partners_by_one_ratio(start):
     batch = first_batch(copies, range(step, step + 1))
     embeddings = embedded(model, model.inputs(batch, step)[0])
     with torch.no_grad():
-        e = loading.embed(
-            model.parts.tokenizer, model.parts.text_encoder, batch["prompt"], device="cpu"
-        )
+        e = embed(model.parts, batch["prompt"])
     ratio = ((embeddings[0] - e[1]) / (e[0] - e[1])).nanmedian()
     assert 0 < ratio < 1
     torch.testing.assert_close(
@@ -100,13 +101,17 @@ def test_only_the_unet_learns(start, finished):
     copies = start()
     model = copies.model
     before = [
-        p.clone() for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()
+        p.clone()
+        for m in (model.parts.vae, model.parts.encoders["text_encoder"])
+        for p in m.parameters()
     ]
     first = flat(model)
     found, last = finished(copies)
     assert [at.report.step for at in found] == [1, 2, 3]
     assert not torch.equal(first, last)
-    after = [p for m in (model.parts.vae, model.parts.text_encoder) for p in m.parameters()]
+    after = [
+        p for m in (model.parts.vae, model.parts.encoders["text_encoder"]) for p in m.parameters()
+    ]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -126,7 +131,9 @@ def by_hand(copies, number, *, weigh=lambda losses, timesteps: losses.mean()):
     model = copies.model
     batch = first_batch(copies, range(number, number + 1))
     arguments, wanted, timesteps = model.inputs(batch, number)
-    pred = model.parts.unet(*arguments[:2], encoder_hidden_states=embedded(model, arguments)).sample
+    pred = model.parts.denoiser(
+        *arguments[:2], encoder_hidden_states=embedded(model, arguments)
+    ).sample
     loss = weigh(((pred - wanted) ** 2).flatten(1).mean(1), timesteps)
     return loss.item(), torch.cat(
         [g.flatten() for g in torch.autograd.grad(loss, list(model.weights.values()))]
@@ -161,10 +168,10 @@ def test_accumulation_is_one_step_of_the_mean(start, finished):
 
 def test_snr_weights_weigh_each_sample(start, finished):
     copies = start(steps=1, snr_gamma=5.0)
-    scheduler = copies.model.noise_scheduler
+    scheduler = copies.model.process.scheduler
 
     def weigh(losses, timesteps):
-        return (losses * latents.snr_weights(scheduler, timesteps, 5.0)).mean()
+        return (losses * diffusion.snr_weights(scheduler, timesteps, 5.0)).mean()
 
     before, (loss, gradient) = flat(copies.model), by_hand(copies, 0, weigh=weigh)
     found, after = finished(copies)
@@ -199,12 +206,11 @@ def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro
     """One timestep, bias corrected, rho = 1: of four samples in two micro-batches the first two are
     kept, as nothing was seen before; the others are kept when their loss is at least the mean that
     the first two left."""
-    import dataclasses
-
     parts = micro_parts()
     one = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=1)
+    parts.replace(scheduler=one)
     copies = start(
-        parts=dataclasses.replace(parts, scheduler=one),
+        parts=parts,
         steps=1,
         accumulation=2,
         ratio=1.0,
@@ -261,7 +267,7 @@ def test_the_rate_of_a_step_is_that_of_the_librarys_schedule(schedule):
 def test_finite_stays_false_once_something_was_not(start, finished):
     copies = start(steps=3)
     with torch.no_grad():
-        next(copies.model.parts.unet.parameters()).fill_(float("nan"))
+        next(copies.model.parts.denoiser.parameters()).fill_(float("nan"))
     found, _ = finished(copies)
     assert not any(at.report.finite for at in found)
     with pytest.raises(TrainingError, match="weights are not finite after step 3"):
@@ -284,13 +290,13 @@ def test_ema_follows_the_weights_and_is_what_is_shown(start, finished):
         assert torch.equal(shown, found)
         assert not pipeline.unet.training
     assert torch.equal(flat(model), trained)
-    assert model.parts.unet.training
+    assert model.parts.denoiser.training
 
 
 def test_checkpointing_computes_the_same(start, finished):
     plain, less = start(), start()
-    less.model.parts.unet.enable_gradient_checkpointing()
-    assert less.model.parts.unet.is_gradient_checkpointing
+    less.model.parts.denoiser.enable_gradient_checkpointing()
+    assert less.model.parts.denoiser.is_gradient_checkpointing
     torch.testing.assert_close(finished(plain)[1], finished(less)[1], rtol=0, atol=1e-6)
 
 
@@ -307,14 +313,10 @@ def test_velocity_prediction_trains(start, micro_parts):
 
 
 def test_timesteps_reach_the_end_of_any_schedule(start, micro_parts):
-    import dataclasses
-
     parts = micro_parts()
-    short = dataclasses.replace(
-        parts,
-        scheduler=type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=37),
-    )
-    copies = start(parts=short)
+    short = type(parts.scheduler).from_config(parts.scheduler.config, num_train_timesteps=37)
+    parts.replace(scheduler=short)
+    copies = start(parts=parts)
     seen = {
         int(t)
         for s in range(60)

@@ -140,7 +140,7 @@ def _loader(job):
 def test_captions_are_kept_where_they_are_fixed(built, tmp_path, extra, rows):
     job, opts, _ = built("--max_train_steps", "40", *extra)
     training_job.encode(job, opts, tmp_path, ALONE)
-    cached = job.model.cached_text
+    cached = job.model.frozen.cached_text
     assert (cached.rows.rows if cached else None) == rows
     if rows:
         job.model.inputs(next(iter(_loader(job))), 0)

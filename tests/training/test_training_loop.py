@@ -396,8 +396,6 @@ def test_what_would_change_the_result_is_refused_by_name(
 ):
     import shutil
 
-    from utils.models import loading
-
     texts = json.loads((scenes_dir / "captions.json").read_text())
     (tmp_path / "other.json").write_text(json.dumps({str(scenes_dir / k): ["x"] for k in texts}))
     fewer = shutil.copytree(scenes_dir / "train", tmp_path / "train")
@@ -405,8 +403,8 @@ def test_what_would_change_the_result_is_refused_by_name(
     shutil.copy(scenes_dir / "captions.json", tmp_path)
     parts = micro_parts()
     with torch.no_grad():
-        next(parts.unet.parameters()).add_(1)
-    loading.assemble(parts).save_pretrained(tmp_path / "model")
+        next(parts.denoiser.parameters()).add_(1)
+    parts.assemble().save_pretrained(tmp_path / "model")
     places = {
         "OTHER": tmp_path / "other.json",
         "FEWER": fewer,

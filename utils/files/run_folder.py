@@ -8,10 +8,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from utils.files import adapter_folder, whole_files
 from utils.files.owned_folders import require_writable, save_folder
@@ -27,13 +27,6 @@ OUR_NAMES = re.compile(
 def new_id() -> str:
     """A unique identifier of a run. Generations record it, to know the run of their model."""
     return secrets.token_hex(8)
-
-
-class Pipeline(Protocol):
-    """What `save_checkpoint` needs of a diffusers pipeline."""
-
-    def save_pretrained(self, save_directory: Path) -> Any:
-        """Write the pipeline into a folder."""
 
 
 class NewRun:
@@ -154,11 +147,11 @@ class NewRun:
             writer.writerows([key, *map(int, row)] for key, row in zip(keys, counts, strict=True))
             whole_files.write_text(self.path / "skips.csv", lines.getvalue())
 
-    def save_checkpoint(self, pipeline: Pipeline, step: int | None = None) -> None:
-        """Write a checkpoint as a whole pipeline folder. One of the same name is replaced, as when
-        a resumed run repeats a step."""
+    def save_checkpoint(self, save: Callable[[Path], None], step: int | None = None) -> None:
+        """Write a checkpoint as a whole folder. One of the same name is replaced, as when a resumed
+        run repeats a step. save: writes its files into a folder."""
         if self.writes:
-            save_folder(pipeline.save_pretrained, self.checkpoint_path(step))
+            save_folder(save, self.checkpoint_path(step))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from utils.runtime.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-# classes of pipelines that diff_train.py accepts: those that consist of loading.DiffusionParts
-TRAINED = ("StableDiffusionPipeline",)
-
 Device: TypeAlias = "str | torch.device"
 # argument of the pipeline's call, such as "prompt_embeds" -> [B, ...]
 Embeddings: TypeAlias = "dict[str, torch.Tensor]"

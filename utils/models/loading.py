@@ -1,4 +1,4 @@
-"""Load and save diffusers pipelines and their parts.
+"""Load diffusers pipelines and tokenizers.
 
 Every loader names a dtype, and every error says what to pass instead."""
 
@@ -15,45 +15,13 @@ from utils.models import families, networks, pipeline_files, single_files
 from utils.models.networks import Say
 from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.models.single_files import Configuration
-from utils.runtime import devices, seeding
 from utils.runtime.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from diffusers import (
-        AutoencoderKL,
-        DDPMScheduler,
-        DiffusionPipeline,
-        SchedulerMixin,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from diffusers import DiffusionPipeline
+    from transformers import CLIPTokenizer
 
     from utils.files.weight_files import WeightFiles
-
-
-@dataclass(frozen=True)
-class DiffusionParts:
-    """The parts of a Stable Diffusion 1.x or 2.x pipeline."""
-
-    tokenizer: CLIPTokenizer  # text -> ids
-    text_encoder: CLIPTextModel  # ids [B, T] -> embeddings [B, T, D]
-    vae: AutoencoderKL  # images in [-1, 1] <-> latents
-    unet: UNet2DConditionModel  # the denoiser
-    scheduler: SchedulerMixin  # betas and prediction type
-
-    @property
-    def vae_factor(self) -> int:
-        """Pixels per latent, along a side."""
-        return pipeline_files.factor(self.vae.config.block_out_channels)
-
-    @property
-    def noise_scheduler(self) -> DDPMScheduler:
-        """A DDPMScheduler with the pipeline's betas and prediction type; it adds the noise in
-        training."""
-        from diffusers import DDPMScheduler
-
-        return DDPMScheduler.from_config(self.scheduler.config)
 
 
 def _one_bar_only() -> None:
@@ -132,6 +100,11 @@ def load_pipeline(
     except pipeline_files.loading_errors() as error:
         raise pipeline_files.unreachable(flag, source, error) from None
     _require_vocabulary(flag, source, pipeline)
+    return plain(pipeline)
+
+
+def plain(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline, without a progress bar of its own and without a watermark."""
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "watermark"):
         # SDXL writes a watermark into the pixels if a package for it is installed
@@ -232,9 +205,6 @@ def _require_vocabulary(flag: str, source: str | Path, pipeline: DiffusionPipeli
                 )
 
 
-# Parts for training -------------------------------------------------------------------------------
-
-
 def load_tokenizer(
     flag: str,
     source: str | Path,
@@ -250,105 +220,3 @@ def load_tokenizer(
         return CLIPTokenizer.from_pretrained(source, subfolder=subfolder, revision=revision)
     except pipeline_files.loading_errors() as error:
         raise pipeline_files.unreachable(flag, source, error) from None
-
-
-def load_parts(
-    flag: str,
-    source: str,
-    *,
-    choice: FileChoice = NO_CHOICE,
-    tokenizer: str | None = None,
-    say: Say = lambda line: None,
-) -> DiffusionParts:
-    """Load the parts of an SD 1.x or 2.x pipeline in float32, for training; UsageError for another
-    class of pipeline or another kind of prediction.
-
-    choice, say: as `load_pipeline`.
-    tokenizer: a folder or hub name, instead of the pipeline's own tokenizer.
-    """
-    pipeline = load_pipeline(flag, source, choice=choice, say=say)
-    if type(pipeline).__name__ not in families.TRAINED:
-        raise UsageError(
-            f"{flag}={source!r} is a {type(pipeline).__name__}; training needs one of:"
-            f" {', '.join(families.TRAINED)}"
-        )
-    if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        kind = pipeline.scheduler.config.prediction_type
-        raise UsageError(
-            f"{flag}={source!r} predicts {kind!r}; training needs one of: epsilon, v_prediction"
-        )
-    return DiffusionParts(
-        tokenizer=(
-            pipeline.tokenizer
-            if tokenizer is None
-            else _other_tokenizer(tokenizer, pipeline.text_encoder, revision=choice.revision)
-        ),
-        text_encoder=pipeline.text_encoder,
-        vae=pipeline.vae,
-        unet=pipeline.unet,
-        scheduler=pipeline.scheduler,
-    )
-
-
-def _other_tokenizer(
-    source: str, text_encoder: CLIPTextModel, *, revision: str | None
-) -> CLIPTokenizer:
-    """The tokenizer of --tokenizer_name; UsageError if the text encoder has too few embeddings."""
-    tokenizer = load_tokenizer("--tokenizer_name", source, subfolder="", revision=revision)
-    if len(tokenizer) > text_encoder.config.vocab_size:
-        raise UsageError(
-            f"--tokenizer_name={source!r} has {len(tokenizer)} ids; the model's text encoder has"
-            f" embeddings for {text_encoder.config.vocab_size}"
-        )
-    # it may set no length, or one for which the encoder has no positions
-    tokenizer.model_max_length = min(
-        tokenizer.model_max_length, text_encoder.config.max_position_embeddings
-    )
-    return tokenizer
-
-
-def assemble(parts: DiffusionParts) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of the parts, without safety checker; no weight is copied."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        tokenizer=parts.tokenizer,
-        text_encoder=parts.text_encoder,
-        vae=parts.vae,
-        unet=parts.unet,
-        scheduler=type(parts.scheduler).from_config(parts.scheduler.config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def token_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
-    """Token ids of prompts, padded and cut to the tokenizer's length: [B, T] int64, on the CPU."""
-    return tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-
-
-def embed(
-    tokenizer: CLIPTokenizer,
-    text_encoder: CLIPTextModel,
-    prompts: list[str],
-    *,
-    device: str | torch.device,
-) -> torch.Tensor:
-    """Token embeddings of prompts: [B, T, D], in the text encoder's dtype."""
-    return text_encoder(devices.to_device(token_ids(tokenizer, prompts), torch.device(device)))[0]
-
-
-def from_scratch(unet: UNet2DConditionModel, seed: int) -> UNet2DConditionModel:
-    """A U-Net of the same architecture with new random weights, determined by the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeding.derive_seed(seed, "unet"))
-        return type(unet).from_config(unet.config)

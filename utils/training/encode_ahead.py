@@ -13,7 +13,7 @@ from utils.training import frozen_outputs
 if TYPE_CHECKING:
     from utils.data.transforms import Views
     from utils.runtime.parallel import Processes
-    from utils.training.frozen_outputs import CachedEmbeddings, CachedLatents
+    from utils.training.frozen_outputs import CachedLatents, CachedTexts
     from utils.training.training_job import PreparedRun
 
 
@@ -57,7 +57,7 @@ def _latents(job, folder, processes, *, views, draws):
         job.model.parts,
         resolution=views.resolution,
         flips=views.random_flip,
-        dtype=job.model.dtype,
+        dtype=job.model.frozen.vae.dtype,
     )
     worth_it = _worth_it(
         latents,
@@ -74,11 +74,11 @@ def _embeddings(job, folder, processes, *, draws, promised):
     """The cache of embeddings of captions, or None where captions are not fixed or it does not
     pay."""
     possible = job.model.hooks.prompts
-    if job.model.text_encoder is None or possible is None:
+    if job.model.frozen.encoders is None or possible is None:
         return None
     prompts = sorted({p for k in job.data.images.keys for p in possible(job.data.prompts[k])})
-    embeddings = frozen_outputs.CachedEmbeddings(
-        folder, prompts, job.model.parts, dtype=job.model.dtype
+    embeddings = frozen_outputs.CachedTexts(
+        folder, prompts, job.model.parts, job.model.family, dtype=job.model.dtype
     )
     worth_it = _worth_it(
         embeddings,
@@ -92,7 +92,7 @@ def _embeddings(job, folder, processes, *, draws, promised):
 
 
 def _fill(
-    cached: CachedLatents | CachedEmbeddings, rows: Iterator[int], label: str, processes: Processes
+    cached: CachedLatents | CachedTexts, rows: Iterator[int], label: str, processes: Processes
 ):
     """Compute the missing rows of a cache, by all processes, and open it."""
     missing = cached.rows.count_missing(processes.index, processes.count)
@@ -116,6 +116,7 @@ def encode_ahead(
     and "captions".
     """
     model, plan = job.model, job.plan
+    frozen = model.frozen
     draws = plan.rounds * plan.steps * plan.splits * job.per_step  # images that the run draws
     share = {"device": model.device, "process": processes.index, "processes": processes.count}
     latents = _latents(job, folder, processes, views=views, draws=draws)
@@ -124,13 +125,15 @@ def encode_ahead(
     )
     kept = []
     if latents is not None:
-        _fill(latents, latents.build(model.vae, num_workers=workers, **share), "latents", processes)
-        model.cached_latents = latents
+        _fill(
+            latents, latents.build(frozen.vae, num_workers=workers, **share), "latents", processes
+        )
+        frozen.cached_latents = latents
         for split_draws in job.copies.draws.values():
             split_draws.pixels = False  # they are no longer needed
         kept.append("latents")
     if embeddings is not None:
-        _fill(embeddings, embeddings.build(model.text_encoder, **share), "captions", processes)
-        model.cached_text = embeddings
+        _fill(embeddings, embeddings.build(frozen.encoders, **share), "captions", processes)
+        frozen.cached_text = embeddings
         kept.append("captions")
     return kept

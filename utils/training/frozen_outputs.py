@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,17 @@ import numpy as np
 import torch
 
 from utils.data import training_data, transforms
-from utils.models import fingerprints, loading
-from utils.runtime import signals
+from utils.models import fingerprints
+from utils.runtime import devices, signals
 from utils.training import latents as lat
 from utils.training import row_cache
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel
 
     from utils.data.image_sets import ImageSet
-    from utils.models.loading import DiffusionParts
+    from utils.models.parts import Parts
+    from utils.training.steps.base import Step, Text
 
 # pixels that pass through the autoencoder at once; it depends on the resolution alone, because the
 # last bits depend on the batch
@@ -48,7 +49,7 @@ class CachedLatents:
         self,
         folder: str | Path,
         images: ImageSet,
-        parts: DiffusionParts,
+        parts: Parts,
         *,
         resolution: int,
         flips: bool,
@@ -135,37 +136,36 @@ class _Reader(torch.utils.data.Dataset):
         return self.read(index)
 
 
-class CachedEmbeddings:
-    """Token embeddings of a fixed list of prompts."""
+class CachedTexts:
+    """What the network reads of a fixed list of prompts. A row holds all entries of a Text, one
+    after the other."""
 
     def __init__(
         self,
         folder: str | Path,
         prompts: Sequence[str],
-        parts: DiffusionParts,
+        parts: Parts,
+        step: Step,
         *,
         dtype: torch.dtype,
     ):
-        """folder: of the caches; prompts: distinct texts; dtype: of the text encoder that computes
-        them."""
+        """folder: of the caches; prompts: distinct texts; step: of the model's family; dtype: of
+        the text encoders that compute them."""
         self.prompts, self.number = prompts, {p: i for i, p in enumerate(prompts)}
-        self.tokenizer = parts.tokenizer
-        shape = (parts.tokenizer.model_max_length, parts.text_encoder.config.hidden_size)
-        vocabulary = hashlib.sha256(
-            str(sorted(parts.tokenizer.get_vocab().items())).encode()
-        ).hexdigest()
+        self.parts, self.step = parts, step
+        self.shapes = step.text_shapes(parts)
         texts = hashlib.sha256("\0".join(prompts).encode("utf-8", "surrogateescape")).hexdigest()
         key = fingerprints.key_of(
             prompts=texts,
-            vocabulary=vocabulary,
-            encoder=fingerprints.fingerprint(parts.text_encoder),
-            length=shape[0],
+            vocabulary=[_vocabulary(each) for each in parts.tokenizers.values()],
+            encoder=[fingerprints.fingerprint(each) for each in parts.encoders.values()],
+            shapes=[[name, list(shape)] for name, shape in self.shapes.items()],
             dtype=str(dtype),
         )
         self.rows = row_cache.RowCache(
             Path(folder) / f"embeddings_{key}",
             len(prompts),
-            shape,
+            (sum(math.prod(shape) for shape in self.shapes.values()),),
             _kept_as(dtype),
             np.zeros(len(prompts), np.int64),  # the folder's name changes with the prompts
         )
@@ -173,7 +173,7 @@ class CachedEmbeddings:
     @torch.no_grad()
     def build(
         self,
-        text_encoder: CLIPTextModel,
+        encoders: Mapping[str, torch.nn.Module],
         *,
         device: torch.device | str,
         process: int = 0,
@@ -181,15 +181,28 @@ class CachedEmbeddings:
     ) -> Iterator[int]:
         """Compute the missing rows of this process. Yields: the number of every prompt, after its
         group."""
+        on = torch.device(device)
         for part, groups in self.rows.missing(process, processes):
             computed = []
             for group in groups:
-                prompts = [self.prompts[i] for i in group]
-                embedded = loading.embed(self.tokenizer, text_encoder, prompts, device=device)
-                computed.append((group, embedded.cpu()))
+                ids = self.step.token_ids(self.parts, [self.prompts[i] for i in group])
+                text = self.step.text(
+                    encoders, {n: devices.to_device(t, on) for n, t in ids.items()}
+                )
+                entries = [text[name].flatten(1).float().cpu() for name in self.shapes]
+                computed.append((group, torch.cat(entries, 1)))
                 yield from group
             self.rows.write(part, computed)
 
-    def embeddings(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Embeddings of B prompts of the list. Returns: [B, T, D], on the CPU."""
-        return self.rows.read([self.number[p] for p in prompts])
+    def text(self, prompts: Sequence[str]) -> Text:
+        """What the network reads of B prompts of the list, on the CPU."""
+        rows = self.rows.read([self.number[p] for p in prompts])
+        entries = rows.split([math.prod(shape) for shape in self.shapes.values()], 1)
+        return {
+            name: entry.view(len(prompts), *shape)
+            for (name, shape), entry in zip(self.shapes.items(), entries, strict=True)
+        }
+
+
+def _vocabulary(tokenizer):
+    return hashlib.sha256(str(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -36,7 +36,6 @@ class Optimisation:
     adam: Adam
     schedule: Schedule
     accumulation: int = 1  # micro-batches of an optimizer step
-    snr_gamma: float | None = None  # of Min-SNR weights; None weighs all timesteps alike
     use_ema: bool = False  # keep an exponential moving average of the weights too
 
 

@@ -36,13 +36,11 @@ def preview(
     hooks = mitigations.SampleHooks()
     chosen = [Prompt(prompts[key][0], key) for key in drawn] + [Prompt(text) for text in own]
     jobs = list(sampling.image_jobs(chosen, hooks, images_per_prompt=1, seed=seed))
-    # schedulers with an offset give a short schedule when asked for all of their steps
-    steps = min(50, max(1, model.noise_scheduler.config.num_train_timesteps // 2))
     with model.pipeline() as pipeline:
         generated = sampling.generate(
             pipeline.to(device),
             jobs,
-            settings=sampling.SampleSettings(side=side, steps=steps),
+            settings=sampling.SampleSettings(side=side, steps=model.process.preview_steps),
             hooks=hooks,
             batch_size=count,
             device=device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -47,23 +47,27 @@ class StepRandom:
 class LatentNoise(NamedTuple):
     """Random numbers of the latents of a micro-batch, on the CPU."""
 
-    timesteps: torch.Tensor  # [B] int64, uniform on 0 ... num_timesteps - 1
+    time: torch.Tensor  # [B], as the process draws it
     posterior: torch.Tensor  # [B, C, h, w] standard normal, for the sample of the posterior
     noise: torch.Tensor  # [B, C, h, w] standard normal, what the network has to predict
 
 
 def latent_noise(
-    random: StepRandom, *, latent_shape: tuple[int, ...], num_timesteps: int
+    random: StepRandom,
+    *,
+    latent_shape: tuple[int, ...],
+    draw_time: Callable[[torch.Generator], torch.Tensor],
 ) -> LatentNoise:
-    """Draw timestep, posterior sample and noise of each sample, from the stream "noise".
+    """Draw time, posterior sample and noise of each sample, from the stream "noise".
 
-    latent_shape: (C, h, w). Call it before anything else draws from that stream.
+    latent_shape: (C, h, w); draw_time: of the process. Call it before anything else draws from that
+    stream.
     """
     rows = []
     for generator in random.of_samples("noise"):
-        timestep = torch.randint(num_timesteps, (), generator=generator)
+        time = draw_time(generator)
         posterior = torch.randn(latent_shape, generator=generator)
         noise = torch.randn(latent_shape, generator=generator)
-        rows.append((timestep, posterior, noise))
-    timesteps, posteriors, noises = zip(*rows, strict=True)
-    return LatentNoise(torch.stack(timesteps), torch.stack(posteriors), torch.stack(noises))
+        rows.append((time, posterior, noise))
+    times, posteriors, noises = zip(*rows, strict=True)
+    return LatentNoise(torch.stack(times), torch.stack(posteriors), torch.stack(noises))

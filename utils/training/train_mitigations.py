@@ -18,6 +18,7 @@ from utils.runtime import flag_values
 from utils.runtime.errors import UsageError
 from utils.training.loss_control import AntiGradientControl, LossRule
 from utils.training.step_random import StepRandom
+from utils.training.steps.base import Text
 
 # What a mitigation edits --------------------------------------------------------------------------
 
@@ -36,6 +37,7 @@ class EmbeddingEdit:
     draw_step: (numpy generator of the step) -> number, one for the global batch; an edit has
         draw_sample or draw_step, not both (ValueError).
     partners: whether it needs the partners; they are a permutation of the global batch.
+    pooled: whether it edits pooled embeddings [B, P] of the prompts too, where a model reads them.
     """
 
     apply: Callable[..., torch.Tensor]
@@ -43,6 +45,7 @@ class EmbeddingEdit:
     draw_sample: Callable[[torch.Generator, tuple[int, int]], torch.Tensor] | None = None
     draw_step: Callable[[np.random.Generator], float] | None = None
     partners: bool = False
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         if self.draw_sample is not None and self.draw_step is not None:
@@ -108,6 +111,7 @@ def mixup(*, mixup_noise_lam: float) -> TrainMitigation | None:
         stream="mixup",
         draw_step=lambda rng: rng.beta(mixup_noise_lam, 1),
         partners=True,
+        pooled=True,
     )
     return TrainMitigation("--mixup_noise_lam", embedding=edit)
 
@@ -204,12 +208,15 @@ class TrainHooks:
         """The random value of each embedding edit for a micro-batch, on the CPU."""
         return tuple(edit.draw(random, shape) for edit in self.embedding_edits)
 
-    def edit_embeddings(
-        self, own: torch.Tensor, partners: torch.Tensor | None, drawn: Sequence
-    ) -> torch.Tensor:
-        """Apply every embedding edit. own, partners: [B, T, D]; drawn: as `draw` gives them."""
+    def edit_text(self, own: Text, partners: Text | None, drawn: Sequence) -> Text:
+        """Apply every embedding edit. own, partners: what the network reads of the prompts; drawn:
+        as `draw` gives them."""
         for edit, value in zip(self.embedding_edits, drawn, strict=True):
-            own = edit.apply(own, partners, value)
+            edited = own if edit.pooled else {"tokens": own["tokens"]}
+            own = own | {
+                name: edit.apply(each, None if partners is None else partners[name], value)
+                for name, each in edited.items()
+            }
         return own
 
 

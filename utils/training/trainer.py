@@ -1,31 +1,36 @@
 """Trainer: an optimizer step of one copy of the model, and the state that belongs to a copy. The
-caller handles files, previews and trackers."""
+caller handles files, previews and trackers.
+
+It asks four objects and knows no model, process or method by name: a Step (what goes into the
+network of a family), a Process (noise and target), a Method (which weights learn) and hooks
+(mitigations)."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from utils.models import loading
 from utils.runtime import devices
 from utils.runtime.errors import TrainingError
 from utils.training import ema, optimizers, step_random
 from utils.training import latents as lat
+from utils.training.frozen_networks import FrozenNetworks
 from utils.training.optimisation import Optimisation, rate_at
 from utils.training.step_reports import StepReport
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from utils.models.loading import DiffusionParts
+    from utils.models.parts import Parts
     from utils.runtime.parallel import Team
-    from utils.training.frozen_outputs import CachedEmbeddings, CachedLatents
     from utils.training.loss_control import LossRule
+    from utils.training.methods.base import Method
+    from utils.training.process.base import Process
+    from utils.training.steps.base import Step, Text
     from utils.training.train_mitigations import TrainHooks
 
 ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, usually helps"
@@ -35,6 +40,9 @@ ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, us
 class Task:
     """What a copy learns: all that follows from the run's options and data."""
 
+    step: Step  # of the family
+    process: Process  # noise and target
+    method: Method  # which weights learn
     hooks: TrainHooks  # the mitigations
     seed: int  # of every random number of the run
     resolution: int  # side of training images in pixels
@@ -57,97 +65,97 @@ class DenoiserInputs(NamedTuple):
     """Arguments of `Denoiser` for a micro-batch of B samples, on the device."""
 
     noisy: torch.Tensor  # [B, C, h, w] noisy latents
-    timesteps: torch.Tensor  # [B] int64
-    # embeddings [B, T, D] of the prompts, or token ids [B, T] when the text encoder is trained
-    own: torch.Tensor
-    partners: torch.Tensor | None  # the same of the partners' prompts, where an edit needs them
+    time: torch.Tensor  # [B] as the network takes it
+    # what the network reads of the prompts, or their token ids where text encoders learn
+    own: Text
+    partners: Text | None  # the same of the partners' prompts, where an edit needs them
     drawn: tuple  # the random value of each embedding edit
+    extras: dict[str, torch.Tensor]  # further inputs of the family, {name: [B, ...]}
 
 
 class Denoiser(torch.nn.Module):
-    """The networks that a step runs forward and backward: the U-Net and, when it is trained, the
-    text encoder."""
+    """The networks that a step runs forward and backward: the denoiser and, when they learn, the
+    text encoders."""
 
     def __init__(
-        self, unet: torch.nn.Module, text_encoder: torch.nn.Module | None, hooks: TrainHooks
+        self,
+        network: torch.nn.Module,
+        encoders: Mapping[str, torch.nn.Module] | None,
+        step: Step,
+        hooks: TrainHooks,
     ):
+        """encoders: all text encoders, where any of them learns; else None."""
         super().__init__()
-        self.unet, self.text_encoder, self.hooks = unet, text_encoder, hooks
+        self.network, self.family, self.hooks = network, step, hooks
+        self.encoders = None if encoders is None else torch.nn.ModuleDict(encoders)
 
     def forward(
         self,
         noisy: torch.Tensor,
-        timesteps: torch.Tensor,
-        own: torch.Tensor,
-        partners: torch.Tensor | None,
+        time: torch.Tensor,
+        own: Text,
+        partners: Text | None,
         drawn: tuple,
+        extras: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """The prediction for a micro-batch; arguments as in DenoiserInputs. Returns: like noisy."""
-        if self.text_encoder is not None:
-            own = self.text_encoder(own)[0]
-            partners = None if partners is None else self.text_encoder(partners)[0]
-        embeddings = self.hooks.edit_embeddings(own, partners, drawn)
-        return self.unet(noisy, timesteps, encoder_hidden_states=embeddings).sample
+        if self.encoders is not None:
+            own = self.family.text(self.encoders, own)
+            partners = None if partners is None else self.family.text(self.encoders, partners)
+        text = self.hooks.edit_text(own, partners, drawn)
+        return self.family.predict(self.network, noisy, time, text, extras)
 
 
 class Trainer:
     """Trainer of one copy of the model. Its state is the weights, the optimizer's moments and
-    the loss rule's state; everything else is derived from the seed and the step.
-
-    `cached_latents` and `cached_text` (utils/training/frozen_outputs.py) replace the frozen
-    networks when they are set."""
+    the loss rule's state; everything else is derived from the seed and the step."""
 
     def __init__(
         self,
-        parts: DiffusionParts,
+        parts: Parts,
         task: Task,
         optimisation: Optimisation,
         computation: Computation,
     ):
         self.parts, self.hooks, self.seed = parts, task.hooks, task.seed
+        self.family, self.process, self.method = task.step, task.process, task.method
         self.optimisation, self.computation = optimisation, computation
         self.team, self.dtype = computation.team, computation.dtype
         self.device = computation.accelerator.device
+        self.resolution = task.resolution
         self.split = 0  # the split that the copy trains on
-        self.cached_latents: CachedLatents | None = None
-        self.cached_text: CachedEmbeddings | None = None
-        self.noise_scheduler = parts.noise_scheduler
         self._set_up_networks(task)
         self._set_up_optimizer()
         self._set_up_loss_rule(task)
         side = task.resolution // parts.vae_factor
         self.latent_shape = (parts.vae.config.latent_channels, side, side)  # (C, h, w)
         # (T, D): tokens of a prompt, width of an embedding
-        self.embedding_shape = (
-            parts.tokenizer.model_max_length,
-            parts.text_encoder.config.hidden_size,
-        )
+        self.embedding_shape = self.family.text_shapes(parts)["tokens"]
 
     def _set_up_networks(self, task: Task) -> None:
         parts, learns_text = self.parts, task.train_text_encoder
-        # in half precision the frozen networks are copies, so that a checkpoint holds the originals
-        self.vae = self._frozen(parts.vae)
-        self.text_encoder = None if learns_text else self._frozen(parts.text_encoder)
-        self.modules = {"unet": parts.unet}
+        self.frozen = FrozenNetworks(
+            parts, self.family, learns_text=learns_text, device=self.device, dtype=self.dtype
+        )
+        self.modules = {parts.denoiser_name: parts.denoiser}
         if learns_text:
-            self.modules["text_encoder"] = parts.text_encoder
+            learning = self.family.trainable_encoders
+            self.modules |= {n: each for n, each in parts.encoders.items() if n in learning}
+        self.method.prepare(self.modules)
         for module in self.modules.values():
-            module.requires_grad_(True).train().to(self.device)
+            module.train().to(self.device)
         if self.computation.gradient_checkpointing:
-            parts.unet.enable_gradient_checkpointing()
-            if learns_text:
-                parts.text_encoder.gradient_checkpointing_enable()
-        denoiser = Denoiser(parts.unet, self.modules.get("text_encoder"), self.hooks)
+            parts.denoiser.enable_gradient_checkpointing()
+            for name in self.modules.keys() & parts.encoders.keys():
+                parts.encoders[name].gradient_checkpointing_enable()
+        encoders = parts.encoders if learns_text else None
+        denoiser = Denoiser(parts.denoiser, encoders, self.family, self.hooks)
         if self.computation.compiled:
             denoiser.compile()
         self.denoiser = self.team.wrap(denoiser, self.device)
 
     def _set_up_optimizer(self) -> None:
-        self.weights = {
-            f"{m}.{n}": p
-            for m, module in self.modules.items()
-            for n, p in module.named_parameters()
-        }
+        self.weights = self.method.weights(self.modules)
         self.rate = rate_at(self.optimisation)
         self.optimizer_name = self.optimisation.adam.name
         make = optimizers.OPTIMIZERS[self.optimizer_name].make
@@ -164,48 +172,18 @@ class Trainer:
         self.counts: torch.Tensor | None = None
         if task.hooks.loss_rule is not None:
             self.loss_rule = task.hooks.loss_rule(
-                num_timesteps=self.noise_scheduler.config.num_train_timesteps, device=self.device
+                num_timesteps=self.process.bins, device=self.device
             )
             self.counts = torch.zeros(task.images, 2, dtype=torch.int32, device=self.device)
 
-    def _frozen(self, part):
-        part.requires_grad_(False).eval()
-        if self.dtype == torch.float32:
-            return part.to(self.device)
-        return copy.deepcopy(part).to(self.device, self.dtype)
-
     # Inputs of a step -----------------------------------------------------------------------------
-
-    def _text(self, prompts):
-        """Embeddings of prompts [B, T, D], or their token ids [B, T] when the text encoder is
-        trained."""
-        if self.text_encoder is None:
-            return devices.to_device(loading.token_ids(self.parts.tokenizer, prompts), self.device)
-        if self.cached_text is not None:
-            return devices.to_device(self.cached_text.embeddings(prompts), self.device)
-        return loading.embed(self.parts.tokenizer, self.text_encoder, prompts, device=self.device)
-
-    def _latents(self, batch, noise):
-        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
-        float32 like noise."""
-        if self.cached_latents is None:
-            pixels = devices.to_device(batch["pixels"], self.device).to(self.dtype)
-            return lat.encode(self.vae, pixels, noise.to(self.dtype)).float()
-        mean, std = devices.to_device(
-            self.cached_latents.moments(batch["row"], batch["flipped"]), self.device
-        ).unbind(1)
-        return lat.posterior_sample(
-            mean.float(), std.float(), noise, scaling_factor=self.vae.config.scaling_factor
-        )
 
     def _draw(self, slots, step):
         """The random numbers of micro-batch `step`, on the device. Returns: (LatentNoise, the
         random value of each embedding edit)."""
         random = step_random.StepRandom(self.seed, self.split, step, slots)
         noises = step_random.latent_noise(
-            random,
-            latent_shape=self.latent_shape,
-            num_timesteps=self.noise_scheduler.config.num_train_timesteps,
+            random, latent_shape=self.latent_shape, draw_time=self.process.draw
         )
         drawn = self.hooks.draw(random, self.embedding_shape)
         return step_random.LatentNoise(*map(self._moved, noises)), tuple(map(self._moved, drawn))
@@ -218,33 +196,33 @@ class Trainer:
         self, batch: Mapping[str, Any], step: int
     ) -> tuple[DenoiserInputs, torch.Tensor, torch.Tensor]:
         """The inputs of micro-batch `step` of this copy. batch: as training_data.loader gives it.
-        Returns: (arguments of the Denoiser, target [B, C, h, w], timesteps [B])."""
-        (timesteps, posterior, noise), drawn = self._draw(batch["slot"], step)
-        latents = self._latents(batch, posterior)
-        own, partners = self._text(batch["prompt"]), None
+        Returns: (arguments of the Denoiser, target [B, C, h, w], times [B] of the process)."""
+        (time, posterior, noise), drawn = self._draw(batch["slot"], step)
+        latents = self.frozen.latents(batch, posterior)
+        own, partners = self.frozen.text(batch["prompt"]), None
         if self.hooks.partners:
-            partners = self._text(batch["partner_prompt"])
-        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        wanted = lat.target(self.noise_scheduler, latents, noise, timesteps)
-        return DenoiserInputs(noisy, timesteps, own, partners, drawn), wanted, timesteps
+            partners = self.frozen.text(batch["partner_prompt"])
+        noisy = self.process.noisy(latents, noise, time)
+        wanted = self.process.target(latents, noise, time)
+        extras = self.family.extras(batch, self.resolution)
+        extras = {name: self._moved(value) for name, value in extras.items()}
+        time_given = self.process.network_time(time)
+        return DenoiserInputs(noisy, time_given, own, partners, drawn, extras), wanted, time
 
     # A step ---------------------------------------------------------------------------------------
 
-    def _loss(self, losses, timesteps, rows):
+    def _loss(self, losses, time, rows):
         """The loss of a micro-batch from the losses of its samples [B], and the share of samples
         that the loss rule dropped (None without a rule).
 
         With a rule: the sum of the kept losses over the number kept in the *global* batch.
-        Gradients are averaged over the team's processes, hence the factor. Min-SNR weights come
+        Gradients are averaged over the team's processes, hence the factor. Weights of times come
         after the rule, which sees plain losses."""
-        weighted = losses
-        if self.optimisation.snr_gamma:
-            weighted = losses * lat.snr_weights(
-                self.noise_scheduler, timesteps, self.optimisation.snr_gamma
-            )
+        weights = self.process.weights(time)
+        weighted = losses if weights is None else losses * weights
         if self.loss_rule is None:
             return weighted.mean(), None
-        every, at = self.team.gather(losses.detach()), self.team.gather(timesteps)
+        every, at = self.team.gather(losses.detach()), self.team.gather(self.process.bin(time))
         kept = self.loss_rule.keep(every, at)
         self.loss_rule.update(every, at)
         seen = self.team.gather(devices.to_device(torch.tensor(rows), self.device))
@@ -256,12 +234,12 @@ class Trainer:
     def _micro_step(self, batch, number, *, last):
         """Gradients of micro-batch `number`. last: of its optimizer step, when the team's processes
         average them. Returns: as _loss."""
-        arguments, wanted, timesteps = self.inputs(batch, number)
+        arguments, wanted, time = self.inputs(batch, number)
         waits = contextlib.nullcontext() if last or self.team.size == 1 else self.denoiser.no_sync()
         with waits:
             with self.computation.accelerator.autocast():
                 pred = self.denoiser(*arguments)
-            loss, skipped = self._loss(lat.squared_error(pred, wanted), timesteps, batch["row"])
+            loss, skipped = self._loss(lat.squared_error(pred, wanted), time, batch["row"])
             self.scaler.scale(loss / self.optimisation.accumulation).backward()
         return loss.detach(), skipped
 
@@ -354,14 +332,14 @@ class Trainer:
 
     @contextlib.contextmanager
     def pipeline(self) -> Iterator[Any]:
-        """The model as a float32 pipeline for previews and checkpoints, with the averaged weights
-        under EMA. Weights are shared, not copied; modules are in eval mode inside."""
+        """The model as a pipeline for previews and checkpoints, with the averaged weights under
+        EMA. Weights are shared, not copied; modules are in eval mode inside."""
         if self.ema:
             self.ema.swap()
         for module in self.modules.values():
             module.eval()
         try:
-            yield loading.assemble(self.parts)
+            yield self.parts.assemble()
         finally:
             for module in self.modules.values():
                 module.train()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.data import duplication, prompt_styles, training_data, transforms
-from utils.models import fingerprints, loading
+from utils.models import fingerprints, parts
 from utils.models.pipeline_files import FileChoice
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
@@ -21,11 +21,14 @@ from utils.training import (
     encode_ahead,
     ensemble,
     optimisation,
+    steps,
     train_mitigations,
     trainer,
     training_inputs,
     training_loop,
 )
+from utils.training.methods.full_weights import FullWeights
+from utils.training.process.base import ProcessSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,8 +36,9 @@ if TYPE_CHECKING:
     from utils.cli.train_options import TrainOptions
     from utils.data.image_sets import ImageSet
     from utils.data.training_data import CaptionedImages
-    from utils.models.loading import DiffusionParts
+    from utils.models.parts import Parts
     from utils.runtime.parallel import Processes, Team
+    from utils.training.methods.base import Method
     from utils.training.train_mitigations import TrainHooks
     from utils.training.training_inputs import TrainingInputs
 
@@ -191,7 +195,6 @@ def _optimisation(opts: TrainOptions, *, per_step: int, steps: int) -> optimisat
             steps=steps * opts.total_round,
         ),
         accumulation=opts.gradient_accumulation_steps,
-        snr_gamma=opts.snr_gamma,
         use_ema=opts.use_ema,
     )
 
@@ -258,25 +261,35 @@ def choice_of(opts: TrainOptions) -> FileChoice:
     )
 
 
+def method_of(opts: TrainOptions) -> Method:
+    """Which weights learn."""
+    return FullWeights()
+
+
 def _load_parts(
     opts: TrainOptions, seed: int, say: Callable[[str], None]
-) -> tuple[DiffusionParts, dict[str, str]]:
-    """The base model. say: prints a line. Returns: (DiffusionParts, fingerprints of its networks as
-    they came)."""
-    parts = loading.load_parts(
-        "--pretrained_model_name_or_path",
-        opts.pretrained_model_name_or_path,
+) -> tuple[Parts, dict[str, str]]:
+    """The base model. say: prints a line. Returns: (Parts, fingerprints of its networks as they
+    came)."""
+    flag, source = "--pretrained_model_name_or_path", opts.pretrained_model_name_or_path
+    loaded = parts.load_parts(
+        flag,
+        source,
+        takes=tuple(steps.STEPS),
+        dtype=method_of(opts).base_dtype(devices.dtype_of(opts.mixed_precision)),
         choice=choice_of(opts),
         tokenizer=opts.tokenizer_name,
         say=say,
     )
-    networks = {name: getattr(parts, name) for name in ("unet", "text_encoder", "vae")}
+    steps.of(loaded).require_trainable(flag, source, loaded)
+    networks = loaded.networks
     identity = {
         name: fingerprints.fingerprint_of_beginnings(network) for name, network in networks.items()
     } | {f"{name}_content": fingerprints.fingerprint(network) for name, network in networks.items()}
     if opts.unet_from_scratch == "yes":
-        parts = replace(parts, unet=loading.from_scratch(parts.unet, seed))
-    return parts, identity
+        fresh = parts.from_scratch(loaded.denoiser, seed)
+        loaded.replace(**{loaded.denoiser_name: fresh})
+    return loaded, identity
 
 
 def prepare(
@@ -284,15 +297,15 @@ def prepare(
 ) -> PreparedRun:
     """Load the model and plan the run."""
     team = parallel.team(accelerator, opts.clients_num)
-    parts, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
+    base, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
     data, aside = without_held_out(opts, data, seed)
-    captioned, duplicated, hooks = hooks_and_data(opts, data, parts.tokenizer, seed)
+    captioned, duplicated, hooks = hooks_and_data(opts, data, base.tokenizer, seed)
     splits = _split(opts, captioned, seed)
     per_step = opts.train_batch_size * team.size * opts.gradient_accumulation_steps
     plan = _plan(opts, splits, per_step=per_step, teams=team.count)
     model = _trainer(
         opts,
-        parts,
+        base,
         accelerator,
         team,
         hooks=hooks,
@@ -307,7 +320,7 @@ def prepare(
         data=captioned,
         splits=splits,
         duplicated=duplicated,
-        held_out=_prompts_of(opts, aside, data, parts.tokenizer, seed),
+        held_out=_prompts_of(opts, aside, data, base.tokenizer, seed),
         per_step=per_step,
         identity=identity,
     )
@@ -315,7 +328,7 @@ def prepare(
 
 def _trainer(
     opts: TrainOptions,
-    parts: DiffusionParts,
+    base: Parts,
     accelerator: Accelerator,
     team: Team,
     *,
@@ -325,7 +338,11 @@ def _trainer(
     optimised: optimisation.Optimisation,
 ) -> trainer.Trainer:
     """images: number of the training images of all splits."""
+    step = steps.of(base)
     task = trainer.Task(
+        step=step,
+        process=step.process(base, ProcessSettings(snr_gamma=opts.snr_gamma)),
+        method=method_of(opts),
         hooks=hooks,
         seed=seed,
         resolution=opts.resolution,
@@ -339,7 +356,7 @@ def _trainer(
         gradient_checkpointing=opts.gradient_checkpointing,
         compiled=opts.compile,
     )
-    return trainer.Trainer(parts, task, optimised, computation)
+    return trainer.Trainer(base, task, optimised, computation)
 
 
 # Before the first step ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@ steps, and how the loop stops."""
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -264,10 +265,11 @@ class Loop:
         if due.checkpoint is None and not due.final:
             return
         with self.job.model.pipeline() as pipeline:
+            save = functools.partial(self.job.model.method.save, pipeline)
             if due.checkpoint is not None:
-                self.run.save_checkpoint(pipeline, due.checkpoint)
+                self.run.save_checkpoint(save, due.checkpoint)
             if due.final:
-                self.run.save_checkpoint(pipeline)
+                self.run.save_checkpoint(save)
 
     # The loop -------------------------------------------------------------------------------------
 
@@ -278,7 +280,7 @@ class Loop:
         SIGTERM and SIGINT save a state and end with exit status 143 or 130.
         """
         # without images to read, a draw costs less than sending it from another process
-        workers = self.settings.workers if self.job.model.cached_latents is None else 0
+        workers = self.settings.workers if self.job.model.frozen.cached_latents is None else 0
         looped = self.job.copies.run(
             position, batch_size=self.settings.batch_size, num_workers=workers
         )

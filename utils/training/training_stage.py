@@ -14,7 +14,14 @@ from utils.files import hub, locks, resume_states, run_folder
 from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launcher_settings, launching, parallel
-from utils.training import optimizers, run_record, start_notes, training_job, training_loop
+from utils.training import (
+    optimizers,
+    run_record,
+    start_notes,
+    steps,
+    training_job,
+    training_loop,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,7 +75,7 @@ def required_model(opts: TrainOptions) -> Configs:
         "--pretrained_model_name_or_path",
         source,
         choice=training_job.choice_of(opts),
-        takes=families.TRAINED,
+        takes=tuple(steps.STEPS),
     )
     families.require_resolution(source, name, configs, opts.resolution)
     return configs
@@ -270,8 +277,8 @@ def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     counts = training_loop.skip_counts(job, processes)
     if counts is not None:
         run.write_skips(job.data.images.keys, counts.tolist())
-    steps = job.plan.rounds * job.plan.steps
-    speed = round(steps * job.plan.splits * job.per_step / loop.seconds, 2)
+    done = job.plan.rounds * job.plan.steps
+    speed = round(done * job.plan.splits * job.per_step / loop.seconds, 2)
     measured = {
         "seconds": round(loop.seconds, 2),
         "images_per_second": speed,
@@ -281,7 +288,7 @@ def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     loop.tracker.finish()
     copies = f" of each of {job.plan.splits} copies" if job.plan.splits > 1 else ""
     processes.say(
-        f"{steps} steps{copies}, {speed} images/s; the model is in {run.checkpoint_path()}"
+        f"{done} steps{copies}, {speed} images/s; the model is in {run.checkpoint_path()}"
     )
     if loop.tracker.hint:
         processes.say(loop.tracker.hint)

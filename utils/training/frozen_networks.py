@@ -1,0 +1,78 @@
+"""The networks that do not learn: autoencoder and text encoders, and what was computed ahead."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from utils.runtime import devices
+from utils.training import latents as lat
+
+if TYPE_CHECKING:
+    from utils.models.parts import Parts
+    from utils.training.frozen_outputs import CachedLatents, CachedTexts
+    from utils.training.steps.base import Step, Text
+
+
+class FrozenNetworks:
+    """Autoencoder and text encoders of a run on its device.
+
+    `cached_latents` and `cached_text` (utils/training/frozen_outputs.py) replace the networks when
+    they are set."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        step: Step,
+        *,
+        learns_text: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        """learns_text: whether text encoders learn; then none of them is here."""
+        self.parts, self.step, self.device, self.dtype = parts, step, device, dtype
+        self.vae = self._frozen(parts.vae, dtype if step.half_vae else torch.float32)
+        # None: text encoders learn, and prompts stay token ids
+        self.encoders: dict[str, torch.nn.Module] | None = None
+        if not learns_text:
+            self.encoders = {
+                name: self._frozen(each, dtype) for name, each in parts.encoders.items()
+            }
+        self.cached_latents: CachedLatents | None = None
+        self.cached_text: CachedTexts | None = None
+
+    def _frozen(self, part, dtype):
+        part.requires_grad_(False).eval()
+        if part.dtype == dtype:
+            return part.to(self.device)
+        # a copy, so that a checkpoint holds the original
+        return copy.deepcopy(part).to(self.device, dtype)
+
+    def ids(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """{text encoder: token ids [B, T]} of prompts, on the device."""
+        ids = self.step.token_ids(self.parts, prompts)
+        return {name: devices.to_device(each, self.device) for name, each in ids.items()}
+
+    def text(self, prompts: Sequence[str]) -> Text:
+        """What the network reads of prompts, or their token ids where text encoders learn."""
+        if self.encoders is None:
+            return self.ids(prompts)
+        if self.cached_text is not None:
+            kept = self.cached_text.text(prompts)
+            return {name: devices.to_device(each, self.device) for name, each in kept.items()}
+        return self.step.text(self.encoders, self.ids(prompts))
+
+    def latents(self, batch: Mapping[str, Any], noise: torch.Tensor) -> torch.Tensor:
+        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
+        float32 like noise."""
+        if self.cached_latents is None:
+            dtype = self.vae.dtype
+            pixels = devices.to_device(batch["pixels"], self.device).to(dtype)
+            return lat.encode(self.vae, pixels, noise.to(dtype)).float()
+        mean, std = devices.to_device(
+            self.cached_latents.moments(batch["row"], batch["flipped"]), self.device
+        ).unbind(1)
+        return lat.posterior_sample(mean.float(), std.float(), noise, **lat.scaling(self.vae))

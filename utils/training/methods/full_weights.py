@@ -1,0 +1,36 @@
+"""Full fine-tuning: every weight of a network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.training.methods.base import Method
+
+
+class FullWeights(Method):
+    """All weights learn, in float32. A checkpoint is a whole pipeline."""
+
+    def base_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """float32, whatever the run computes in."""
+        return torch.float32
+
+    def prepare(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        """Turn on the gradients of all weights."""
+        for module in modules.values():
+            module.requires_grad_(True)
+
+    def weights(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
+        """All parameters, in the order of the networks."""
+        return {
+            f"{network}.{name}": parameter
+            for network, module in modules.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def save(self, pipeline: Any, folder: Path) -> None:
+        """Write the pipeline's folder."""
+        pipeline.save_pretrained(folder)

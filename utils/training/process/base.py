@@ -1,0 +1,54 @@
+"""What training asks of a noise process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """Flags that processes read."""
+
+    snr_gamma: float | None = None  # of Min-SNR weights; None weighs all times alike
+
+
+class Process(ABC):
+    """How images become noise, what the network has to predict of it, and how much each time
+    counts.
+
+    A time is one number of a sample, in the process's own unit: a step of diffusion (int64), or a
+    sigma of flow matching (float32). Every function takes the times [B] of a batch."""
+
+    # number of classes of times, each of which has a usual loss (anti-gradient control)
+    bins: int
+    # denoising steps of a preview image
+    preview_steps: int
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """A random time of one sample, a tensor without dimensions on the CPU."""
+
+    @abstractmethod
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Latents with noise. latents, noise: [B, C, h, w]. Returns: like latents."""
+
+    @abstractmethod
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor
+    ) -> torch.Tensor:
+        """What the network has to predict. latents, noise: [B, C, h, w]. Returns: like latents."""
+
+    @abstractmethod
+    def network_time(self, time: torch.Tensor) -> torch.Tensor:
+        """The times as the network takes them, [B]."""
+
+    @abstractmethod
+    def weights(self, time: torch.Tensor) -> torch.Tensor | None:
+        """Factors of the losses, [B] float32; None weighs all alike."""
+
+    @abstractmethod
+    def bin(self, time: torch.Tensor) -> torch.Tensor:
+        """The class of each time, int64 [B] in 0 ... bins - 1."""
