@@ -24,6 +24,13 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "the offset of the noise differs between the places of a channel",
+        "utils.training.step_random:latent_noise",
+        "torch.randn((latent_shape[0], 1, 1), generator=generator)",
+        "torch.randn(latent_shape, generator=generator)",
+        "tests/training/test_trainer.py::test_an_offset_of_the_noise_is_one_number_for_each_channel_and_is_predicted_too",
+    ),
+    Mutant(
         "a prompt of the user's own takes the place of a preview of the training images",
         "utils.training.previews:preview",
         "[Prompt(prompts[key][0], key) for key in drawn] + [Prompt(text) for text in own]",

@@ -167,6 +167,7 @@ CHANGES = [
     {"mixed_precision": "bf16"},
     {"clients_num": 2},
     {"total_round": 2},
+    {"noise_offset": 0.1},
     {"snr_gamma": 1e-4},
     {"unet_from_scratch": "yes"},
 ]

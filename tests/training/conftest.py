@@ -37,6 +37,7 @@ def start(scenes_dir, micro_parts):
         *,
         parts=None,
         noise=0.0,
+        noise_offset=0.0,
         mixup=0.0,
         steps=3,
         rounds=1,
@@ -85,6 +86,7 @@ def start(scenes_dir, micro_parts):
                 resolution=SIDE,
                 images=len(images),
                 train_text_encoder=text,
+                noise_offset=noise_offset,
             ),
             optimisation.Optimisation(
                 optimisation.Adam(learning_rate=lr, name=optimizer),

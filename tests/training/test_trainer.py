@@ -81,6 +81,24 @@ def test_the_inputs_agree_with_a_step_written_by_hand(start):
         assert torch.equal(wanted[slot], drawn.noise[0])
 
 
+def test_an_offset_of_the_noise_is_one_number_for_each_channel_and_is_predicted_too(start):
+    plain, copies = start(), start(noise_offset=0.3)
+    batch = first_batch(plain)
+    (noisy, *_), wanted, timesteps = plain.model.inputs(batch, 0)
+    (shifted, *_), target, times = copies.model.inputs(batch, 0)
+    levels = torch.stack(
+        [
+            torch.randn(4, 1, 1, generator=seeding.torch_generator(0, "noise-offset", 0, 0, slot))
+            for slot in batch["slot"]
+        ]
+    )
+    assert levels.shape == (2, 4, 1, 1)
+    torch.testing.assert_close(target, wanted + 0.3 * levels)
+    a = plain.model.parts.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    torch.testing.assert_close(shifted, noisy + (1 - a).sqrt() * 0.3 * levels)
+    assert torch.equal(times, timesteps)
+
+
 def test_mixup_mixes_with_the_partners_by_one_ratio(start):
     copies = start(mixup=0.7)
     model = copies.model

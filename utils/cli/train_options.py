@@ -438,6 +438,15 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         help="gamma of Min-SNR loss weights (Hang et al. 2023); 5 is usual",
         unset="no weights",
     )
+    noise_offset: float = flag(
+        0.0,
+        kind=real(0),
+        group=OPTIMISATION,
+        help=(
+            "standard deviation of one more number for each channel of an image's noise, so that"
+            " darker and lighter images can be learned; 0.05 to 0.1 is usual, 0 adds none"
+        ),
+    )
     use_ema: bool = switch(
         group=OPTIMISATION,
         help="moving average of the weights (decay 0.9999); checkpoints then hold the average",

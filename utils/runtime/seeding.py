@@ -38,6 +38,7 @@ STREAMS = {
     "caption": "caption choice and caption edit at a draw",
     "caption-dropout": "which draws of an image have the empty prompt (--caption_dropout)",
     "noise": "timestep, posterior sample, noise and embedding noise at a draw",
+    "noise-offset": "what --noise_offset adds to each channel of the noise at a draw",
     "mixup": "partners and mixing ratios within a batch",
     "prompt": "which prompt is drawn, at inference",
     "prompt-edit": "edit of a prompt, at inference",

@@ -49,7 +49,9 @@ class LatentNoise(NamedTuple):
 
     time: torch.Tensor  # [B], as the process draws it
     posterior: torch.Tensor  # [B, C, h, w] standard normal, for the sample of the posterior
-    noise: torch.Tensor  # [B, C, h, w] standard normal, what the network has to predict
+    # [B, C, h, w] standard normal, with --noise_offset of a wider channel's mean; what the network
+    # has to predict
+    noise: torch.Tensor
 
 
 def latent_noise(
@@ -57,11 +59,13 @@ def latent_noise(
     *,
     latent_shape: tuple[int, ...],
     draw_time: Callable[[torch.Generator], torch.Tensor],
+    offset: float = 0.0,
 ) -> LatentNoise:
     """Draw time, posterior sample and noise of each sample, from the stream "noise".
 
-    latent_shape: (C, h, w); draw_time: of the process. Call it before anything else draws from that
-    stream.
+    latent_shape: (C, h, w); draw_time: of the process; offset: standard deviation of one more
+    number for each channel of a sample, which is added to its noise everywhere (--noise_offset).
+    Call it before anything else draws from that stream.
     """
     rows = []
     for generator in random.of_samples("noise"):
@@ -69,5 +73,11 @@ def latent_noise(
         posterior = torch.randn(latent_shape, generator=generator)
         noise = torch.randn(latent_shape, generator=generator)
         rows.append((time, posterior, noise))
-    times, posteriors, noises = zip(*rows, strict=True)
-    return LatentNoise(torch.stack(times), torch.stack(posteriors), torch.stack(noises))
+    times, posteriors, noises = map(torch.stack, zip(*rows, strict=True))
+    if offset:
+        levels = [
+            torch.randn((latent_shape[0], 1, 1), generator=generator)
+            for generator in random.of_samples("noise-offset")
+        ]
+        noises = noises + offset * torch.stack(levels)
+    return LatentNoise(times, posteriors, noises)

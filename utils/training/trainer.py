@@ -48,6 +48,7 @@ class Task:
     resolution: int  # side of training images in pixels
     images: int = 0  # images of the run, of all splits
     train_text_encoder: bool = False
+    noise_offset: float = 0.0  # of step_random.latent_noise
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Trainer:
         self.optimisation, self.computation = optimisation, computation
         self.team, self.dtype = computation.team, computation.dtype
         self.device = computation.accelerator.device
-        self.resolution = task.resolution
+        self.resolution, self.noise_offset = task.resolution, task.noise_offset
         self.split = 0  # the split that the copy trains on
         self._set_up_networks(task)
         self._set_up_optimizer()
@@ -183,7 +184,10 @@ class Trainer:
         random value of each embedding edit)."""
         random = step_random.StepRandom(self.seed, self.split, step, slots)
         noises = step_random.latent_noise(
-            random, latent_shape=self.latent_shape, draw_time=self.process.draw
+            random,
+            latent_shape=self.latent_shape,
+            draw_time=self.process.draw,
+            offset=self.noise_offset,
         )
         drawn = self.hooks.draw(random, self.embedding_shape)
         return step_random.LatentNoise(*map(self._moved, noises)), tuple(map(self._moved, drawn))

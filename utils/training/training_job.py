@@ -348,6 +348,7 @@ def _trainer(
         resolution=opts.resolution,
         images=images,
         train_text_encoder=opts.train_text_encoder,
+        noise_offset=opts.noise_offset,
     )
     computation = trainer.Computation(
         accelerator=accelerator,
