@@ -24,6 +24,13 @@ from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "prompts drawn from a run forget the one that it was trained on",
+        "utils.data.prompt_styles:resolve_prompts",
+        "chosen.one_prompt and prompt is not None",
+        "False",
+        "tests/data/test_prompt_styles.py::test_prompt_styles",
+    ),
+    Mutant(
         "the offset of the noise differs between the places of a channel",
         "utils.training.step_random:latent_noise",
         "torch.randn((latent_shape[0], 1, 1), generator=generator)",

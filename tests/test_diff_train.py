@@ -140,6 +140,7 @@ def test_a_run_repeats_bit_for_bit_and_another_seed_does_not(train):
 # every flag, and a value that must change the weights against the plain run
 CHANGES = [
     {"class_prompt": "nolevel"},
+    {"class_prompt": "nolevel", "instance_prompt": "a photo of sks cat"},
     {"class_prompt": "classlevel"},
     {"class_prompt": "instancelevel_random"},
     {"duplication": "dup_both", "weight_pc": 0.5},
@@ -240,6 +241,19 @@ def test_a_template_stands_around_the_captions_of_every_image(train, scenes_dir)
     }
     record = json.loads((folder / "run.json").read_text())
     assert record["options"]["caption_template"] == "{caption}, in sks style"
+
+
+def test_one_prompt_for_all_images_is_trained_on_and_generated_from(train, script, tmp_path):
+    own = {"class_prompt": None, "instance_prompt_loc": None, "instance_prompt": "photo of sks cat"}
+    folder = train(**own, max_train_steps=1)
+    prompts = json.loads((folder / "captions.json").read_text())
+    assert set(map(tuple, prompts.values())) == {("photo of sks cat",)}
+    made = tmp_path / "made"
+    script(
+        "diff_inference",
+        *("--modelpath", folder, "-nb", 1, "--num_inference_steps", 1, "--savepath", made),
+    )
+    assert (made / "prompts.txt").read_text().strip() == "photo of sks cat"
 
 
 def test_a_captions_file_that_is_not_used_is_read_and_said(train, refused, micro_sd, scenes_dir):
@@ -465,6 +479,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
         (
             {"caption_template": "sks {caption}", "class_prompt": "nolevel"},
             "--class_prompt='nolevel' has none; use --class_prompt instancelevel_blip or",
+        ),
+        (
+            {"instance_prompt": "sks cat", "class_prompt": "instancelevel_blip"},
+            "--class_prompt='instancelevel_blip' gives each its own; use --class_prompt nolevel, or",
         ),
         ({"caption_dropout": "1"}, "--caption_dropout='1' is not accepted; use a number from 0"),
         ({"instance_prompt_loc": "HALF"}, "11 of 12 images have no caption, first '"),

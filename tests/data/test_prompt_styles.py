@@ -35,6 +35,8 @@ def test_prompt_styles(folder, micro_parts):
         return prompt_styles.resolve_prompts(style, images, **kwargs)
 
     assert set(map(tuple, resolved("nolevel").values())) == {("An image",)}
+    assert set(map(tuple, resolved("nolevel", prompt="sks cat").values())) == {("sks cat",)}
+    assert resolved("classlevel", prompt="sks cat") == resolved("classlevel")
     assert resolved("classlevel")["dogs/1.png"] == ["An image of dogs"]
     for style in ("instancelevel_blip", "instancelevel_ogcap"):
         assert resolved(style, captions=texts) == texts

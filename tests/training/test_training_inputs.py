@@ -44,6 +44,18 @@ def test_texts_beside_the_images_are_read_when_no_file_is_named(folder):
     ]
 
 
+def test_captions_beside_the_images_that_the_style_does_not_use_are_said(folder):
+    assert checked(folder, "nolevel") == (None, [])
+    (folder / "0.txt").write_text("caption 0")
+    texts, lines = checked(folder, "nolevel")
+    assert texts is None
+    assert lines == [
+        "captions lie beside the images (a text (.txt or .caption) beside each image) and are not"
+        " used under --class_prompt='nolevel'; for training on them use --class_prompt"
+        " instancelevel_blip or instancelevel_ogcap"
+    ]
+
+
 def test_captions_json_in_the_folder_is_read_and_said(folder):
     (folder / "captions.json").write_text(json.dumps({f"{n}.png": ["a", "b"] for n in range(3)}))
     texts, lines = checked(folder)
@@ -95,7 +107,8 @@ def test_a_text_in_a_tar_that_cannot_be_used_is_said_and_refused_where_captions_
     tars.write(tmp_path / "0.tar", members)
     fault = "'0.tar/a.png' (a.txt: is not UTF-8 text at line 1, byte 3 (0xe9); save it as UTF-8)"
     texts, lines = checked(tmp_path / "0.tar", "nolevel")
-    assert lines == [f"1 images have a text that cannot be used, first {fault}"]
+    assert lines[0] == f"1 images have a text that cannot be used, first {fault}"
+    assert lines[1].startswith("captions lie beside the images (in their file) and are not used")
     with pytest.raises(DataError) as error:
         checked(tmp_path / "0.tar")
     assert str(error.value) == (

@@ -130,6 +130,12 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         group=CONDITIONING,
         help="prompts of the images: one for all, one per class, or captions",
     )
+    instance_prompt: str | None = flag(
+        None,
+        group=CONDITIONING,
+        help="prompt of all images under --class_prompt nolevel, such as 'a photo of sks cat'",
+        unset="'An image'",
+    )
     caption_template: str | None = flag(
         None,
         kind=text_with(CAPTION),
@@ -508,6 +514,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     def check(self) -> None:
         self._check_captions()
         self._check_caption_edit()
+        self._check_instance_prompt()
         self._check_caption_template()
         self._check_duplication()
         self._check_learning_rate()
@@ -534,6 +541,15 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
                 f"--trainspecial={self.trainspecial!r} edits captions;"
                 f" --class_prompt={self.class_prompt!r} has none; use --class_prompt"
                 f" {' or '.join(accepted)}"
+            )
+
+    def _check_instance_prompt(self) -> None:
+        if self.instance_prompt and not PROMPT_STYLES[self.class_prompt].one_prompt:
+            accepted = [name for name, style in PROMPT_STYLES.items() if style.one_prompt]
+            raise UsageError(
+                f"--instance_prompt={self.instance_prompt!r} is one prompt for all images;"
+                f" --class_prompt={self.class_prompt!r} gives each its own; use --class_prompt"
+                f" {' or '.join(accepted)}, or --caption_template"
             )
 
     def _check_caption_template(self) -> None:

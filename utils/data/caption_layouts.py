@@ -177,6 +177,14 @@ def none_found(prompt_style: str, folder: str) -> str:
     )
 
 
+def present(images: ImageSet) -> str | None:
+    """The name of the layout that `find` would read; None where there is none. The names of files
+    alone are listed."""
+    if images.places or not isinstance(images.root, Path):
+        return None
+    return next((layout.name for layout in LAYOUTS if layout.files(images)), None)
+
+
 def find(images: ImageSet, columns: Columns = USUAL) -> FoundCaptions | None:
     """Captions that lie beside the images of a folder, by the first of LAYOUTS that it has.
 

@@ -85,6 +85,8 @@ class PromptStyle:
     uses_captions: bool = False
     # whether it needs captions; they are text, which --trainspecial can edit
     needs_captions: bool = False
+    # whether all images have one prompt, that of --instance_prompt where it is given
+    one_prompt: bool = False
     # whether an image has no more than one caption
     one_caption: bool = False
     # whether `resolve` needs random tokens, and so the model's tokenizer
@@ -185,7 +187,7 @@ def _require_written_ids(images: ImageSet, captions: Captions | None) -> None:
 
 # --class_prompt -> what the prompts of the images are
 PROMPT_STYLES: dict[str, PromptStyle] = {
-    "nolevel": PromptStyle(_nolevel),
+    "nolevel": PromptStyle(_nolevel, one_prompt=True),
     "classlevel": PromptStyle(_classlevel, check=_require_classes),
     "instancelevel_blip": PromptStyle(
         _own_captions, uses_captions=True, needs_captions=True, drawn_by_image=True
@@ -215,6 +217,7 @@ def resolve_prompts(
     tokenizer: Tokenizer | None = None,
     seed: int = 0,
     template: str | None = None,
+    prompt: str | None = None,
 ) -> Captions:
     """The prompts of every image under a prompt style; prompt 0 is the image's own.
 
@@ -223,8 +226,12 @@ def resolve_prompts(
     tokenizer: for styles that need one;
     seed: of random captions;
     template: --caption_template, a text with CAPTION in it, which each caption takes the place of
-        under styles that use captions."""
+        under styles that use captions;
+    prompt: --instance_prompt, of every image under styles with one prompt for all; None is
+        "An image"."""
     chosen, tokens = PROMPT_STYLES[style], None
+    if chosen.one_prompt and prompt is not None:
+        return {key: [prompt] for key in images.keys}
     if chosen.needs_tokenizer:
         assert tokenizer is not None
         tokens = RandomTokens(tokenizer)

@@ -102,6 +102,7 @@ def _styled_captions(
         tokenizer=tokenizer,
         seed=request.seed,
         template=run.options.get("caption_template") if run else None,
+        prompt=run.options.get("instance_prompt") if run else None,
     )
 
 

@@ -150,10 +150,18 @@ def _captions_beside(files, images, beside, repeats, say):
     return texts, found.layout
 
 
-def _say_unused_captions(files, say):
-    """A line for a captions file that --class_prompt does not use; it is read all the same, so that
-    a wrong one is refused and not taken for one that was used."""
+def _say_unused_captions(files, images, beside, say):
+    """A line for captions that --class_prompt does not use. A captions file is read all the same,
+    so that a wrong one is refused and not taken for one that was used."""
+    accepted = [n for n, style in prompt_styles.PROMPT_STYLES.items() if style.needs_captions]
+    others = (
+        f" not used under --class_prompt={files.prompt_style!r}; for training on them use"
+        f" --class_prompt {' or '.join(accepted)}"
+    )
     if files.captions is None:
+        place = caption_layouts.present(images)
+        if place is not None or beside:
+            say(f"captions lie beside the images ({place or 'in their file'}) and are{others}")
         for flag, name in files.columns.named():
             say(
                 f"{flag}={name!r} has no effect: --class_prompt={files.prompt_style!r} has no"
@@ -163,11 +171,9 @@ def _say_unused_captions(files, say):
     entries = caption_files.read_file(
         require_file("--instance_prompt_loc", files.captions), files.columns
     )
-    accepted = [n for n, style in prompt_styles.PROMPT_STYLES.items() if style.needs_captions]
     say(
         f"--instance_prompt_loc={files.captions!r} has no effect: its captions of {len(entries)}"
-        f" images are not used under --class_prompt={files.prompt_style!r}; for training on them"
-        f" use --class_prompt {' or '.join(accepted)}"
+        f" images are{others}"
     )
 
 
@@ -175,7 +181,7 @@ def _texts(files, images, beside, repeats, say):
     """Captions of the images, from a file or from beside them, and where they were found; None
     twice where the style uses none."""
     if not prompt_styles.PROMPT_STYLES[files.prompt_style].uses_captions:
-        _say_unused_captions(files, say)
+        _say_unused_captions(files, images, beside, say)
         return None, None
     if files.captions is not None:
         texts, source = _named_captions(files, images, say), files.captions

@@ -125,6 +125,7 @@ def _prompts_of(
         tokenizer=tokenizer,
         seed=seed,
         template=opts.caption_template,
+        prompt=opts.instance_prompt,
     )
 
 
