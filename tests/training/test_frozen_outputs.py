@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.pipelines import embed
-from utils.data import image_sets, transforms
+from utils.data import buckets, image_sets, transforms
 from utils.training import frozen_outputs, steps
 from utils.training import latents as lat
 
@@ -137,3 +137,28 @@ def test_other_pictures_of_equal_size_and_time_are_encoded_again(tmp_path, image
     changed, count = made(tmp_path, again, parts)
     assert count == 12
     assert not torch.equal(before, changed.moments([3], [0]))
+
+
+def test_each_bucket_has_a_cache_of_its_shape(tmp_path, images, micro_parts):
+    parts, of = micro_parts(), np.array([0, 2, 1] * 4)
+    found = buckets.Buckets(((16, 16), (16, 24), (8, 16), (32, 8)), of)
+    cached = frozen_outputs.CachedLatents(
+        tmp_path, images, parts, resolution=16, flips=True, dtype=torch.float32, buckets=found
+    )
+    # two processes take the caches in turns
+    device, parted = torch.device("cpu"), []
+    for process in (0, 1):
+        assert cached.rows.count_missing(process, 2) > 0
+        parted.append(list(cached.build(parts.vae, device=device, process=process, processes=2)))
+    assert sorted(parted[0] + parted[1]) == list(range(12))
+    cached.rows.open()
+    assert (cached.rows.count_missing(), cached.rows.rows) == (0, 12)
+    assert cached.rows.bytes == sum(2 * 2 * 4 * 4 * h * w // 4 * 4 for h, w in found.counts)
+    for row, flipped in ((3, False), (10, True), (5, True)):
+        image = images.open(row)
+        view = transforms.centred(image.size, found.size(row), flipped=flipped)
+        expected = lat.moments(parts.vae, view.pixels(image)[None])
+        kept = cached.moments([row], [flipped])
+        torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="too many values"):
+        cached.moments([0, 1], [False, False])

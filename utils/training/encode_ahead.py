@@ -58,6 +58,7 @@ def _latents(job, folder, processes, *, views, draws):
         resolution=views.resolution,
         flips=views.random_flip,
         dtype=job.model.frozen.vae.dtype,
+        buckets=job.data.buckets,
     )
     worth_it = _worth_it(
         latents,

@@ -21,11 +21,12 @@ from utils.training import row_cache
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+    from utils.data.buckets import Buckets, Size
     from utils.data.image_sets import ImageSet
     from utils.models.parts import Parts
     from utils.training.steps.base import Step, Text
 
-# pixels that pass through the autoencoder at once; it depends on the resolution alone, because the
+# pixels that pass through the autoencoder at once; it depends on their size alone, because the
 # last bits depend on the batch
 AT_ONCE = 32 * 256**2
 
@@ -42,8 +43,9 @@ def _row_stamp(images, index):
 
 
 class CachedLatents:
-    """Posteriors of the run's images under a fixed crop: row i holds mean and standard deviation of
-    image i and, with flips, of its mirror image."""
+    """Posteriors of the run's images under a fixed crop, in a cache for each size that images are
+    shown in: of each image the mean and standard deviation and, with flips, those of its mirror
+    image."""
 
     def __init__(
         self,
@@ -54,29 +56,50 @@ class CachedLatents:
         resolution: int,
         flips: bool,
         dtype: torch.dtype,
+        buckets: Buckets | None = None,
     ):
-        """folder: of the caches; resolution: side in pixels; flips: keep both orientations; dtype:
-        of the autoencoder that computes them."""
-        self.images, self.resolution, self.flips = images, resolution, flips
-        side = resolution // parts.vae_factor
-        shape = (1 + flips, 2, parts.vae.config.latent_channels, side, side)
+        """folder: of the caches; resolution: side in pixels of squares, where there are no buckets;
+        flips: keep both orientations; dtype: of the autoencoder that computes them; buckets: of the
+        images."""
+        self.images, self.flips = images, flips
+        of = np.zeros(len(images), np.int64) if buckets is None else buckets.of
+        sizes = ((resolution, resolution),) if buckets is None else buckets.sizes
+        self.sizes: list[Size] = []  # of each cache
+        self.members: list[np.ndarray] = []  # of each cache: the numbers of its images
+        self.place = np.zeros((len(images), 2), np.int64)  # of each image: its cache, its row there
+        for number, size in enumerate(sizes):
+            members = np.flatnonzero(of == number)
+            if len(members):
+                self.place[members, 0] = len(self.sizes)
+                self.place[members, 1] = np.arange(len(members))
+                self.sizes.append(size)
+                self.members.append(members)
+        made_of = {"autoencoder": fingerprints.fingerprint(parts.vae), "dtype": str(dtype)}
+        channels, factor = parts.vae.config.latent_channels, parts.vae_factor
+        caches = [
+            self._cache(Path(folder), number, _kept_as(dtype), channels, factor, made_of)
+            for number in range(len(self.sizes))
+        ]
+        self.rows = row_cache.RowCaches(caches)
+
+    def _cache(self, folder, number, kept_as, channels, factor, made_of):
+        """The cache of the images of one size. factor: pixels per latent."""
+        height, width = self.sizes[number]
+        images = self.images.take(self.members[number].tolist())
         key = fingerprints.key_of(
             images=images.fingerprint,
-            resolution=resolution,
             crop="centre",
-            flips=flips,
-            autoencoder=fingerprints.fingerprint(parts.vae),
-            dtype=str(dtype),
+            flips=self.flips,
+            **({"resolution": height} if height == width else {"size": [height, width]}),
+            **made_of,
         )
+        shape = (1 + self.flips, 2, channels, height // factor, width // factor)
         stamps = np.array([_row_stamp(images, i) for i in range(len(images))], np.int64)
-        self.rows = row_cache.RowCache(
-            Path(folder) / f"latents_{key}", len(images), shape, _kept_as(dtype), stamps
-        )
+        return row_cache.RowCache(folder / f"latents_{key}", len(images), shape, kept_as, stamps)
 
     def _pixels(self, index):
-        """An image in every orientation that is kept, [1 or 2, 3, R, R] in [-1, 1]."""
-        image = self.images.open(index)
-        size = (self.resolution, self.resolution)
+        """An image in every orientation that is kept, [1 or 2, 3, height, width] in [-1, 1]."""
+        image, size = self.images.open(index), self.sizes[self.place[index, 0]]
         views = [
             transforms.centred(image.size, size, flipped=bool(flipped)).pixels(image)
             for flipped in range(1 + self.flips)
@@ -94,10 +117,11 @@ class CachedLatents:
         )
 
     def _encoded(self, vae, pixels, device):
-        """Mean and standard deviation of images [B, V, 3, R, R]. Returns: [B, V, 2, C, h, w], on
-        the CPU."""
+        """Mean and standard deviation of images [B, V, 3, height, width]. Returns: [B, V, 2, C, h,
+        w], on the CPU."""
         dtype = next(vae.parameters()).dtype
-        batches = pixels.flatten(0, 1).split(max(1, AT_ONCE // self.resolution**2))
+        area = pixels.shape[-2] * pixels.shape[-1]
+        batches = pixels.flatten(0, 1).split(max(1, AT_ONCE // area))
         encoded = [lat.moments(vae, batch.to(device, dtype)).cpu() for batch in batches]
         return torch.cat(encoded).unflatten(0, pixels.shape[:2])
 
@@ -113,19 +137,22 @@ class CachedLatents:
         """Compute the missing rows of this process. Yields: the number of every image, after its
         group."""
         workers = training_data.usable_workers(num_workers)
-        for part, groups in self.rows.missing(process, processes):
-            pixels = iter(self._loader([i for group in groups for i in group], workers))
+        for number, part, groups in self.rows.missing(process, processes):
+            order = [self.members[number][group].tolist() for group in groups]
+            pixels = iter(self._loader([i for group in order for i in group], workers))
             computed = []
-            for group in groups:
+            for group, images in zip(groups, order, strict=True):
                 batch = torch.stack([next(pixels) for _ in group])
                 computed.append((group, self._encoded(vae, batch, device)))
-                yield from group
-            self.rows.write(part, computed)
+                yield from images
+            self.rows.caches[number].write(part, computed)
 
     def moments(self, rows: Sequence[int], flipped: Sequence[bool]) -> torch.Tensor:
-        """Mean and standard deviation of images as they are drawn. rows, flipped: [B]. Returns: [B,
-        2, C, h, w], on the CPU."""
-        return self.rows.read(rows, [int(f) for f in flipped])
+        """Mean and standard deviation of images as they are drawn, all of one size. rows, flipped:
+        [B]. Returns: [B, 2, C, h, w], on the CPU."""
+        caches, numbers = self.place[rows].T.tolist()
+        (cache,) = set(caches)
+        return self.rows.caches[cache].read(numbers, [int(f) for f in flipped])
 
 
 class _Reader(torch.utils.data.Dataset):

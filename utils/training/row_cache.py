@@ -44,15 +44,20 @@ class RowCache:
         """Size on disk when no row is missing."""
         return self.rows * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def fits(self, before: int = 0) -> tuple[bool, int]:
-        """Whether the disk has room for the cache, counting twice the part that is being rewritten.
-        before: bytes that others will take first. Returns: (whether it fits, free bytes)."""
+    @property
+    def to_write(self) -> int:
+        """Bytes of the cache that are not on disk yet."""
         on_disk = 0
         if self.folder.is_dir():
             on_disk = sum(p.stat().st_size for p in self.folder.glob("*.npy"))
+        return self.bytes - on_disk
+
+    def fits(self, before: int = 0) -> tuple[bool, int]:
+        """Whether the disk has room for the cache, counting twice the part that is being rewritten.
+        before: bytes that others will take first. Returns: (whether it fits, free bytes)."""
         part = self.bytes // max(1, self.rows) * min(PART_ROWS, self.rows)
         free = shutil.disk_usage(existing_parent(self.folder)).free
-        return self.bytes - on_disk + 2 * part + before < free, free
+        return self.to_write + 2 * part + before < free, free
 
     def _paths(self, part):
         """Files of a part: its rows, and their stamps."""
@@ -135,3 +140,55 @@ class RowCache:
         if variants is not None:
             values = [row[v] for row, v in zip(values, variants, strict=True)]
         return torch.from_numpy(np.stack(values))
+
+
+class RowCaches:
+    """Caches of rows of several shapes, which are counted, computed and opened as one."""
+
+    def __init__(self, caches: Sequence[RowCache]):
+        self.caches = caches
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first cache; those of the others lie beside it."""
+        return self.caches[0].folder
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(cache.rows for cache in self.caches)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk when no row is missing."""
+        return sum(cache.bytes for cache in self.caches)
+
+    def fits(self, before: int = 0) -> tuple[bool, int]:
+        """Whether the disk has room for all caches, as `RowCache.fits`."""
+        every = before + sum(cache.to_write for cache in self.caches)
+        found = [cache.fits(every - cache.to_write) for cache in self.caches]
+        return all(fits for fits, _ in found), found[0][1]
+
+    def missing(
+        self, process: int = 0, processes: int = 1
+    ) -> Iterator[tuple[int, int, list[range]]]:
+        """The parts that this process has to write. Yields: (number of the cache, part, groups of
+        row numbers to compute)."""
+        for number, cache in enumerate(self.caches):
+            # turned, so that the first process does not get every cache of one part
+            for part, groups in cache.missing((process - number) % processes, processes):
+                yield number, part, groups
+
+    def count_missing(self, process: int = 0, processes: int = 1) -> int:
+        """Number of rows that this process has to compute."""
+        return sum(
+            len(group)
+            for _number, _part, groups in self.missing(process, processes)
+            for group in groups
+        )
+
+    def open(self) -> RowCaches:
+        """Map all parts, as `RowCache.open`."""
+        for cache in self.caches:
+            cache.open()
+        return self
