@@ -23,11 +23,13 @@ from utils.cli.kinds import (
     MOST_PIXELS,
     PATH,
     SEED,
+    Kind,
     count,
     one_of,
     real,
     text_with,
 )
+from utils.data import buckets
 from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.duplication import DUPLICATIONS
 from utils.data.prompt_styles import CAPTION, PROMPT_STYLES
@@ -43,6 +45,23 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
+
+
+def _buckets(text: str) -> str | None:
+    """The value of --aspect_ratio_buckets, without spaces."""
+    sizes = buckets.listed(text)
+    if sizes is None or max(map(max, sizes)) > MOST_PIXELS:
+        return text if text == buckets.AUTO else None
+    if len(set(sizes)) < len(sizes):
+        raise ValueError("names a size twice")
+    return ";".join(map(buckets.in_words, sizes))
+
+
+BUCKETS = Kind(
+    _buckets,
+    f"{buckets.AUTO!r}, or sizes in pixels of at most {MOST_PIXELS}, such as '64,64;48,80;80,48'",
+    "{auto,HEIGHT,WIDTH;...}",
+)
 
 # titles of --help
 DATA = "training images and captions"
@@ -303,6 +322,17 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     )
     resolution: int = flag(
         512, kind=count(8, MOST_PIXELS), group=DATA, help="side of the training images in pixels"
+    )
+    aspect_ratio_buckets: str | None = flag(
+        None,
+        kind=BUCKETS,
+        group=DATA,
+        help=(
+            "aspect-ratio buckets: an image is shown in the size nearest to its shape, and a"
+            " micro-batch holds one size; auto: sizes with about the area of --resolution, or a"
+            " list of height,width"
+        ),
+        unset="squares of --resolution",
     )
     center_crop: bool = switch(
         group=DATA, help="crop of the centre of an image, instead of a random crop"

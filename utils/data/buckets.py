@@ -27,15 +27,15 @@ def in_words(size: Size) -> str:
     return f"{size[0]},{size[1]}"
 
 
-def listed(text: str) -> list[Size]:
-    """The sizes of a list such as "64,64;48,80;80,48". ValueError where it is no such list."""
-    sizes = []
-    for part in text.split(";"):
-        numbers = [int(number) for number in part.split(",")]
-        if len(numbers) != 2:
-            raise ValueError(part)
-        sizes.append((numbers[0], numbers[1]))
-    return sizes
+def listed(text: str) -> list[Size] | None:
+    """The sizes of a list such as "64,64;48,80;80,48"; None where it is no such list."""
+    try:
+        numbers = [[int(number) for number in part.split(",")] for part in text.split(";")]
+    except ValueError:
+        return None
+    if not all(len(pair) == 2 and min(pair) > 0 for pair in numbers):
+        return None
+    return [(height, width) for height, width in numbers]
 
 
 def automatic(resolution: int, multiple: int) -> list[Size]:

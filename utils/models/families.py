@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -291,17 +291,29 @@ def _index_of(place: single_files.Configuration, revision: str | None) -> dict:
         raise place.unreachable() from None
 
 
+def multiple_of_sides(name: str, configs: pipeline_files.Configs) -> int:
+    """The number of pixels that must divide a side of an image, for a pipeline of class `name`."""
+    return FAMILIES[name].multiple(configs.factor, configs.patch)
+
+
 def require_resolution(source: str, name: str, configs: pipeline_files.Configs, side: int) -> None:
     """Raise UsageError unless a pipeline of class `name` generates images with a side of `side`
     pixels."""
-    multiple = FAMILIES[name].multiple(configs.factor, configs.patch)
+    require_sides(f"--resolution={side}", source, name, configs, [side])
+
+
+def require_sides(
+    given: str, source: str, name: str, configs: pipeline_files.Configs, sides: Iterable[int]
+) -> None:
+    """Raise UsageError unless a pipeline of class `name` takes images with these sides, in pixels.
+    given: the flag with its value, for the error."""
+    multiple = multiple_of_sides(name, configs)
     positions = configs.denoiser.get("pos_embed_max_size")
     largest = positions * configs.factor * configs.patch if positions else None
-    if side % multiple or (largest and side > largest):
+    if any(side % multiple or (largest and side > largest) for side in sides):
         limit = f" up to {largest}" if largest else ""
         raise UsageError(
-            f"--resolution={side} is not accepted; use a multiple of {multiple}{limit} with"
-            f" {source!r}"
+            f"{given} is not accepted; use a multiple of {multiple}{limit} with {source!r}"
         )
 
 

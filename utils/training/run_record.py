@@ -58,6 +58,8 @@ def record_of(
         "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
     }
+    if job.data.buckets is not None:
+        record["buckets"] = job.data.buckets.record(used.keys)
     if job.plan.splits > 1:
         # records of every version call a split "shard"
         record["shards"] = {used.keys[i]: k for k, part in enumerate(job.splits) for i in part}

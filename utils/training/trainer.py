@@ -128,8 +128,6 @@ class Trainer:
         self._set_up_networks(task)
         self._set_up_optimizer()
         self._set_up_loss_rule(task)
-        side = task.resolution // parts.vae_factor
-        self.latent_shape = (parts.vae.config.latent_channels, side, side)  # (C, h, w)
         # (T, D): tokens of a prompt, width of an embedding
         self.embedding_shape = self.family.text_shapes(parts)["tokens"]
 
@@ -179,13 +177,19 @@ class Trainer:
 
     # Inputs of a step -----------------------------------------------------------------------------
 
-    def _draw(self, slots, step):
+    def _latent_shape(self, batch):
+        """(C, h, w) of the latents of a batch, all of whose images are shown in one size."""
+        height, width = batch["target_size"][0]
+        factor = self.parts.vae_factor
+        return self.parts.vae.config.latent_channels, height // factor, width // factor
+
+    def _draw(self, batch, step):
         """The random numbers of micro-batch `step`, on the device. Returns: (LatentNoise, the
         random value of each embedding edit)."""
-        random = step_random.StepRandom(self.seed, self.split, step, slots)
+        random = step_random.StepRandom(self.seed, self.split, step, batch["slot"])
         noises = step_random.latent_noise(
             random,
-            latent_shape=self.latent_shape,
+            latent_shape=self._latent_shape(batch),
             draw_time=self.process.draw,
             offset=self.noise_offset,
         )
@@ -201,7 +205,7 @@ class Trainer:
     ) -> tuple[DenoiserInputs, torch.Tensor, torch.Tensor]:
         """The inputs of micro-batch `step` of this copy. batch: as training_data.loader gives it.
         Returns: (arguments of the Denoiser, target [B, C, h, w], times [B] of the process)."""
-        (time, posterior, noise), drawn = self._draw(batch["slot"], step)
+        (time, posterior, noise), drawn = self._draw(batch, step)
         latents = self.frozen.latents(batch, posterior)
         own, partners = self.frozen.text(batch["prompt"]), None
         if self.hooks.partners:

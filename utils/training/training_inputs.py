@@ -20,6 +20,7 @@ from utils.data import (
     prompt_styles,
     recognised,
 )
+from utils.data.buckets import Buckets
 from utils.data.field_names import Columns
 from utils.data.image_sets import ImageSet
 from utils.reports.progress import progress
@@ -52,12 +53,24 @@ class TrainingInputs:
     # [N] float64: of --weights_file, times the repeats of folders; None: all are equal
     weights: np.ndarray | None
     texts_from: str | None  # where the captions were found, in words; None without captions
+    buckets: Buckets | None = None  # the aspect-ratio bucket of each image; None shows squares
+
+    def take(self, indices: np.ndarray) -> TrainingInputs:
+        """The images at `indices`, with all that belongs to each."""
+        return replace(
+            self,
+            images=self.images.take(indices),
+            weights=None if self.weights is None else self.weights[indices],
+            buckets=None if self.buckets is None else self.buckets.take(indices),
+        )
 
     def recognised(self) -> dict[str, Any]:
         """What was recognised of the images and their captions, as JSON types."""
         found: dict[str, Any] = {"images": recognised.of_images(self.images)}
         if self.weights is not None:
             found["images_of_weight"] = recognised.of_weights(self.weights)
+        if self.buckets is not None:
+            found["buckets"] = self.buckets.record(self.images.keys)
         if self.texts is not None and self.texts_from is not None:
             found["captions"] = recognised.of_captions(self.texts, self.texts_from)
         return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.data import duplication, prompt_styles, training_data, transforms
+from utils.data import buckets, duplication, prompt_styles, training_data, transforms
 from utils.models import fingerprints, parts
 from utils.models.pipeline_files import FileChoice
 from utils.runtime import devices, parallel
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from utils.cli.train_options import TrainOptions
+    from utils.data.buckets import Size
     from utils.data.image_sets import ImageSet
     from utils.data.training_data import CaptionedImages
     from utils.models.parts import Parts
@@ -109,9 +110,7 @@ def without_held_out(
     aside = data.images.take(held)
     if not len(held):
         return data, aside
-    kept = np.setdiff1d(np.arange(len(data.images)), held)
-    weights = None if data.weights is None else data.weights[kept]
-    return replace(data, images=data.images.take(kept), weights=weights), aside
+    return data.take(np.setdiff1d(np.arange(len(data.images)), held)), aside
 
 
 def _prompts_of(
@@ -134,19 +133,18 @@ def hooks_and_data(
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
     """What follows from options and data without a model. data: without the images of --holdout.
     Returns: (CaptionedImages, keys of duplicated images, TrainHooks)."""
-    images, weights = data.images, data.weights
     if opts.trainsubset:
-        kept = duplication.subset(len(images), opts.trainsubset, seed)
-        images, weights = images.take(kept), weights if weights is None else weights[kept]
-    prompts = _prompts_of(opts, images, data, tokenizer, seed)
+        data = data.take(duplication.subset(len(data.images), opts.trainsubset, seed))
+    prompts = _prompts_of(opts, data.images, data, tokenizer, seed)
     captioned, duplicated = training_data.captioned_images(
-        images,
+        data.images,
         prompts,
         style=opts.duplication,
         share=opts.weight_pc,
         weight=opts.dup_weight,
         seed=seed,
-        weights=weights,
+        weights=data.weights,
+        in_buckets=data.buckets,
     )
     hooks = train_mitigations.train_hooks(
         mitigations_of(opts),
@@ -228,6 +226,15 @@ def _split(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list[np
 def views_of(opts: TrainOptions) -> transforms.Views:
     """How images are shown in training."""
     return transforms.Views(opts.resolution, opts.center_crop, opts.random_flip)
+
+
+def bucket_sizes(opts: TrainOptions, multiple: int) -> list[Size] | None:
+    """The sizes of --aspect_ratio_buckets; None where all images are shown as squares. multiple: of
+    pixels, which divides the sides that the model takes."""
+    given = opts.aspect_ratio_buckets
+    if given is None:
+        return None
+    return buckets.listed(given) or buckets.automatic(opts.resolution, multiple)
 
 
 def _draws(

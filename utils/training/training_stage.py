@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import flags, unused_flags
+from utils.data import buckets
 from utils.data.encoder_window import Window
 from utils.files import hub, locks, resume_states, run_folder
 from utils.models import families
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from utils.cli.train_options import TrainOptions
+    from utils.data.buckets import Size
     from utils.files.resume_states import State
     from utils.files.run_folder import NewRun
     from utils.models.pipeline_files import Configs
@@ -67,9 +70,9 @@ def upload_of(opts: TrainOptions, run: NewRun) -> tuple[str, str] | None:
     return hub_id, hub.require_token(opts.hub_token, hub_id)
 
 
-def required_model(opts: TrainOptions) -> Configs:
+def required_model(opts: TrainOptions) -> tuple[Configs, list[Size] | None]:
     """The configuration of the base model, which alone is read of it; UsageError unless it can be
-    trained at this resolution."""
+    trained at this resolution, and in all buckets. Returns: (it, the sizes of buckets or None)."""
     source = opts.pretrained_model_name_or_path
     name, configs = families.read(
         "--pretrained_model_name_or_path",
@@ -78,7 +81,10 @@ def required_model(opts: TrainOptions) -> Configs:
         takes=tuple(steps.STEPS),
     )
     families.require_resolution(source, name, configs, opts.resolution)
-    return configs
+    sizes = training_job.bucket_sizes(opts, families.multiple_of_sides(name, configs))
+    given = f"--aspect_ratio_buckets={opts.aspect_ratio_buckets!r}"
+    families.require_sides(given, source, name, configs, itertools.chain(*(sizes or [])))
+    return configs, sizes
 
 
 def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
@@ -137,8 +143,13 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
     inputs = training_job.checked_data(opts, say)
-    for line in defaults_taken(opts, required_model(opts)):
+    configs, sizes = required_model(opts)
+    for line in defaults_taken(opts, configs):
         say(line)
+    if sizes is not None:
+        assigned = buckets.assigned(inputs.images, sizes)
+        say(buckets.counts_line(assigned))
+        inputs = replace(inputs, buckets=assigned)
     return RunPlan(run, inputs, options, record, state, upload)
 
 
@@ -209,9 +220,10 @@ def start(
 def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Processes) -> int:
     """Print which settings do less than they seem to. Returns: the number of captions whose end is
     not read."""
+    batch = job.per_step // opts.gradient_accumulation_steps
     tokenizer, prompts = job.model.parts.tokenizer, job.data.prompts
     count, line = start_notes.captions_cut(prompts, Window(tokenizer, tokenizer.model_max_length))
-    lines = (
+    lines = [
         line,
         start_notes.warmup_unfinished(job.model.optimisation),
         start_notes.one_caption_each(prompts, unused_flags.among_captions(opts)),
@@ -219,9 +231,12 @@ def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Pr
             prompts,
             mixup=opts.mixup_noise_lam,
             dropout=opts.caption_dropout,
-            batch=job.per_step // opts.gradient_accumulation_steps,
+            batch=batch,
         ),
-    )
+    ]
+    if job.data.buckets is not None:
+        of_splits = [job.data.buckets.take(part) for part in job.splits]
+        lines.append(buckets.small_line(of_splits, batch))
     for each in lines:
         if each is not None:
             processes.say(each)
