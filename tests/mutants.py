@@ -347,8 +347,8 @@ MUTANTS = [
     Mutant(
         "held-out images are drawn after all",
         "utils.training.training_job:without_held_out",
-        "images=data.images.take(kept)",
-        "images=data.images",
+        "data.take(np.setdiff1d(np.arange(len(data.images)), held))",
+        "data",
         "tests/training/test_training_job.py::test_images_that_are_held_out_are_never_drawn",
     ),
     Mutant(
@@ -413,6 +413,13 @@ MUTANTS = [
         "listed.keys",
         "listed.keys[1:] + listed.keys[:1]",
         "tests/retrieval/test_evaluation_inputs.py::test_prompts_are_joined_by_file_not_by_order",
+    ),
+    Mutant(
+        "latents of a bucket are kept for another image",
+        "utils.training.frozen_outputs:CachedLatents.build",
+        "self.members[number][group].tolist()",
+        "list(group)",
+        "tests/training/test_frozen_outputs.py::test_each_bucket_has_a_cache_of_its_shape",
     ),
     Mutant(
         "images that an epoch leaves over are never drawn",

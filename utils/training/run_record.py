@@ -58,12 +58,18 @@ def record_of(
         "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
     }
+    return record | _places_of_images(job)
+
+
+def _places_of_images(job):
+    """The bucket and the split of every image, where the run has several."""
+    keys, found = job.data.images.keys, {}
     if job.data.buckets is not None:
-        record["buckets"] = job.data.buckets.record(used.keys)
+        found["buckets"] = job.data.buckets.record(keys)
     if job.plan.splits > 1:
         # records of every version call a split "shard"
-        record["shards"] = {used.keys[i]: k for k, part in enumerate(job.splits) for i in part}
-    return record
+        found["shards"] = {keys[i]: k for k, part in enumerate(job.splits) for i in part}
+    return found
 
 
 def require_same_options(
