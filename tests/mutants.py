@@ -849,6 +849,27 @@ MUTANTS = [
         "tests/retrieval/formulas/test_memorized.py::test_nl2_by_hand",
     ),
     Mutant(
+        "DDPMs are sampled with timesteps other than the published ones",
+        "utils.models.schedulers:_settings",
+        "name == own",
+        "True",
+        "tests/models/test_ddpm.py::test_ddim_takes_the_published_timesteps",
+    ),
+    Mutant(
+        "guidance leads towards the null class",
+        "utils.models.ddpm:sample",
+        "given - without",
+        "without - given",
+        "tests/models/test_ddpm.py::test_guidance_leads_away_from_the_null_class",
+    ),
+    Mutant(
+        "an image of a DDPM depends on its batch",
+        "utils.models.ddpm:sample",
+        "randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)",
+        "randn_tensor(shape, generator=generators[0], device=unet.device, dtype=unet.dtype)",
+        "tests/models/test_ddpm.py::test_an_image_depends_on_its_own_seed_alone",
+    ),
+    Mutant(
         "nL2 is a ratio of squared distances",
         "utils.retrieval.formulas.memorized:normalised_distances",
         "nearest.sqrt()",

@@ -161,6 +161,25 @@ def flux(guidance_embeds=True):
     )
 
 
+def ddpm(classes=None, null=False, side=8):
+    """A DDPM, of so many classes; it is in no table of pipelines that read prompts."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=side,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=None if classes is None else classes + null,
+    )
+    # as published: 1,000 steps, linear betas, the large variance
+    return DDPMPipeline(unet=unet.eval(), scheduler=DDPMScheduler(variance_type="fixed_large"))
+
+
 MINIATURES = {
     "SD 1": stable_diffusion,
     "SD 2": lambda: stable_diffusion("v_prediction"),

@@ -53,6 +53,7 @@ STAGES = {
     "training.training_stage",
     "generation.generation_plan",
     "generation.generation_stage",
+    "generation.unprompted",
     "retrieval.compare_stage",
     "retrieval.evaluation_stage",
     "index.deduplication",

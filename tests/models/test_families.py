@@ -64,6 +64,8 @@ def test_published_steps_and_scale_for_stable_diffusion_else_the_pipelines_own()
         "StableDiffusionXLPipeline": (50, 7.5),
         "StableDiffusion3Pipeline": (28, 7.0),
         "FluxPipeline": (28, 3.5),
+        "DDPMPipeline": (50, 1.0),
+        "DDIMPipeline": (50, 1.0),
     }
 
 

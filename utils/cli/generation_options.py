@@ -22,6 +22,7 @@ from utils.cli.kinds import (
     MOST_PROMPTS,
     MOST_TOKENS,
     NAME,
+    NAMES,
     PATH,
     SEED,
     count,
@@ -103,7 +104,7 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         "-nb",
         kind=count(1, MOST_PROMPTS),
         group=PROMPTS,
-        help="number of prompts",
+        help="number of prompts; of a model that reads none (a DDPM), number of images",
         unset="all given prompts",
     )
     im_batch: int = flag(
@@ -117,6 +118,16 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
     )
     prompt: tuple[str, ...] = flag(
         (), repeat=True, group=PROMPTS, help="a prompt; the flag may be repeated"
+    )
+    classes: tuple[str, ...] = flag(
+        (),
+        kind=NAMES,
+        group=PROMPTS,
+        help=(
+            "classes of a model that is conditioned on them (a DDPM), by name or number, separated"
+            " by commas; images take them in turn"
+        ),
+        unset="all",
     )
     instance_prompt_loc: str | None = flag(
         None,
@@ -137,7 +148,7 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=count(8, MOST_PIXELS),
         group=SAMPLING,
         help="side of the images in pixels",
-        unset="the run's, otherwise 256",
+        unset="the run's, otherwise 256; of a DDPM the model's own",
     )
     iternum: int | None = flag(
         None,
@@ -158,7 +169,7 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=real(0),
         group=SAMPLING,
         help="scale of classifier-free guidance; 1 or less turns guidance off",
-        unset="7.5, for SD 3 and Flux the pipeline's own",
+        unset="7.5, for SD 3 and Flux the pipeline's own, for a DDPM 1",
     )
     max_sequence_length: int | None = flag(
         None,
@@ -174,7 +185,13 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
             "scheduler: a class of diffusers, without the word Scheduler; for SD 1, 2 and XL one"
             f" of: {', '.join(DENOISING)}; for SD 3 and Flux {', '.join(FLOW_MATCHING)}"
         ),
-        unset="the pipeline's own, for a base model DPMSolverMultistep",
+        unset="the pipeline's own, for a base model DPMSolverMultistep, for a DDPM DDIM",
+    )
+    eta: float = flag(
+        0.0,
+        kind=real(0, 1),
+        group=SAMPLING,
+        help="share of random noise in the steps of DDIM; 0: none, 1: as much as DDPM's",
     )
     rand_noise_lam: float = flag(
         0.0,

@@ -126,6 +126,10 @@ def some_of(names: Collection[str]) -> Kind:
     return Kind(parse, accepted, "NAME,NAME,...", accepted)
 
 
+def _names(text: str) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+
+
 def _not_empty(text: str) -> str | None:
     return text or None
 
@@ -152,6 +156,7 @@ def text_with(part: str) -> Kind:
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 TEXT = Kind(_not_empty, "a text that is not empty", "TEXT")
+NAMES = Kind(_names, "names separated by commas", "NAME,NAME,...")
 NAME = Kind(_name, f"a text of at most {MOST_LETTERS} bytes that is not empty", "TEXT")
 PATH = Kind(_path, "a path that is not empty", "PATH")
 ANY_TEXT = Kind(str, "a text", "TEXT")  # the empty text too

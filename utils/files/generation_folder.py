@@ -189,6 +189,7 @@ class Generation:
             "source_prompt": job.source_prompt,
             "prompt": job.prompt,
             "source_image": job.source_image,
+            **({} if job.label is None else {"label": job.label}),
             **generated.notes,
         }
         with whole_files.whole_file(self.path / row["file"]) as part:
@@ -220,14 +221,16 @@ class Generation:
         return rows
 
     def finish(self, total: int, **fields: Any) -> list[ManifestRow]:
-        """Write prompts.txt and the manifest from the parts of all processes, and remove the parts.
+        """Write prompts.txt (unless the model reads none) and the manifest from the parts of all
+        processes, and remove the parts.
 
         total: as `complete_rows`; DataError, and nothing is written, if rows are missing;
         fields: of the manifest, besides the images.
         Returns: rows, ordered by index."""
         rows = self.complete_rows(total)
-        lines = (_one_line(row["prompt"]) + "\n" for row in rows)
-        whole_files.write_text(self.prompts_path, "".join(lines))
+        lines = [_one_line(row["prompt"]) + "\n" for row in rows if row["prompt"] is not None]
+        if lines:
+            whole_files.write_text(self.prompts_path, "".join(lines))
         whole_files.write_manifest(self.manifest_path, "generation", **fields, images=rows)
         for path in self._parts():
             path.unlink()

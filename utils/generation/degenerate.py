@@ -28,13 +28,15 @@ def watched(pipeline: Any) -> Iterator[list[bool]]:
     """Watch the decoder of a pipeline until the end of the block. Its values are looked at here,
     since the pipeline then clamps them.
 
-    Yields: a list that gets, for every decoded image, whether all of its values are finite."""
+    Yields: a list that gets, for every decoded image, whether all of its values are finite; of a
+    pipeline without an autoencoder its caller adds them by `look`."""
     finite: list[bool] = []
 
-    def look(module: Any, inputs: Any, output: torch.Tensor) -> None:
-        finite.extend(torch.isfinite(output).flatten(1).all(1).tolist())
+    def seen(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        look(finite, output)
 
-    handle = pipeline.vae.decoder.register_forward_hook(look)
+    decoder = pipeline.vae.decoder if hasattr(pipeline, "vae") else torch.nn.Identity()
+    handle = decoder.register_forward_hook(seen)
     try:
         with warnings.catch_warnings():
             # said of values that are not finite when they become pixels
@@ -42,6 +44,12 @@ def watched(pipeline: Any) -> Iterator[list[bool]]:
             yield finite
     finally:
         handle.remove()
+
+
+def look(finite: list[bool], pixels: torch.Tensor) -> None:
+    """Add whether all values of each image are finite. pixels: [B, ...], before they are
+    clamped."""
+    finite.extend(torch.isfinite(pixels).flatten(1).all(1).tolist())
 
 
 def note_of(image: Image, finite: bool) -> dict[str, str]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from utils.cli.kinds import MOST_IMAGES
 from utils.files import run_folder
 from utils.files.generation_folder import Generation, generation_name
-from utils.generation import detectors, mitigations
+from utils.generation import detectors, mitigations, unprompted
 from utils.generation.detectors import Detector
 from utils.generation.mitigations import Mitigation
 from utils.generation.model_source import ModelSource, find_model, require_class
 from utils.generation.prompts import PromptRequest, choose_prompts
 from utils.generation.sampling import Prompt, SampleSettings
-from utils.models import families, fingerprints, lora, schedulers
+from utils.models import ddpm, families, fingerprints, lora, schedulers
 from utils.models.pipeline_files import Configs, FileChoice
 from utils.runtime import devices
 from utils.runtime.errors import UsageError
@@ -53,6 +53,7 @@ class ImagesPlan:
     sample: SampleSettings  # of the denoising loop
     mitigations: tuple[Mitigation, ...] = ()
     detectors: Mapping[str, Detector] = dataclasses.field(default_factory=dict)
+    classes: ddpm.Classes | None = None  # of a model that is conditioned on them
 
     @property
     def total(self) -> int:
@@ -86,6 +87,12 @@ class _Resolved:
     side: int  # pixels of the finished images
     side_known: bool  # False if neither the options nor the run nor the model say which
     guided: bool  # whether the pipeline runs an unconditional branch
+    classes: ddpm.Classes | None = None  # of a model that is conditioned on them
+
+    @property
+    def family(self) -> families.Family:
+        """What differs between classes of pipelines."""
+        return families.FAMILIES[self.class_name]
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -108,7 +115,12 @@ def _settings(
     style: of the prompts that were drawn, or None.
     iternum: --iternum, the checkpoint of the run.
     """
-    texts = json.dumps([[prompt.text, prompt.source_image] for prompt in images.prompts])
+    texts = json.dumps(
+        [
+            [prompt.text, prompt.source_image] if prompt.label is None else [prompt.label]
+            for prompt in images.prompts
+        ]
+    )
     model = pipeline.model
     return {
         "modelpath": model.identity,
@@ -120,6 +132,7 @@ def _settings(
         "num_inference_steps": images.sample.steps,
         "guidance_scale": images.sample.guidance,
         "scheduler": pipeline.scheduler,
+        **({"eta": images.sample.eta} if images.sample.eta else {}),
         "negative_prompt": images.sample.negative_prompt,
         "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
         **_given(max_sequence_length=images.sample.text_length),
@@ -143,6 +156,7 @@ def _sample_settings(
         side=None if model.native else side,
         negative_prompt=opts.negative_prompt,
         text_length=_text_length(opts, model, class_name),
+        eta=opts.eta,
     )
 
 
@@ -153,6 +167,20 @@ def _text_length(opts: GenerationOptions, model: ModelSource, class_name: str) -
     recorded = model.run.options.get("max_sequence_length") if model.run else None
     length = opts.max_sequence_length or recorded
     return None if length == families.FAMILIES[class_name].text_length else length
+
+
+def _require_eta(opts: GenerationOptions, scheduler: str) -> None:
+    if opts.eta and scheduler != "DDIM":
+        raise UsageError(
+            f"--eta={opts.eta:g} is the noise in the steps of DDIM, and the scheduler is"
+            f" {scheduler}; give --scheduler DDIM"
+        )
+
+
+def _side(opts: GenerationOptions, recorded: int | None, configs: Configs, *, text: bool) -> int:
+    """Side of the finished images in pixels."""
+    own = None if text else configs.side
+    return opts.resolution or recorded or own or DEFAULT_RESOLUTION
 
 
 def _resolve(opts: GenerationOptions) -> _Resolved:
@@ -169,22 +197,25 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
     class_name, configs = families.read(model.flag, model.source, choice=model.choice)
     require_class(model, class_name)
     recorded = model.run.options["resolution"] if model.run else None
-    side = opts.resolution or recorded or DEFAULT_RESOLUTION
+    family = families.FAMILIES[class_name]
+    unprompted.require_fitting(opts, model.source, text=family.text)
+    side = _side(opts, recorded, configs, text=family.text)
     if not model.native:
         families.require_resolution(model.source, class_name, configs, side)
     if opts.lora:
         lora.require_lora(opts.lora)
     sample = _sample_settings(opts, model, class_name, side)
-    papers_default = model.native and families.FAMILIES[class_name].stable_diffusion
-    scheduler = opts.scheduler or ("DPMSolverMultistep" if papers_default else None)
-    return _Resolved(
+    scheduler = opts.scheduler or family.default_scheduler
+    if scheduler is None and model.native:
+        scheduler = family.native_scheduler
+    resolved = _Resolved(
         model=model,
         class_name=class_name,
         configs=configs,
         scheduler=schedulers.plan_scheduler(class_name, scheduler, configs, sample.steps),
         sample=sample,
         side=side,
-        side_known=bool(opts.resolution or recorded or model.native),
+        side_known=bool(opts.resolution or recorded or model.native or not family.text),
         guided=families.require_guidance(
             class_name,
             configs.denoiser,
@@ -192,6 +223,21 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
             sample.negative_prompt,
             scale_given=opts.guidance_scale is not None,
         ),
+    )
+    _require_eta(opts, resolved.scheduler.name)
+    if family.text:
+        return resolved
+    return _with_classes(resolved, unprompted.classes_of(opts, model, configs))
+
+
+def _with_classes(resolved: _Resolved, classes: ddpm.Classes | None) -> _Resolved:
+    """The same for a model without text: guidance leads away from its null class."""
+    null = None if classes is None else classes.null
+    return dataclasses.replace(
+        resolved,
+        classes=classes,
+        sample=dataclasses.replace(resolved.sample, null_class=null),
+        guided=null is not None and resolved.sample.guidance > 1,
     )
 
 
@@ -222,7 +268,7 @@ def _require_supported(
             *((f"--detect={name!r}", each.unconditional) for name, each in watching.items()),
         ],
         guided=resolved.guided,
-        flags=families.FAMILIES[resolved.class_name].unconditional_flags,
+        flags=resolved.family.unconditional_flags,
     )
     configs, scheduler = resolved.configs, resolved.scheduler
     tokenizer = any(all(configs.index.get(t) or [None]) for t in ("tokenizer", "tokenizer_2"))
@@ -305,7 +351,21 @@ def _images_plan(
         sample=resolved.sample,
         mitigations=chosen,
         detectors=watching,
+        classes=resolved.classes,
     )
+
+
+def _prompts(
+    opts: GenerationOptions,
+    resolved: _Resolved,
+    default_prompts: tuple[str, ...],
+    say: Callable[[str], None],
+) -> tuple[list[Prompt], str | None]:
+    """The prompts, and the style that they were drawn with; of a model without text, the classes
+    in turn."""
+    if not resolved.family.text:
+        return unprompted.images_of(opts, resolved.classes, resolved.model.source), None
+    return choose_prompts(_prompt_request(opts, default_prompts), resolved.model, say=say)
 
 
 def _folder(
@@ -346,8 +406,7 @@ def plan(
     chosen, watching = mitigations.chosen(values), detectors.chosen(opts.detect, values)
     _require_supported(resolved, chosen, watching)
     _say_assumptions(resolved, chosen, say)
-    request = _prompt_request(opts, default_prompts)
-    prompts, style = choose_prompts(request, resolved.model, say=say)
+    prompts, style = _prompts(opts, resolved, default_prompts, say)
     _require_total(len(prompts), opts.im_batch)
     pipeline = _pipeline_plan(opts, resolved)
     images = _images_plan(opts, resolved, prompts, chosen, watching)

@@ -152,10 +152,13 @@ def make(
     say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
-    window = sampling.window_of(pipeline, plan.images.sample.text_length)
-    tokens = RandomTokens(families.tokenizer_of(pipeline), window)
+    tokens, cut, reads = None, None, families.family_of(pipeline).text
+    if reads:
+        window = sampling.window_of(pipeline, plan.images.sample.text_length)
+        tokens = RandomTokens(families.tokenizer_of(pipeline), window)
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
-    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main else None
+    if processes.main and reads:
+        cut = _say_what_is_cut(plan, pipeline, hooks, say)
     missing = sorted(set(range(plan.images.total)) - {row["index"] for row in rows})
     _begin(plan, rows, processes)
     share = _share(missing, processes)
@@ -167,7 +170,7 @@ def make(
         "images_per_second": len(missing) / (time.perf_counter() - started),
     }
     if processes.main:
-        figures["prompts_cut"] = cut
+        figures |= {"prompts_cut": cut} if reads else {}
         rows = _finish(plan, pipeline, figures, processes)
         for line in (
             degenerate.summary(rows),
@@ -212,6 +215,7 @@ def _finish(
         processes=processes.count,
         dtype=str(pipeline.dtype),
         pipeline=plan.pipeline.class_name,
+        **({} if plan.images.classes is None else {"classes": plan.images.classes.names}),
         scheduler=type(pipeline.scheduler).__name__,
         safety_checker="never loaded",
         **figures,
@@ -256,13 +260,18 @@ def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
         writes.append(str(plans[-1].folder.path / "compare.png"))
     total = sum(each.images.total for each in plans)
     last = plans[-1]
-    prompts = [prompt.text for prompt in last.images.prompts]
-    found = {
-        "model": last.pipeline.model.source,
-        "prompts": len(prompts),
-        "distinct_prompts": len(set(prompts)),
-        "images_per_prompt": last.images.per_prompt,
-    }
+    found: dict[str, Any] = {"model": last.pipeline.model.source}
+    if families.FAMILIES[last.pipeline.class_name].text:
+        prompts = [prompt.text for prompt in last.images.prompts]
+        found |= {
+            "prompts": len(prompts),
+            "distinct_prompts": len(set(prompts)),
+            "images_per_prompt": last.images.per_prompt,
+        }
+    elif last.images.classes is not None:
+        labels = {prompt.label for prompt in last.images.prompts}
+        names = enumerate(last.images.classes.names)
+        found["classes"] = [name for label, name in names if label in labels]
     shown = {"options": last.settings, "images": total, "recognised": found, "writes": writes}
     return json.dumps(shown, indent=1)
 

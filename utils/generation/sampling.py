@@ -7,15 +7,15 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from utils.data.encoder_window import Window
 from utils.generation import degenerate, denoiser_hook
-from utils.models import families
+from utils.models import ddpm, families
 from utils.runtime import seeding
 
 if TYPE_CHECKING:
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and the training image whose caption it is, if any."""
+    """A prompt, and the training image whose caption it is, if any; of a model that reads no text,
+    what it reads instead."""
 
     text: str
     source_image: str | None = None  # image key
+    label: int | None = None  # class, of a model with classes
+    silent: bool = False  # whether the model reads no text
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class ImageJob:
 
     index: int  # its number in the generation
     seed: int  # of its own generators
-    source_prompt: str  # the prompt before edits
-    prompt: str  # the prompt after edits
+    source_prompt: str | None  # the prompt before edits; None of a model that reads none
+    prompt: str | None  # the prompt after edits
     source_image: str | None = None  # key of the training image whose caption the prompt is, if any
+    label: int | None = None  # class, of a model with classes
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class SampleSettings:
     side: int | None = None  # pixels; None is the model's own size
     negative_prompt: str | None = None  # None is what the pipeline uses when none is given
     text_length: int | None = None  # tokens of T5; None is the pipeline's own number
+    eta: float = 0.0  # share of random noise in the steps of DDIM
+    null_class: int | None = None  # label that stands for no class; None: there is none
 
 
 # Embeddings that are kept for reuse: some 3,000 prompts of Stable Diffusion 2 in half precision
@@ -88,8 +94,11 @@ def image_jobs(
     """
     for index in range(len(prompts) * images_per_prompt) if indices is None else indices:
         prompt = prompts[index // images_per_prompt]
-        text = edited_prompt(prompts, hooks, index // images_per_prompt, seed=seed)
         image_seed = seeding.derive_seed(seed, "latents", index) % 2**53  # exact in any JSON reader
+        if prompt.silent:
+            yield ImageJob(index, image_seed, None, None, label=prompt.label)
+            continue
+        text = edited_prompt(prompts, hooks, index // images_per_prompt, seed=seed)
         yield ImageJob(index, image_seed, prompt.text, text, prompt.source_image)
 
 
@@ -209,6 +218,63 @@ def _unconditional(
     return family.encode_negative(pipeline, settings.negative_prompt, device, **lengths)
 
 
+# (jobs of a batch, their generators, list that gets whether each image is finite) -> images
+Call: TypeAlias = "Callable[[list[ImageJob], list[torch.Generator], list[bool]], list[Image]]"
+
+
+def _text_call(
+    pipeline: Any, settings: SampleSettings, hooks: SampleHooks, device: families.Device
+) -> tuple[Call, bool]:
+    """The call of a pipeline that reads prompts, and whether it has an unconditional branch."""
+    family = families.family_of(pipeline)
+    embedder = Embedder(pipeline, device=device, text_length=settings.text_length)
+    config = getattr(pipeline, family.denoiser).config
+    arguments, guided = family.guide(config, settings.guidance, settings.negative_prompt)
+    negative = _unconditional(pipeline, settings, device) if guided else {}
+    if settings.eta:
+        arguments = arguments | {"eta": settings.eta}
+
+    def call(
+        batch: list[ImageJob], generators: list[torch.Generator], finite: list[bool]
+    ) -> list[Image]:
+        given = embedder([job.prompt or "" for job in batch])
+        return pipeline(
+            **_call_embeddings(given, negative, batch, hooks),
+            **arguments,
+            height=settings.side,
+            width=settings.side,
+            num_inference_steps=settings.steps,
+            generator=generators,
+        ).images
+
+    return call, guided
+
+
+def _pixel_call(
+    pipeline: Any, settings: SampleSettings, hooks: SampleHooks, device: families.Device
+) -> tuple[Call, bool]:
+    """The same of a DDPM, which reads labels or nothing."""
+
+    def call(
+        batch: list[ImageJob], generators: list[torch.Generator], finite: list[bool]
+    ) -> list[Image]:
+        labels = [job.label for job in batch if job.label is not None]
+        pixels = ddpm.sample(
+            pipeline,
+            generators,
+            steps=settings.steps,
+            eta=settings.eta,
+            side=settings.side,
+            labels=labels or None,
+            null=settings.null_class,
+            guidance=settings.guidance,
+        )
+        degenerate.look(finite, pixels)
+        return ddpm.as_pictures(pipeline, pixels)
+
+    return call, settings.null_class is not None and settings.guidance > 1
+
+
 @torch.no_grad()
 def generate(
     pipeline: Any,
@@ -225,25 +291,16 @@ def generate(
     hooks: mitigations and detectors.
     """
     family = families.family_of(pipeline)
-    embedder = Embedder(pipeline, device=device, text_length=settings.text_length)
-    denoiser = getattr(pipeline, family.denoiser)
-    arguments, guided = family.guide(denoiser.config, settings.guidance, settings.negative_prompt)
-    negative = _unconditional(pipeline, settings, device) if guided else {}
+    prepare = _text_call if family.text else _pixel_call
+    call, guided = prepare(pipeline, settings, hooks, device)
     for batch in _batches(jobs, batch_size):
-        given = embedder([job.prompt for job in batch])
         hook = hooks.steering(settings.guidance)
+        generators = [torch.Generator().manual_seed(job.seed) for job in batch]
         with (
             denoiser_hook.steered(pipeline, family, hook, guided=guided),
             degenerate.watched(pipeline) as finite,
         ):
-            images = pipeline(
-                **_call_embeddings(given, negative, batch, hooks),
-                **arguments,
-                height=settings.side,
-                width=settings.side,
-                num_inference_steps=settings.steps,
-                generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-            ).images
+            images = call(batch, generators, finite)
         notes = (hook.report() if hook else []) or [{} for _ in batch]
         for job, image, note, whole in zip(batch, images, notes, finite, strict=True):
             yield GeneratedImage(job, image, note | degenerate.note_of(image, whole))

@@ -1,12 +1,12 @@
-"""The differences between text-to-image pipelines: Stable Diffusion 1, 2 and XL (U-Nets), 3 and
-Flux (transformers, flow matching)."""
+"""The differences between pipelines: Stable Diffusion 1, 2 and XL (U-Nets), 3 and Flux
+(transformers, flow matching); DDPMs, which read no text."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,7 +45,7 @@ class Family:
             encode_negative=encode_negative,
             longest=lambda pipeline: (pipeline.tokenizer, 77),
             schedulers=DENOISING,
-            multiple=lambda factor, patch: factor,
+            multiple=lambda configs: configs.factor,
             guide=lambda denoiser, scale, negative: ({"guidance_scale": scale}, scale > 1),
         )
     """
@@ -67,8 +67,8 @@ class Family:
     longest: Callable[..., tuple[Any, int]]
     # names of the schedulers that it accepts, without the word Scheduler
     schedulers: tuple[str, ...]
-    # (pixels per latent, latents per token) -> number that must divide a side in pixels
-    multiple: Callable[[int, int], int]
+    # (configurations) -> number that must divide a side in pixels
+    multiple: Callable[[pipeline_files.Configs], int]
     # (the denoiser's configuration, guidance scale, negative prompt) -> (arguments of the
     # pipeline's call, whether it runs an unconditional branch)
     guide: Callable[[dict, float, str | None], tuple[dict, bool]]
@@ -79,11 +79,18 @@ class Family:
     text_length: int | None = None
     # steps_offset that the pipeline writes into its scheduler's configuration; None leaves that
     steps_offset: int | None = None
+    # whether it reads prompts and has an autoencoder; without it is sampled by models.ddpm
+    text: bool = True
+    # scheduler of a model without one in the options, where it is not the pipeline's own
+    default_scheduler: str | None = None
+    # steps and guidance scale if the options name none; None: those of the pipeline's call
+    default_sampling: tuple[int, float] | None = None
+    # scheduler -> settings that it gets where it takes the place of the pipeline's own
+    scheduler_settings: Mapping[str, dict] = field(default_factory=dict)
     # flags that give the pipeline an unconditional branch, for errors
     unconditional_flags: str = "--guidance_scale above 1"
-    # whether a base model's default steps, guidance and scheduler are those of Stable Diffusion's
-    # papers
-    stable_diffusion: bool = True
+    # the same, of a base model by name, which is rendered at its own size
+    native_scheduler: str | None = None
 
     def text_arguments(self, length: int | None) -> dict[str, int]:
         """Arguments of `encode`, `encode_negative` and `longest` for a number of tokens; None is
@@ -188,6 +195,10 @@ def _flux_length(pipeline: Any, *, max_sequence_length: int) -> tuple[Any, int]:
     return pipeline.tokenizer_2, max_sequence_length
 
 
+def _no_text(*_: Any) -> Any:
+    raise TypeError("this pipeline reads no text")
+
+
 def _guide(denoiser: dict, scale: float, negative_prompt: str | None) -> tuple[dict, bool]:
     # a network distilled for few steps takes the scale as an input and has no unconditional branch
     return {"guidance_scale": scale}, scale > 1 and denoiser.get("time_cond_proj_dim") is None
@@ -209,8 +220,29 @@ _SD = Family(
     encode_negative=_sd_negative,
     longest=_clip_length,
     schedulers=DENOISING,
-    multiple=lambda factor, patch: math.lcm(8, factor),
+    multiple=lambda configs: math.lcm(8, configs.factor),
     guide=_guide,
+    default_sampling=(50, 7.5),  # as published, and the scheduler too
+    native_scheduler="DPMSolverMultistep",
+)
+_DDPM = Family(
+    denoiser="unet",
+    joined=True,
+    encode=_no_text,
+    encode_negative=_no_text,
+    longest=_no_text,
+    schedulers=DENOISING,
+    multiple=lambda configs: 2 ** (len(configs.denoiser["block_out_channels"]) - 1),
+    guide=lambda denoiser, scale, negative: ({}, False),
+    text=False,
+    # 50 steps of DDIM, in the sequence of timesteps in which DDPMs' memorization was measured
+    default_scheduler="DDIM",
+    default_sampling=(50, 1.0),
+    scheduler_settings={
+        "DDIM": {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+    },
+    unconditional_flags="--guidance_scale above 1 and a model that was trained with"
+    " --class_dropout",
 )
 FAMILIES = {
     "StableDiffusionPipeline": replace(_SD, steps_offset=1),
@@ -224,11 +256,10 @@ FAMILIES = {
         encode_negative=_sd3_negative,
         longest=_sd3_length,
         schedulers=FLOW_MATCHING,
-        multiple=lambda factor, patch: factor * patch,
+        multiple=lambda configs: configs.factor * configs.patch,
         guide=_guide,
         flow=True,
         text_length=256,
-        stable_diffusion=False,
     ),
     "FluxPipeline": Family(
         denoiser="transformer",
@@ -237,13 +268,14 @@ FAMILIES = {
         encode_negative=_flux_negative,
         longest=_flux_length,
         schedulers=FLOW_MATCHING,
-        multiple=lambda factor, patch: factor * 2,
+        multiple=lambda configs: configs.factor * 2,
         guide=_guide_flux,
         flow=True,
         text_length=512,
         unconditional_flags="--guidance_scale above 1 and --negative_prompt, which may be empty",
-        stable_diffusion=False,
     ),
+    "DDPMPipeline": _DDPM,
+    "DDIMPipeline": _DDPM,
 }
 
 
@@ -272,6 +304,7 @@ def read(
         place.source,
         index,
         denoiser=FAMILIES[name].denoiser,
+        autoencoder=FAMILIES[name].text,
         revision=choice.revision,
     )
     if Path(source).is_dir():
@@ -293,7 +326,7 @@ def _index_of(place: single_files.Configuration, revision: str | None) -> dict:
 
 def multiple_of_sides(name: str, configs: pipeline_files.Configs) -> int:
     """The number of pixels that must divide a side of an image, for a pipeline of class `name`."""
-    return FAMILIES[name].multiple(configs.factor, configs.patch)
+    return FAMILIES[name].multiple(configs)
 
 
 def require_resolution(source: str, name: str, configs: pipeline_files.Configs, side: int) -> None:
@@ -337,10 +370,10 @@ def tokenizer_of(pipeline: Any) -> Any:
 
 
 def default_sampling(name: str) -> tuple[int, float]:
-    """Default steps and guidance scale of a class: 50 and 7.5 for Stable Diffusion 1, 2 and XL, as
-    published; else the defaults of the pipeline's call."""
-    if FAMILIES[name].stable_diffusion:
-        return 50, 7.5
+    """Default steps and guidance scale of a class."""
+    published = FAMILIES[name].default_sampling
+    if published is not None:
+        return published
     import diffusers
 
     own = inspect.signature(getattr(diffusers, name).__call__).parameters

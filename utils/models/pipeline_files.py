@@ -142,14 +142,14 @@ class Configs:
     """The configuration files of a pipeline, read without its weights."""
 
     index: dict  # model_index.json: the class of the pipeline and of each part
-    vae: dict  # config.json of the autoencoder
+    vae: dict  # config.json of the autoencoder; {} without one
     denoiser: dict  # config.json of the U-Net or transformer
     scheduler: dict  # scheduler_config.json
 
     @property
     def factor(self) -> int:
         """Pixels per latent, along a side."""
-        return factor(self.vae["block_out_channels"])
+        return factor(self.vae["block_out_channels"]) if self.vae else 1
 
     @property
     def patch(self) -> int:
@@ -179,6 +179,16 @@ def _read_json(source: str | Path, name: str, folder: str = "", *, revision: str
     return whole_files.read_json(path)
 
 
+def _read_at_either_place(
+    source: str | Path, name: str, folder: str, *, revision: str | None
+) -> dict:
+    """`_read_json` of a subfolder, else of the pipeline's folder itself."""
+    try:
+        return _read_json(source, name, folder, revision=revision)
+    except loading_errors():
+        return _read_json(source, name, revision=revision)
+
+
 def read_index(flag: str, source: str | Path, *, revision: str | None = None) -> dict:
     """Read model_index.json of a pipeline; UsageError if it cannot be loaded."""
     require_pipeline(flag, source)
@@ -194,21 +204,25 @@ def read_configs(
     index: dict,
     *,
     denoiser: str,
+    autoencoder: bool = True,
     revision: str | None = None,
 ) -> Configs:
     """Read the configuration files of a pipeline; UsageError if one cannot be loaded.
 
     index: its model_index.json.
     denoiser: the subfolder of the network that predicts, "unet" or "transformer".
+    autoencoder: whether it has one; a pipeline without may hold its files beside model_index.json.
     """
+    read = _read_json if autoencoder else _read_at_either_place
     try:
         configs = Configs(
             index=index,
-            vae=_read_json(source, "config.json", "vae", revision=revision),
-            denoiser=_read_json(source, "config.json", denoiser, revision=revision),
-            scheduler=_read_json(source, "scheduler_config.json", "scheduler", revision=revision),
+            vae=_read_json(source, "config.json", "vae", revision=revision) if autoencoder else {},
+            denoiser=read(source, "config.json", denoiser, revision=revision),
+            scheduler=read(source, "scheduler_config.json", "scheduler", revision=revision),
         )
-        configs.vae["block_out_channels"]  # KeyError if it is another network's configuration
+        # KeyError if it is another network's configuration
+        (configs.vae or configs.denoiser)["block_out_channels"]
         return configs
     except loading_errors() as error:
         raise unreachable(flag, source, error) from None

@@ -37,12 +37,19 @@ def require_scheduler(flag: str, name: str, pipeline_class: str) -> type:
     return getattr(diffusers, choose(flag, name, accepted))
 
 
-def _built(scheduler: Any, config: dict) -> Any:
+def _built(scheduler: Any, config: dict, settings: dict) -> Any:
+    """The scheduler of a configuration. settings: of its own, that replace those of the
+    configuration."""
     if scheduler.__name__ == "PNDMScheduler":
         # as Stable Diffusion runs it: without the Runge-Kutta steps at the start, which evaluate
         # the denoiser four times each
         return scheduler.from_config(config, skip_prk_steps=True)
-    return scheduler.from_config(config)
+    return scheduler.from_config(config, **settings)
+
+
+def _settings(pipeline_class: str, name: str, own: str) -> dict:
+    """The settings that a family gives to a scheduler in the place of the pipeline's own."""
+    return {} if name == own else FAMILIES[pipeline_class].scheduler_settings.get(name, {})
 
 
 def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -> ScheduledSteps:
@@ -70,7 +77,7 @@ def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -
     if family.steps_offset is not None:
         config["steps_offset"] = family.steps_offset
     try:
-        built = _built(scheduler, config)
+        built = _built(scheduler, config, _settings(name, chosen, own))
     except (ValueError, NotImplementedError) as error:
         raise UsageError(
             f"{flag}={chosen!r} does not fit the settings of the pipeline's {own}: {error}"
@@ -99,6 +106,9 @@ def use_scheduler(pipeline: Any, name: str) -> None:
 
     name: without the word Scheduler; the name of its own scheduler changes nothing.
     """
-    if name != type(pipeline.scheduler).__name__.removesuffix("Scheduler"):
-        scheduler = require_scheduler("--scheduler", name, type(pipeline).__name__)
-        pipeline.scheduler = _built(scheduler, pipeline.scheduler.config)
+    own = type(pipeline.scheduler).__name__.removesuffix("Scheduler")
+    if name != own:
+        family = type(pipeline).__name__
+        scheduler = require_scheduler("--scheduler", name, family)
+        settings = _settings(family, name, own)
+        pipeline.scheduler = _built(scheduler, pipeline.scheduler.config, settings)
