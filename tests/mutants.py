@@ -864,7 +864,7 @@ MUTANTS = [
     ),
     Mutant(
         "an image of a DDPM depends on its batch",
-        "utils.models.ddpm:sample",
+        "utils.models.ddpm:_noise",
         "randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)",
         "randn_tensor(shape, generator=generators[0], device=unet.device, dtype=unet.dtype)",
         "tests/models/test_ddpm.py::test_an_image_depends_on_its_own_seed_alone",

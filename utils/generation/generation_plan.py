@@ -100,6 +100,11 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _read_by_model(prompt: Prompt) -> list:
+    """What the hash of prompts is made of."""
+    return [prompt.text, prompt.source_image] if prompt.label is None else [prompt.label]
+
+
 def _settings(
     pipeline: PipelinePlan,
     images: ImagesPlan,
@@ -115,12 +120,7 @@ def _settings(
     style: of the prompts that were drawn, or None.
     iternum: --iternum, the checkpoint of the run.
     """
-    texts = json.dumps(
-        [
-            [prompt.text, prompt.source_image] if prompt.label is None else [prompt.label]
-            for prompt in images.prompts
-        ]
-    )
+    texts = json.dumps([_read_by_model(prompt) for prompt in images.prompts])
     model = pipeline.model
     return {
         "modelpath": model.identity,
@@ -132,7 +132,7 @@ def _settings(
         "num_inference_steps": images.sample.steps,
         "guidance_scale": images.sample.guidance,
         "scheduler": pipeline.scheduler,
-        **({"eta": images.sample.eta} if images.sample.eta else {}),
+        **_given(eta=images.sample.eta or None),
         "negative_prompt": images.sample.negative_prompt,
         "lora": lora.lora_id(pipeline.lora) if pipeline.lora else None,
         **_given(max_sequence_length=images.sample.text_length),
@@ -196,8 +196,7 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
     )
     class_name, configs = families.read(model.flag, model.source, choice=model.choice)
     require_class(model, class_name)
-    recorded = model.run.options["resolution"] if model.run else None
-    family = families.FAMILIES[class_name]
+    recorded, family = model.recorded("resolution"), families.FAMILIES[class_name]
     unprompted.require_fitting(opts, model.source, text=family.text)
     side = _side(opts, recorded, configs, text=family.text)
     if not model.native:
@@ -205,9 +204,8 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
     if opts.lora:
         lora.require_lora(opts.lora)
     sample = _sample_settings(opts, model, class_name, side)
-    scheduler = opts.scheduler or family.default_scheduler
-    if scheduler is None and model.native:
-        scheduler = family.native_scheduler
+    native = family.native_scheduler if model.native else None
+    scheduler = opts.scheduler or family.default_scheduler or native
     resolved = _Resolved(
         model=model,
         class_name=class_name,
@@ -225,13 +223,12 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
         ),
     )
     _require_eta(opts, resolved.scheduler.name)
-    if family.text:
-        return resolved
-    return _with_classes(resolved, unprompted.classes_of(opts, model, configs))
+    return resolved if family.text else _with_classes(opts, resolved)
 
 
-def _with_classes(resolved: _Resolved, classes: ddpm.Classes | None) -> _Resolved:
+def _with_classes(opts: GenerationOptions, resolved: _Resolved) -> _Resolved:
     """The same for a model without text: guidance leads away from its null class."""
+    classes = unprompted.classes_of(opts, resolved.model, resolved.configs)
     null = None if classes is None else classes.null
     return dataclasses.replace(
         resolved,

@@ -136,6 +136,12 @@ def _label(count: int) -> str:
     return "generating" if count == 1 else f"generating, process 1 of {count}"
 
 
+def _tokens(plan: GenerationPlan, pipeline: Any) -> RandomTokens:
+    """The source of random words for edits of prompts."""
+    window = sampling.window_of(pipeline, plan.images.sample.text_length)
+    return RandomTokens(families.tokenizer_of(pipeline), window)
+
+
 def make(
     plan: GenerationPlan,
     rows: list[dict],
@@ -152,13 +158,10 @@ def make(
     say: prints a line for the user, on the main process.
     Returns: figures for the record and the tracker, {name: number}.
     """
-    tokens, cut, reads = None, None, families.family_of(pipeline).text
-    if reads:
-        window = sampling.window_of(pipeline, plan.images.sample.text_length)
-        tokens = RandomTokens(families.tokenizer_of(pipeline), window)
+    reads = families.family_of(pipeline).text
+    tokens = _tokens(plan, pipeline) if reads else None
     hooks = SampleHooks(plan.images.mitigations, tokens, plan.images.detectors)
-    if processes.main and reads:
-        cut = _say_what_is_cut(plan, pipeline, hooks, say)
+    cut = _say_what_is_cut(plan, pipeline, hooks, say) if processes.main and reads else None
     missing = sorted(set(range(plan.images.total)) - {row["index"] for row in rows})
     _begin(plan, rows, processes)
     share = _share(missing, processes)
@@ -172,12 +175,9 @@ def make(
     if processes.main:
         figures |= {"prompts_cut": cut} if reads else {}
         rows = _finish(plan, pipeline, figures, processes)
-        for line in (
-            degenerate.summary(rows),
-            *mitigations.summaries(plan.images.mitigations, rows),
-        ):
-            if line:
-                say(line)
+        lines = (degenerate.summary(rows), *mitigations.summaries(plan.images.mitigations, rows))
+        for line in filter(None, lines):
+            say(line)
     return figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.files import adapter_folder, run_folder, weight_files, whole_files
 from utils.files.adapter_folder import Adapter, Base
@@ -42,6 +43,11 @@ class ModelSource:
         if Path(self.source).is_file():
             return weight_files.fingerprint([self.source])
         return self.source
+
+    def recorded(self, name: str) -> Any:
+        """An option of the run that it belongs to; None without a run, or where the run has no such
+        option."""
+        return self.run.options.get(name) if self.run else None
 
     @property
     def chosen(self) -> dict[str, str]:

@@ -112,15 +112,9 @@ def sample(
         without class + guidance * (with class - without class).
     Returns: [B, C, side, side], in about [-1, 1]; on the pipeline's device.
     """
-    from diffusers.utils.torch_utils import randn_tensor
-
     unet, scheduler = pipeline.unet, pipeline.scheduler
-    size = unet.config.sample_size if side is None else side
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = (len(generators), unet.config.in_channels, height, width)
     scheduler.set_timesteps(steps, device=unet.device)
-    own = randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
-    pixels = own * scheduler.init_noise_sigma
+    pixels = _noise(unet, generators, side) * scheduler.init_noise_sigma
     guided = null is not None and guidance > 1
     classes = _class_labels(labels, null if guided else None, unet.device)
     options = _step_options(scheduler, eta=eta, generator=list(generators))
@@ -133,6 +127,15 @@ def sample(
             predicted = without + guidance * (given - without)
         pixels = scheduler.step(predicted, time, pixels, **options, return_dict=False)[0]
     return pixels
+
+
+def _noise(unet: Any, generators: Sequence[torch.Generator], side: int | None) -> torch.Tensor:
+    from diffusers.utils.torch_utils import randn_tensor
+
+    size = unet.config.sample_size if side is None else side
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (len(generators), unet.config.in_channels, height, width)
+    return randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)
 
 
 def _class_labels(
