@@ -204,8 +204,7 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
     if opts.lora:
         lora.require_lora(opts.lora)
     sample = _sample_settings(opts, model, class_name, side)
-    native = family.native_scheduler if model.native else None
-    scheduler = opts.scheduler or family.default_scheduler or native
+    scheduler = opts.scheduler or family.scheduler_of(native=model.native)
     resolved = _Resolved(
         model=model,
         class_name=class_name,

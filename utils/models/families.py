@@ -92,6 +92,11 @@ class Family:
     # the same, of a base model by name, which is rendered at its own size
     native_scheduler: str | None = None
 
+    def scheduler_of(self, *, native: bool) -> str | None:
+        """The scheduler if the options name none; None is the pipeline's own. native: whether a
+        base model is rendered at its own size."""
+        return self.default_scheduler or (self.native_scheduler if native else None)
+
     def text_arguments(self, length: int | None) -> dict[str, int]:
         """Arguments of `encode`, `encode_negative` and `longest` for a number of tokens; None is
         the pipeline's own."""
