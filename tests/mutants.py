@@ -171,9 +171,9 @@ MUTANTS = [
     ),
     Mutant(
         "values that are not finite are looked for after they were clamped",
-        "utils.generation.degenerate:watched.look",
-        "torch.isfinite(output)",
-        "torch.isfinite(output.clamp(-1, 1))",
+        "utils.generation.degenerate:look",
+        "torch.isfinite(pixels)",
+        "torch.isfinite(pixels.clamp(-1, 1))",
         "tests/generation/test_degenerate.py::test_values_are_looked_at_before_the_pipeline_clamps_them",
     ),
     Mutant(
