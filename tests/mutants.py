@@ -13,6 +13,7 @@ first pass on an unbroken copy. A mutant whose test passes is an error: the test
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.mutation import Mutant, check  # noqa: E402
-from tests.mutation_run import prepared_processes, run_mutants  # noqa: E402
+from tests.mutation_run import run_mutants  # noqa: E402
+from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
@@ -1137,6 +1139,7 @@ def main(argv: list[str] | None = None) -> None:
             print(problem)
         print(f"{len(mutants) - len(problems)} of {len(mutants)} mutants match the source")
         sys.exit(bool(problems))
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     missed = run_mutants(
         mutants,
         root=ROOT,

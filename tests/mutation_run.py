@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sys
@@ -14,37 +13,7 @@ from pathlib import Path
 
 from tests.mutation import Mutant, MutantError, mutated_source
 
-# what the toolkit and its tests import: importing it takes longer than most tests
-LIBRARIES = (
-    "torch",
-    "torch.utils.data",
-    "torchvision.transforms",
-    "pytest",
-    "xdist",
-    "numpy",
-    "PIL.Image",
-    "safetensors.torch",
-    "timm",
-    "transformers.models.clip",
-    "diffusers.models.unets.unet_2d_condition",
-    "diffusers.models.autoencoders.autoencoder_kl",
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    "diffusers.schedulers.scheduling_ddim",
-    "accelerate",
-    "matplotlib.pyplot",
-    "tqdm",
-    "faiss",
-    "pyarrow.parquet",
-)
 NOT_COPIED = (".venv", ".git", "runs", "build", "__pycache__", ".*_cache", "wandb")
-
-
-def prepared_processes() -> BaseContext:
-    """A context whose processes are forked from one that has imported the libraries."""
-    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(LIBRARIES))
-    return context
 
 
 def copy_checkout(root: Path, folder: Path) -> Path:

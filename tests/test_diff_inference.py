@@ -3,8 +3,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import diff_inference
-from tests.conftest import ROOT
+from tests import launchers
 from tests.original_layout import save_as_one_file
 from utils.files import generation_folder
 
@@ -375,23 +373,14 @@ def test_an_interrupted_generation_continues_and_equals_the_whole(
 def test_a_killed_generation_continues_and_equals_the_whole(infer, micro_run, tmp_path):
     """SIGKILL to a process of its own, in the middle of its images."""
     flags, broken = ("-nb", 120, "--batch_size", 2, "--rand_noise_lam", 0.3), tmp_path / "broken"
-    command = [
-        sys.executable,
-        str(ROOT / "diff_inference.py"),
-        "--modelpath",
-        str(micro_run),
-        "--savepath",
-        str(broken),
-        *map(str, (*FAST, *flags)),
-    ]
+    command = ["--modelpath", micro_run, "--savepath", broken, *FAST, *flags]
     part = broken / "manifest.jsonl.part"
-    with subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and not (part.exists() and part.read_text().count("\n") > 3):
+    with launchers.process("diff_inference.py", command, {}) as (process, _):
+        while process.is_alive() and not (part.exists() and part.read_text().count("\n") > 3):
             time.sleep(0.002)
         process.kill()
-    assert process.returncode == -9
+        process.join()
+        assert process.exitcode == -9
     infer(*flags, savepath=broken)
     left = int(re.search(r"120 images \((\d+) new\)", infer.printed)[1])
     assert 0 < left < 120

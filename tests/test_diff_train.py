@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tables
 from tests.conftest import SEED_FLAGS
+from tests.launchers import ended
 from tests.original_layout import save_as_one_file
 from utils.models import loading
 
@@ -893,51 +894,29 @@ def test_a_run_records_what_it_held_out_and_shows_none_of_it(train, scenes_dir):
     assert "set aside" not in train.printed
 
 
-def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path):
+def test_no_tracker_gets_the_token(micro_sd, scenes_dir, tmp_path, monkeypatch):
     """A real offline run of wandb, which records the command line, in a process of its own."""
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
-    command = [
-        sys.executable,
-        str(ROOT / "diff_train.py"),
-        "--pretrained_model_name_or_path",
-        str(micro_sd),
-        "--instance_data_dir",
-        str(scenes_dir / "train"),
-        "--resolution",
-        "16",
-        "--max_train_steps",
-        "1",
-        "--sample_batch_size",
-        "1",
-        "--num_workers",
-        "0",
-        "--report_to",
-        "wandb",
-        "--push_to_hub",
-        "--hub_token",
-        "hf_s3cretS3CRET",
-        "--hub_model_id",
-        "me/m",
-        "--output_dir",
-        str(tmp_path / "r"),
-    ]
-    told = subprocess.run(
-        command,
-        env=os.environ | {"WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert told.returncode == 1  # offline, so the upload fails, when everything else is done
-    assert "--push_to_hub: 'me/m' could not be written" in told.stderr
+    flags = {
+        "--pretrained_model_name_or_path": micro_sd,
+        "--instance_data_dir": scenes_dir / "train",
+        "--resolution": 16,
+        "--max_train_steps": 1,
+        "--sample_batch_size": 1,
+        "--num_workers": 0,
+        "--report_to": "wandb",
+        "--hub_token": "hf_s3cretS3CRET",
+        "--hub_model_id": "me/m",
+        "--output_dir": tmp_path / "r",
+    }
+    words = ["--push_to_hub", *(word for pair in flags.items() for word in pair)]
+    monkeypatch.chdir(tmp_path)  # what is written beside the run is searched, too
+    ((status, out, error),) = ended([("diff_train.py", words, {"WANDB_MODE": "offline"})])
+    assert status == 1  # offline, so the upload fails, when everything else is done
+    assert "--push_to_hub: 'me/m' could not be written" in error
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert any(p.suffix == ".wandb" for p in files)
     assert not [p for p in files if b"hf_s3cretS3CRET" in p.read_bytes()]
-    assert "hf_s3cret" not in told.stdout + told.stderr
+    assert "hf_s3cret" not in out + error
 
 
 def test_names_of_the_tracker_and_the_revision_reach_the_libraries(train, monkeypatch):

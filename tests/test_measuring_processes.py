@@ -4,19 +4,16 @@ import contextlib
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import ROOT, SEED_FLAGS
+from tests.conftest import SEED_FLAGS
 from tests.indices import image_index
-from tests.launchers import free_port, torchrun
+from tests.launchers import ended, free_port, launched
 from utils.data import image_sets
 
 
@@ -28,31 +25,9 @@ def without_gpus():
         yield
 
 
-PATIENCE = 240  # seconds until processes that wait for each other count as hung
-CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
 def started(*arguments):
     """diff_retrieval.py as a process of its own, without a launcher."""
-    command = [sys.executable, str(ROOT / "diff_retrieval.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        env=os.environ | CPU_ONLY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(processes):
-    """[(exit status, stdout, stderr)] of processes that were started together; none is left
-    behind."""
-    try:
-        told = [process.communicate(timeout=PATIENCE) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *said) for process, said in zip(processes, told, strict=True)]
+    return ("diff_retrieval.py", arguments, {})
 
 
 def meeting_at(port, *, rank):
@@ -191,7 +166,7 @@ def test_two_processes_find_what_one_kept(flags, of_one, tmp_path):
     # generated images show anything, and three views of them; descriptor, views and pictures of the
     # innocents, whether they show anything, and their scores
     assert len(written) == 8 + 1 + 3 + 6 + 1
-    torchrun(2, "diff_retrieval.py", *flags(tmp_path / "two", "--cache_dir", kept))
+    launched(2, "diff_retrieval.py", *flags(tmp_path / "two", "--cache_dir", kept))
     assert_same_evaluation(tmp_path / "two", of_one, processes=2)
     assert kept_in(kept) == written  # none anew
 
@@ -227,9 +202,14 @@ def test_a_node_without_gpus_starts_one_process(flags, of_one, tmp_path):
         "--dist-url",
         f"tcp://127.0.0.1:{free_port()}",
     ]
-    ((status, _, said),) = ended([started(*flags(tmp_path / "node", *node, "--cache_dir", "none"))])
+    node += ["--metrics", "similarity", "--cache_dir", "none"]
+    ((status, _, said),) = ended([started(*flags(tmp_path / "node", *node))])
     assert status == 0, said[-2000:]
-    assert_same_evaluation(tmp_path / "node", of_one, processes=1)
+    assert (
+        json.loads((tmp_path / "node" / "metrics.json").read_text())["settings"]["processes"] == 1
+    )
+    found, wanted = (np.load(f / "similarity.npy") for f in (tmp_path / "node", of_one))
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_an_error_in_one_process_ends_both(flags, tmp_path):
@@ -267,7 +247,7 @@ def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp
         "none",
         *SEED_FLAGS,
     ]
-    torchrun(2, "diff_retrieval.py", *search, "--output_dir", tmp_path / "two")
+    launched(2, "diff_retrieval.py", *search, "--output_dir", tmp_path / "two")
     script("diff_retrieval", *search, "--output_dir", tmp_path / "one")
     found, expected = (
         json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("two", "one")
@@ -277,7 +257,7 @@ def test_two_processes_search_and_group_an_index_as_one_does(copies, script, tmp
     assert expected["sim_mean"] > 0.999
     assert_same_matches(tmp_path / "two", tmp_path / "one")
     group = ["--dedup", "--val_dir", index, "--copy_threshold", "0.7", *SEED_FLAGS]
-    torchrun(2, "diff_retrieval.py", *group, "--output_dir", tmp_path / "groups-two")
+    launched(2, "diff_retrieval.py", *group, "--output_dir", tmp_path / "groups-two")
     script("diff_retrieval", *group, "--output_dir", tmp_path / "groups-one")
     weights = [
         json.loads((tmp_path / f"groups-{n}" / "weights.json").read_text()) for n in ("two", "one")

@@ -15,7 +15,7 @@ from tests import tars
 from tests.captioning.conftest import save_blip
 from tests.conftest import ROOT
 from tests.indices import image_index
-from tests.launchers import torchrun
+from tests.launchers import launched, torchrun
 from utils.data.image_sets import list_images
 from utils.data.scenes import write_scenes
 
@@ -237,6 +237,8 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
         image_index(tmp_path / "index", list_images("--val_dir", place["<path_to_shards>"]))
     place = place | {"<path_to_index>": tmp_path / "index"}
     place = place | {"<path_to_save_model>": tmp_path / "saved"}
+    if words[:2] == ["accelerate", "launch"] and "bf16" in words:
+        words = ["python", *words[2:]]  # the launcher starts the command of the other precision
     if words[:2] == ["accelerate", "launch"]:
         arguments = scaled(words[3:], words[2], place)
         launcher = [
@@ -260,12 +262,12 @@ def test_a_command_of_the_documentation(command, place, script, tmp_path, monkey
     if words[0] == "torchrun":
         arguments = scaled(words[4:], words[3], place)
         if "--build_index" in words:
-            torchrun(int(words[2]), words[3], *arguments)
+            launched(int(words[2]), words[3], *arguments)
             record = json.loads((tmp_path / "index" / "index.json").read_text())["launch"]
         elif words[3] == "diff_retrieval.py":
-            torchrun(int(words[2]), words[3], *arguments, "--output_dir", tmp_path / "e")
+            launched(int(words[2]), words[3], *arguments, "--output_dir", tmp_path / "e")
             record = json.loads((tmp_path / "e" / "metrics.json").read_text())["settings"]
-        else:
+        else:  # by torchrun itself: one command shows that it starts our scripts
             torchrun(int(words[2]), words[3], *arguments, "--savepath", tmp_path / "g")
             record = json.loads((tmp_path / "g" / "manifest.json").read_text())
         assert record["processes"] == int(words[2])

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.conftest import SEED_FLAGS, _micro_parts
-from tests.launchers import torchrun
+from tests.launchers import launched
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,7 +78,7 @@ def train(short_sd, scenes_dir, script):
         if processes == 1:
             script("diff_train", *arguments)
         else:
-            torchrun(processes, "diff_train.py", *arguments)
+            launched(processes, "diff_train.py", *arguments)
         record = json.loads((folder / "run.json").read_text())
         assert record["processes"] == processes
         return record
@@ -218,7 +218,7 @@ def test_two_processes_generate_the_images_of_one(micro_sd, tmp_path, script):
         2,
     ]
     script("sd_mitigation", *common, "--savepath", tmp_path / "one")
-    torchrun(2, "sd_mitigation.py", *common, "--savepath", tmp_path / "two")
+    launched(2, "sd_mitigation.py", *common, "--savepath", tmp_path / "two")
     for name in ("", "-without"):
         one, two = (
             json.loads((tmp_path / f"{n}{name}" / "manifest.json").read_text())

@@ -9,7 +9,7 @@ import torch
 
 from tests import tars
 from tests.conftest import ROOT, SEED_FLAGS
-from tests.launchers import torchrun
+from tests.launchers import launched
 from utils.captioning import caption_stage
 from utils.captioning.captioner import Captioner
 
@@ -88,7 +88,7 @@ def test_captions_do_not_depend_on_batches_or_on_other_images(caption, pictures,
 def test_two_processes_write_the_file_of_one(caption, words, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     caption(tmp_path / "one.json")
-    torchrun(2, MODULE, *words(tmp_path / "two.json"))
+    launched(2, MODULE, *words(tmp_path / "two.json"))
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert sorted(p.name for p in tmp_path.glob("two*")) == ["two.json"]
 
