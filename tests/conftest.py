@@ -117,6 +117,30 @@ def pytest_collection_modifyitems(items):
     )
 
 
+def shorten_previews(patch):
+    """Previews of a training take two steps: fifty take three quarters of a training of tests."""
+    from utils.generation import sampling
+    from utils.training import previews
+
+    class Short:
+        def __getattr__(self, name):
+            return getattr(sampling, name)
+
+        def SampleSettings(self, *, steps, **others):
+            return sampling.SampleSettings(steps=min(steps, 2), **others)
+
+    patch.setattr(previews, "sampling", Short())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_previews():
+    """See `shorten_previews`; where no module of tests imports torch, nothing is trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:
+            shorten_previews(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
     """No test finds the features that another one, or the user, kept."""

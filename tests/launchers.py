@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.conftest import ROOT
+import pytest
+
+from tests.conftest import ROOT, shorten_previews
 from tests.prepared import prepared_processes
 
 CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -102,6 +104,8 @@ def _as_main(script: str, arguments: list[str], environment: dict[str, str], fol
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.process._parent_process = None  # a script is nobody's worker
+    if script == "diff_train.py":
+        shorten_previews(pytest.MonkeyPatch())
     if script.endswith(".py"):
         sys.argv = [str(ROOT / script), *arguments]
         runpy.run_path(sys.argv[0], run_name="__main__")
