@@ -20,8 +20,9 @@ def main(argv: list[str] | None = None) -> None:
             # old launchers pass it by flag alone
             os.environ.setdefault("LOCAL_RANK", str(opts.local_rank))
         from utils.training import training_stage
+        from utils.watch import watch_stage
 
-        training_stage.train(opts)
+        training_stage.train(opts, watching=watch_stage.watch_of)
 
 
 if __name__ == "__main__":

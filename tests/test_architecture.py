@@ -18,6 +18,17 @@ ALLOWED = {
     "captioning": {"runtime", "files", "reports", "data", "models", "captioning"},
     "training": {"runtime", "files", "reports", "data", "models", "generation", "training"},
     "retrieval": {"runtime", "files", "reports", "data", "retrieval"},
+    "watch": {
+        "runtime",
+        "files",
+        "reports",
+        "data",
+        "models",
+        "generation",
+        "training",
+        "retrieval",
+        "watch",
+    },
     "index": {"runtime", "files", "reports", "data", "retrieval", "index"},
     "card": {
         "runtime",
@@ -43,6 +54,7 @@ ALLOWED = {
         "retrieval",
         "index",
         "card",
+        "watch",
         "cli",
     },
 }
@@ -56,6 +68,7 @@ STAGES = {
     "generation.unprompted",
     "retrieval.compare_stage",
     "retrieval.evaluation_stage",
+    "watch.watch_stage",
     "index.deduplication",
     "index.index_build",
     "index.index_evaluation",

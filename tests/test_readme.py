@@ -46,7 +46,7 @@ SCALED = {
 }
 
 
-CUT = {"--total_round": "2"}  # where a command has it
+CUT = {"--total_round": "2", "--copy_check_prompts": "2"}  # where a command has it
 OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training images among themselves
 # which are of an evaluation, where an index is made or looked at alone
 NOT_OF_INDEX = ("--metrics",)

@@ -18,7 +18,7 @@ def test_a_card_needs_a_model_alone():
 @pytest.mark.parametrize("name", card_options.OF_CARDS)
 def test_a_flag_of_a_card_is_refused_without_a_model(name):
     values = {"gate": (), "scheduler": ("DDIM",), "prompts": ("p",), "base_model": ("m",)}
-    values["resolution"] = ("64",)
+    values |= {"resolution": ("64",), "checkpoint": ("best",)}
     given = (f"--{name}", *values.get(name, ("1",)))
     with pytest.raises(UsageError, match=f"--{name}.* applies to a memorization card"):
         parse("--query_dir", "q", "--val_dir", "v", *given)

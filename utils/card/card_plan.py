@@ -242,7 +242,9 @@ def _steps(
         left_out[BASE] = why
     if HELDOUT not in files:
         left_out[HELDOUT] = "training set no pictures aside (diff_train.py --holdout)"
-    if not model.checkpoints:
+    if model.checkpoint:
+        left_out["course"] = f"the card is of one checkpoint (--checkpoint {model.checkpoint})"
+    elif not model.checkpoints:
         left_out["course"] = (
             "there are no checkpoints before the last (diff_train.py --modelsavesteps)"
         )
@@ -322,10 +324,9 @@ def plan(opts: RetrievalOptions, processes: Processes) -> CardPlan:
             f"--modelpath: a card is made by one process, and {processes.count} take part; start"
             " one, and make its commands in several with torchrun"
         )
+    choice = FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet)
     model = card_subject.model_of(
-        str(opts.modelpath),
-        opts.base_model,
-        FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet),
+        str(opts.modelpath), opts.base_model, choice, checkpoint=opts.checkpoint
     )
     data = card_subject.data_of(
         model, opts.val_dir, opts.val_captions, columns=opts.columns, say=processes.say

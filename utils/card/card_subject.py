@@ -32,11 +32,13 @@ class Model:
     base: tuple[str, ...] | None  # that name the model it was made from; None: is not known
     run: Run | None  # the training run, if it is one of ours
     given: str  # --modelpath
+    checkpoint: str | None = None  # of the run, by name; None: the final one
 
     @property
     def checkpoints(self) -> list[int]:
-        """Numbers of the run's checkpoints before the last one, ascending."""
-        if self.run is None:
+        """Numbers of the run's checkpoints before the last one, ascending; none where the card is
+        of a checkpoint with a name."""
+        if self.run is None or self.checkpoint is not None:
             return []
         names = (name.removeprefix("checkpoint_") for name in self.run.checkpoints())
         numbers = sorted(int(name) for name in names if name.isdigit())
@@ -47,7 +49,10 @@ class Model:
         """What tells this model from others, of JSON types."""
         if self.run is None:
             return {"words": self.words}
-        return {"run": self.run.record.get("id"), "steps": self.run.record["steps"]}
+        known = {"run": self.run.record.get("id"), "steps": self.run.record["steps"]}
+        if self.checkpoint is None:
+            return known
+        return known | {"checkpoint": f"{self.checkpoint}, step {self.run.best_step}"}
 
 
 @dataclass(frozen=True)
@@ -148,17 +153,26 @@ def _base_of_run(base_model: str | None, run: Run, choice: FileChoice) -> tuple[
     return _chosen(words, theirs) if own else words
 
 
-def model_of(modelpath: str, base_model: str | None, choice: FileChoice = NO_CHOICE) -> Model:
+def model_of(
+    modelpath: str,
+    base_model: str | None,
+    choice: FileChoice = NO_CHOICE,
+    *,
+    checkpoint: str | None = None,
+) -> Model:
     """The model that --modelpath names. UsageError for LoRA weights without --base_model.
 
-    base_model: --base_model; choice: which of the model's files are read."""
+    base_model, checkpoint: the flags of these names; choice: which of its files are read."""
     path = Path(modelpath)
     run = run_folder.open_run("--modelpath", path) if path.is_dir() else None
     if run is not None:
-        words = _chosen(("--modelpath", modelpath), choice)
-        if base_model and adapter_folder.open_adapter(run.path / "checkpoint"):
-            words = (*words, "--pretrained_model_name_or_path", base_model)
-        return Model(words, _base_of_run(base_model, run, choice), run, modelpath)
+        words = _words_of_run(modelpath, run, base_model, choice, checkpoint)
+        return Model(words, _base_of_run(base_model, run, choice), run, modelpath, checkpoint)
+    if checkpoint:
+        raise UsageError(
+            f"--checkpoint={checkpoint!r} names a checkpoint of a run, and {modelpath!r} holds no"
+            " run.json; give the folder of a run"
+        )
     adapter = adapter_folder.open_adapter(path)
     if adapter is not None:
         return _of_checkpoint(modelpath, adapter, base_model, choice)
@@ -178,6 +192,21 @@ def model_of(modelpath: str, base_model: str | None, choice: FileChoice = NO_CHO
         )
     words = _configured(_named(base_model), choice)
     return Model((*_chosen(words, choice), "--lora", modelpath), words, None, modelpath)
+
+
+def _words_of_run(
+    modelpath: str, run: Run, base_model: str | None, choice: FileChoice, checkpoint: str | None
+) -> tuple[str, ...]:
+    """Words that name a checkpoint of a run, by name or the final one; UsageError if it has none of
+    that name."""
+    words = _chosen(("--modelpath", modelpath), choice)
+    if checkpoint:
+        run.checkpoint("--modelpath", checkpoint)  # raises
+        words = (*words, "--checkpoint", checkpoint)
+    folder = "checkpoint" if checkpoint is None else f"checkpoint_{checkpoint}"
+    if base_model and adapter_folder.open_adapter(run.path / folder):
+        words = (*words, "--pretrained_model_name_or_path", base_model)
+    return words
 
 
 def _of_checkpoint(

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag, given, switch
-from utils.cli.kinds import MOST_PIXELS, MOST_PROMPTS, NAME, PATH, count, real
+from utils.cli.kinds import MOST_PIXELS, MOST_PROMPTS, NAME, PATH, count, one_of, real
+from utils.files.run_folder import BEST
 from utils.runtime.errors import UsageError
 
 CARD = "memorization card"  # title of --help
@@ -12,6 +13,7 @@ CARD = "memorization card"  # title of --help
 OF_CARDS = (
     "prompts",
     "base_model",
+    "checkpoint",
     "variant",
     "config",
     "unet",
@@ -66,6 +68,16 @@ class CardOptions(Options):
         group=CARD,
         help="model that was fine-tuned, to compare with: a pipeline folder or a name on the hub",
         unset="the run's",
+    )
+    checkpoint: str | None = flag(
+        None,
+        kind=one_of((BEST,)),
+        group=CARD,
+        help=(
+            "checkpoint of the run that the card is of; best: the last one that copied little,"
+            " which diff_train.py --stop_at_copy_share keeps"
+        ),
+        unset="the final one",
     )
     variant: str | None = flag(
         None,

@@ -34,6 +34,7 @@ def flag(
     unset: str = "not set",
     repeat: bool = False,
     several: bool = False,
+    bare: str | None = None,
     may_change_on_resume: bool = False,
     secret: bool = False,
     launcher: str | None = None,
@@ -43,14 +44,12 @@ def flag(
     default: value when the flag is not given; without one, the flag is required.
     aliases: further spellings of the flag.
     kind, help: which values are accepted; what the flag means, beginning with a noun.
-    group: title in --help under which the flag is listed.
-    unset: what --help shows as the default of a flag whose default is None.
-    repeat: the flag may be given more than once; the value is a tuple.
-    several: the flag takes one or more values; the value is a tuple.
+    group, unset: its title in --help; what is shown there as the default where that is None.
+    repeat, several: the flag may be given more than once, or takes several values; a tuple.
+    bare: the text that it stands for when it is given without a value; None: it needs one.
     may_change_on_resume: whether a resumed run may have another value, as it changes no result.
     secret: the value is never written anywhere.
-    launcher: environment variable of accelerate launch whose value an unset flag takes.
-    """
+    launcher: variable of accelerate launch whose value an unset flag takes."""
     meta = {
         "aliases": aliases,
         "kind": kind,
@@ -59,6 +58,7 @@ def flag(
         "unset": unset,
         "repeat": repeat or several,
         "several": several,
+        "bare": bare,
         "required": default is REQUIRED,
         "may_change_on_resume": may_change_on_resume,
         "secret": secret,
@@ -150,7 +150,8 @@ def _shown_default(option: dataclasses.Field) -> str:
 def _argument(option: dataclasses.Field) -> dict[str, Any]:
     """The keyword arguments of argparse's add_argument for a field."""
     meta, kind = option.metadata, option.metadata["kind"]
-    notes = "; ".join(filter(None, (kind.bounds, _shown_default(option))))
+    alone = None if meta["bare"] is None else f"without a value: {meta['bare']}"
+    notes = "; ".join(filter(None, (kind.bounds, alone, _shown_default(option))))
     argument = {
         "dest": option.name,
         "default": None,
@@ -161,6 +162,8 @@ def _argument(option: dataclasses.Field) -> dict[str, Any]:
     argument |= {"metavar": kind.metavar}
     if meta["several"]:
         return argument | {"nargs": "+"}
+    if meta["bare"] is not None:
+        return argument | {"nargs": "?", "const": meta["bare"]}
     return argument | {"action": "append"} if meta["repeat"] else argument
 
 

@@ -33,6 +33,7 @@ from utils.cli.kinds import (
 )
 from utils.data.caption_edits import PROMPT_EDITS
 from utils.data.prompt_styles import PROMPT_STYLES
+from utils.files.run_folder import BEST
 from utils.generation.detectors import DETECTORS
 from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
 from utils.reports.tracking import TRACKERS
@@ -155,6 +156,16 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=count(0),
         group=MODEL,
         help="number of the run's checkpoint to use: checkpoint_N",
+        unset="the final one",
+    )
+    checkpoint: str | None = flag(
+        None,
+        kind=one_of((BEST,)),
+        group=MODEL,
+        help=(
+            "checkpoint of the run by name; best: the last one that copied little, which"
+            " diff_train.py --stop_at_copy_share keeps"
+        ),
         unset="the final one",
     )
     num_inference_steps: int | None = flag(
@@ -358,11 +369,14 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
                 )
 
     def _check_checkpoint(self) -> None:
-        if self.iternum is not None and not self.modelpath:
+        given = {"iternum": self.iternum, "checkpoint": self.checkpoint}
+        named = [f"--{name}={value!r}" for name, value in given.items() if value is not None]
+        if named and not self.modelpath:
             raise UsageError(
-                f"--iternum={self.iternum} names a checkpoint of a run; give the run with"
-                " --modelpath"
+                f"{named[0]} names a checkpoint of a run; give the run with --modelpath"
             )
+        if len(named) > 1:
+            raise UsageError(f"{' and '.join(named)} both name a checkpoint; leave one of them out")
 
     def _check_number_of_prompts(self) -> None:
         if self.nbatches or self.names_prompts:

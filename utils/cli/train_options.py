@@ -21,6 +21,7 @@ from utils.cli.kinds import (
     MOST_AT_ONCE,
     MOST_IMAGES,
     MOST_PIXELS,
+    MOST_PROMPTS,
     PATH,
     SEED,
     Kind,
@@ -44,7 +45,11 @@ LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
 )
+COPY_CHECK_STEPS = 500  # benchmarks/copy_check.py measures what checks cost at this distance
 POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
+
+# descriptors for which the field has a threshold of a copy
+CHECKED_BY = ("pixel", "sscd")
 
 
 def _buckets(text: str) -> str | None:
@@ -69,6 +74,7 @@ CONDITIONING = "conditioning and duplication"
 MITIGATIONS = "mitigations"
 ENSEMBLE = "ensemble"
 OPTIMISATION = "optimisation"
+COPY_CHECKS = "checks of copies"
 SAVING = "what is saved"
 RESUMING = "resuming"
 UPLOAD = "upload"
@@ -87,6 +93,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         MITIGATIONS,
         ENSEMBLE,
         OPTIMISATION,
+        COPY_CHECKS,
         SPEED,
         READING,
         SAVING,
@@ -487,6 +494,47 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         group=OPTIMISATION,
         help="moving average of the weights (decay 0.9999); checkpoints then hold the average",
     )
+    copy_check_steps: int | None = flag(
+        None,
+        kind=count(1),
+        bare=str(COPY_CHECK_STEPS),
+        group=COPY_CHECKS,
+        help=(
+            "number of optimizer steps between checks of copies: images of fixed training captions"
+            " are compared with the training images"
+        ),
+        unset="no checks",
+        may_change_on_resume=True,
+    )
+    copy_check_prompts: int = flag(
+        32,
+        kind=count(1, MOST_PROMPTS),
+        group=COPY_CHECKS,
+        help="number of training captions of a check, each with one image of fixed noise",
+    )
+    copy_check_descriptor: str = flag(
+        "pixel",
+        kind=one_of(CHECKED_BY),
+        group=COPY_CHECKS,
+        help="descriptor that finds the training images nearest to an image of a check",
+    )
+    copy_check_guidance: float = flag(
+        7.5,
+        kind=real(0),
+        group=COPY_CHECKS,
+        help="scale of classifier-free guidance in a check; 1 or less turns guidance off",
+    )
+    stop_at_copy_share: float | None = flag(
+        None,
+        kind=real(above=0, below=1),
+        group=COPY_CHECKS,
+        help=(
+            "share of copies that ends the run, when the lower end of its interval is above it; the"
+            " checkpoint of the last check below is kept in checkpoint_best"
+        ),
+        unset="a run is not ended",
+        may_change_on_resume=True,
+    )
     cache_latents: str = flag(
         "auto",
         kind=one_of(("auto", "off")),
@@ -550,6 +598,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         self._check_learning_rate()
         self._check_optimizer()
         self._check_loss_bank()
+        self._check_copy_checks()
         self._check_upload()
 
     def _check_captions(self) -> None:
@@ -625,6 +674,13 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         if self.agc_bias_correction and not self.mem_ratio:
             raise UsageError(
                 "--agc_bias_correction corrects the loss bank of --mem_ratio; give --mem_ratio too"
+            )
+
+    def _check_copy_checks(self) -> None:
+        if self.stop_at_copy_share is not None and self.copy_check_steps is None:
+            raise UsageError(
+                f"--stop_at_copy_share={self.stop_at_copy_share!r} is a limit of what checks of"
+                " copies find; give --copy_check_steps too"
             )
 
     def _check_upload(self) -> None:

@@ -60,6 +60,14 @@ RULES = (
         lambda opts: opts.lr_scheduler != "constant" or not opts.lr_warmup_steps,
         "--lr_scheduler constant has no warm-up; constant_with_warmup has one",
     ),
+    *(
+        Unused(
+            name,
+            lambda opts: opts.copy_check_steps is not None,
+            "it is about checks of copies, which --copy_check_steps turns on",
+        )
+        for name in ("copy_check_prompts", "copy_check_descriptor", "copy_check_guidance")
+    ),
     Unused(
         "revision",
         lambda opts: not Path(opts.pretrained_model_name_or_path).is_dir(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"state_(\d+)")
 # temporary folders, and renamed old ones, of states and checkpoints
-LEFTOVER = re.compile(r"\.(state_\d+|checkpoint(?:_\d+)?)(?:\.\d+)?\.(part|old)")
+LEFTOVER = re.compile(r"\.(state_\d+|checkpoint(?:_(?:\d+|best))?)(?:\.\d+)?\.(part|old)")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,13 @@ from utils.runtime.errors import UsageError, require_dir
 
 # names of what a run writes
 OUR_NAMES = re.compile(
-    r"run\.json|metrics\.jsonl|captions(_holdout)?\.json|skips\.csv|generations|checkpoint.*"
-    r"|state_.*"
+    r"run\.json|metrics\.jsonl|captions(_holdout)?\.json|skips\.csv|generations|copying\.png"
+    r"|checkpoint.*|state_.*"
 )
+
+
+BEST = "best"  # --checkpoint
+KEPT = "copy_check.json"  # in checkpoint_best/: the row of the check that it was kept after
 
 
 def new_id() -> str:
@@ -64,17 +69,33 @@ class NewRun:
         """Path of the preview images of a step."""
         return self.path / "generations" / f"{step}.png"
 
-    def checkpoint_path(self, step: int | None = None) -> Path:
-        """Folder of the checkpoint of a step, or of the last one."""
+    def copies_path(self, step: int) -> Path:
+        """Path of the images of the check of copies at a step."""
+        return self.path / "generations" / f"{step}_copies.png"
+
+    @property
+    def copying_path(self) -> Path:
+        """Path of the plot of all checks of copies."""
+        return self.path / "copying.png"
+
+    def checkpoint_path(self, step: int | str | None = None) -> Path:
+        """Folder of the checkpoint of a step, of the best one (BEST), or of the last one."""
         return self.path / ("checkpoint" if step is None else f"checkpoint_{step}")
 
     def planned(
-        self, *, ensemble: bool = False, control: bool = False, holdout: bool = False
+        self,
+        *,
+        ensemble: bool = False,
+        control: bool = False,
+        holdout: bool = False,
+        copies: bool = False,
+        best: bool = False,
     ) -> list[str]:
         """Every path that a run writes, for --dry_run.
 
         ensemble: whether several copies are trained; control: whether loss control is on; holdout:
-        whether images are set aside."""
+        whether images are set aside; copies: whether copies are checked; best: whether the last
+        checkpoint that copies little is kept."""
         names = [
             "run.json",
             "metrics.jsonl",
@@ -90,6 +111,10 @@ class NewRun:
             names.append("skips.csv")
         if holdout:
             names.append(self.held_out_path.name)
+        if copies:
+            names += ["generations/<step>_copies.png", self.copying_path.name]
+        if best:
+            names.append(f"checkpoint_{BEST}/")
         return [*(str(self.path / name) for name in names), str(self.cache_path)]
 
     @property
@@ -153,6 +178,39 @@ class NewRun:
         if self.writes:
             save_folder(save, self.checkpoint_path(step))
 
+    def save_best(self, save: Callable[[Path], None], check: Mapping[str, Any]) -> None:
+        """Write the checkpoint that --checkpoint best names, in the place of an earlier one.
+
+        save: as in `save_checkpoint`; check: the row of metrics.jsonl after which it is kept."""
+
+        def write(folder: Path) -> None:
+            save(folder)
+            whole_files.write_json(folder / KEPT, check)
+
+        if self.writes:
+            save_folder(write, self.checkpoint_path(BEST))
+
+    def best(self) -> dict[str, Any] | None:
+        """The row of metrics.jsonl after which `checkpoint_best` was kept; None without one."""
+        path = self.checkpoint_path(BEST) / KEPT
+        return whole_files.read_json(path) if path.is_file() else None
+
+    def remove_best(self) -> None:
+        """Remove `checkpoint_best`: out of the way first, so that no part of it is ever taken for
+        one."""
+        if self.writes:
+            path = self.checkpoint_path(BEST)
+            aside = path.with_name(f".{path.name}.old")
+            os.replace(path, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def metrics_rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl so far, of every kind."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -197,13 +255,21 @@ class Run:
         # checkpoint_2 before checkpoint_10
         return sorted(names, key=lambda name: (len(name), name))
 
-    def checkpoint(self, flag: str, iternum: int | None = None) -> Path:
-        """Folder of the checkpoint of step `iternum`, or of the last one; UsageError lists those
-        that exist."""
+    @property
+    def best_step(self) -> int:
+        """The step of the checkpoint that --checkpoint best names."""
+        return whole_files.read_json(self.path / f"checkpoint_{BEST}" / KEPT)["step"]
+
+    def checkpoint(self, flag: str, iternum: int | str | None = None) -> Path:
+        """Folder of the checkpoint of step `iternum`, of the best one (BEST), or of the last one;
+        UsageError lists those that exist."""
         name = "checkpoint" if iternum is None else f"checkpoint_{iternum}"
         if name not in self.checkpoints():
             have = ", ".join(self.checkpoints()) or "none yet"
             asked = f"{flag}={str(self.path)!r}" if iternum is None else f"--iternum={iternum}"
+            if iternum == BEST:
+                asked = f"--checkpoint={BEST!r}"
+                have += "; diff_train.py --stop_at_copy_share keeps a best one"
             raise UsageError(f"{asked}: the run has no {name}; it has: {have}")
         return self.path / name
 

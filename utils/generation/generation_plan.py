@@ -183,17 +183,22 @@ def _side(opts: GenerationOptions, recorded: int | None, configs: Configs, *, te
     return opts.resolution or recorded or own or DEFAULT_RESOLUTION
 
 
+def _model(opts: GenerationOptions) -> ModelSource:
+    """The model that the options name."""
+    return find_model(
+        opts.modelpath,
+        iternum=opts.iternum,
+        checkpoint=opts.checkpoint,
+        base_model=opts.pretrained_model_name_or_path,
+        default_model=opts.default_model,
+        choice=FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet),
+    )
+
+
 def _resolve(opts: GenerationOptions) -> _Resolved:
     """Resolve what depends on the model; UsageError for a value that it does not accept."""
     devices.dtype_of(opts.mixed_precision)
-    choice = FileChoice(variant=opts.variant, config=opts.config, unet=opts.unet)
-    model = find_model(
-        opts.modelpath,
-        iternum=opts.iternum,
-        base_model=opts.pretrained_model_name_or_path,
-        default_model=opts.default_model,
-        choice=choice,
-    )
+    model = _model(opts)
     class_name, configs = families.read(model.flag, model.source, choice=model.choice)
     require_class(model, class_name)
     recorded, family = model.recorded("resolution"), families.FAMILIES[class_name]

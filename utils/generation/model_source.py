@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class ModelSource:
     choice: FileChoice = NO_CHOICE
     # the LoRA checkpoint that changes the pipeline, which then is the adapter's base model
     adapter: Adapter | None = None
+    # the value of --checkpoint, where a run's checkpoint is named by a word
+    checkpoint: str | None = None
 
     @property
     def identity(self) -> str | None:
@@ -52,8 +54,11 @@ class ModelSource:
     @property
     def chosen(self) -> dict[str, str]:
         """{flag: value} of the flags that choose among its files, as far as they are given; a
-        network is named by a hash of its weights."""
+        network is named by a hash of its weights, the best checkpoint by its step."""
         given = {"variant": self.choice.variant, "config": self.choice.config}
+        if self.checkpoint is not None and self.run is not None:
+            # a run that continues replaces it
+            given["checkpoint"] = f"{self.checkpoint}, step {self.run.best_step}"
         named = {flag: value for flag, value in given.items() if value is not None}
         if self.choice.unet is None:
             return named
@@ -68,6 +73,7 @@ def find_model(
     modelpath: str | None,
     *,
     iternum: int | None,
+    checkpoint: str | None = None,
     base_model: str | None,
     default_model: str,
     choice: FileChoice = NO_CHOICE,
@@ -76,6 +82,7 @@ def find_model(
 
     modelpath: a run, a pipeline folder, one file of weights, or a LoRA checkpoint of a run.
     iternum: number of a checkpoint of the run; None is the final one.
+    checkpoint: run_folder.BEST, instead of a number.
     base_model: hub name, folder or file: the model without a modelpath, and the base model of a
     LoRA checkpoint instead of the recorded one.
     default_model: hub name of the model that is used where neither is given.
@@ -86,21 +93,33 @@ def find_model(
         return ModelSource("--pretrained_model_name_or_path", source, native=True, choice=choice)
     one_file = Path(modelpath).is_file()
     run = None if one_file else run_folder.open_run("--modelpath", modelpath)
-    if run is None and iternum is not None:
-        raise UsageError(
-            f"--iternum={iternum} names a checkpoint of a run, and {modelpath!r} holds no"
-            " run.json; give the folder of a run"
-        )
-    place = modelpath if run is None else str(run.checkpoint("--modelpath", iternum))
+    place = _place_of(modelpath, run, iternum if checkpoint is None else checkpoint)
     adapter = adapter_folder.open_adapter(place)
     if adapter is not None:
-        return _on_base(modelpath, adapter, run, base_model, choice)
+        on_base = _on_base(modelpath, adapter, run, base_model, choice)
+        return replace(on_base, checkpoint=checkpoint)
     if base_model:
         raise UsageError(
             f"--modelpath={modelpath!r} and --pretrained_model_name_or_path={base_model!r} both"
             " name a model; give one"
         )
-    return ModelSource("--modelpath", place, run=run, modelpath=modelpath, choice=choice)
+    return ModelSource(
+        "--modelpath", place, run, modelpath=modelpath, choice=choice, checkpoint=checkpoint
+    )
+
+
+def _place_of(modelpath: str, run: run_folder.Run | None, number: int | str | None) -> str:
+    """The folder or file that is loaded. number: as in Run.checkpoint, where a run is asked for
+    one of its checkpoints."""
+    if run is not None:
+        return str(run.checkpoint("--modelpath", number))
+    if number is not None:
+        flag = "--checkpoint" if number == run_folder.BEST else "--iternum"
+        raise UsageError(
+            f"{flag}={number} names a checkpoint of a run, and {modelpath!r} holds no run.json;"
+            " give the folder of a run"
+        )
+    return modelpath
 
 
 def _on_base(

@@ -63,15 +63,24 @@ def listed_innocents(
     # both folders are checked, also where the first is enough
     base = base_images(base_dir) if base_dir else None
     for source, images in (("holdout", sets.held_out), ("base_dir", base)):
-        if images is None:
-            continue
-        images = _without_copies(images, sets.training, say)
-        if len(images) >= LEAST_INNOCENTS:
-            return _chosen(images, source, seed, say)
-        say(
-            f"{len(images)} innocents are too few to set a threshold ({SOURCES[source]}); at least"
-            f" {LEAST_INNOCENTS} are needed"
-        )
+        enough = images and enough_innocents(images, sets.training, source, seed=seed, say=say)
+        if enough:
+            return enough
+    return None
+
+
+def enough_innocents(
+    images: ImageSet, training: ImageSet | Index, source: str, *, seed: int, say: Say
+) -> InnocentSet | None:
+    """Pictures as innocents, without copies of training images; None, with a line, of fewer than
+    LEAST_INNOCENTS. source, seed, say: as in `listed_innocents`."""
+    images = _without_copies(images, training, say)
+    if len(images) >= LEAST_INNOCENTS:
+        return _chosen(images, source, seed, say)
+    say(
+        f"{len(images)} innocents are too few to set a threshold ({SOURCES[source]}); at least"
+        f" {LEAST_INNOCENTS} are needed"
+    )
     return None
 
 

@@ -48,6 +48,9 @@ STREAMS = {
     "bootstrap-innocents": "resampling of innocents for the interval of a threshold",
     "innocents": "which innocents are compared, where there are more than needed",
     "card-prompts": "which captions a memorization card, or a check of copies, generates from",
+    "copy-check-pictures": "training pictures whose loss a check of copies takes",
+    "copy-check-times": "times of the noise at which a check of copies takes losses",
+    "copy-check-noise": "noise of a picture whose loss a check of copies takes",
     "card-words": "which words of a caption a memorization card replaces, and by which",
 }
 

@@ -69,10 +69,15 @@ class FrozenNetworks:
         """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
         float32 like noise."""
         if self.cached_latents is None:
-            dtype = self.vae.dtype
-            pixels = devices.to_device(batch["pixels"], self.device).to(dtype)
-            return lat.encode(self.vae, pixels, noise.to(dtype)).float()
+            return self.encoded(batch["pixels"], noise)
         mean, std = devices.to_device(
             self.cached_latents.moments(batch["row"], batch["flipped"]), self.device
         ).unbind(1)
         return lat.posterior_sample(mean.float(), std.float(), noise, **lat.scaling(self.vae))
+
+    def encoded(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """A sample of the posterior of images that are not cached. pixels: [B, 3, H, W] in [-1, 1];
+        noise: [B, C, h, w]. Returns: float32 like noise."""
+        dtype = self.vae.dtype
+        pixels = devices.to_device(pixels, self.device).to(dtype)
+        return lat.encode(self.vae, pixels, noise.to(dtype)).float()

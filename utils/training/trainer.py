@@ -177,7 +177,7 @@ class Trainer:
 
     # Inputs of a step -----------------------------------------------------------------------------
 
-    def _latent_shape(self, batch):
+    def latent_shape(self, batch: Mapping[str, Any]) -> tuple[int, int, int]:
         """(C, h, w) of the latents of a batch, all of whose images are shown in one size."""
         height, width = batch["target_size"][0]
         factor = self.parts.vae_factor
@@ -189,7 +189,7 @@ class Trainer:
         random = step_random.StepRandom(self.seed, self.split, step, batch["slot"])
         noises = step_random.latent_noise(
             random,
-            latent_shape=self._latent_shape(batch),
+            latent_shape=self.latent_shape(batch),
             draw_time=self.process.draw,
             offset=self.noise_offset,
         )
@@ -216,6 +216,33 @@ class Trainer:
         extras = {name: self._moved(value) for name, value in extras.items()}
         time_given = self.process.network_time(time)
         return DenoiserInputs(noisy, time_given, own, partners, drawn, extras), wanted, time
+
+    @torch.no_grad()
+    def losses_at(
+        self,
+        batch: Mapping[str, Any],
+        posterior: torch.Tensor,
+        noise: torch.Tensor,
+        time: torch.Tensor,
+    ) -> torch.Tensor:
+        """The plain losses of samples at noise and times that are given, without mitigations and
+        weights of the loss. Within `pipeline`, they are those of a checkpoint.
+
+        batch: of B samples, with pixels and prompts, as training_data.collate joins them;
+        posterior, noise: [B, C, h, w] standard normal; time: [B] of the process. Returns: [B]
+        float32 on the CPU."""
+        posterior, noise, time = map(self._moved, (posterior, noise, time))
+        latents = self.frozen.encoded(batch["pixels"], posterior)
+        encoders = self.frozen.encoders
+        text = self.family.text(
+            self.parts.encoders if encoders is None else encoders, self.frozen.ids(batch["prompt"])
+        )
+        extras = {k: self._moved(v) for k, v in self.family.extras(batch, self.resolution).items()}
+        given = self.process.network_time(time)
+        with self.computation.accelerator.autocast():
+            noisy = self.process.noisy(latents, noise, time)
+            predicted = self.family.predict(self.parts.denoiser, noisy, given, text, extras)
+        return lat.squared_error(predicted, self.process.target(latents, noise, time)).cpu()
 
     # A step ---------------------------------------------------------------------------------------
 

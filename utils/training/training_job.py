@@ -54,6 +54,7 @@ class PreparedRun:
     splits: list[np.ndarray]  # indices of the images of each split
     duplicated: list[str]  # keys of images that are, or under nodup would be, duplicated
     held_out: dict[str, list[str]]  # prompts of the images of --holdout, which are never drawn
+    aside: ImageSet  # these images
     per_step: int  # images of an optimizer step of a copy
     # {network: fingerprint of its weights before training, as versions before 0.3 made it;
     # <network>_content: of all its values}
@@ -329,6 +330,7 @@ def prepare(
         splits=splits,
         duplicated=duplicated,
         held_out=_prompts_of(opts, aside, data, base.tokenizer, seed),
+        aside=aside,
         per_step=per_step,
         identity=identity,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from utils.files.resume_states import State
     from utils.files.run_folder import NewRun
     from utils.runtime.parallel import Processes
+    from utils.training.copy_checks import CopyChecks
     from utils.training.ensemble import Progress
     from utils.training.step_reports import StepReport, Summary
     from utils.training.training_job import PreparedRun
@@ -70,11 +71,12 @@ class Due:
     checkpoint: int | None  # number of the checkpoint to write: a step, or a round of an ensemble
     final: bool  # write the final checkpoint
     state: bool  # save a state to resume from
+    copies: bool = False  # check how much the model copies
 
     @property
     def writes(self) -> bool:
         """Whether something of the model is written."""
-        return self.show or self.state or self.checkpoint is not None
+        return self.show or self.state or self.copies or self.checkpoint is not None
 
 
 class Loop:
@@ -89,11 +91,14 @@ class Loop:
         *,
         tracker: NoTracker | None = None,
         seconds: float = 0.0,
+        checks: CopyChecks | None = None,
     ):
-        """seconds: of training in earlier launches of a resumed run."""
+        """seconds: of training in earlier launches of a resumed run; checks: of copies."""
         self.job, self.settings, self.run, self.processes = job, settings, run, processes
         self.tracker = tracker or NoTracker()
         self.earlier_seconds, self.pauses = seconds, Pauses()
+        self.checks = checks
+        self.position = 0  # that the run has come to
         # reports of this process's steps since the last row of metrics.jsonl, oldest first
         self.pending: list[StepReport] = []
         self.logged = 0.0  # seconds of this sitting up to the last row
@@ -135,6 +140,8 @@ class Loop:
             if pending is not None:
                 tensors["pending"] = pending
         info = {"metrics_bytes": self.run.metrics_bytes, "seconds": round(self.seconds, 2)}
+        if self.checks is not None:
+            info["copy_check_seconds"] = round(self.checks.seconds, 2)
         resume_states.save_state(
             self.run.path,
             position,
@@ -220,17 +227,25 @@ class Loop:
             )
             self.tracker.image("generations", path, step)
 
+    def steps_at(self, position: int) -> int:
+        """Optimizer steps that the copy which trains at a position has done, over all rounds."""
+        round_, _, step = self.job.plan.locate(position)
+        return round_ * self.job.plan.steps + step
+
     def _due(self, at: Progress) -> Due:
         plan, every = self.job.plan, self.settings.every
         last = at.position == plan.total
         turn_over = at.position % plan.steps == 0
         log = last or at.position % every.rows == 0 or (turn_over and plan.splits > 1)
         state = last or at.round_over or at.position % every.states == 0
-        if self.job.is_ensemble:
-            return Due(log, self._shows_round(at, last), self._checkpoint_of_round(at), last, state)
+        ensemble = self.job.is_ensemble
+        copies = self.checks is not None and self.checks.due(at, plan, is_ensemble=ensemble)
+        if ensemble:
+            show, checkpoint = self._shows_round(at, last), self._checkpoint_of_round(at)
+            return Due(log, show, checkpoint, last, state, copies)
         show = last or at.position % every.previews == 0
         checkpoint = at.position if at.position % every.checkpoints == 0 else None
-        return Due(log, show, checkpoint, last, state)
+        return Due(log, show, checkpoint, last, state, copies)
 
     def _shows_round(self, at, last):
         """Whether a step of a preview grid was passed in the round that is over."""
@@ -251,8 +266,10 @@ class Loop:
         elif due.writes:
             self._check()  # before anything is saved of a broken model
         with self.pauses:
+            if due.copies and self._copies_too_much(at):
+                due = replace(due, show=True, final=True, state=True)
             if due.show:
-                self.show(at.round * self.job.plan.steps if self.job.is_ensemble else at.position)
+                self.show(self.steps_at(at.position))
             if due.state or due.checkpoint is not None:
                 self.job.model.require_finite(at.position)
             self._save_checkpoints(due)
@@ -260,6 +277,15 @@ class Loop:
                 self._save_state(at.position)
             if due.writes:
                 self.processes.wait()
+
+    def _copies_too_much(self, at):
+        """Check the model; whether the run ends now."""
+        assert self.checks is not None
+        step = self.steps_at(at.position)
+        place = {"step": step, "round": at.round, "samples": step * self.job.per_step}
+        self.checks.tracker = self.tracker
+        grouped = self.job.plan.splits > 1
+        return self.checks.check(self.job.model, place, grouped=grouped)
 
     def _save_checkpoints(self, due):
         if due.checkpoint is None and not due.final:
@@ -277,8 +303,12 @@ class Loop:
         """Train from a position to the end and do all that is due. Yields: Progress after each
         position.
 
-        SIGTERM and SIGINT save a state and end with exit status 143 or 130.
+        SIGTERM and SIGINT save a state and end with exit status 143 or 130. A check of copies may
+        end the run before its last position.
         """
+        self.position = position
+        if self.over:
+            return
         # without images to read, a draw costs less than sending it from another process
         workers = self.settings.workers if self.job.model.frozen.cached_latents is None else 0
         looped = self.job.copies.run(
@@ -287,6 +317,7 @@ class Loop:
         self.pauses, self.logged = Pauses(), 0.0
         with StopSignal() as stop:
             for at in self._steps(looped):
+                self.position = at.position
                 if at.report is not None:
                     self.pending.append(at.report)
                 self._after(at)
@@ -296,6 +327,13 @@ class Loop:
                 if asks and self.processes.any(stop.number is not None):
                     self._stop(at, stop.number)
                 yield at
+                if self.over:
+                    return
+
+    @property
+    def over(self) -> bool:
+        """Whether a check of copies ended the run."""
+        return self.checks is not None and self.checks.over
 
     def _steps(self, looped):
         """The steps; TrainingError in one line when an image can no longer be read."""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launcher_settings, launching, parallel
 from utils.training import (
+    copy_checks,
     optimizers,
     run_record,
     start_notes,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from utils.files.run_folder import NewRun
     from utils.models.pipeline_files import Configs
     from utils.runtime.parallel import Processes
+    from utils.training.copy_checks import CopyChecks, Watch
     from utils.training.training_inputs import TrainingInputs
     from utils.training.training_job import PreparedRun
     from utils.training.training_loop import Loop
@@ -114,15 +117,23 @@ def only_run(opts: TrainOptions) -> contextlib.AbstractContextManager[None]:
     return locks.only_writer("--output_dir", opts.output_dir)
 
 
-def train(opts: TrainOptions) -> None:
-    """Plan a run and train it; with --dry_run only print the plan."""
+# What measures how much the model copies (--copy_check_steps): options, run -> Watch. The folder
+# that measures may import this one, so that the script hands it in.
+Watching = Callable[["TrainOptions", "PreparedRun", "Processes"], "Watch"]
+
+
+def train(opts: TrainOptions, watching: Watching) -> None:
+    """Plan a run and train it; with --dry_run only print the plan.
+
+    watching: makes what checks copies, in the main process; called where the options ask for
+    checks."""
     with only_run(opts):
         plan = plan_of(opts)
         if opts.dry_run:
             print_plan(opts, plan)
             return
         accelerator, processes = processes_of(opts)
-        loop, record = start(opts, plan, accelerator, processes)
+        loop, record = start(opts, plan, accelerator, processes, watching)
         loop.train(plan.state.position if plan.state else 0)
         report(plan, loop, record)
 
@@ -160,6 +171,8 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
         ensemble=opts.clients_num > 1 or opts.total_round > 1,
         control=any(m.loss_rule is not None for m in training_job.mitigations_of(opts)),
         holdout=opts.holdout > 0,
+        copies=opts.copy_check_steps is not None,
+        best=opts.stop_at_copy_share is not None,
     )
     shown = {
         "options": plan.options,
@@ -185,10 +198,14 @@ def processes_of(opts: TrainOptions) -> tuple[Accelerator, Processes]:
 
 
 def start(
-    opts: TrainOptions, plan: RunPlan, accelerator: Accelerator, processes: Processes
+    opts: TrainOptions,
+    plan: RunPlan,
+    accelerator: Accelerator,
+    processes: Processes,
+    watching: Watching,
 ) -> tuple[Loop, dict[str, Any]]:
-    """Load the model and start or resume the run. Returns: (Loop, run.json until the run is
-    finished)."""
+    """Load the model and start or resume the run. watching: as in `train`. Returns: (Loop, run.json
+    until the run is finished)."""
     given = opts.seed
     if given is None and plan.record is not None:
         given = plan.record["seed"]
@@ -206,7 +223,8 @@ def start(
         record["captions_cut"] = say_what_has_less_effect(opts, job, processes)
     seconds = plan.state.info["seconds"] if plan.state else 0.0
     settings = training_job.loop_settings(opts)
-    loop = training_loop.Loop(job, settings, plan.run, processes, seconds=seconds)
+    checks = checks_of(opts, plan, job, processes, watching)
+    loop = training_loop.Loop(job, settings, plan.run, processes, seconds=seconds, checks=checks)
     if plan.state:
         loop.restore(plan.state)  # raises on a damaged file before anything is written
     processes.wait()  # all have read what is on disk before the main process writes
@@ -215,6 +233,23 @@ def start(
     record["tracker"] = loop.tracker.run_id or (plan.record or {}).get("tracker")
     begin(plan, loop, record)
     return loop, record
+
+
+def checks_of(
+    opts: TrainOptions, plan: RunPlan, job: PreparedRun, processes: Processes, watching: Watching
+) -> CopyChecks | None:
+    """The checks of copies that the options ask for, or None. watching: as in `train`."""
+    if opts.copy_check_steps is None:
+        return None
+    settings = copy_checks.CheckSettings(opts.copy_check_steps, opts.stop_at_copy_share)
+    watch = None
+    with processes.together():
+        if processes.main:
+            watch = watching(opts, job, processes)
+    checks = copy_checks.CopyChecks(watch, settings, plan.run, processes)
+    with processes.together():
+        checks.prepare()
+    return checks
 
 
 def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Processes) -> int:
@@ -279,6 +314,9 @@ def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     )
     if processes.main:
         resume_states.clean(plan.run.path, after=state.position if state else 0)
+    if state and loop.checks is not None:
+        step = loop.steps_at(state.position)
+        loop.checks.resume(step, state.info.get("copy_check_seconds", 0.0))
     if state:
         processes.say(f"continuing from {state.path}")
     else:
@@ -292,19 +330,23 @@ def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     counts = training_loop.skip_counts(job, processes)
     if counts is not None:
         run.write_skips(job.data.images.keys, counts.tolist())
-    done = job.plan.rounds * job.plan.steps
+    done = loop.steps_at(loop.position)
     speed = round(done * job.plan.splits * job.per_step / loop.seconds, 2)
     measured = {
         "seconds": round(loop.seconds, 2),
         "images_per_second": speed,
         "peak_memory": devices.peak_memory(job.model.device),
     }
+    if loop.checks is not None:
+        measured |= loop.checks.record()
     run.finish(record | measured)
     loop.tracker.finish()
     copies = f" of each of {job.plan.splits} copies" if job.plan.splits > 1 else ""
     processes.say(
         f"{done} steps{copies}, {speed} images/s; the model is in {run.checkpoint_path()}"
     )
+    for line in [] if loop.checks is None else loop.checks.lines(loop.seconds):
+        processes.say(line)
     if loop.tracker.hint:
         processes.say(loop.tracker.hint)
     if plan.upload is not None and processes.main:
