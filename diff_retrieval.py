@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             backend=opts.dist_backend,
             gpu=opts.gpu,
         ) as processes:
+            processes.planning = opts.dry_run
             for line in launcher_settings.notes(flags.launched(opts)):
                 processes.say(line)
             measure(opts, processes)

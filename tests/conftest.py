@@ -180,13 +180,15 @@ def scenes_dir(tmp_path_factory):
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Run a stage script in this process: script("diff_train", "--flag", value ...) -> what it
-    printed."""
+    printed; script.noticed is what it wrote to stderr."""
 
     def run(name, *arguments):
         module = importlib.import_module(name)
         capsys.readouterr()
         module.main([str(a) for a in arguments])
-        return capsys.readouterr().out
+        written = capsys.readouterr()
+        run.noticed = written.err
+        return written.out
 
     return run
 

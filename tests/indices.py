@@ -2,6 +2,7 @@
 index."""
 
 import copy
+import json
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ def printing_to(processes, say):
     """The same processes, whose lines for the user go to `say`."""
     processes = copy.copy(processes)
     processes.say = say
+    processes.show = lambda plan: say(json.dumps(plan))
     return processes
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests import tars
+from tests.indices import printing_to
 from utils.cli import flags
 from utils.cli.retrieval_options import RetrievalOptions
 from utils.index import index_build, index_sources
@@ -51,8 +52,7 @@ def build(tmp_path):
         with launching.measuring(
             world_size=-1, rank=-1, dist_url=None, backend=None, gpu=None
         ) as processes:
-            processes.say = lines.append
-            index_build.build(opts, processes)
+            index_build.build(opts, printing_to(processes, lines.append))
         return lines
 
     return build

@@ -93,8 +93,7 @@ def test_an_ensemble_trains_in_the_buckets_of_its_splits_and_kept_latents_agree(
 
 
 def test_a_plan_shows_the_bucket_of_every_image(train, tmp_path):
-    shown = train(tmp_path / "run", "--dry_run")
-    found = json.loads(shown[shown.index("{\n") :])["recognised"]["buckets"]
+    found = json.loads(train(tmp_path / "run", "--dry_run"))["recognised"]["buckets"]
     assert found["counts"] == {"16,16": 4, "16,24": 4, "24,16": 2}
     assert (len(found["images"]), found["images"]["4.png"]) == (10, "16,24")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,13 +64,14 @@ def caption_images(opts: CaptioningOptions, *, progress: Callable[..., Iterable]
     UsageError or DataError, before the model loads, for what cannot be used; UsageError at the end
     if too many images cannot be read: the captions of the others are kept. Stopped on Ctrl-C."""
     processes = parallel.Processes(launching.accelerator(mixed_precision="no"))
+    processes.planning = opts.dry_run
     for line in launcher_settings.notes(flags.launched(opts)):
         processes.say(line)
     with processes.together():
         plan = _plan(opts, processes)
         done = plan.parts.read(plan.settings)
     if opts.dry_run:
-        processes.say(_dry_run(plan, done))
+        processes.show(_dry_run(plan, done))
         return
     lock: contextlib.AbstractContextManager[bool] = contextlib.nullcontext(True)
     if processes.main:
@@ -140,9 +140,9 @@ def _plan(opts: CaptioningOptions, processes: parallel.Processes) -> CaptionPlan
     )
 
 
-def _dry_run(plan: CaptionPlan, done: Captions) -> str:
-    """What --dry_run prints, as JSON."""
-    shown = {
+def _dry_run(plan: CaptionPlan, done: Captions) -> dict[str, Any]:
+    """What --dry_run prints, of JSON types."""
+    return {
         "images": len(plan.images),
         "images_with_captions": len(plan.existing),
         "captioned_already": len(done),
@@ -150,7 +150,6 @@ def _dry_run(plan: CaptionPlan, done: Captions) -> str:
         "captioner": plan.source,
         "writes": [str(plan.parts.out), f"{plan.parts.first} (until it is finished)"],
     }
-    return json.dumps(shown, indent=1)
 
 
 # Captioning ---------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ memorization card."""
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ def make_card(opts: RetrievalOptions, processes: Processes) -> None:
     started = time.perf_counter()
     planned = plan(opts, processes)
     if opts.dry_run:
-        processes.say(_dry_run(opts, planned))
+        processes.show(_dry_run(opts, planned))
         return
     with locks.only_writers("--output_dir", planned.commands.folder, processes):
         card = _make(opts, planned, processes, started)
@@ -104,18 +103,17 @@ def _require_passed(card: Card) -> None:
         )
 
 
-def _dry_run(opts: RetrievalOptions, planned: CardPlan) -> str:
-    """What --dry_run prints, as JSON."""
+def _dry_run(opts: RetrievalOptions, planned: CardPlan) -> dict[str, Any]:
+    """What --dry_run prints, of JSON types."""
     commands = planned.commands
     steps = [*planned.steps, *(step for _, step in planned.trials)]
-    shown = {
+    return {
         "options": flags.as_dict(opts),
         "images": {name: size.images for name, size in planned.sizes.items()},
         "commands": [line_of(GENERATING, commands.generate(step)) for step in steps],
         "left_out": dict(planned.left_out),
         "writes": str(commands.folder),
     }
-    return json.dumps(shown, indent=1)
 
 
 # Steps --------------------------------------------------------------------------------------------

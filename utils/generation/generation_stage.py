@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -253,8 +252,8 @@ def _track(opts: GenerationOptions, plan: GenerationPlan, figures: dict) -> str 
     return tracker.hint
 
 
-def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
-    """What --dry_run prints, as JSON."""
+def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> dict[str, Any]:
+    """What --dry_run prints, of JSON types."""
     writes = [path for each in plans for path in each.folder.planned()]
     if compared:
         writes.append(str(plans[-1].folder.path / "compare.png"))
@@ -272,8 +271,7 @@ def _dry_run(plans: list[GenerationPlan], *, compared: bool) -> str:
         labels = {prompt.label for prompt in last.images.prompts}
         names = enumerate(last.images.classes.names)
         found["classes"] = [name for label, name in names if label in labels]
-    shown = {"options": last.settings, "images": total, "recognised": found, "writes": writes}
-    return json.dumps(shown, indent=1)
+    return {"options": last.settings, "images": total, "recognised": found, "writes": writes}
 
 
 def _report(
@@ -360,6 +358,7 @@ def generate_folders(
     progress: shows a bar over an iterable.
     """
     processes = launching.sharing()
+    processes.planning = opts.dry_run
     for line in launcher_settings.notes(flags.launched(opts)):
         processes.say(line)
     if opts.captoken is not None:
@@ -375,7 +374,7 @@ def generate_folders(
     for each in plans:
         each.folder.rows(each.settings)  # refuse a folder before hours go into the first one
     if opts.dry_run:
-        processes.say(_dry_run(plans, compared=opts.compare))
+        processes.show(_dry_run(plans, compared=opts.compare))
         return
     generator = Generator(processes, progress=progress)
     figures = [generator.complete(each) for each in plans]

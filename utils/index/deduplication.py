@@ -3,7 +3,6 @@ them, with sampling weights and a gallery, to <index>/dedup-<threshold>/ or --ou
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -91,7 +90,7 @@ def deduplicate(
     approximately = request.approximately or len(index) > near_duplicates.EXACT_ROWS
     if opts.dry_run:
         if processes.main:
-            processes.say(_plan(request, index, threshold, approximately=approximately))
+            processes.show(_plan(request, index, threshold, approximately=approximately))
         return
     with locks.only_writers("--output_dir", folder, processes):
         started = time.perf_counter()
@@ -109,11 +108,11 @@ def deduplicate(
 
 def _plan(
     request: DeduplicationRequest, index: VectorIndex, threshold: float, *, approximately: bool
-) -> str:
-    """What --dedup would write, for --dry_run, as JSON."""
+) -> dict[str, Any]:
+    """What --dedup would write, for --dry_run, of JSON types."""
     lists = search.planned(index) if approximately else []
     writes = [*map(str, lists), *planned(request.output_dir, index.root, threshold)]
-    return json.dumps({"options": request.options, "writes": writes}, indent=1)
+    return {"options": request.options, "writes": writes}
 
 
 def _write(

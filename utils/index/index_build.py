@@ -3,7 +3,6 @@ continue an existing one."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import signal
 import time
@@ -117,8 +116,7 @@ def _show_plan(
     with processes.together():
         source, existing = _opened(request, processes)
         if processes.main:
-            plan = {"options": options, **_plan(request, source, existing, then)}
-            processes.say(json.dumps(plan, indent=1))
+            processes.show({"options": options, **_plan(request, source, existing, then)})
 
 
 def _opened(

@@ -4,7 +4,6 @@ It turns the options of diff_retrieval.py into records, which all modules below 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -185,8 +184,7 @@ def evaluate(opts: RetrievalOptions, processes: Processes, training: TrainingSid
     the reading; the main one does the rest."""
     planned = plan(opts, processes, training)
     if opts.dry_run:
-        summary = {"options": flags.as_dict(opts), **planned.summary(opts.matrix_path)}
-        processes.say(json.dumps(summary, indent=1))
+        processes.show({"options": flags.as_dict(opts), **planned.summary(opts.matrix_path)})
         return
     with locks.only_writers("--output_dir", planned.folder.path, processes):
         written = run(opts, processes, planned)

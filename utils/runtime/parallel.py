@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -44,7 +46,9 @@ class Processes:
     index: number of this process, from 0;
     count: number of processes;
     device: the device of this process;
-    main: whether this is process 0, the only one that prints and writes shared files."""
+    main: whether this is process 0, the only one that prints and writes shared files;
+    planning: whether only a plan is made (--dry_run), as the stage sets it: lines then go to
+        stderr, so that stdout holds the plan alone."""
 
     ROWS = 16384  # rows that `gather_rows` sends at a time
 
@@ -53,11 +57,17 @@ class Processes:
         self.count = accelerator.num_processes
         self.device = accelerator.device
         self.main = accelerator.is_main_process
+        self.planning = False
 
     def say(self, line: str) -> None:
         """Print a line, in the main process only."""
         if self.main:
-            print(line, flush=True)
+            print(line, file=sys.stderr if self.planning else sys.stdout, flush=True)
+
+    def show(self, plan: Mapping[str, Any]) -> None:
+        """Print a plan as JSON on stdout, in the main process only."""
+        if self.main:
+            print(json.dumps(plan, indent=1), flush=True)
 
     def wait(self) -> None:
         """Wait until every process has called this."""

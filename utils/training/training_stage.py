@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -150,7 +152,9 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     upload = upload_of(opts, run)
     training_job.mitigations_of(opts)  # raises when two exclude one another
     optimizers.require(opts.optimizer_name)
-    say = print if launching.first_process() else lambda line: None
+    # beside a plan lines go to stderr, so that stdout holds the plan alone
+    to = sys.stderr if opts.dry_run else sys.stdout
+    say = functools.partial(print, file=to) if launching.first_process() else lambda line: None
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
     inputs = training_job.checked_data(opts, say)
