@@ -132,13 +132,41 @@ def shorten_previews(patch):
     patch.setattr(previews, "sampling", Short())
 
 
+def blank_plots(patch):
+    """Plots are built but not drawn: drawing them takes two fifths of an evaluation of tests."""
+    from utils.reports import plots
+
+    drawn = plots.save
+
+    def save(figure, path):
+        from matplotlib import pyplot
+        from PIL import Image
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (72, 38)).save(path)
+        pyplot.close(figure)
+
+    save.drawn = drawn
+    patch.setattr(plots, "save", save)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def short_previews():
-    """See `shorten_previews`; where no module of tests imports torch, nothing is trained."""
+def quick_pictures():
+    """See `shorten_previews` and `blank_plots`; where no module of tests imports torch, nothing is
+    trained."""
     with pytest.MonkeyPatch.context() as patch:
+        blank_plots(patch)
         if "torch" in sys.modules:
             shorten_previews(patch)
         yield
+
+
+@pytest.fixture
+def drawn_plots(monkeypatch):
+    """Plots are drawn, as users get them."""
+    from utils.reports import plots
+
+    monkeypatch.setattr(plots, "save", plots.save.drawn)
 
 
 @pytest.fixture(autouse=True)

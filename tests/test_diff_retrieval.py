@@ -111,6 +111,7 @@ def test_matches_are_listed_with_rank_and_score(measure, copies, scenes_dir):
     assert scores[0] > 0.95
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_an_evaluation_leaves_everything_it_promises(measure, copies):
     folder, _ = measure(copies, *NO_FD)
     assert folder.name.startswith("pixel-dotproduct-")
@@ -777,6 +778,7 @@ def test_fid_with_both_scales_and_what_is_measured_on_its_features(
     assert found["settings"]["fid_dcr"]["protocol"] == "dcr"
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_runs_are_compared(script, refused, measure, copies, tmp_path):
     for name, extra in (("one", ()), ("two", ("--copy_threshold", 0.9)), ("three", ())):
         script(

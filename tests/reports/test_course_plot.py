@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from utils.reports import course_plot, plots
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
 VERMILION = (213, 94, 0)
 COPIES = [(400, 0.0, 0.0, 1.5), (800, 0.8, 0.0, 1.9), (1200, 5.1, 2.0, 8.0)]
 

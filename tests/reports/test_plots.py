@@ -4,6 +4,7 @@ from PIL import Image
 
 from utils.reports import plots
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
 BLUE, ORANGE, GREEN, VERMILION = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
 
 

@@ -18,6 +18,7 @@ def pair(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_what_is_written(tmp_path, monkeypatch):
     one = evaluation(tmp_path / "e" / "one|$x_1$", settings={"copy_threshold": 0.5})
     two = evaluation(tmp_path / "e" / "two", scores=(0.1, 0.2, 0.3, 0.4), metrics={"fid": 9.0})

@@ -4,6 +4,8 @@ from PIL import Image
 from benchmarks.study import figures
 from utils.reports import plots
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 
 @pytest.fixture
 def drawn(monkeypatch):
