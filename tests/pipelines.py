@@ -64,8 +64,10 @@ def stable_diffusion(prediction_type="epsilon"):
     return _micro_parts(prediction_type).assemble()
 
 
-def stable_diffusion_xl():
-    """SDXL: two text encoders, pooled embeddings, conditioning on the size."""
+def stable_diffusion_xl(force_upcast=True):
+    """SDXL: two text encoders, pooled embeddings, conditioning on the size.
+
+    force_upcast: of the autoencoder's configuration, that half precision is too coarse for it."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     parts = _micro_parts()
@@ -83,6 +85,7 @@ def stable_diffusion_xl():
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=16 + 6 * 8,
     )
+    parts.vae.register_to_config(force_upcast=force_upcast)
     return StableDiffusionXLPipeline(
         vae=parts.vae,
         text_encoder=_clip(16, parts.tokenizer, projected=False),
@@ -95,8 +98,11 @@ def stable_diffusion_xl():
     )
 
 
-def stable_diffusion_3():
-    """SD 3: three text encoders, a transformer, flow matching."""
+def stable_diffusion_3(layers=1, t5=True, **transformer_config):
+    """SD 3: three text encoders, a transformer, flow matching.
+
+    layers: blocks, of which the last one has no output for the text; t5: False leaves the third
+    text encoder out, as users do to save memory."""
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -104,12 +110,12 @@ def stable_diffusion_3():
     )
 
     tokenizer = _micro_parts().tokenizer
-    t5_tokenizer, t5 = _t5(32)
+    t5_tokenizer, t5_encoder = _t5(32) if t5 else (None, None)
     transformer = SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
         in_channels=4,
-        num_layers=1,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
@@ -117,6 +123,7 @@ def stable_diffusion_3():
         pooled_projection_dim=32,
         out_channels=4,
         pos_embed_max_size=16,
+        **transformer_config,
     )
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
@@ -126,7 +133,7 @@ def stable_diffusion_3():
         tokenizer=tokenizer,
         text_encoder_2=_clip(16, tokenizer, projected=True),
         tokenizer_2=tokenizer,
-        text_encoder_3=t5,
+        text_encoder_3=t5_encoder,
         tokenizer_3=t5_tokenizer,
     )
 
@@ -187,12 +194,20 @@ MINIATURES = {
     "SD 3": stable_diffusion_3,
     "Flux": flux,
 }
+# others of these families, in which a step of training may differ
+VARIANTS = {
+    "SDXL, half VAE": lambda: stable_diffusion_xl(force_upcast=False),
+    "SD 3, 2 blocks": lambda: stable_diffusion_3(layers=2),
+    "SD 3.5": lambda: stable_diffusion_3(layers=2, qk_norm="rms_norm", dual_attention_layers=(0,)),
+    "SD 3 without T5": lambda: stable_diffusion_3(layers=2, t5=False),
+    "Flux without guidance": lambda: flux(guidance_embeds=False),
+}
 
 
 def miniature(name):
-    """A new pipeline by its name in MINIATURES, with the same weights each time."""
+    """A new pipeline by its name in MINIATURES or VARIANTS, with the same weights each time."""
     torch.manual_seed(0)
-    pipeline = MINIATURES[name]()
+    pipeline = (MINIATURES | VARIANTS)[name]()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -16,6 +16,7 @@ from tests.captioning.conftest import save_blip
 from tests.conftest import ROOT
 from tests.indices import image_index
 from tests.launchers import launched, torchrun
+from tests.pipelines import miniature
 from utils.data.image_sets import list_images
 from utils.data.scenes import write_scenes
 
@@ -61,6 +62,13 @@ OF_CARDS = {
     "--views": "plain",
     "--num_candidates": "1",
     "--budget": "0.3",
+}
+
+# models of other families stand for themselves: {name: miniature}
+OF_FAMILIES = {
+    "stabilityai/stable-diffusion-xl-base-1.0": "SDXL",
+    "stabilityai/stable-diffusion-3.5-medium": "SD 3.5",
+    "black-forest-labs/FLUX.1-dev": "Flux",
 }
 
 OWN_PICTURES = "On your own pictures"  # its commands build on one another: they have their own test
@@ -111,6 +119,12 @@ def layouts(folder, scenes_dir):
         members |= tars.sample(key.removesuffix(".png"), content, caption=each[0])
     tars.write(folder / "scenes.tar", members)
     return made | {"<tar_files>": folder / "scenes.tar"}
+
+
+def saved(folder, name):
+    """A miniature as a folder."""
+    miniature(name).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +178,7 @@ def place(tmp_path_factory, micro_sd, micro_run, scenes_dir, lora):
         "<number_of_inference_generations>": 3,
         "MODEL": micro_sd,
         "TINY": ROOT / "assets" / "tiny-sd",
+        **{name: saved(folder / name, of) for name, of in OF_FAMILIES.items()},
         "CAPTIONER": save_blip(folder / "captioner"),
         "folder": folder,
         "<path_to_lora>": lora,
@@ -183,6 +198,8 @@ def scaled(words, script, place):
     )
     if script == "diff_retrieval.py" and "--modelpath" in words:
         given |= OF_CARDS
+    for name in OF_FAMILIES.keys() & {*words}:
+        given |= {"--pretrained_model_name_or_path": name, "--resolution": "16"}
     if {"--build_index", "--dedup"} & {*words}:
         given = {k: v for k, v in given.items() if k not in NOT_OF_INDEX}
     filled = []

@@ -33,7 +33,7 @@ from utils.cli import kinds
         (kinds.real(above=0), ["1e-9"], ["0"], "a number above 0"),
         (kinds.real(above=0, high=1), ["1e-9", "1"], ["0", "1.1"], "a number above 0, up to 1"),
         (
-            kinds.number_or("auto", 0),
+            kinds.number_or("auto", low=0),
             ["auto", "0"],
             ["-1", "soon"],
             "'auto' or a number at least 0",

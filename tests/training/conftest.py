@@ -11,6 +11,7 @@ from utils.training import ensemble, optimisation, train_mitigations, trainer
 from utils.training import steps as steps_of_families
 from utils.training.methods.full_weights import FullWeights
 from utils.training.process.base import ProcessSettings
+from utils.training.steps.base import StepSettings
 
 SIDE = 16
 needs_prodigy = pytest.mark.skipif(
@@ -52,11 +53,14 @@ def start(scenes_dir, micro_parts):
         text=False,
         weights=None,
         optimizer="adamw",
-        snr_gamma=None,
+        length=None,
+        guidance=1.0,
+        center_crop=True,
+        process=None,
         **optimised,
     ):
         parts = parts or micro_parts()
-        step = steps_of_families.of(parts)
+        step = steps_of_families.of(parts, StepSettings(length, guidance))
         images = image_sets.list_images("--d", scenes_dir / "train")
         texts, _ = caption_files.read_captions(scenes_dir / "captions.json", images)
         data, _ = training_data.captioned_images(
@@ -79,7 +83,7 @@ def start(scenes_dir, micro_parts):
             parts,
             trainer.Task(
                 step=step,
-                process=step.process(parts, ProcessSettings(snr_gamma=snr_gamma)),
+                process=step.process(parts, process or ProcessSettings(), SIDE),
                 method=FullWeights(),
                 hooks=hooks,
                 seed=0,
@@ -106,7 +110,7 @@ def start(scenes_dir, micro_parts):
                 seed=0,
                 split=k,
                 global_batch=batch,
-                views=transforms.Views(SIDE, center_crop=True, random_flip=False),
+                views=transforms.Views(SIDE, center_crop=center_crop, random_flip=False),
                 choose_caption=hooks.choose_caption,
                 partners=hooks.partners,
             )

@@ -76,3 +76,24 @@ def test_a_loss_that_is_not_a_number_is_not_hidden_by_being_dropped():
     losses = torch.tensor([float("nan"), 1.0])
     kept = control.keep(losses, torch.tensor([0, 1]))
     assert not torch.isfinite((losses * kept).sum())
+
+
+def test_a_weight_of_the_time_alone_changes_no_decision():
+    """Losses of noise, velocity, image or flow differ by such a weight, in the loss and in the
+    bank."""
+    generator = torch.Generator().manual_seed(0)
+    weights = 2.0 ** torch.arange(-3, 5)  # of a bin; a power of two does not round
+    plain, weighted = (
+        AntiGradientControl(ratio=1.25, decay=0.8, num_timesteps=8, bias_correction=True)
+        for _ in range(2)
+    )
+    dropped = 0
+    for _ in range(40):
+        losses = torch.rand(6, generator=generator) + 0.1
+        times = torch.randint(8, (6,), generator=generator)
+        kept = plain.keep(losses, times)
+        assert torch.equal(kept, weighted.keep(losses * weights[times], times))
+        plain.update(losses, times)
+        weighted.update(losses * weights[times], times)
+        dropped += int((~kept).sum())
+    assert dropped > 20

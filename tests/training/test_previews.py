@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from utils.training import steps
 from utils.training.previews import preview
 
 
@@ -14,8 +15,12 @@ def fake_training(parts):
     def pipeline():
         yield parts.assemble()
 
-    process = SimpleNamespace(preview_steps=50)
-    return SimpleNamespace(device=torch.device("cpu"), pipeline=pipeline, process=process)
+    return SimpleNamespace(
+        device=torch.device("cpu"),
+        pipeline=pipeline,
+        process=SimpleNamespace(preview_steps=50),
+        family=steps.of(parts),
+    )
 
 
 def test_a_preview_is_a_grid_with_its_prompts(tmp_path, micro_parts):

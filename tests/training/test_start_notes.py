@@ -141,3 +141,11 @@ def test_mixup_of_equal_prompts_is_said():
     assert line(one, dropout=0.1) is None
     assert line(two) is None
     assert line(one, mixup=0.0) is None
+
+
+def test_bins_that_are_visited_too_rarely_are_said():
+    line = start_notes.bins_rarely_visited(1000, 6000)
+    assert "each of the 1000 bins of the loss bank is visited 6 times" in line
+    assert "use --agc_bins 60," in line
+    assert start_notes.bins_rarely_visited(600, 6000) is None
+    assert "--agc_bins 1," in start_notes.bins_rarely_visited(1000, 8)

@@ -10,6 +10,7 @@ from utils.runtime import seeding
 from utils.runtime.errors import TrainingError
 from utils.training import optimisation, step_random, train_mitigations
 from utils.training.process import diffusion
+from utils.training.process.base import ProcessSettings
 
 
 def first_batch(copies, steps=range(1)):
@@ -185,7 +186,7 @@ def test_accumulation_is_one_step_of_the_mean(start, finished):
 
 
 def test_snr_weights_weigh_each_sample(start, finished):
-    copies = start(steps=1, snr_gamma=5.0)
+    copies = start(steps=1, process=ProcessSettings(snr_gamma=5.0))
     scheduler = copies.model.process.scheduler
 
     def weigh(losses, timesteps):
@@ -252,7 +253,9 @@ def test_loss_control_looks_at_each_micro_batch_of_a_step(start, finished, micro
 
 
 def test_snr_weights_do_not_reach_the_bank(start, finished):
-    plain, weighted = (start(steps=1, ratio=1.25, snr_gamma=g) for g in (None, 5.0))
+    plain, weighted = (
+        start(steps=1, ratio=1.25, process=ProcessSettings(snr_gamma=g)) for g in (None, 5.0)
+    )
     for copies in (plain, weighted):
         finished(copies)
     assert torch.equal(plain.model.loss_rule.bank, weighted.model.loss_rule.bank)

@@ -224,7 +224,7 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
     )
     cfg_start: float | str | None = flag(
         None,
-        kind=number_or("auto", 0),
+        kind=number_or("auto", low=0),
         group=MITIGATIONS,
         help=(
             "timestep at which guidance starts: above it the scale is --cfg_before; auto: a"

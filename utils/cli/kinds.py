@@ -94,13 +94,13 @@ def real(
     return _number(float, "a number", "X", _Bounds(low, high, above, below))
 
 
-def number_or(word: str, low: float | None = None) -> Kind:
-    """The word, or a number of at least `low`."""
-    number = real(low)
+def number_or(*words: str, low: float | None = None, above: float | None = None) -> Kind:
+    """One of the words, or a number of at least `low` or greater than `above`."""
+    number = real(low, above=above)
     return Kind(
-        lambda text: word if text == word else number.parse(text),
-        f"{word!r} or {number.accepted}",
-        f"{{{word},X}}",
+        lambda text: text if text in words else number.parse(text),
+        f"{', '.join(map(repr, words))} or {number.accepted}",
+        f"{{{','.join(words)},X}}",
         f"X {number.bounds}" if number.bounds else "",
     )
 

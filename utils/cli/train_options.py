@@ -22,10 +22,12 @@ from utils.cli.kinds import (
     MOST_IMAGES,
     MOST_PIXELS,
     MOST_PROMPTS,
+    MOST_TOKENS,
     PATH,
     SEED,
     Kind,
     count,
+    number_or,
     one_of,
     real,
     text_with,
@@ -36,6 +38,7 @@ from utils.data.duplication import DUPLICATIONS
 from utils.data.prompt_styles import CAPTION, PROMPT_STYLES
 from utils.runtime.errors import UsageError
 from utils.training.optimizers import OPTIMIZERS
+from utils.training.process.flow_names import MODE_SCALES, WEIGHTING_SCHEMES
 
 LR_SCHEDULERS = (
     "linear",
@@ -46,6 +49,7 @@ LR_SCHEDULERS = (
     "constant_with_warmup",
 )
 COPY_CHECK_STEPS = 500  # benchmarks/copy_check.py measures what checks cost at this distance
+MOST_BINS = 1000  # as many as there are steps of a diffusion
 POLYNOMIAL_END = 1e-7  # learning rate at the end of --lr_scheduler polynomial
 
 # descriptors for which the field has a threshold of a copy
@@ -75,6 +79,7 @@ MITIGATIONS = "mitigations"
 ENSEMBLE = "ensemble"
 OPTIMISATION = "optimisation"
 COPY_CHECKS = "checks of copies"
+FLOWS = "flow matching and T5 (SD 3, Flux)"
 SAVING = "what is saved"
 RESUMING = "resuming"
 UPLOAD = "upload"
@@ -94,6 +99,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         ENSEMBLE,
         OPTIMISATION,
         COPY_CHECKS,
+        FLOWS,
         SPEED,
         READING,
         SAVING,
@@ -287,6 +293,16 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         group=MITIGATIONS,
         help="decay of the loss bank of --mem_ratio",
     )
+    agc_bins: int | None = flag(
+        None,
+        kind=count(1, MOST_BINS),
+        group=MITIGATIONS,
+        help=(
+            "number of classes of times in the loss bank of --mem_ratio, visited equally often;"
+            " fewer suit short runs"
+        ),
+        unset="1000, as published",
+    )
     agc_bias_correction: bool = switch(
         group=MITIGATIONS,
         help="bias correction of the loss bank of --mem_ratio: divide by 1 - decay^visits",
@@ -478,7 +494,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         None,
         kind=real(above=0),
         group=OPTIMISATION,
-        help="gamma of Min-SNR loss weights (Hang et al. 2023); 5 is usual",
+        help="gamma of Min-SNR loss weights (Hang et al. 2023), of diffusion; 5 is usual",
         unset="no weights",
     )
     noise_offset: float = flag(
@@ -489,6 +505,61 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
             "standard deviation of one more number for each channel of an image's noise, so that"
             " darker and lighter images can be learned; 0.05 to 0.1 is usual, 0 adds none"
         ),
+    )
+    weighting_scheme: str | None = flag(
+        None,
+        kind=one_of(WEIGHTING_SCHEMES),
+        group=FLOWS,
+        help=(
+            "times of flow matching: logit_normal and mode draw them unevenly, sigma_sqrt and"
+            " cosmap weigh their losses"
+        ),
+        unset="as published: logit_normal for SD 3, none for Flux",
+    )
+    logit_mean: float | None = flag(
+        None,
+        kind=real(),
+        group=FLOWS,
+        help="mean of --weighting_scheme logit_normal; above 0 draws less noise",
+        unset="0",
+    )
+    logit_std: float | None = flag(
+        None,
+        kind=real(above=0),
+        group=FLOWS,
+        help="standard deviation of --weighting_scheme logit_normal",
+        unset="1",
+    )
+    mode_scale: float | None = flag(
+        None,
+        kind=real(*MODE_SCALES),
+        group=FLOWS,
+        help="scale of --weighting_scheme mode; 0 draws evenly",
+        unset="1.29",
+    )
+    timestep_shift: float | str | None = flag(
+        None,
+        kind=number_or("auto", "none", above=0),
+        group=FLOWS,
+        help=(
+            "shift of the drawn times to more noise, by this factor; auto: as the model samples"
+            " images of this resolution"
+        ),
+        unset="auto",
+    )
+    max_sequence_length: int | None = flag(
+        None,
+        kind=count(1, MOST_TOKENS),
+        group=FLOWS,
+        help="number of tokens of a caption that T5 reads, in training and of the run's images",
+        unset="256 for SD 3, 512 for Flux",
+    )
+    guidance_scale: float | None = flag(
+        None,
+        kind=real(0),
+        group=FLOWS,
+        help="guidance scale with which a guidance-distilled network is trained (Flux.1-dev)",
+        unset="1",
     )
     use_ema: bool = switch(
         group=OPTIMISATION,

@@ -41,6 +41,11 @@ RULES = (
         "it is the decay of the loss bank of --mem_ratio, which is not given",
     ),
     Unused(
+        "agc_bins",
+        lambda opts: opts.mem_ratio is not None,
+        "it is the size of the loss bank of --mem_ratio, which is not given",
+    ),
+    Unused(
         "dup_weight",
         lambda opts: DUPLICATIONS[opts.duplication].duplicates,
         "it is the weight of duplicated images, and --duplication duplicates none",

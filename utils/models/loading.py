@@ -93,7 +93,9 @@ def load_pipeline(
     place = single_files.configuration_of(flag, str(source), choice.config)
     wanted = _Request(flag, str(source), place, name, configs.index, choice, dtype, say)
     without = {"safety_checker": None, "requires_safety_checker": False}
-    unused = {key: off for key, off in without.items() if key in configs.index}
+    # a part that its owner removed, such as SD 3's T5, is null in model_index.json
+    unused: dict[str, Any] = dict.fromkeys(k for k, e in configs.index.items() if e == [None, None])
+    unused |= {key: off for key, off in without.items() if key in configs.index}
     load = _from_one_file if Path(source).is_file() else _from_folder
     try:
         pipeline = load(wanted, unused)

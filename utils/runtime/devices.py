@@ -49,6 +49,15 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     }
 
 
+def total_memory(device: torch.device) -> int:
+    """Memory of a device in bytes, used or not; of a CPU that of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor to a device; to a GPU through pinned memory, so that the host does not wait."""
     if device.type != "cuda" or tensor.device.type == "cuda":

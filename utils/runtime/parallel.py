@@ -180,15 +180,22 @@ class Team:
     size: int = 1  # processes in the team
     group: torch.distributed.ProcessGroup | None = None  # None: all processes of the run
 
-    def wrap(self, module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    def wrap(
+        self, module: torch.nn.Module, device: torch.device, *, unused_weights: bool = False
+    ) -> torch.nn.Module:
         """The module, wrapped so that its gradients are averaged over the team.
 
-        A team of one process gets the module as it is."""
+        A team of one process gets the module as it is. unused_weights: whether some weights that
+        learn have no part in its output."""
         if self.size == 1:
             return module
         ids = [device.index] if device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(
-            module, device_ids=ids, process_group=self.group, gradient_as_bucket_view=True
+            module,
+            device_ids=ids,
+            process_group=self.group,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused_weights,
         )
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:

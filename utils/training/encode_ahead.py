@@ -75,7 +75,7 @@ def _embeddings(job, folder, processes, *, draws, promised):
     """The cache of embeddings of captions, or None where captions are not fixed or it does not
     pay."""
     possible = job.model.hooks.prompts
-    if job.model.frozen.encoders is None or possible is None:
+    if job.model.frozen.learns_text or possible is None:
         return None
     prompts = sorted({p for k in job.data.images.keys for p in possible(job.data.prompts[k])})
     embeddings = frozen_outputs.CachedTexts(

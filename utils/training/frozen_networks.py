@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,21 +28,27 @@ class FrozenNetworks:
         parts: Parts,
         step: Step,
         *,
-        learns_text: bool,
+        learning: Collection[str] = (),
         device: torch.device,
         dtype: torch.dtype,
     ):
-        """learns_text: whether text encoders learn; then none of them is here."""
+        """learning: names of the text encoders that learn."""
         self.parts, self.step, self.device, self.dtype = parts, step, device, dtype
         self.vae = self._frozen(parts.vae, dtype if step.half_vae else torch.float32)
-        # None: text encoders learn, and prompts stay token ids
-        self.encoders: dict[str, torch.nn.Module] | None = None
-        if not learns_text:
-            self.encoders = {
-                name: self._frozen(each, dtype) for name, each in parts.encoders.items()
-            }
+        # of those that do not learn, {name: text encoder}
+        self.encoders = {
+            name: self._frozen(each, self._dtype_of(name))
+            for name, each in parts.encoders.items()
+            if name not in learning
+        }
+        # whether prompts stay token ids, because text encoders learn
+        self.learns_text = bool(learning)
         self.cached_latents: CachedLatents | None = None
         self.cached_text: CachedTexts | None = None
+
+    def _dtype_of(self, encoder):
+        overflows = self.dtype == torch.float16 and encoder in self.step.float32_encoders
+        return torch.float32 if overflows else self.dtype
 
     def _frozen(self, part, dtype):
         part.requires_grad_(False).eval()
@@ -58,7 +64,7 @@ class FrozenNetworks:
 
     def text(self, prompts: Sequence[str]) -> Text:
         """What the network reads of prompts, or their token ids where text encoders learn."""
-        if self.encoders is None:
+        if self.learns_text:
             return self.ids(prompts)
         if self.cached_text is not None:
             kept = self.cached_text.text(prompts)

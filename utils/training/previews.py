@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any
 from utils.files import whole_files
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import ImageJob, Prompt
+from utils.models import families
 from utils.reports import galleries
 from utils.runtime import seeding
 
 if TYPE_CHECKING:
     from utils.training.trainer import Trainer
+
+
+def _settings(model, pipeline, side):
+    _, guidance = families.default_sampling(type(pipeline).__name__)
+    return sampling.SampleSettings(
+        side=side,
+        steps=model.process.preview_steps,
+        guidance=guidance,
+        text_length=model.family.settings.max_sequence_length,
+    )
 
 
 def preview(
@@ -40,7 +51,7 @@ def preview(
         generated = sampling.generate(
             pipeline.to(device),
             jobs,
-            settings=sampling.SampleSettings(side=side, steps=model.process.preview_steps),
+            settings=_settings(model, pipeline, side),
             hooks=hooks,
             batch_size=count,
             device=device,

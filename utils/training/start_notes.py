@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from utils.data.encoder_window import Window, too_long
 from utils.training.optimisation import Optimisation, rate_at
 
+FEWEST_VISITS = 10  # of a bin, after which its average no longer hangs on single samples
+
 
 def captions_cut(prompts: Mapping[str, Sequence[str]], window: Window) -> tuple[int, str | None]:
     """The captions whose end the text encoder does not read.
@@ -71,3 +73,17 @@ def mixed_with_itself(
     if len(distinct) == 1 and not dropout:
         return f"{shown}: all images have the prompt {next(iter(distinct))[:80]!r}"
     return None
+
+
+def bins_rarely_visited(bins: int, samples: int) -> str | None:
+    """A line where a bin of the loss bank is visited less than FEWEST_VISITS times on average, so
+    that its usual loss is that of a few samples; None otherwise.
+
+    bins: of the bank; samples: that a copy draws in the run."""
+    if samples >= FEWEST_VISITS * bins:
+        return None
+    return (
+        f"--mem_ratio: each of the {bins} bins of the loss bank is visited {samples / bins:.2g}"
+        f" times in this run, and a usual loss takes {FEWEST_VISITS}; use --agc_bins"
+        f" {max(1, samples // (10 * FEWEST_VISITS))}, or more steps"
+    )

@@ -240,19 +240,23 @@ def train_hooks(
     *,
     choice: duplication.CaptionChoice,
     tokenizer: Any,
+    window: Window | None = None,
     dropout: float = 0.0,
 ) -> TrainHooks:
     """Hooks of several mitigations.
 
-    choice: of --duplication, which caption they start from; dropout: --caption_dropout, the share
-    of the draws whose prompt is empty."""
+    choice: of --duplication, which caption they start from; tokenizer: of which edits draw random
+    tokens; window: what the model reads of a caption, None is the tokenizer's length; dropout:
+    --caption_dropout, the share of the draws whose prompt is empty."""
     mitigations = tuple(mitigations)
     captions = [each for each in mitigations if each.edit_caption is not None]
     choose = functools.partial(
         _edited_caption,
         choose=choice.choose,
         edits=[each.edit_caption for each in captions],
-        tokens=caption_edits.RandomTokens(tokenizer, Window(tokenizer, tokenizer.model_max_length)),
+        tokens=caption_edits.RandomTokens(
+            tokenizer, window or Window(tokenizer, tokenizer.model_max_length)
+        ),
     )
     listings = [choice.prompts, *(each.prompts for each in captions)]
     if dropout:

@@ -133,13 +133,12 @@ class Trainer:
 
     def _set_up_networks(self, task: Task) -> None:
         parts, learns_text = self.parts, task.train_text_encoder
+        learning = self.family.trainable_encoders if learns_text else ()
         self.frozen = FrozenNetworks(
-            parts, self.family, learns_text=learns_text, device=self.device, dtype=self.dtype
+            parts, self.family, learning=learning, device=self.device, dtype=self.dtype
         )
         self.modules = {parts.denoiser_name: parts.denoiser}
-        if learns_text:
-            learning = self.family.trainable_encoders
-            self.modules |= {n: each for n, each in parts.encoders.items() if n in learning}
+        self.modules |= {n: each for n, each in parts.encoders.items() if n in learning}
         self.method.prepare(self.modules)
         for module in self.modules.values():
             module.train().to(self.device)
@@ -147,11 +146,12 @@ class Trainer:
             parts.denoiser.enable_gradient_checkpointing()
             for name in self.modules.keys() & parts.encoders.keys():
                 parts.encoders[name].gradient_checkpointing_enable()
-        encoders = parts.encoders if learns_text else None
+        encoders = parts.encoders | self.frozen.encoders if learns_text else None
         denoiser = Denoiser(parts.denoiser, encoders, self.family, self.hooks)
         if self.computation.compiled:
             denoiser.compile()
-        self.denoiser = self.team.wrap(denoiser, self.device)
+        unused = learns_text and self.family.unused_weights
+        self.denoiser = self.team.wrap(denoiser, self.device, unused_weights=unused)
 
     def _set_up_optimizer(self) -> None:
         self.weights = self.method.weights(self.modules)

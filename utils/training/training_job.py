@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.data import buckets, duplication, prompt_styles, training_data, transforms
+from utils.generation.sampling import window_of
 from utils.models import fingerprints, parts
 from utils.models.pipeline_files import FileChoice
 from utils.runtime import devices, parallel
@@ -29,12 +30,14 @@ from utils.training import (
 )
 from utils.training.methods.full_weights import FullWeights
 from utils.training.process.base import ProcessSettings
+from utils.training.steps.base import StepSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from utils.cli.train_options import TrainOptions
     from utils.data.buckets import Size
+    from utils.data.encoder_window import Window
     from utils.data.image_sets import ImageSet
     from utils.data.training_data import CaptionedImages
     from utils.models.parts import Parts
@@ -95,10 +98,13 @@ def checked_data(opts: TrainOptions, say: Callable[[str], None]) -> TrainingInpu
     )
 
 
-def mitigations_of(opts: TrainOptions) -> tuple[train_mitigations.TrainMitigation, ...]:
+def mitigations_of(
+    opts: TrainOptions, *, corrects_bank: bool = False
+) -> tuple[train_mitigations.TrainMitigation, ...]:
     """The train-time mitigations that the options turn on; UsageError when two exclude each
-    other."""
+    other. corrects_bank: as in Step."""
     values = {name: getattr(opts, name) for name in train_mitigations.flag_names()}
+    values["agc_bias_correction"] |= corrects_bank
     return train_mitigations.chosen(values)
 
 
@@ -130,10 +136,17 @@ def _prompts_of(
 
 
 def hooks_and_data(
-    opts: TrainOptions, data: TrainingInputs, tokenizer: Any, seed: int
+    opts: TrainOptions,
+    data: TrainingInputs,
+    tokenizer: Any,
+    seed: int,
+    *,
+    window: Window | None = None,
+    corrects_bank: bool = False,
 ) -> tuple[CaptionedImages, list[str], TrainHooks]:
-    """What follows from options and data without a model. data: without the images of --holdout.
-    Returns: (CaptionedImages, keys of duplicated images, TrainHooks)."""
+    """What follows from options and data without a model. data: without the images of --holdout;
+    window: what the model reads of a caption, None is the tokenizer's length; corrects_bank: as in
+    Step. Returns: (CaptionedImages, keys of duplicated images, TrainHooks)."""
     if opts.trainsubset:
         data = data.take(duplication.subset(len(data.images), opts.trainsubset, seed))
     prompts = _prompts_of(opts, data.images, data, tokenizer, seed)
@@ -148,9 +161,10 @@ def hooks_and_data(
         in_buckets=data.buckets,
     )
     hooks = train_mitigations.train_hooks(
-        mitigations_of(opts),
+        mitigations_of(opts, corrects_bank=corrects_bank),
         choice=duplication.DUPLICATIONS[opts.duplication],
         tokenizer=tokenizer,
+        window=window,
         dropout=opts.caption_dropout,
     )
     return captioned, duplicated, hooks
@@ -270,6 +284,18 @@ def choice_of(opts: TrainOptions) -> FileChoice:
     )
 
 
+def process_settings(opts: TrainOptions) -> ProcessSettings:
+    """The flags of the noise process."""
+    values = {field.name: getattr(opts, field.name, None) for field in fields(ProcessSettings)}
+    return ProcessSettings(**values | {"bins": opts.agc_bins})
+
+
+def step_settings(opts: TrainOptions) -> StepSettings:
+    """The flags of the family's step."""
+    scale = 1.0 if opts.guidance_scale is None else opts.guidance_scale
+    return StepSettings(opts.max_sequence_length, scale)
+
+
 def method_of(opts: TrainOptions) -> Method:
     """Which weights learn."""
     return FullWeights()
@@ -308,7 +334,14 @@ def prepare(
     team = parallel.team(accelerator, opts.clients_num)
     base, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
     data, aside = without_held_out(opts, data, seed)
-    captioned, duplicated, hooks = hooks_and_data(opts, data, base.tokenizer, seed)
+    captioned, duplicated, hooks = hooks_and_data(
+        opts,
+        data,
+        base.tokenizer,
+        seed,
+        window=window_of(base.pipeline, opts.max_sequence_length),
+        corrects_bank=steps.of(base).corrects_bank,
+    )
     splits = _split(opts, captioned, seed)
     per_step = opts.train_batch_size * team.size * opts.gradient_accumulation_steps
     plan = _plan(opts, splits, per_step=per_step, teams=team.count)
@@ -348,10 +381,10 @@ def _trainer(
     optimised: optimisation.Optimisation,
 ) -> trainer.Trainer:
     """images: number of the training images of all splits."""
-    step = steps.of(base)
+    step = steps.of(base, step_settings(opts))
     task = trainer.Task(
         step=step,
-        process=step.process(base, ProcessSettings(snr_gamma=opts.snr_gamma)),
+        process=step.process(base, process_settings(opts), opts.resolution),
         method=method_of(opts),
         hooks=hooks,
         seed=seed,

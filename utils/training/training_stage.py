@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import flags, unused_flags
 from utils.data import buckets
-from utils.data.encoder_window import Window
 from utils.files import hub, locks, resume_states, run_folder
+from utils.generation.sampling import window_of
 from utils.models import families
 from utils.reports import tracking
 from utils.runtime import devices, launcher_settings, launching, parallel
+from utils.runtime.errors import UsageError
 from utils.training import (
     copy_checks,
+    memory_needed,
     optimizers,
     run_record,
     start_notes,
@@ -30,6 +32,7 @@ from utils.training import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from utils.cli.train_options import TrainOptions
@@ -89,7 +92,21 @@ def required_model(opts: TrainOptions) -> tuple[Configs, list[Size] | None]:
     sizes = training_job.bucket_sizes(opts, families.multiple_of_sides(name, configs))
     given = f"--aspect_ratio_buckets={opts.aspect_ratio_buckets!r}"
     families.require_sides(given, source, name, configs, itertools.chain(*(sizes or [])))
+    _require_flags_of_family(opts, name, configs)
     return configs, sizes
+
+
+def _require_flags_of_family(opts: TrainOptions, name: str, configs: Configs) -> None:
+    """Raise UsageError for a flag that has no meaning for pipelines of class `name`."""
+    source, step = opts.pretrained_model_name_or_path, steps.STEPS[name]
+    families.require_text_length(source, name, opts.max_sequence_length)
+    step.require_process(training_job.process_settings(opts), source)
+    step.require_precision(opts.mixed_precision, source)
+    if opts.guidance_scale is not None and not configs.denoiser.get("guidance_embeds"):
+        raise UsageError(
+            f"--guidance_scale={opts.guidance_scale:g} has no effect: the network of {source!r}"
+            " takes no scale while it is trained; leave the flag out"
+        )
 
 
 def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
@@ -187,6 +204,18 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
     print(json.dumps(shown, indent=1))
 
 
+def require_room(opts: TrainOptions, device: torch.device) -> None:
+    """Raise UsageError if the weights that learn cannot fit into the memory of a device; only the
+    configuration of the model is read."""
+    if not training_job.method_of(opts).learns_all:
+        return
+    source = opts.pretrained_model_name_or_path
+    name, configs = families.read(
+        "--pretrained_model_name_or_path", source, choice=training_job.choice_of(opts)
+    )
+    memory_needed.require_room(source, memory_needed.parameters(name, configs), device)
+
+
 def processes_of(opts: TrainOptions) -> tuple[Accelerator, Processes]:
     """The processes that take part. --trainggpu starts none; a line says how to start that many."""
     devices.dtype_of(opts.mixed_precision)  # raises where this machine cannot train in it
@@ -215,6 +244,7 @@ def start(
         given = plan.record["seed"]
     seed = launching.shared_seed(given)
     plan.run.writes = processes.main
+    require_room(opts, accelerator.device)
     job = training_job.prepare(opts, plan.inputs, accelerator, seed)
     record = run_record.record_of(
         job, plan.run, options=plan.options, seed=seed, processes=processes.count
@@ -259,9 +289,9 @@ def checks_of(
 def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Processes) -> int:
     """Print which settings do less than they seem to. Returns: the number of captions whose end is
     not read."""
-    batch = job.per_step // opts.gradient_accumulation_steps
-    tokenizer, prompts = job.model.parts.tokenizer, job.data.prompts
-    count, line = start_notes.captions_cut(prompts, Window(tokenizer, tokenizer.model_max_length))
+    batch, prompts = job.per_step // opts.gradient_accumulation_steps, job.data.prompts
+    window = window_of(job.model.parts.pipeline, opts.max_sequence_length)
+    count, line = start_notes.captions_cut(prompts, window)
     lines = [
         line,
         start_notes.warmup_unfinished(job.model.optimisation),
@@ -276,10 +306,18 @@ def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Pr
     if job.data.buckets is not None:
         of_splits = [job.data.buckets.take(part) for part in job.splits]
         lines.append(buckets.small_line(of_splits, batch))
-    for each in lines:
+    for each in (*lines, *_about_the_bank(job)):
         if each is not None:
             processes.say(each)
     return count
+
+
+def _about_the_bank(job: PreparedRun) -> list[str | None]:
+    """What is said of the loss bank of anti-gradient control, where there is one."""
+    if job.model.loss_rule is None:
+        return []
+    samples = job.plan.rounds * job.plan.steps * job.per_step
+    return [start_notes.bins_rarely_visited(job.model.process.bins, samples)]
 
 
 def encoded(opts: TrainOptions, plan: RunPlan, job: PreparedRun, processes: Processes) -> list[str]:

@@ -93,6 +93,7 @@ class CopyWatch:
                 steps=min(STEPS, model.process.preview_steps),
                 guidance=self.images.guidance,
                 side=self.images.side,
+                text_length=model.family.settings.max_sequence_length,
             ),
             hooks=mitigations.SampleHooks(),
             batch_size=self.images.batch_size,

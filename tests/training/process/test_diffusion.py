@@ -57,3 +57,15 @@ def test_a_step_of_diffusion_is_its_own_class_of_times(micro_parts):
     assert torch.equal(process.bin(drawn), drawn)
     assert torch.equal(process.network_time(drawn), drawn)
     assert process.weights(drawn) is None
+
+
+def test_fewer_bins_hold_equal_shares_of_the_steps(micro_parts):
+    scheduler = micro_parts().scheduler
+    time = torch.arange(1000)
+    assert torch.equal(diffusion.Diffusion(scheduler).bin(time), time)
+    few = diffusion.Diffusion(scheduler, bins=8)
+    assert few.bins == 8
+    assert torch.bincount(few.bin(time)).tolist() == [125] * 8
+    assert few.bin(torch.tensor([0, 124, 125, 999])).tolist() == [0, 0, 1, 7]
+    generator = torch.Generator().manual_seed(0)
+    assert max(int(few.draw(generator)) for _ in range(50)) > 100

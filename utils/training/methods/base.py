@@ -13,6 +13,9 @@ import torch
 class Method(ABC):
     """A way to fine-tune networks."""
 
+    # whether every weight of a network learns
+    learns_all: bool = False
+
     @abstractmethod
     def base_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype in which a model is loaded, for a run that computes in `dtype`."""

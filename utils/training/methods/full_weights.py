@@ -14,6 +14,8 @@ from utils.training.methods.base import Method
 class FullWeights(Method):
     """All weights learn, in float32. A checkpoint is a whole pipeline."""
 
+    learns_all = True
+
     def base_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """float32, whatever the run computes in."""
         return torch.float32

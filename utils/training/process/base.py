@@ -7,12 +7,26 @@ from dataclasses import dataclass
 
 import torch
 
+FLOW_FLAGS = ("weighting_scheme", "logit_mean", "logit_std", "mode_scale", "timestep_shift")
+
 
 @dataclass(frozen=True)
 class ProcessSettings:
     """Flags that processes read."""
 
     snr_gamma: float | None = None  # of Min-SNR weights; None weighs all times alike
+    bins: int | None = None  # of the loss bank of anti-gradient control; None is the process's own
+    # of flow matching; None is as published for the family
+    weighting_scheme: str | None = None
+    logit_mean: float | None = None
+    logit_std: float | None = None
+    mode_scale: float | None = None
+    timestep_shift: float | str | None = None  # "auto", "none" or a factor
+
+    def given(self, *names: str) -> list[str]:
+        """Those of the named flags that are given, as --name=value."""
+        values = {name: getattr(self, name) for name in names}
+        return [f"--{name}={value!r}" for name, value in values.items() if value is not None]
 
 
 class Process(ABC):
@@ -22,7 +36,8 @@ class Process(ABC):
     A time is one number of a sample, in the process's own unit: a step of diffusion (int64), or a
     sigma of flow matching (float32). Every function takes the times [B] of a batch."""
 
-    # number of classes of times, each of which has a usual loss (anti-gradient control)
+    # number of classes of times, each of which has a usual loss (anti-gradient control); they are
+    # visited equally often
     bins: int
     # denoising steps of a preview image
     preview_steps: int

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from utils.training.process.base import Process
+from utils.runtime.errors import UsageError
+from utils.training.process.base import FLOW_FLAGS, Process, ProcessSettings
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, SchedulerMixin
@@ -56,19 +57,35 @@ def snr_weights(scheduler: DDPMScheduler, timesteps: torch.Tensor, gamma: float)
 
 
 class Diffusion(Process):
-    """The process of a DDPM. A time is a step, int64, uniform on 0 ... steps - 1; each is a class
-    of its own."""
+    """The process of a DDPM. A time is a step, int64, uniform on 0 ... steps - 1."""
 
-    def __init__(self, scheduler: SchedulerMixin, *, snr_gamma: float | None = None):
-        """scheduler: of the pipeline; snr_gamma: of Min-SNR weights, None weighs all alike."""
+    def __init__(
+        self,
+        scheduler: SchedulerMixin,
+        *,
+        snr_gamma: float | None = None,
+        bins: int | None = None,
+    ):
+        """scheduler: of the pipeline; snr_gamma: of Min-SNR weights, None weighs all alike; bins:
+        of the loss bank, None makes each step a class of its own."""
         self.scheduler, self.snr_gamma = noise_scheduler(scheduler), snr_gamma
-        self.bins = self.scheduler.config.num_train_timesteps
+        self.steps = self.scheduler.config.num_train_timesteps
+        self.bins = min(bins or self.steps, self.steps)
         # schedulers with an offset give a short schedule when asked for all of their steps
-        self.preview_steps = min(50, max(1, self.bins // 2))
+        self.preview_steps = min(50, max(1, self.steps // 2))
+
+    @classmethod
+    def require(cls, settings: ProcessSettings, source: str) -> None:
+        """Raise UsageError for a flag of flow matching."""
+        for flag in settings.given(*FLOW_FLAGS):
+            raise UsageError(
+                f"{flag} is of models that match flows (SD 3, Flux), and {source!r} predicts noise"
+                " or velocity in discrete steps, drawn evenly; --snr_gamma weighs its losses"
+            )
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
         """A uniform step."""
-        return torch.randint(self.bins, (), generator=generator)
+        return torch.randint(self.steps, (), generator=generator)
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """sqrt(a_t) * latents + sqrt(1 - a_t) * noise, a_t the product of the alphas."""
@@ -89,5 +106,6 @@ class Diffusion(Process):
         return snr_weights(self.scheduler, time, self.snr_gamma) if self.snr_gamma else None
 
     def bin(self, time: torch.Tensor) -> torch.Tensor:
-        """The steps themselves."""
-        return time
+        """The share of the steps that lie below, in bins: the steps themselves unless there are
+        fewer bins."""
+        return time * self.bins // self.steps

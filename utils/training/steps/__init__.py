@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from utils.training.steps.base import Step
+from utils.training.steps.base import Step, StepSettings
+from utils.training.steps.flux import FluxStep
+from utils.training.steps.sd3 import StableDiffusion3Step
 from utils.training.steps.stable_diffusion import StableDiffusionStep
+from utils.training.steps.xl import StableDiffusionXLStep
 
 if TYPE_CHECKING:
     from utils.models.parts import Parts
 
+DEFAULTS = StepSettings()
+
 # {class of the pipeline: its step}. A new family is a module and a line here.
-STEPS: dict[str, Step] = {"StableDiffusionPipeline": StableDiffusionStep()}
+STEPS: dict[str, type[Step]] = {
+    "StableDiffusionPipeline": StableDiffusionStep,
+    "StableDiffusionXLPipeline": StableDiffusionXLStep,
+    "StableDiffusion3Pipeline": StableDiffusion3Step,
+    "FluxPipeline": FluxStep,
+}
 
 
-def of(parts: Parts) -> Step:
+def of(parts: Parts, settings: StepSettings = DEFAULTS) -> Step:
     """The step of a loaded model."""
-    return STEPS[type(parts.pipeline).__name__]
+    return STEPS[type(parts.pipeline).__name__](parts, settings)

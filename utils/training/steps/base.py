@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+
+from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from utils.models.parts import Parts
@@ -16,21 +19,57 @@ if TYPE_CHECKING:
 Text: TypeAlias = "dict[str, torch.Tensor]"
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """Flags that steps read."""
+
+    max_sequence_length: int | None = None  # tokens of T5; None is the pipeline's own number
+    guidance_scale: float = 1.0  # what a guidance-distilled network is called with
+
+
 class Step(ABC):
-    """A training step of a family, as functions without state."""
+    """A training step of a family. Nothing in it changes."""
 
     # text encoders that --train_text_encoder trains, of those that the pipeline has
     trainable_encoders: tuple[str, ...] = ("text_encoder",)
     # whether the autoencoder may compute in half precision
     half_vae: bool = True
+    # text encoders that overflow in float16, and so compute in float32 there
+    float32_encoders: tuple[str, ...] = ()
+    # values of --mixed_precision in which the denoiser overflows
+    refused_precisions: tuple[str, ...] = ()
+    # whether the loss bank of anti-gradient control is corrected for its start at zero, without
+    # --agc_bias_correction: Stable Diffusion 1 and 2 are trained as published
+    corrects_bank: bool = True
+    # whether text encoders that learn have weights without a gradient
+    unused_weights: bool = False
+
+    def __init__(self, parts: Parts, settings: StepSettings):
+        """parts: of a pipeline of the family."""
+        self.settings = settings
+
+    @classmethod
+    @abstractmethod
+    def require_process(cls, settings: ProcessSettings, source: str) -> None:
+        """Raise UsageError for a flag that has no meaning in the family's noise process. source:
+        the model, for errors."""
+
+    @classmethod
+    def require_precision(cls, precision: str, source: str) -> None:
+        """Raise UsageError for a --mixed_precision in which the denoiser overflows."""
+        if precision in cls.refused_precisions:
+            raise UsageError(
+                f"--mixed_precision={precision!r}: the transformer of {source!r} overflows in"
+                " float16; use bf16"
+            )
 
     @abstractmethod
     def require_trainable(self, flag: str, source: str, parts: Parts) -> None:
         """Raise UsageError for a model that cannot be trained. flag, source: where it came from."""
 
     @abstractmethod
-    def process(self, parts: Parts, settings: ProcessSettings) -> Process:
-        """The noise process of a model."""
+    def process(self, parts: Parts, settings: ProcessSettings, resolution: int) -> Process:
+        """The noise process of a model. resolution: side of the training images in pixels."""
 
     @abstractmethod
     def text_shapes(self, parts: Parts) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 class StableDiffusionStep(Step):
     """The U-Net reads the last hidden state of the text encoder for all of its positions."""
 
+    corrects_bank = False
+
+    @classmethod
+    def require_process(cls, settings: ProcessSettings, source: str) -> None:
+        """Raise UsageError for a flag of flow matching."""
+        Diffusion.require(settings, source)
+
     def require_trainable(self, flag: str, source: str, parts: Parts) -> None:
         """Raise UsageError unless the model predicts noise or velocity."""
         kind = parts.scheduler.config.prediction_type
@@ -28,9 +35,9 @@ class StableDiffusionStep(Step):
                 f" {', '.join(PREDICTIONS)}"
             )
 
-    def process(self, parts: Parts, settings: ProcessSettings) -> Diffusion:
+    def process(self, parts: Parts, settings: ProcessSettings, resolution: int) -> Diffusion:
         """Diffusion with the noise of the model's scheduler."""
-        return Diffusion(parts.scheduler, snr_gamma=settings.snr_gamma)
+        return Diffusion(parts.scheduler, snr_gamma=settings.snr_gamma, bins=settings.bins)
 
     def text_shapes(self, parts: Parts) -> dict[str, tuple[int, ...]]:
         """{"tokens": (T, D)}: positions of a prompt, width of the text encoder."""

@@ -1,0 +1,58 @@
+"""What the steps of Stable Diffusion 3 and Flux share: a transformer that matches flows, and T5."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from utils.models import families
+from utils.runtime.errors import UsageError
+from utils.training.process.flow_matching import FlowMatching
+from utils.training.steps.base import Step, StepSettings
+
+if TYPE_CHECKING:
+    from utils.models.parts import Parts
+    from utils.training.process.base import ProcessSettings
+
+
+class FlowStep(Step):
+    """A transformer that predicts the velocity of a flow."""
+
+    # how the family's published trainers weigh and draw times
+    published_weighting: str = "none"
+    t5: str  # name of its T5 text encoder
+
+    def __init__(self, parts: Parts, settings: StepSettings):
+        """parts: a pipeline of the family."""
+        super().__init__(parts, settings)
+        family = families.family_of(parts.pipeline)
+        # tokens that T5 reads
+        self.length = settings.max_sequence_length or family.text_length or 0
+        self.float32_encoders = (self.t5,)
+
+    @classmethod
+    def require_process(cls, settings: ProcessSettings, source: str) -> None:
+        """Raise UsageError for a flag of diffusion."""
+        FlowMatching.require(settings, source, published=cls.published_weighting)
+
+    def require_trainable(self, flag: str, source: str, parts: Parts) -> None:
+        """Raise UsageError unless the model's scheduler matches flows."""
+        name = type(parts.scheduler).__name__
+        if not name.startswith("FlowMatch"):
+            raise UsageError(
+                f"{flag}={source!r} has a {name}; training needs FlowMatchEulerDiscreteScheduler"
+            )
+
+    def process(self, parts: Parts, settings: ProcessSettings, resolution: int) -> FlowMatching:
+        """Flow matching, shifted as the family samples images of this resolution unless the
+        settings say otherwise."""
+        side = resolution // parts.vae_factor // self.patch(parts)
+        return FlowMatching.of(
+            parts.scheduler.config,
+            settings,
+            tokens=side * side,
+            published=self.published_weighting,
+        )
+
+    def patch(self, parts: Parts) -> int:
+        """Latents of a token along a side."""
+        return parts.denoiser.config.patch_size
