@@ -149,3 +149,9 @@ def test_bins_that_are_visited_too_rarely_are_said():
     assert "use --agc_bins 60," in line
     assert start_notes.bins_rarely_visited(600, 6000) is None
     assert "--agc_bins 1," in start_notes.bins_rarely_visited(1000, 8)
+
+
+def test_what_computes_in_float32_beside_half_precision_is_said():
+    line = start_notes.computed_in_float32(["vae", "text_encoder_3"], "fp16")
+    assert line.startswith("--mixed_precision=fp16: vae and text_encoder_3 compute in float32")
+    assert start_notes.computed_in_float32([], "bf16") is None

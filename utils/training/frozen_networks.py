@@ -46,6 +46,14 @@ class FrozenNetworks:
         self.cached_latents: CachedLatents | None = None
         self.cached_text: CachedTexts | None = None
 
+    def in_float32(self) -> list[str]:
+        """Names of the networks that compute in float32 where the run computes in half
+        precision."""
+        if self.dtype == torch.float32:
+            return []
+        networks = {"vae": self.vae, **self.encoders}
+        return [name for name, each in networks.items() if each.dtype == torch.float32]
+
     def _dtype_of(self, encoder):
         overflows = self.dtype == torch.float16 and encoder in self.step.float32_encoders
         return torch.float32 if overflows else self.dtype

@@ -87,3 +87,15 @@ def bins_rarely_visited(bins: int, samples: int) -> str | None:
         f" times in this run, and a usual loss takes {FEWEST_VISITS}; use --agc_bins"
         f" {max(1, samples // (10 * FEWEST_VISITS))}, or more steps"
     )
+
+
+def computed_in_float32(names: Sequence[str], precision: str) -> str | None:
+    """A line about networks that are too coarse or overflow in half precision; None without any.
+
+    names: of the networks; precision: --mixed_precision."""
+    if not names:
+        return None
+    return (
+        f"--mixed_precision={precision}: {' and '.join(names)} compute in float32, because half"
+        " precision is too coarse for them or overflows"
+    )

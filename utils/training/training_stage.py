@@ -101,7 +101,12 @@ def _require_flags_of_family(opts: TrainOptions, name: str, configs: Configs) ->
     source, step = opts.pretrained_model_name_or_path, steps.STEPS[name]
     families.require_text_length(source, name, opts.max_sequence_length)
     step.require_process(training_job.process_settings(opts), source)
-    step.require_precision(opts.mixed_precision, source)
+    step.require_precision(
+        opts.mixed_precision,
+        source,
+        parts=[part for part, entry in configs.index.items() if entry != [None, None]],
+        learns_text=opts.train_text_encoder,
+    )
     if opts.guidance_scale is not None and not configs.denoiser.get("guidance_embeds"):
         raise UsageError(
             f"--guidance_scale={opts.guidance_scale:g} has no effect: the network of {source!r}"
@@ -303,6 +308,8 @@ def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Pr
             batch=batch,
         ),
     ]
+    frozen = job.model.frozen
+    lines.append(start_notes.computed_in_float32(frozen.in_float32(), opts.mixed_precision))
     if job.data.buckets is not None:
         of_splits = [job.data.buckets.take(part) for part in job.splits]
         lines.append(buckets.small_line(of_splits, batch))

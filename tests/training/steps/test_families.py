@@ -14,6 +14,7 @@ from utils.models import loading
 from utils.models.parts import Parts
 from utils.runtime.errors import UsageError
 from utils.training import step_random, steps
+from utils.training.frozen_networks import FrozenNetworks
 from utils.training.process.base import ProcessSettings
 from utils.training.steps import flux
 from utils.training.steps.base import StepSettings
@@ -267,11 +268,39 @@ def test_parameters_of_a_density_that_is_not_used_are_refused():
         sd3.require_process(ProcessSettings(mode_scale=1.0), "m")
 
 
-def test_flux_is_refused_in_float16():
+def test_flux_is_refused_in_float16_and_t5_beside_encoders_that_learn():
+    def require(name, precision, *parts, learns=False):
+        steps.STEPS[f"{name}Pipeline"].require_precision(
+            precision, "m", parts=parts, learns_text=learns
+        )
+
     with pytest.raises(UsageError, match="'fp16': the transformer of 'm' overflows in float16"):
-        steps.STEPS["FluxPipeline"].require_precision("fp16", "m")
-    steps.STEPS["FluxPipeline"].require_precision("bf16", "m")
-    steps.STEPS["StableDiffusion3Pipeline"].require_precision("fp16", "m")
+        require("Flux", "fp16")
+    require("Flux", "bf16", "text_encoder_2", learns=True)
+    with pytest.raises(UsageError, match="with --train_text_encoder: the T5 of 'm' overflows"):
+        require("StableDiffusion3", "fp16", "text_encoder_3", learns=True)
+    require("StableDiffusion3", "fp16", "text_encoder_3")
+    require("StableDiffusion3", "fp16", "text_encoder", learns=True)
+
+
+def frozen(name, dtype):
+    parts = Parts(miniature(name))
+    step = steps.of(parts, StepSettings(length_of(name)))
+    return FrozenNetworks(parts, step, device=torch.device("cpu"), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "bfloat"),
+    [
+        ("SD 1", [], []),
+        ("SDXL", ["vae"], ["vae"]),
+        ("SD 3, 2 blocks", ["vae", "text_encoder_3"], ["vae"]),
+    ],
+)
+def test_what_overflows_computes_in_float32(name, half, bfloat):
+    assert frozen(name, torch.float16).in_float32() == half
+    assert frozen(name, torch.bfloat16).in_float32() == bfloat
+    assert frozen(name, torch.float32).in_float32() == []
 
 
 def test_every_miniature_has_a_step():

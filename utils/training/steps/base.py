@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -55,8 +55,11 @@ class Step(ABC):
         the model, for errors."""
 
     @classmethod
-    def require_precision(cls, precision: str, source: str) -> None:
-        """Raise UsageError for a --mixed_precision in which the denoiser overflows."""
+    def require_precision(
+        cls, precision: str, source: str, *, parts: Collection[str], learns_text: bool
+    ) -> None:
+        """Raise UsageError for a --mixed_precision in which a network overflows. parts: names of
+        the pipeline's parts; learns_text: --train_text_encoder."""
         if precision in cls.refused_precisions:
             raise UsageError(
                 f"--mixed_precision={precision!r}: the transformer of {source!r} overflows in"

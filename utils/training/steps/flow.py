@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from utils.models import families
@@ -33,6 +34,19 @@ class FlowStep(Step):
     def require_process(cls, settings: ProcessSettings, source: str) -> None:
         """Raise UsageError for a flag of diffusion."""
         FlowMatching.require(settings, source, published=cls.published_weighting)
+
+    @classmethod
+    def require_precision(
+        cls, precision: str, source: str, *, parts: Collection[str], learns_text: bool
+    ) -> None:
+        """As in Step; T5, which is in float32 while it does not learn, is refused beside encoders
+        that do, because all of them compute in half precision then."""
+        super().require_precision(precision, source, parts=parts, learns_text=learns_text)
+        if precision == "fp16" and learns_text and cls.t5 in parts:
+            raise UsageError(
+                f"--mixed_precision={precision!r} with --train_text_encoder: the T5 of {source!r}"
+                " overflows in float16; use bf16"
+            )
 
     def require_trainable(self, flag: str, source: str, parts: Parts) -> None:
         """Raise UsageError unless the model's scheduler matches flows."""
