@@ -473,6 +473,13 @@ MUTANTS = [
         "tests/training/test_frozen_outputs.py::test_each_bucket_has_a_cache_of_its_shape",
     ),
     Mutant(
+        "a transition of guidance is checked against timesteps that the scheduler does not have",
+        "utils.models.plain_schedules:timesteps",
+        "np.arange(steps + more) * float(most // (steps + more)) + offset",
+        "np.arange(steps + more) * float(most // (steps + more))",
+        "tests/models/test_schedulers.py::test_timesteps_that_are_known_are_those_of_diffusers",
+    ),
+    Mutant(
         "images that an epoch leaves over are never drawn",
         "utils.data.buckets:BucketOrder._until",
         "epoch * len(members) // self.batch",

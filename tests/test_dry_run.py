@@ -2,6 +2,7 @@
 was made goes to stderr."""
 
 import json
+import sys
 
 import pytest
 
@@ -47,3 +48,19 @@ def test_stdout_is_the_plan_alone(
     assert plan["writes"]
     assert noticed in script.noticed
     assert noticed not in json.dumps(plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("diff_inference", ("--scheduler", "DPMSolverMultistep")),
+        ("sd_mitigation", ("--rand_noise_lam", 0.1)),
+    ],
+)
+def test_the_plan_of_a_generation_needs_no_diffusers(
+    script, micro_sd, tmp_path, monkeypatch, name, words
+):
+    """Importing it takes longer than the rest of the plan."""
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # an import of it raises
+    given = ("--modelpath", micro_sd, "--prompt", "a", "--savepath", tmp_path / "g", *words)
+    assert json.loads(script(name, *given, "--dry_run"))["images"] == 1

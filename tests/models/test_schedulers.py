@@ -1,3 +1,5 @@
+import sys
+
 import diffusers
 import numpy as np
 import pytest
@@ -5,7 +7,13 @@ import pytest
 from tests.pipelines import miniature
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import families, pipeline_files, schedulers
+from utils.models import (
+    families,
+    pipeline_files,
+    plain_schedules,
+    scheduler_names,
+    schedulers,
+)
 from utils.runtime.errors import UsageError
 
 
@@ -113,3 +121,69 @@ def test_pndm_runs_as_stable_diffusion_runs_it():
     pipeline = miniature("SD 1")
     schedulers.use_scheduler(pipeline, "PNDM")
     assert pipeline.scheduler.config.skip_prk_steps
+
+
+PLAIN = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+@pytest.mark.parametrize("name", plain_schedules.PLAIN)
+@pytest.mark.parametrize("spacing", [*plain_schedules.SPACINGS, None])
+@pytest.mark.parametrize("most", [1000, 50])
+def test_timesteps_that_are_known_are_those_of_diffusers(name, spacing, most):
+    config = PLAIN | {"num_train_timesteps": most, "steps_offset": 1}
+    config |= {} if spacing is None else {"timestep_spacing": spacing}
+    assert plain_schedules.is_plain(name, config)
+    for steps in (1, 2, 3, 7, 20, 30, 49):
+        scheduler = getattr(diffusers, f"{name}Scheduler").from_config(config)
+        if name == "PNDM":
+            scheduler.register_to_config(skip_prk_steps=True)
+        scheduler.set_timesteps(steps)
+        found = plain_schedules.timesteps(name, config, steps)
+        theirs = list(dict.fromkeys(scheduler.timesteps.tolist()))  # PNDM runs one twice
+        assert np.allclose(list(dict.fromkeys(found.tolist())), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", plain_schedules.PLAIN)
+@pytest.mark.parametrize("steps", [1, 20, 999, 1000, 1001])
+@pytest.mark.parametrize("spacing", plain_schedules.SPACINGS)
+def test_a_plan_without_diffusers_is_that_of_diffusers(name, steps, spacing, monkeypatch):
+    def planned():
+        try:
+            return schedulers.plan_scheduler(
+                "StableDiffusionPipeline",
+                name,
+                configs("DDIM", timestep_spacing=spacing, **PLAIN),
+                steps,
+            )
+        except UsageError as error:
+            return str(error)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "diffusers", None)  # an import of it raises
+        known = planned()
+    monkeypatch.setattr(plain_schedules, "is_plain", lambda name, config: False)
+    assert known == planned()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"use_karras_sigmas": True},
+        {"timestep_spacing": "else"},
+        {"rescale_betas_zero_snr": True},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"new_setting": 1},
+        {"steps_offset": "1"},
+    ],
+)
+def test_settings_that_are_not_plain_are_left_to_diffusers(changed):
+    assert plain_schedules.is_plain("DPMSolverMultistep", PLAIN)
+    assert not plain_schedules.is_plain("DPMSolverMultistep", PLAIN | changed)
+    assert not plain_schedules.is_plain("UniPCMultistep", PLAIN)
+
+
+def test_flow_matching_schedulers_have_one_evaluation_a_step():
+    for name in scheduler_names.FLOW_MATCHING:
+        assert getattr(diffusers, f"{name}Scheduler").order == 1
+    for name in plain_schedules.PLAIN:
+        assert getattr(diffusers, f"{name}Scheduler").order == 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from utils.models import plain_schedules
 from utils.models.families import FAMILIES
 from utils.models.pipeline_files import Configs
 from utils.runtime.errors import UsageError, choose
@@ -21,20 +24,23 @@ class ScheduledSteps(NamedTuple):
 
 
 def require_scheduler(flag: str, name: str, pipeline_class: str) -> type:
-    """The diffusers class of a scheduler; UsageError if the pipeline cannot use it, or if its noise
-    does not come from each image's own generator.
-
-    name: without the word Scheduler.
-    """
+    """The diffusers class of a scheduler; UsageError as of `_require_name`. name: without the word
+    Scheduler."""
     import diffusers
 
+    # diffusers imports a scheduler when it is asked for: only the one that is needed
+    return getattr(diffusers, _require_name(flag, name, pipeline_class))
+
+
+def _require_name(flag: str, name: str, pipeline_class: str) -> str:
+    """The name of the diffusers class of a scheduler; UsageError if the pipeline cannot use it, or
+    if its noise does not come from each image's own generator."""
     if name in UNSEEDED:
         raise UsageError(
             f"{flag}={name!r} draws noise without the image's own generator; use another scheduler"
         )
     accepted = {n: f"{n}Scheduler" for n in FAMILIES[pipeline_class].schedulers}
-    # diffusers imports a scheduler when it is asked for: only the one that is needed
-    return getattr(diffusers, choose(flag, name, accepted))
+    return choose(flag, name, accepted)
 
 
 def _built(scheduler: Any, config: dict, settings: dict) -> Any:
@@ -63,7 +69,7 @@ def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -
     own = configs.index["scheduler"][1].removesuffix("Scheduler")
     flag = "--scheduler" if given else "the pipeline's own scheduler (--scheduler names another)"
     chosen = given or own
-    scheduler: Any = require_scheduler(flag, chosen, name)
+    _require_name(flag, chosen, name)
     if configs.scheduler.get("stochastic_sampling") and chosen == own:
         raise UsageError(
             f"{flag}={own!r} samples stochastically, with noise that these pipelines do not draw"
@@ -72,22 +78,42 @@ def plan_scheduler(name: str, given: str | None, configs: Configs, steps: int) -
         )
     family = FAMILIES[name]
     if family.flow:
-        return ScheduledSteps(chosen, scheduler.order, None)
+        return ScheduledSteps(chosen, 1, None)  # all of scheduler_names.FLOW_MATCHING have order 1
     config = dict(configs.scheduler)
     if family.steps_offset is not None:
         config["steps_offset"] = family.steps_offset
+    settings = _settings(name, chosen, own)
+    if plain_schedules.is_plain(chosen, config | settings):
+        plain = _Plain(chosen, config | settings)
+        return ScheduledSteps(chosen, 1, _first_timestep(plain, plain.most, chosen, steps))
+    scheduler: Any = require_scheduler(flag, chosen, name)
     try:
-        built = _built(scheduler, config, _settings(name, chosen, own))
+        built = _built(scheduler, config, settings)
     except (ValueError, NotImplementedError) as error:
         raise UsageError(
             f"{flag}={chosen!r} does not fit the settings of the pipeline's {own}: {error}"
         ) from None
-    return ScheduledSteps(chosen, scheduler.order, _first_timestep(built, chosen, steps))
+    most = built.config.num_train_timesteps
+    return ScheduledSteps(chosen, scheduler.order, _first_timestep(built, most, chosen, steps))
 
 
-def _first_timestep(scheduler: Any, name: str, steps: int) -> float:
-    """The timestep at which denoising starts; UsageError if the scheduler cannot run `steps`."""
-    most = scheduler.config.num_train_timesteps
+class _Plain:
+    """Stands for a scheduler whose timesteps are known without diffusers."""
+
+    def __init__(self, name: str, config: dict):
+        self.name, self.config = name, config
+        self.most = config.get("num_train_timesteps", 1000)
+        self.timesteps = np.empty(0)
+
+    def set_timesteps(self, steps: int) -> None:
+        if self.name == "DDIM" and steps > self.most:
+            raise ValueError(steps)  # as diffusers does
+        self.timesteps = plain_schedules.timesteps(self.name, self.config, steps)
+
+
+def _first_timestep(scheduler: Any, most: int, name: str, steps: int) -> float:
+    """The timestep at which denoising starts; UsageError if the scheduler cannot run `steps`.
+    most: timesteps that it was trained on."""
     try:
         scheduler.set_timesteps(steps)
         times = scheduler.timesteps
