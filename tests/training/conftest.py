@@ -57,6 +57,8 @@ def start(scenes_dir, micro_parts):
         guidance=1.0,
         center_crop=True,
         process=None,
+        method=None,
+        encoder_factor=1.0,
         **optimised,
     ):
         parts = parts or micro_parts()
@@ -84,7 +86,7 @@ def start(scenes_dir, micro_parts):
             trainer.Task(
                 step=step,
                 process=step.process(parts, process or ProcessSettings(), SIDE),
-                method=FullWeights(),
+                method=method or FullWeights(),
                 hooks=hooks,
                 seed=0,
                 resolution=SIDE,
@@ -93,7 +95,7 @@ def start(scenes_dir, micro_parts):
                 noise_offset=noise_offset,
             ),
             optimisation.Optimisation(
-                optimisation.Adam(learning_rate=lr, name=optimizer),
+                optimisation.Adam(learning_rate=lr, name=optimizer, encoder_factor=encoder_factor),
                 optimisation.Schedule(schedule, warmup, steps * rounds),
                 accumulation=accumulation,
                 **optimised,

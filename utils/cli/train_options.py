@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from utils.cli import flags
 from utils.cli.common_options import (
     COLUMNS,
     MODEL,
@@ -75,6 +76,7 @@ BUCKETS = Kind(
 # titles of --help
 DATA = "training images and captions"
 CONDITIONING = "conditioning and duplication"
+LORA = "LoRA"
 MITIGATIONS = "mitigations"
 ENSEMBLE = "ensemble"
 OPTIMISATION = "optimisation"
@@ -95,6 +97,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         DATA,
         COLUMNS,
         CONDITIONING,
+        LORA,
         MITIGATIONS,
         ENSEMBLE,
         OPTIMISATION,
@@ -142,6 +145,51 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         help="start of the U-Net; yes: random weights in the base model's architecture",
     )
     train_text_encoder: bool = switch(group=MODEL, help="training of the text encoder too")
+    lora_rank: int | None = flag(
+        None,
+        "--rank",
+        kind=count(1),
+        group=LORA,
+        help="rank of LoRA adapters, which learn instead of all weights; 4 to 64 are usual",
+        unset="full weights",
+    )
+    lora_alpha: float | None = flag(
+        None,
+        kind=real(above=0),
+        group=LORA,
+        help="alpha of the adapters, which are scaled by alpha / rank",
+        unset="--lora_rank",
+    )
+    lora_layers: str | None = flag(
+        None,
+        group=LORA,
+        help=(
+            "layers of the denoiser that are adapted, by the ends of their names:"
+            " to_q,to_k,to_v,to_out.0,ff.net.2"
+        ),
+        unset="the attention's",
+    )
+    lora_dropout: float = flag(
+        0.0,
+        kind=real(0, below=1),
+        group=LORA,
+        help="probability that an input of an adapter is dropped in training",
+    )
+    use_dora: bool = switch(
+        group=LORA, help="magnitude for each output too (DoRA, Liu et al. 2024); slower"
+    )
+    lora_freeze_a: bool = switch(
+        group=LORA,
+        help=(
+            "training of the factor B alone (FFA-LoRA, Sun et al. 2024): an ensemble's average is"
+            " then exact"
+        ),
+    )
+    output_kohya_format: bool = switch(
+        group=LORA,
+        help="a second file in each checkpoint, with the names of kohya's trainer; of U-Nets",
+        may_change_on_resume=True,
+    )
     instance_data_dir: str = flag(
         kind=PATH,
         group=DATA,
@@ -464,6 +512,13 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         group=OPTIMISATION,
         help="learning rate; with --optimizer prodigy a factor on its own, and 1 is usual",
     )
+    text_encoder_lr: float | None = flag(
+        None,
+        kind=real(above=0),
+        group=OPTIMISATION,
+        help="learning rate of the text encoder; with --train_text_encoder",
+        unset="--learning_rate",
+    )
     scale_lr: bool = switch(
         group=OPTIMISATION,
         help="learning rate multiplied by the number of images of an optimizer step",
@@ -668,6 +723,8 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         self._check_duplication()
         self._check_learning_rate()
         self._check_optimizer()
+        self._check_text_encoder_rate()
+        self._check_lora()
         self._check_loss_bank()
         self._check_copy_checks()
         self._check_upload()
@@ -739,6 +796,47 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
             raise UsageError(
                 f"--optimizer={self.optimizer!r} and --use_8bit_adam name two optimizers; give"
                 " one of them"
+            )
+
+    def _check_text_encoder_rate(self) -> None:
+        if self.text_encoder_lr is None:
+            return
+        if not self.train_text_encoder:
+            raise UsageError(
+                f"--text_encoder_lr={self.text_encoder_lr!r} is the learning rate of"
+                " --train_text_encoder; give that flag too"
+            )
+        if OPTIMIZERS[self.optimizer_name].finds_rate:
+            raise UsageError(
+                f"--text_encoder_lr={self.text_encoder_lr!r}: --optimizer {self.optimizer_name}"
+                " finds one learning rate for all weights; leave --text_encoder_lr out"
+            )
+
+    def _check_lora(self) -> None:
+        names = ("lora_alpha", "lora_layers", "lora_dropout", "use_dora", "lora_freeze_a")
+        if self.lora_rank is None:
+            given = flags.given(self, (*names, "output_kohya_format"))
+            if given:
+                raise UsageError(
+                    f"--{given[0]}={getattr(self, given[0])!r} is a setting of LoRA; give"
+                    " --lora_rank too, such as --lora_rank 16"
+                )
+            return
+        if self.unet_from_scratch == "yes":
+            raise UsageError(
+                f"--lora_rank={self.lora_rank} and --unet_from_scratch=yes: an adapter needs the"
+                " model that it changes; leave one of them out"
+            )
+        if self.tokenizer_name:
+            raise UsageError(
+                f"--lora_rank={self.lora_rank} and --tokenizer_name={self.tokenizer_name!r}: a"
+                " checkpoint of LoRA holds no tokenizer; save the base model with that tokenizer,"
+                " and leave the flag out"
+            )
+        if self.output_kohya_format and self.use_dora:
+            raise UsageError(
+                "--output_kohya_format and --use_dora: programs do not agree on names for DoRA's"
+                " magnitudes; leave one of them out"
             )
 
     def _check_loss_bank(self) -> None:

@@ -129,6 +129,18 @@ def weights_of(network: Module) -> dict[str, Parameter]:
     return {name: p for name, p in tensors_of(network).items() if p.requires_grad}
 
 
+def factors_of(
+    tensors: Mapping[str, torch.Tensor],
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{layer: (A [rank, in], B [out, rank])} of an adapter's tensors by name; of convolutions `in`
+    are the values of a window."""
+    return {
+        name.split(DOWN)[0]: (down.flatten(1), tensors[name.replace(DOWN, UP)].flatten(1))
+        for name, down in tensors.items()
+        if DOWN in name
+    }
+
+
 # In files -----------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ Every loader names a dtype, and every error says what to pass instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ def load_pipeline(
     source: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
+    whole: Collection[str] = (),
     choice: FileChoice = NO_CHOICE,
     say: Say = lambda line: None,
 ) -> DiffusionPipeline:
@@ -86,12 +87,15 @@ def load_pipeline(
     flag: the option that named the source, for errors (UsageError; DataError for weights that do
     not fit or are not finite).
     source: a folder, a hub name, or one file of weights.
+    whole: names of parts that are float32 whatever the dtype.
     say: prints a line about files that are not read as they are.
     """
     _one_bar_only()
     name, configs = families.read(flag, str(source), choice=choice)
     place = single_files.configuration_of(flag, str(source), choice.config)
-    wanted = _Request(flag, str(source), place, name, configs.index, choice, dtype, say)
+    wanted = _Request(
+        flag, str(source), place, name, configs.index, choice, dtype, frozenset(whole), say
+    )
     without = {"safety_checker": None, "requires_safety_checker": False}
     # a part that its owner removed, such as SD 3's T5, is null in model_index.json
     unused: dict[str, Any] = dict.fromkeys(k for k, e in configs.index.items() if e == [None, None])
@@ -125,7 +129,12 @@ class _Request:
     index: Mapping[str, Any]  # model_index.json
     choice: FileChoice
     dtype: torch.dtype
+    whole: frozenset[str]  # parts that are float32 whatever the dtype
     say: Say
+
+    def dtype_of(self, part: str) -> torch.dtype:
+        """The dtype of a part of the pipeline."""
+        return torch.float32 if part in self.whole else self.dtype
 
 
 def _from_folder(wanted: _Request, unused: dict[str, Any]) -> DiffusionPipeline:
@@ -143,7 +152,11 @@ def _from_folder(wanted: _Request, unused: dict[str, Any]) -> DiffusionPipeline:
         wanted.say(line)
     for part, each in files.items():
         given[part] = networks.load_network(
-            classes[part], _place_of(folder, part), each, dtype=wanted.dtype, say=wanted.say
+            classes[part],
+            _place_of(folder, part),
+            each,
+            dtype=wanted.dtype_of(part),
+            say=wanted.say,
         )
     return DiffusionPipeline.from_pretrained(folder, dtype=wanted.dtype, **given, **unused)
 
@@ -178,7 +191,12 @@ def _from_one_file(wanted: _Request, unused: dict[str, Any]) -> DiffusionPipelin
                 state = single_files.converted(wanted.source, place, part, cls)
             if state is not None:
                 given[part] = networks.from_state(
-                    cls, place.source, state, dtype=wanted.dtype, file=wanted.source, part=part
+                    cls,
+                    place.source,
+                    state,
+                    dtype=wanted.dtype_of(part),
+                    file=wanted.source,
+                    part=part,
                 )
         pipeline = single_files.load(
             wanted.source,

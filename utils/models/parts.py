@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,16 +106,17 @@ def load_parts(
     *,
     takes: tuple[str, ...] = tuple(families.FAMILIES),
     dtype: torch.dtype = torch.float32,
+    whole: Collection[str] = (),
     choice: FileChoice = NO_CHOICE,
     tokenizer: str | None = None,
     say: Say = lambda line: None,
 ) -> Parts:
     """Load the parts of a pipeline for training; UsageError for a class that is not in `takes`.
 
-    flag, dtype, choice, say: as `loading.load_pipeline`.
+    flag, dtype, whole, choice, say: as `loading.load_pipeline`.
     tokenizer: a folder or hub name, instead of the pipeline's own (first) tokenizer.
     """
-    pipeline = loading.load_pipeline(flag, source, dtype=dtype, choice=choice, say=say)
+    pipeline = loading.load_pipeline(flag, source, dtype=dtype, choice=choice, whole=whole, say=say)
     name = type(pipeline).__name__
     if name not in takes:
         raise UsageError(
@@ -123,7 +125,21 @@ def load_parts(
     if tokenizer is not None:
         other = _other_tokenizer(tokenizer, pipeline.text_encoder, revision=choice.revision)
         pipeline.register_modules(tokenizer=other)
+    if "vae" in whole:
+        _decode_any_dtype(pipeline.vae)
     return Parts(pipeline)
+
+
+def _decode_any_dtype(vae: Any) -> None:
+    """Let an autoencoder decode latents of another dtype than its own, in which pipelines hand them
+    to it as they are."""
+
+    def cast(module: torch.nn.Module, given: tuple) -> tuple:
+        return (given[0].to(next(module.parameters()).dtype), *given[1:])
+
+    for module in (vae.post_quant_conv, vae.decoder):
+        if module is not None:
+            module.register_forward_pre_hook(cast)
 
 
 def _other_tokenizer(

@@ -137,4 +137,5 @@ def encode_ahead(
         _fill(embeddings, embeddings.build(frozen.encoders, **share), "captions", processes)
         frozen.cached_text = embeddings
         kept.append("captions")
+    frozen.rest()
     return kept

@@ -68,6 +68,9 @@ class Progress:
     split: int | None  # of this process's copy; None when its team has no split left in this turn
     report: StepReport | None  # of this process's copy; None without a split
     round_over: bool  # whether the weights are now the average of the copies
+    # where the round is over and the method measures it: how far the averaged weights are from the
+    # average of what the copies' weights do
+    average_error: float | None = None
 
 
 class Ensemble:
@@ -82,6 +85,11 @@ class Ensemble:
         # of this round, in host memory: weights at its start, weighted sum so far
         self.start: dict[str, torch.Tensor] | None = None
         self.total: dict[str, torch.Tensor] | None = None
+        # whether averages are measured; then also of this round, in host memory: split -> weights
+        # of a copy of this process at its end
+        self.measures = model.method.measures_average and plan.splits > 1
+        self.ends: dict[int, dict[str, torch.Tensor]] = {}
+        self.average_error: float | None = None  # of the last round that ended
 
     def split_of(self, turn: int) -> int | None:
         """The split that this process's team trains in a turn, or None."""
@@ -96,9 +104,10 @@ class Ensemble:
             return 0
         own = sum(self.split_of(t) is not None for t in range(self.plan.turns))
         weights = sum(p.numel() * 4 for p in self.model.weights.values())
+        ends = (own + self.plan.splits) * weights if self.measures else 0
         averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
         moments = optimizers.OPTIMIZERS[self.model.optimizer_name].moments
-        return own * moments * weights + 3 * averaged
+        return own * moments * weights + 3 * averaged + ends
 
     # Turns ----------------------------------------------------------------------------------------
 
@@ -112,6 +121,8 @@ class Ensemble:
             else:
                 for name, tensor in tensors.items():
                     tensor.copy_(self.start[name])
+        elif self.measures:
+            self.start = {n: devices.to_host(t) for n, t in self.model.averaged().items()}
         if self.current != split:
             self.model.load_copy(split, self.waiting.pop(split, {}))
             self.current = split
@@ -123,11 +134,15 @@ class Ensemble:
                 self.total[name].add_(devices.to_host(tensor), alpha=self.plan.sizes[split])
             self.waiting[split] = self.model.copy_state()
             self.current = None
+        if self.measures and split is not None:
+            self.ends[split] = {n: devices.to_host(p) for n, p in self.model.weights.items()}
         if turn == self.plan.turns - 1 and self.plan.splits > 1:
             self._average(split)
 
     def _average(self, split):
         """Load the mean of all copies, weighted by split size, in float32, into the weights."""
+        if self.measures:
+            self.average_error = self._average_error()
         team, images = self.model.team, sum(self.plan.sizes)
         for name, tensor in self.model.averaged().items():
             own = (
@@ -138,6 +153,26 @@ class Ensemble:
             summed = parallel.sum_over_processes(own / team.size, self.model.device)
             tensor.copy_(summed / images)
         self.start = self.total = None
+        self.ends = {}
+
+    def _average_error(self):
+        """What the method says of the average of all copies, which every process computes."""
+        team, sizes = self.model.team, self.plan.sizes
+        copies = [
+            {
+                name: parallel.sum_over_processes(
+                    self.ends[split][name] / team.size
+                    if split in self.ends
+                    else torch.zeros(parameter.shape),
+                    self.model.device,
+                )
+                for name, parameter in self.model.weights.items()
+            }
+            for split in range(self.plan.splits)
+        ]
+        start = {name: self.start[f"weights/{name}"] for name in self.model.weights}
+        shares = [size / sum(sizes) for size in sizes]
+        return self.model.method.average_error(copies, shares, start)
 
     def _batches(self, split, first, last, *, batch_size, num_workers):
         """The micro-batches of this process for optimizer steps first ... last - 1 of a copy."""
@@ -177,13 +212,15 @@ class Ensemble:
             if turn_over:
                 self._end(turn, split)
                 batches = None
+            round_over = turn_over and turn == self.plan.turns - 1
             position += 1
             yield Progress(
                 position,
                 round_ + 1,
                 split,
                 report,
-                round_over=turn_over and turn == self.plan.turns - 1,
+                round_over=round_over,
+                average_error=self.average_error if round_over else None,
             )
 
     # States ---------------------------------------------------------------------------------------
@@ -195,6 +232,8 @@ class Ensemble:
             state |= {f"{name}/{n}": t for n, t in (tensors or {}).items()}
         for split, tensors in self.waiting.items():
             state |= {f"copy_{split}/{n}": t for n, t in tensors.items()}
+        for split, tensors in self.ends.items():
+            state |= {f"end_{split}/{n}": t for n, t in tensors.items()}
         if self.current is not None:
             # files of every version call the split "shard"
             current = self.model.copy_state() | {"shard": torch.tensor(self.current)}
@@ -225,6 +264,8 @@ class Ensemble:
         self.waiting = {
             int(c.removeprefix("copy_")): under(f"{c}/") for c in copies if c != "copy_current"
         }
+        ends = {n.split("/")[0] for n in state if n.startswith("end_")}
+        self.ends = {int(e.removeprefix("end_")): under(f"{e}/") for e in ends}
         current = under("copy_current/")
         if current:
             self.current = int(current.pop("shard"))

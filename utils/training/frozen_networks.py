@@ -65,6 +65,15 @@ class FrozenNetworks:
         # a copy, so that a checkpoint holds the original
         return copy.deepcopy(part).to(self.device, dtype)
 
+    def rest(self) -> None:
+        """Move the networks whose outputs were computed ahead off the device, for the memory that
+        they take. What still needs one brings it back."""
+        if self.cached_latents is not None:
+            self.vae.to("cpu")
+        if self.cached_text is not None:
+            for encoder in self.encoders.values():
+                encoder.to("cpu")
+
     def ids(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """{text encoder: token ids [B, T]} of prompts, on the device."""
         ids = self.step.token_ids(self.parts, prompts)
@@ -77,7 +86,8 @@ class FrozenNetworks:
         if self.cached_text is not None:
             kept = self.cached_text.text(prompts)
             return {name: devices.to_device(each, self.device) for name, each in kept.items()}
-        return self.step.text(self.encoders, self.ids(prompts))
+        encoders = {name: each.to(self.device) for name, each in self.encoders.items()}
+        return self.step.text(encoders, self.ids(prompts))
 
     def latents(self, batch: Mapping[str, Any], noise: torch.Tensor) -> torch.Tensor:
         """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
@@ -94,4 +104,4 @@ class FrozenNetworks:
         noise: [B, C, h, w]. Returns: float32 like noise."""
         dtype = self.vae.dtype
         pixels = devices.to_device(pixels, self.device).to(dtype)
-        return lat.encode(self.vae, pixels, noise.to(dtype)).float()
+        return lat.encode(self.vae.to(self.device), pixels, noise.to(dtype)).float()

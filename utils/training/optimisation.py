@@ -17,6 +17,8 @@ class Adam:
     weight_decay: float = 1e-2
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0  # gradients are clipped to this L2 norm
+    # the learning rate of text encoders is this many times that of the denoiser
+    encoder_factor: float = 1.0
     name: str = "adamw"  # in optimizers.OPTIMIZERS
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -81,3 +82,13 @@ def latent_noise(
         ]
         noises = noises + offset * torch.stack(levels)
     return LatentNoise(times, posteriors, noises)
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, seed: int, stream: str, *index: int) -> Iterator[None]:
+    """Seed torch's own generators of the CPU and of a device from (seed, stream, index), and put
+    them back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seeding.derive_seed(seed, stream, *index))
+        yield

@@ -139,7 +139,7 @@ class Trainer:
         )
         self.modules = {parts.denoiser_name: parts.denoiser}
         self.modules |= {n: each for n, each in parts.encoders.items() if n in learning}
-        self.method.prepare(self.modules)
+        self.method.prepare(self.modules, parts, self.family)
         for module in self.modules.values():
             module.train().to(self.device)
         if self.computation.gradient_checkpointing:
@@ -158,12 +158,23 @@ class Trainer:
         self.rate = rate_at(self.optimisation)
         self.optimizer_name = self.optimisation.adam.name
         make = optimizers.OPTIMIZERS[self.optimizer_name].make
-        self.optimizer = make(list(self.weights.values()), self.optimisation.adam)
+        self.optimizer = make(self._groups(), self.optimisation.adam)
         half = self.computation.accelerator.mixed_precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.first_scale = self.scaler.get_scale()  # loading a state makes it forget this
         self.ema = ema.WeightAverage(self.weights) if self.optimisation.use_ema else None
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+
+    def _groups(self):
+        """The weights as the optimizer takes them; text encoders in a group of their own where they
+        have another learning rate."""
+        factor = self.optimisation.adam.encoder_factor
+        if factor == 1.0:
+            return list(self.weights.values())
+        own = f"{self.parts.denoiser_name}."
+        denoiser = [p for name, p in self.weights.items() if name.startswith(own)]
+        encoders = [p for name, p in self.weights.items() if not name.startswith(own)]
+        return [{"params": denoiser}, {"params": encoders, "rate_factor": factor}]
 
     def _set_up_loss_rule(self, task: Task) -> None:
         self.loss_rule: LossRule | None = None
@@ -266,13 +277,21 @@ class Trainer:
         loss = (weighted * own).sum() * self.team.size / kept.sum().clamp_min(1)
         return loss, 1 - kept.float().mean()
 
+    def _own_numbers(self, batch, number):
+        """Give torch's own generators numbers of the micro-batch alone, where the method draws
+        from them, so that a resumed run draws the same."""
+        if not self.method.draws_globally:
+            return contextlib.nullcontext()
+        index = (self.split, number, batch["slot"][0])
+        return step_random.seeded(self.device, self.seed, "adapter-dropout", *index)
+
     def _micro_step(self, batch, number, *, last):
         """Gradients of micro-batch `number`. last: of its optimizer step, when the team's processes
         average them. Returns: as _loss."""
         arguments, wanted, time = self.inputs(batch, number)
         waits = contextlib.nullcontext() if last or self.team.size == 1 else self.denoiser.no_sync()
         with waits:
-            with self.computation.accelerator.autocast():
+            with self.computation.accelerator.autocast(), self._own_numbers(batch, number):
                 pred = self.denoiser(*arguments)
             loss, skipped = self._loss(lat.squared_error(pred, wanted), time, batch["row"])
             self.scaler.scale(loss / self.optimisation.accumulation).backward()
@@ -306,7 +325,7 @@ class Trainer:
     def _update_weights(self, loss, rate):
         """Clip the gradients and let the optimizer step at a learning rate."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             self.weights.values(), self.optimisation.adam.max_grad_norm

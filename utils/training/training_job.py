@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.data import buckets, duplication, prompt_styles, training_data, transforms
 from utils.generation.sampling import window_of
-from utils.models import fingerprints, parts
+from utils.models import adapters, families, fingerprints, parts
 from utils.models.pipeline_files import FileChoice
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
@@ -29,6 +29,7 @@ from utils.training import (
     training_loop,
 )
 from utils.training.methods.full_weights import FullWeights
+from utils.training.methods.lora import Adapting, Lora
 from utils.training.process.base import ProcessSettings
 from utils.training.steps.base import StepSettings
 
@@ -197,6 +198,7 @@ def _optimisation(opts: TrainOptions, *, per_step: int, steps: int) -> optimisat
     return optimisation.Optimisation(
         optimisation.Adam(
             learning_rate=opts.learning_rate * (per_step if opts.scale_lr else 1),
+            encoder_factor=(opts.text_encoder_lr or opts.learning_rate) / opts.learning_rate,
             betas=(opts.adam_beta1, opts.adam_beta2),
             weight_decay=opts.adam_weight_decay,
             epsilon=opts.adam_epsilon,
@@ -296,9 +298,21 @@ def step_settings(opts: TrainOptions) -> StepSettings:
     return StepSettings(opts.max_sequence_length, scale)
 
 
-def method_of(opts: TrainOptions) -> Method:
-    """Which weights learn."""
-    return FullWeights()
+def method_of(opts: TrainOptions, seed: int = 0) -> Method:
+    """Which weights learn. seed: of the start of what is new."""
+    if opts.lora_rank is None:
+        return FullWeights()
+    shape = adapters.AdapterShape(
+        rank=opts.lora_rank,
+        alpha=opts.lora_alpha or opts.lora_rank,
+        dropout=opts.lora_dropout,
+        dora=opts.use_dora,
+        freeze_down=opts.lora_freeze_a,
+    )
+    layers = opts.lora_layers and tuple(name.strip() for name in opts.lora_layers.split(","))
+    adapting = Adapting(shape, seed, layers or None, opts.output_kohya_format)
+    files = {name: value for name, value in vars(choice_of(opts)).items() if value is not None}
+    return Lora(adapting, opts.pretrained_model_name_or_path, files)
 
 
 def _load_parts(
@@ -307,11 +321,15 @@ def _load_parts(
     """The base model. say: prints a line. Returns: (Parts, fingerprints of its networks as they
     came)."""
     flag, source = "--pretrained_model_name_or_path", opts.pretrained_model_name_or_path
+    takes = tuple(steps.STEPS)
+    dtype = method_of(opts, seed).base_dtype(devices.dtype_of(opts.mixed_precision))
+    name, _ = families.read(flag, source, choice=choice_of(opts), takes=takes)
     loaded = parts.load_parts(
         flag,
         source,
-        takes=tuple(steps.STEPS),
-        dtype=method_of(opts).base_dtype(devices.dtype_of(opts.mixed_precision)),
+        takes=takes,
+        dtype=dtype,
+        whole=steps.STEPS[name].float32_parts(dtype),
         choice=choice_of(opts),
         tokenizer=opts.tokenizer_name,
         say=say,
@@ -385,7 +403,7 @@ def _trainer(
     task = trainer.Task(
         step=step,
         process=step.process(base, process_settings(opts), opts.resolution),
-        method=method_of(opts),
+        method=method_of(opts, seed),
         hooks=hooks,
         seed=seed,
         resolution=opts.resolution,

@@ -190,9 +190,9 @@ class Loop:
         table = self.processes.rows(summary.to(self.job.model.device)).cpu()
         self._require_finite(table[:, step_reports.Summary._fields.index("not_finite")])
         for split, summaries in step_reports.by_split(table).items():
-            self._append_row(at.round, split, summaries)
+            self._append_row(at, split, summaries)
 
-    def _append_row(self, round_, split, summaries):
+    def _append_row(self, at, split, summaries):
         """summaries: of the processes of the split's copy."""
         first = summaries[0]
         step = int(first.step)
@@ -202,8 +202,10 @@ class Loop:
         if not first.without_rule:
             row["skipped"] = first.skipped
         row["images_per_second"] = round(first.images_per_second, 2)
+        if at.average_error is not None:
+            row["average_error"] = at.average_error
         # files and trackers of every version call the split "shard"
-        place = {"step": step, "round": round_, "shard": split, "samples": samples}
+        place = {"step": step, "round": at.round, "shard": split, "samples": samples}
         self.run.append_metrics(place | row)
         if self.job.plan.splits > 1:
             self.tracker.log(row, samples, group=f"shard_{split}")
@@ -226,6 +228,7 @@ class Loop:
                 own=self.settings.previews.own,
             )
             self.tracker.image("generations", path, step)
+            self.job.model.frozen.rest()
 
     def steps_at(self, position: int) -> int:
         """Optimizer steps that the copy which trains at a position has done, over all rounds."""

@@ -122,7 +122,14 @@ def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
             f"--resolution={sides[0]}, the default: the model was made for {sides[1]} px;"
             " --resolution sets another one"
         )
-    if optimizers.OPTIMIZERS[opts.optimizer_name].finds_rate and opts.learning_rate < 0.1:
+    usual = flags.default_of(opts, "learning_rate")
+    finds = optimizers.OPTIMIZERS[opts.optimizer_name].finds_rate
+    if opts.lora_rank is not None and opts.learning_rate == usual and not finds:
+        lines.append(
+            f"--learning_rate={usual:g}, the default, is meant for full weights; LoRA usually takes"
+            " 1e-4"
+        )
+    if finds and opts.learning_rate < 0.1:
         lines.append(
             f"--learning_rate={opts.learning_rate:g} is a factor on the learning rate that"
             f" --optimizer {opts.optimizer_name} finds by itself, and so small that the model"

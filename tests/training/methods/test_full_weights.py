@@ -1,5 +1,6 @@
 import torch
 
+from utils.training import steps
 from utils.training.methods.full_weights import FullWeights
 
 
@@ -10,7 +11,7 @@ def test_all_weights_of_the_networks_learn_in_float32(micro_parts, tmp_path):
     for network in parts.networks.values():
         network.requires_grad_(False)
     learning = {"unet": parts.denoiser}
-    method.prepare(learning)
+    method.prepare(learning, parts, steps.of(parts))
     weights = method.weights(learning)
     assert list(weights) == [f"unet.{name}" for name, _ in parts.denoiser.named_parameters()]
     assert all(weight.requires_grad for weight in weights.values())

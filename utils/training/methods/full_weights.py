@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from utils.training.methods.base import Method
+
+if TYPE_CHECKING:
+    from utils.models.parts import Parts
+    from utils.training.steps.base import Step
 
 
 class FullWeights(Method):
@@ -20,7 +24,7 @@ class FullWeights(Method):
         """float32, whatever the run computes in."""
         return torch.float32
 
-    def prepare(self, modules: Mapping[str, torch.nn.Module]) -> None:
+    def prepare(self, modules: Mapping[str, torch.nn.Module], parts: Parts, step: Step) -> None:
         """Turn on the gradients of all weights."""
         for module in modules.values():
             module.requires_grad_(True)

@@ -32,6 +32,9 @@ class Step(ABC):
 
     # text encoders that --train_text_encoder trains, of those that the pipeline has
     trainable_encoders: tuple[str, ...] = ("text_encoder",)
+    # layers that LoRA adapts unless --lora_layers names others, by the ends of their names
+    lora_layers: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    encoder_lora_layers: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
     # whether the autoencoder may compute in half precision
     half_vae: bool = True
     # text encoders that overflow in float16, and so compute in float32 there
@@ -47,6 +50,11 @@ class Step(ABC):
     def __init__(self, parts: Parts, settings: StepSettings):
         """parts: of a pipeline of the family."""
         self.settings = settings
+
+    @classmethod
+    def float32_parts(cls, dtype: torch.dtype) -> tuple[str, ...]:
+        """Parts that are loaded in float32 where a model is loaded in `dtype`."""
+        return () if cls.half_vae else ("vae",)
 
     @classmethod
     @abstractmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import torch
+
 from utils.models import families
 from utils.runtime.errors import UsageError
 from utils.training.process.flow_matching import FlowMatching
@@ -29,6 +31,11 @@ class FlowStep(Step):
         # tokens that T5 reads
         self.length = settings.max_sequence_length or family.text_length or 0
         self.float32_encoders = (self.t5,)
+
+    @classmethod
+    def float32_parts(cls, dtype: torch.dtype) -> tuple[str, ...]:
+        """T5 too in float16, in which it overflows."""
+        return (*super().float32_parts(dtype), *((cls.t5,) if dtype == torch.float16 else ()))
 
     @classmethod
     def require_process(cls, settings: ProcessSettings, source: str) -> None:

@@ -50,6 +50,20 @@ class FluxStep(FlowStep):
     # in float16 its transformer overflows
     refused_precisions = ("fp16",)
     t5 = "text_encoder_2"
+    lora_layers = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
 
     def patch(self, parts: Parts) -> int:
         """Latents of a token along a side: those that `pack` joins."""

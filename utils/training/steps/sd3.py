@@ -29,6 +29,16 @@ class StableDiffusion3Step(FlowStep):
     unused_weights = True
     published_weighting = "logit_normal"
     t5 = "text_encoder_3"
+    lora_layers = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
 
     def __init__(self, parts: Parts, settings: StepSettings):
         """parts: a Stable Diffusion 3 pipeline."""
