@@ -26,6 +26,34 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a run ends by a share that may be chance",
+        "utils.training.copy_checks:CopyChecks._is_above",
+        'self.rows[-1][f"{SHARE}_lo"] > stop_at',
+        "self.rows[-1][SHARE] > stop_at",
+        "tests/training/test_copy_checks.py::test_a_run_ends_when_the_lower_bound_passes_and_keeps_the_last_checkpoint_below",
+    ),
+    Mutant(
+        "an ensemble is checked while its copies differ",
+        "utils.training.copy_checks:CopyChecks.due",
+        "at.round_over and (last or passed)",
+        "last or passed",
+        "tests/training/test_copy_checks.py::test_an_ensemble_is_checked_at_the_end_of_rounds",
+    ),
+    Mutant(
+        "the similarity of a check is that of aligned pictures",
+        "utils.watch.reference:Reference.judge",
+        "_percentile(nearest[:, 0])",
+        "_percentile(look.best)",
+        "tests/watch/test_reference.py::test_mirrored_copies_count_by_the_threshold_of_pictures_held_out",
+    ),
+    Mutant(
+        "noise differs between checks",
+        "utils.watch.fixed_losses:_noise",
+        "torch.randn(1 + TIMES, *shape, generator=generator)",
+        "torch.randn(1 + TIMES, *shape)",
+        "tests/watch/test_fixed_losses.py::test_the_loss_is_the_same_at_every_call_and_in_batches_of_any_size",
+    ),
+    Mutant(
         "prompts drawn from a run forget the one that it was trained on",
         "utils.data.prompt_styles:resolve_prompts",
         "chosen.one_prompt and prompt is not None",
