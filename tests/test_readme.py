@@ -41,6 +41,7 @@ SCALED = {
         "--num_workers": "0",
         "--report_to": "none",
         "--metrics": "similarity,background",
+        "--num_candidates": "1",
     },
     "-m utils.data.scenes": {"--count": "3", "--out": "scenes"},
     "-m utils.captioning": {"--captioner": "CAPTIONER", "--num_captions": "2", "-j": "0"},
@@ -50,7 +51,7 @@ SCALED = {
 CUT = {"--total_round": "2", "--copy_check_prompts": "2"}  # where a command has it
 OF_INDEX = {"--metrics": "similarity"}  # an index knows nothing of training images among themselves
 # which are of an evaluation, where an index is made or looked at alone
-NOT_OF_INDEX = ("--metrics",)
+NOT_OF_INDEX = ("--metrics", "--num_candidates")
 
 
 # of a memorization card, which generates, too
@@ -200,6 +201,8 @@ def scaled(words, script, place):
         given |= OF_CARDS
     for name in OF_FAMILIES.keys() & {*words}:
         given |= {"--pretrained_model_name_or_path": name, "--resolution": "16"}
+    if "--no_align" in words:
+        del given["--num_candidates"]
     if {"--build_index", "--dedup"} & {*words}:
         given = {k: v for k, v in given.items() if k not in NOT_OF_INDEX}
     filled = []
