@@ -61,6 +61,7 @@ def run(monkeypatch, tmp_path, capsys):
     return run
 
 
+@pytest.mark.usefixtures("drawn_plots")
 def test_both_sides_are_measured_on_photographs_and_emoji(run, tmp_path):
     package = emoji_package.write_many(tmp_path / "package", 60)
     flags = "--sets photographs,emoji --changes exact,mirrored,ground --methods pixel,phash"
