@@ -27,7 +27,7 @@ def rows_of(printed):
 
 def test_every_side_is_measured_and_their_scores_agree():
     script = str(ROOT / "benchmarks" / "retrieval.py")
-    flags = "--queries 12 --training 30 --rounds 1 --warm_ups 0 -j 0 --threads 1"
+    flags = "--queries 4 --training 12 --rounds 1 --warm_ups 0 -j 0 --threads 1"
     command = [sys.executable, script, *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
