@@ -109,6 +109,9 @@ def layouts(folder, scenes_dir):
         f"<{name}>": shutil.copytree(scenes_dir / "train", folder / name / "train").parent
         for name in ("data_with_metadata", "data_with_captions_json", "data_with_texts")
     }
+    made["<kohya_folder>"] = folder / "kohya"
+    repeated = made["<kohya_folder>"] / "img" / "10_cat"
+    repeated.mkdir(parents=True)
     shutil.copy(scenes_dir / "captions.json", made["<data_with_captions_json>"])
     rows = [json.dumps({"file_name": key, "text": each}) for key, each in captions.items()]
     (made["<data_with_metadata>"] / "metadata.jsonl").write_text("\n".join(rows))
@@ -116,6 +119,8 @@ def layouts(folder, scenes_dir):
     for key, each in captions.items():
         text = (made["<data_with_texts>"] / key).with_suffix(".txt")
         text.write_text("\n".join(each))
+        shutil.copy(scenes_dir / key, repeated)
+        shutil.copy(text, repeated)
         content = (scenes_dir / key).read_bytes()
         members |= tars.sample(key.removesuffix(".png"), content, caption=each[0])
     tars.write(folder / "scenes.tar", members)
