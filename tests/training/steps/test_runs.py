@@ -123,3 +123,14 @@ def test_a_flag_of_another_family_is_refused_before_a_model_loads(
     refused, flags, tmp_path, name, given, line
 ):
     assert line in refused("diff_train", *flags(name, tmp_path / "run", *given, "--dry_run"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains_in_a_bucket_that_is_not_square(script, flags, tmp_path, name):
+    """All scenes are square, and are cropped to the only size."""
+    given = ("--aspect_ratio_buckets", "16,32", "--center_crop", "--train_batch_size", 2)
+    script("diff_train", *flags(name, tmp_path / "run", *given, "--max_train_steps", 2))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["buckets"]["counts"] == {"16,32": 12}
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(0 < json.loads(row)["loss"] < 100 for row in rows)
