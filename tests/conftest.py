@@ -16,17 +16,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# files of a minute and more go to the workers first: at the end one worker would wait for the other
+# the longest files go to the workers first: at the end one worker would wait for the other
 SLOW = (
-    "test_two_processes.py",
-    "test_measuring_processes.py",
-    "test_kill_and_resume.py",
-    "test_build_tiny_sd.py",
-    "test_training_loop.py",
-    "test_inception.py",
-    "benchmarks/test_retrieval.py",
     "test_readme.py",
     "test_diff_train.py",
+    "test_diff_retrieval.py",
+    "test_measuring_processes.py",
+    "test_two_processes.py",
+    "benchmarks/test_retrieval.py",
+    "test_kill_and_resume.py",
+    "test_training_loop.py",
+    "test_build_tiny_sd.py",
+    "test_index_evaluation.py",
+    "test_diff_inference.py",
+    "test_card_stage.py",
+    "test_kill_and_continue_index.py",
+    "test_inception.py",
 )
 SEED_FLAGS = ("--report_to", "none", "--num_workers", "0")
 
