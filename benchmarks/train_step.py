@@ -14,6 +14,15 @@ Four sides take turns for five rounds; the table gives medians.
 - ours, nothing kept: the same with --cache_latents off.
 - bare: forward, backward and optimizer step of the U-Net on fixed tensors.
 
+With `--lora_rank 8` the sides are these; on a GPU the memory of the two of ours is measured in a
+process of its own each:
+
+- LoRA, diffusers' recipe: its training script for LoRA, written anew: model, autoencoder and text
+  encoder in the precision of the run, everything encoded at every step, AdamW with torch's
+  defaults, the loss read at every step.
+- LoRA, ours and full weights, ours: the whole loop of diff_train.py.
+- LoRA, bare: forward, backward and optimizer step of U-Net and adapters on fixed tensors.
+
 Each side has its own copy of the same model, and the same batch size, images, threads and
 workers."""
 
@@ -22,6 +31,7 @@ import copy
 import itertools
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -91,16 +101,24 @@ def sd21_folder(out):
     return out
 
 
-def our_loop(model, data, side, batch, args, out, *, kept):
-    """Build the loop of diff_train.py. kept: whether outputs of frozen networks are cached.
+def our_loop(*common, kept, rank=None):
+    """As built_loop. Returns: (an endless iterator of steps, seconds that filling the cache
+    took)."""
+    loop, seconds = built_loop(*common, kept=kept, rank=rank)
+    return loop.positions(), seconds
 
-    Returns: (an endless iterator of steps, seconds that filling the cache took)."""
+
+def built_loop(model, data, side, batch, args, out, *, kept, rank=None):
+    """Build the loop of diff_train.py. kept: whether outputs of frozen networks are cached; rank:
+    of LoRA, None for full weights.
+
+    Returns: (the loop, seconds that filling the cache took)."""
     from utils.files import run_folder
     from utils.runtime import launching, parallel
     from utils.training import training_job, training_loop
 
     run = run_folder.NewRun(out / "run")
-    opts = options_of(model, data, side, batch, args, run.path)
+    opts = options_of(model, data, side, batch, args, run.path, rank)
     accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
     job = training_job.prepare(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
@@ -110,11 +128,11 @@ def our_loop(model, data, side, batch, args, out, *, kept):
     seconds = time.perf_counter() - started
     run.path.mkdir(parents=True, exist_ok=True)
     loop = training_loop.Loop(job, training_job.loop_settings(opts), run, processes)
-    return loop.positions(), seconds
+    return loop, seconds
 
 
-def options_of(model, data, side, batch, args, run):
-    """Return the TrainOptions of our sides. run: the folder of the run."""
+def options_of(model, data, side, batch, args, run, rank):
+    """Return the TrainOptions of our sides. run: the folder of the run; rank: as in our_loop."""
     from utils.cli import flags, train_options
 
     words = {
@@ -136,7 +154,7 @@ def options_of(model, data, side, batch, args, run):
         "--report_to": "none",
         "--output_dir": run,
         "--compile": args.compile,
-    }
+    } | ({} if rank is None else {"--lora_rank": rank})
     return flags.parse(train_options.TrainOptions, flag_strings(words), description="")
 
 
@@ -227,11 +245,18 @@ def bare_loop(model, side, batch, args, device):
     compute. Yields after every step."""
     import torch
 
+    from utils.models import adapters
     from utils.models import parts as parts_of
 
-    parts = parts_of.load_parts("--model", str(model))
+    half = args.mixed_precision == "bf16"
+    dtype = torch.bfloat16 if half and args.lora_rank else torch.float32
+    parts = parts_of.load_parts("--model", str(model), dtype=dtype)
     unet = parts.denoiser.to(device).train()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-6, fused=True)
+    if args.lora_rank:
+        shape = adapters.AdapterShape(args.lora_rank, args.lora_rank)
+        adapters.inject(unet, shape, TARGETS, seed=0, part="unet")
+    learning = [p for p in unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=5e-6, fused=True)
     noisy = torch.randn(
         batch, parts.vae.config.latent_channels, *[side // parts.vae_factor] * 2, device=device
     )
@@ -239,16 +264,67 @@ def bare_loop(model, side, batch, args, device):
     text = torch.randn(
         batch, parts.tokenizer.model_max_length, unet.config.cross_attention_dim, device=device
     )
-    half = args.mixed_precision == "bf16"
     if args.compile:
         unet.compile()
     while True:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             pred = unet(noisy, timesteps, encoder_hidden_states=text).sample
         (pred.float() - target).square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        yield
+
+
+RECIPE = "LoRA, diffusers' recipe"
+TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
+
+
+def lora_recipe_loop(model, data, side, batch, args, device):
+    """Train LoRA as diffusers' script for it does, plainly written. Yields after every step."""
+    import torch
+    from diffusers import DDPMScheduler
+    from peft import LoraConfig
+    from tqdm import tqdm
+
+    from utils.models import parts as parts_of
+
+    half = args.mixed_precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    parts = parts_of.load_parts("--model", str(model), dtype=dtype)
+    vae, text_encoder = parts.vae.to(device), parts.encoders["text_encoder"].to(device)
+    unet = parts.denoiser.to(device)
+    for network in (vae, text_encoder, unet):
+        network.requires_grad_(False)
+    rank = args.lora_rank
+    unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
+    )
+    learning = [p for p in unet.parameters() if p.requires_grad]
+    unet.train()
+    scheduler = DDPMScheduler.from_config(parts.scheduler.config)
+    optimizer = torch.optim.AdamW(learning, lr=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    bar = tqdm(disable=None if sys.stderr.isatty() else True)
+    for pixels, ids in published_batches(data, side, batch, args.num_workers, parts.tokenizer):
+        latents = vae.encode(pixels.to(device, dtype)).latent_dist.sample()
+        latents = latents * vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(
+            0, scheduler.config.num_train_timesteps, (len(latents),), device=device
+        )
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            text = text_encoder(ids.to(device))[0]
+            pred = unet(noisy, timesteps, encoder_hidden_states=text).sample
+        loss = torch.nn.functional.mse_loss(pred.float(), noise.float())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=loss.item())
+        bar.update()
         yield
 
 
@@ -320,6 +396,8 @@ def parse(argv):
     parser.add_argument(
         "--compile", action="store_true", help="compile the U-Net of our sides and the bare network"
     )
+    parser.add_argument("--lora_rank", type=int, help="measure LoRA of this rank")
+    parser.add_argument("--memory_of", choices=("lora", "full"), help=argparse.SUPPRESS)
     parser.add_argument("--work_dir", help="folder for all files (default: a temporary one)")
     return parser.parse_args(argv)
 
@@ -336,6 +414,9 @@ def main(argv=None):
     model = ROOT / "assets" / "tiny-sd" if args.shape == "tiny-sd" else sd21_folder(out / "sd21")
     scenes.write_scenes(out / "scenes", count=args.images, seed=0, size=side)
     common = (model, out / "scenes", side, args.batch, args)
+    if args.lora_rank:
+        measure_lora(common, out, device)
+        return
     cached, seconds = our_loop(*common, out / "kept", kept=True)
     uncached, _ = our_loop(*common, out / "anew", kept=False)
     sides = {
@@ -358,6 +439,56 @@ def main(argv=None):
         print(f"our U-Net: {speed / 1e12:.1f} TFLOP/s, {speed / peak:.1%} of the GPU's bf16 peak")
 
 
+def memory_of(method, common, out, device):
+    """Return the bytes that training with a method takes. On a GPU: the peak of a process that has
+    taken five steps. On a CPU, where libraries and freed memory hide it: those of the denoiser, of
+    the gradients and of the optimizer's state, without activations, which both methods have."""
+    import torch
+
+    rank = common[-1].lora_rank if method == "lora" else None
+    loop, _ = built_loop(*common, out / f"memory-{method}", kept=True, rank=rank)
+    for _ in itertools.islice(loop.positions(), 5):
+        pass
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    model = loop.job.model
+    moments = (value for state in model.optimizer.state.values() for value in state.values())
+    held = (*model.parts.denoiser.parameters(), *model.weights.values(), *moments)
+    return sum(each.numel() * each.element_size() for each in held)
+
+
+def measured_apart(method, args, out):
+    """Run memory_of in a process of its own. Returns: bytes."""
+    words = {**vars(args), "memory_of": method, "work_dir": out / f"apart-{method}"}
+    given = flag_strings({f"--{name}": value for name, value in words.items() if value})
+    command = [sys.executable, __file__, *given]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(printed.splitlines()[-1])
+
+
+def measure_lora(common, out, device):
+    """Measure and print the sides of --lora_rank, or the memory of one of ours."""
+    *_, side, batch, args = common
+    if args.memory_of:
+        print(memory_of(args.memory_of, common, out, device))
+        return
+    sides = {
+        RECIPE: lora_recipe_loop(*common, device),
+        "LoRA, ours": our_loop(*common, out / "lora", kept=True, rank=args.lora_rank)[0],
+        "full weights, ours": our_loop(*common, out / "full", kept=True)[0],
+        "LoRA, bare": bare_loop(common[0], side, batch, args, device),
+    }
+    times, _ = measure(sides, args.steps, args.rounds, device)
+    memory = {}
+    for name, method in (("LoRA, ours", "lora"), ("full weights, ours", "full")):
+        apart = device.type == "cuda"  # a peak is that of a process
+        memory[name] = (
+            measured_apart(method, args, out) if apart else memory_of(method, common, out, device)
+        )
+    median = {name: statistics.median(t) for name, t in times.items()}
+    report(args, side, device, times, dict.fromkeys(sides) | memory, median)
+
+
 def report(args, side, device, times, peaks, median):
     """Print the table of the sides and the ratios of their times."""
     from utils.reports.tables import markdown
@@ -365,7 +496,7 @@ def report(args, side, device, times, peaks, median):
     rows = []
     for name, t in times.items():
         spread, memory = f"{1000 * min(t):.1f} to {1000 * max(t):.1f}", peaks[name]
-        shown = "-" if memory is None else f"{memory / 2**30:.2f}"
+        shown = "-" if memory is None else f"{memory / 2**30:.{2 if memory > 2**30 else 4}f}"
         rows.append(
             [name, f"{1000 * median[name]:.1f}", spread, f"{args.batch / median[name]:.1f}", shown]
         )
@@ -373,8 +504,17 @@ def report(args, side, device, times, peaks, median):
         f"\n{args.shape}, {side} px, batch {args.batch}, {name_of(device)}, ours and bare in"
         f" {args.mixed_precision}, {args.rounds} rounds of {args.steps} steps\n"
     )
-    memory = "GiB above weights and moments"
+    kind = "all in all" if device.type == "cuda" else "weights, gradients, moments"
+    memory = f"GiB, {kind}" if args.lora_rank else "GiB above weights and moments"
     print(markdown(("side", "ms a step (median)", "range", "images/s", memory), rows))
+    if args.lora_rank:
+        ours = median["LoRA, ours"]
+        print(
+            f"\nrecipe / ours: {median[RECIPE] / ours:.2f}   full weights / ours:"
+            f" {median['full weights, ours'] / ours:.2f}   ours / bare:"
+            f" {ours / median['LoRA, bare']:.3f}"
+        )
+        return
     print(
         f"\npublished / ours: {median['published'] / median['ours']:.2f}   published / ours,"
         f" nothing kept: {median['published'] / median['ours, nothing kept']:.2f}   ours / bare:"
