@@ -61,6 +61,7 @@ ALLOWED = {
 # the stages: they and the folder `cli` alone take options, and so may ask what a flag was
 STAGES = {
     "captioning.caption_stage",
+    "training.preservation_job",
     "training.training_job",
     "training.training_stage",
     "generation.generation_plan",

@@ -97,8 +97,11 @@ def assert_same_change(one, other, start, tolerance=0.01):
     assert (second - first).norm() < tolerance * (first - before).norm()
 
 
-def test_two_processes_are_one_of_twice_the_batch(train, short_sd, tmp_path):
-    """Mixup, embedding noise and loss control included."""
+def test_two_processes_are_one_of_twice_the_batch(train, short_sd, scenes_dir, tmp_path):
+    """Mixup, embedding noise, loss control and extra losses included."""
+    (tmp_path / "class").mkdir()
+    for path in sorted((scenes_dir / "train").rglob("*.png"))[:3]:
+        (tmp_path / "class" / path.name).write_bytes(path.read_bytes())
     shared = [
         "--max_train_steps",
         8,
@@ -109,6 +112,17 @@ def test_two_processes_are_one_of_twice_the_batch(train, short_sd, tmp_path):
         "--mem_ratio",
         0.95,
         "--agc_bias_correction",
+        "--with_prior_preservation",
+        "--class_data_dir",
+        tmp_path / "class",
+        "--class_data_prompt",
+        "a scene",
+        "--num_class_images",
+        3,
+        "--trigger_word",
+        "circle",
+        "--trigger_class",
+        "shape",
     ]
     train(tmp_path / "two", 2, "--train_batch_size", 2, *shared)
     train(tmp_path / "one", 1, "--train_batch_size", 4, *shared)
@@ -120,6 +134,7 @@ def test_two_processes_are_one_of_twice_the_batch(train, short_sd, tmp_path):
     assert [r["skipped"] for r in two] == pytest.approx([r["skipped"] for r in one])
     assert sum(r["skipped"] for r in one) > 0  # one bank, one count of kept samples
     assert all(abs(a["loss"] - b["loss"]) < 1e-3 for a, b in zip(two, one, strict=True))
+    assert all(abs(a["extra_loss"] - b["extra_loss"]) < 1e-3 for a, b in zip(two, one, strict=True))
     assert (tmp_path / "two" / "skips.csv").read_text() == (
         tmp_path / "one" / "skips.csv"
     ).read_text()

@@ -4,6 +4,7 @@ from utils.cli import flags, unused_flags
 from utils.cli.train_options import TrainOptions
 
 NEEDED = ("--pretrained_model_name_or_path", "m", "--instance_data_dir", "d")
+PRIOR = ("--with_prior_preservation", "--class_data_dir", "c", "--class_data_prompt", "a dog")
 CAPTIONS = ("--class_prompt", "instancelevel_blip", "--instance_prompt_loc", "c.json")
 
 
@@ -19,6 +20,9 @@ def lines(*words):
         (("--arr_ema_decay", "0.5"), ("--mem_ratio", "1.25")),
         (("--dup_weight", "9"), ("--duplication", "dup_both")),
         (("--modelsaverounds", "2"), ("--clients_num", "2")),
+        (("--prior_loss_weight", "2"), PRIOR),
+        (("--num_class_images", "9"), PRIOR),
+        (("--preservation_weight", "2"), ("--trigger_word", "sks", "--trigger_class", "dog")),
         (("--lr_warmup_steps", "9"), ("--lr_scheduler", "constant_with_warmup")),
         (("--logging_dir", "x"), ("--report_to", "tensorboard")),
     ],
@@ -47,6 +51,13 @@ def test_more_flags_without_effect_are_said(tmp_path):
 def test_the_probability_of_an_edit_that_has_none_is_said():
     (line,) = lines(*CAPTIONS, "--trainspecial", "allcaps", "--trainspecial_prob", "0.4")
     assert line.endswith("by --trainspecial randrepl, randwordadd, wordrepeat")
+
+
+def test_class_images_without_prior_preservation_are_said():
+    assert [line.split("=")[0] for line in lines(*PRIOR[1:])] == [
+        "--class_data_dir",
+        "--class_data_prompt",
+    ]
 
 
 def test_defaults_are_not_said():

@@ -209,6 +209,15 @@ def test_images_of_somebody_else_are_not_overwritten(tmp_path):
         generation_folder.Generation(tmp_path).rows(SETTINGS)
 
 
+def test_errors_name_the_flags_that_named_the_folder(tmp_path):
+    folder = generation_folder.Generation(tmp_path / "g", flags=("--class_data_dir",))
+    folder.begin(SETTINGS)
+    with pytest.raises(UsageError, match="use the same value, or another --class_data_dir$"):
+        folder.rows(SETTINGS | {"guidance_scale": 7.5})
+    with pytest.raises(UsageError, match="^--class_data_dir=.* is being written"):
+        folder.require_unshared(False)
+
+
 def test_a_generation_manifest_without_images_is_an_error(tmp_path):
     whole_files.write_manifest(tmp_path / "manifest.json", "generation", images=[])
     with pytest.raises(DataError, match="lists no images"):

@@ -1,5 +1,6 @@
 """A copy in training, over the twelve scenes, with the random pipeline."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from utils.data import caption_files, duplication, image_sets, training_data, transforms
 from utils.runtime import launching, parallel
-from utils.training import ensemble, optimisation, train_mitigations, trainer
+from utils.training import ensemble, optimisation, preservation_job, train_mitigations, trainer
 from utils.training import steps as steps_of_families
 from utils.training.methods.full_weights import FullWeights
 from utils.training.process.base import ProcessSettings
@@ -59,6 +60,7 @@ def start(scenes_dir, micro_parts):
         process=None,
         method=None,
         encoder_factor=1.0,
+        regularisations=(),
         **optimised,
     ):
         parts = parts or micro_parts()
@@ -93,6 +95,7 @@ def start(scenes_dir, micro_parts):
                 images=len(images),
                 train_text_encoder=text,
                 noise_offset=noise_offset,
+                regularisations=regularisations,
             ),
             optimisation.Optimisation(
                 optimisation.Adam(learning_rate=lr, name=optimizer, encoder_factor=encoder_factor),
@@ -106,15 +109,28 @@ def start(scenes_dir, micro_parts):
                 dtype=torch.float32,
             ),
         )
+        views = transforms.Views(SIDE, center_crop=center_crop, random_flip=False)
+        # the training images stand for class images too
+        classes = {
+            each.beside: preservation_job.ClassData(
+                dataclasses.replace(data, prompts={k: each.prompts([]) for k in images.keys}), {}
+            )
+            for each in regularisations
+            if each.beside is not None
+        }
         draws = {
             k: training_data.Draws(
                 data.take(part),
                 seed=0,
                 split=k,
                 global_batch=batch,
-                views=transforms.Views(SIDE, center_crop=center_crop, random_flip=False),
+                views=views,
                 choose_caption=hooks.choose_caption,
                 partners=hooks.partners,
+                beside={
+                    name: each.draws(seed=0, split=k, global_batch=batch, views=views)
+                    for name, each in classes.items()
+                },
             )
             for k, part in enumerate(parts_of)
         }

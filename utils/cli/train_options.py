@@ -33,7 +33,7 @@ from utils.cli.kinds import (
     real,
     text_with,
 )
-from utils.data import buckets
+from utils.data import buckets, caption_edits
 from utils.data.caption_edits import TRAIN_EDITS
 from utils.data.duplication import DUPLICATIONS
 from utils.data.prompt_styles import CAPTION, PROMPT_STYLES
@@ -78,6 +78,7 @@ DATA = "training images and captions"
 CONDITIONING = "conditioning and duplication"
 LORA = "LoRA"
 MITIGATIONS = "mitigations"
+PRESERVATION = "preservation of what the base model knows"
 ENSEMBLE = "ensemble"
 OPTIMISATION = "optimisation"
 COPY_CHECKS = "checks of copies"
@@ -99,6 +100,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         CONDITIONING,
         LORA,
         MITIGATIONS,
+        PRESERVATION,
         ENSEMBLE,
         OPTIMISATION,
         COPY_CHECKS,
@@ -355,6 +357,52 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         group=MITIGATIONS,
         help="bias correction of the loss bank of --mem_ratio: divide by 1 - decay^visits",
     )
+    with_prior_preservation: bool = switch(
+        group=PRESERVATION,
+        help="prior preservation: as many class images as training images, with a loss of theirs",
+    )
+    class_data_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=PRESERVATION,
+        help="folder of class images; the base model adds what is missing",
+        may_change_on_resume=True,
+    )
+    class_data_prompt: str | None = flag(
+        None,
+        group=PRESERVATION,
+        help="prompt of the class images, such as 'a photo of a dog'; diffusers: --class_prompt",
+    )
+    prior_loss_weight: float = flag(
+        1.0,
+        kind=real(above=0),
+        group=PRESERVATION,
+        help="weight of the loss of the class images",
+    )
+    num_class_images: int = flag(
+        100, kind=count(1, MOST_IMAGES), group=PRESERVATION, help="number of class images"
+    )
+    trigger_word: str | None = flag(
+        None,
+        group=PRESERVATION,
+        help=(
+            "word of the captions that stands for what is learnt; with --trigger_class, captions"
+            " of the class keep the prediction of the base model"
+        ),
+        unset="off",
+    )
+    trigger_class: str | None = flag(
+        None,
+        group=PRESERVATION,
+        help="word of the class, in the place of --trigger_word",
+        unset="off",
+    )
+    preservation_weight: float = flag(
+        1.0,
+        kind=real(above=0),
+        group=PRESERVATION,
+        help="weight of the loss of --trigger_class",
+    )
     dataset_name: str | None = flag(
         None,
         group=RUNNING,
@@ -419,7 +467,10 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         4,
         kind=count(1, MOST_AT_ONCE),
         group=SAVING,
-        help="number of images in a preview grid, of prompts of the training images",
+        help=(
+            "number of images in a preview grid, of prompts of the training images, and of class"
+            " images that are generated at once"
+        ),
         may_change_on_resume=True,
     )
     validation_prompt: tuple[str, ...] = flag(
@@ -727,6 +778,8 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         self._check_lora()
         self._check_loss_bank()
         self._check_copy_checks()
+        self._check_prior_preservation()
+        self._check_output_preservation()
         self._check_upload()
 
     def _check_captions(self) -> None:
@@ -850,6 +903,46 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
             raise UsageError(
                 f"--stop_at_copy_share={self.stop_at_copy_share!r} is a limit of what checks of"
                 " copies find; give --copy_check_steps too"
+            )
+
+    def _check_prior_preservation(self) -> None:
+        if not self.with_prior_preservation:
+            return
+        for name in ("class_data_dir", "class_data_prompt"):
+            if getattr(self, name) is None:
+                raise UsageError(
+                    f"--with_prior_preservation needs --{name}, such as"
+                    " --class_data_dir dogs --class_data_prompt 'a photo of a dog'"
+                )
+        self._require_pretrained("--with_prior_preservation")
+
+    def _check_output_preservation(self) -> None:
+        word, other = self.trigger_word, self.trigger_class
+        if (word is None) != (other is None):
+            given = "--trigger_word" if other is None else "--trigger_class"
+            raise UsageError(
+                f"{given}={word or other!r}: --trigger_word is what --trigger_class replaces; give"
+                " both or neither"
+            )
+        if word is None or other is None:
+            return
+        if caption_edits.has_word(other, word):
+            raise UsageError(
+                f"--trigger_class={other!r} holds --trigger_word={word!r}, which it replaces; use"
+                " the word of the class alone"
+            )
+        if PROMPT_STYLES[self.class_prompt].needs_tokenizer:
+            raise UsageError(
+                f"--trigger_word={word!r} is a word of captions, and those of"
+                f" --class_prompt={self.class_prompt!r} are random tokens; use another style"
+            )
+        self._require_pretrained("--trigger_class")
+
+    def _require_pretrained(self, name: str) -> None:
+        if self.unet_from_scratch == "yes":
+            raise UsageError(
+                f"{name} preserves what the base model knows, and --unet_from_scratch=yes starts"
+                " from random weights; leave one of them out"
             )
 
     def _check_upload(self) -> None:

@@ -50,6 +50,19 @@ RULES = (
         lambda opts: DUPLICATIONS[opts.duplication].duplicates,
         "it is the weight of duplicated images, and --duplication duplicates none",
     ),
+    *(
+        Unused(
+            name,
+            lambda opts: opts.with_prior_preservation,
+            "it belongs to --with_prior_preservation, which is not given",
+        )
+        for name in ("class_data_dir", "class_data_prompt", "prior_loss_weight", "num_class_images")
+    ),
+    Unused(
+        "preservation_weight",
+        lambda opts: opts.trigger_class is not None,
+        "it is the weight of the loss of --trigger_class, which is not given",
+    ),
     Unused(
         "modelsaverounds",
         _is_ensemble,

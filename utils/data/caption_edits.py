@@ -10,6 +10,7 @@ the positions are then drawn among the words that are read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,21 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: Sequence[int], *, clean_up_tokenization_spaces: bool) -> str:
         """The text of token ids."""
+
+
+def _whole_word(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+
+
+def has_word(text: str, word: str) -> bool:
+    """Whether a word, or several in a row, stands in a text as whole words, in any case: the text
+    encoders of Stable Diffusion read small letters alone."""
+    return _whole_word(word).search(text) is not None
+
+
+def with_word(text: str, word: str, other: str) -> str:
+    """The text with `other` wherever `word` stands, as `has_word` finds it."""
+    return _whole_word(word).sub(lambda match: other, text)
 
 
 class RandomTokens:

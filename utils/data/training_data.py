@@ -100,6 +100,7 @@ class Draws(torch.utils.data.Dataset):
         choose_caption: Callable[[list, bool, np.random.Generator], str],
         dropout: float = 0.0,
         partners: bool = False,
+        beside: Mapping[str, Draws] | None = None,
     ):
         """data: of the split.
         global_batch: images of a micro-batch over all processes of the copy.
@@ -107,10 +108,12 @@ class Draws(torch.utils.data.Dataset):
         pixels: whether items hold pixels, for which images are read.
         choose_caption: (captions, duplicated, rng) -> caption.
         dropout: share of the draws whose prompt is empty, in [0, 1).
-        partners: whether items also hold the prompt of a partner, for mixup."""
+        partners: whether items also hold the prompt of a partner, for mixup.
+        beside: {name: other draws}, whose item of the same step and slot an item also holds."""
         self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
         self.views, self.pixels = views, pixels
         self.choose_caption, self.partners, self.dropout = choose_caption, partners, dropout
+        self.beside = dict(beside or {})
         self.order = self._order()
 
     def _order(self):
@@ -119,6 +122,11 @@ class Draws(torch.utils.data.Dataset):
         if self.data.buckets is None:
             return duplication.DrawOrder(len(self.data.images), **draw)
         return buckets.BucketOrder(self.data.buckets.of, batch=self.global_batch, **draw)
+
+    @property
+    def reads(self) -> bool:
+        """Whether an item needs the pixels of an image."""
+        return self.pixels or any(other.reads for other in self.beside.values())
 
     def prompt(self, step: int, slot: int) -> str:
         """The prompt of a draw; "" where it is dropped."""
@@ -150,7 +158,7 @@ class Draws(torch.utils.data.Dataset):
         if self.partners:
             partner = mixup_partners(self.seed, self.split, step, self.global_batch)[slot]
             item["partner_prompt"] = self.prompt(step, int(partner))
-        return item
+        return item | {name: other[at] for name, other in self.beside.items()}
 
     def _shown(self, index, rng):
         """How a draw shows its image, with the pixels where they are needed. Sizes are (height,
@@ -177,11 +185,14 @@ def mixup_partners(seed: int, split: int, step: int, global_batch: int) -> np.nd
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join B items of Draws: "pixels" (if items have them) to a tensor [B, 3, height, width],
-    everything else to lists of B."""
+    """Join B items of Draws: "pixels" (if items have them) to a tensor [B, 3, height, width], items
+    of other draws beside them to a batch of their own, everything else to lists of B."""
     batch: dict[str, Any] = {k: [item[k] for item in items] for k in items[0]}
-    if "pixels" in batch:
-        batch["pixels"] = torch.stack(batch["pixels"])
+    for name, values in batch.items():
+        if name == "pixels":
+            batch[name] = torch.stack(values)
+        elif isinstance(values[0], dict):
+            batch[name] = collate(values)
     return batch
 
 

@@ -22,7 +22,7 @@ ManifestRow = dict[str, Any]  # of the manifest: an image's file, index, seed, p
 # key of a row, of an image that shows nothing, and of the manifest, with their numbers
 DEGENERATE = "degenerate"
 # settings that are recorded as an id or a hash, which would tell a reader nothing
-RECORDED_BY_HASH = ("modelpath", "prompts", "lora", "unet")
+RECORDED_BY_HASH = ("modelpath", "prompts", "lora", "unet", "pretrained_model_name_or_path")
 
 
 class Generated(Protocol):
@@ -54,10 +54,17 @@ class Generation:
     While images are generated, each process appends to a file of its own, manifest.jsonl.part or
     manifest.jsonl.part.<process>: a line of settings, then a line for every finished image. So a
     killed run continues where it stopped.
-    process: number of this process, from 0."""
+    process: number of this process, from 0;
+    flags: those that name the folder, for errors; the first one is the folder's own."""
 
-    def __init__(self, path: str | Path, *, process: int = 0) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        process: int = 0,
+        flags: Sequence[str] = ("--savepath", "--run_name"),
+    ) -> None:
+        self.path, self.flags = Path(path), tuple(flags)
         self.manifest_path = self.path / "manifest.json"
         self.first_part_path = self.path / "manifest.jsonl.part"
         self.part_path = (
@@ -88,7 +95,7 @@ class Generation:
             if old != new:
                 raise UsageError(
                     f"{_given(key, new)}: {str(self.path)!r} holds a generation with"
-                    f" {_held(key, old)}; use the same value, or another --savepath or --run_name"
+                    f" {_held(key, old)}; use the same value, or another {' or '.join(self.flags)}"
                 )
 
     def rows(self, settings: dict[str, Any]) -> list[ManifestRow]:
@@ -96,7 +103,7 @@ class Generation:
 
         settings: of the generation that will be written. UsageError names one that differs from the
         recorded ones, or says that the folder holds images without a manifest."""
-        require_writable("--savepath", self.path)
+        require_writable(self.flags[0], self.path)
         recorded: dict[str, Any] | None
         if self.manifest_path.is_file():
             manifest = whole_files.read_manifest(self.manifest_path, "generation")
@@ -107,8 +114,8 @@ class Generation:
             foreign = [n for n in ("generations", "prompts.txt") if (self.path / n).exists()]
             if foreign:
                 raise UsageError(
-                    f"--savepath: {str(self.path)!r} holds {foreign[0]} but no manifest of this"
-                    " toolkit; use another folder"
+                    f"{self.flags[0]}: {str(self.path)!r} holds {foreign[0]} but no manifest of"
+                    " this toolkit; use another folder"
                 )
             return []
         if recorded is not None:
@@ -206,7 +213,7 @@ class Generation:
     def require_unshared(self, locked: bool) -> None:
         """Raise UsageError if `locked`, from the main process's lock, is False."""
         if not locked:
-            raise locks.in_use("--savepath", self.path)
+            raise locks.in_use(self.flags[0], self.path)
 
     def complete_rows(self, total: int) -> list[ManifestRow]:
         """Rows of all processes' parts, ordered by index; DataError if some are missing.

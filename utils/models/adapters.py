@@ -5,10 +5,11 @@ Hu et al. 2021: a layer computes W x + alpha / rank * B A x with A [rank, in] an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def _endings(network: Module) -> list[str]:
     """The ends of the names of the layers that can be adapted, with what stands before a number."""
     names = (name for name, each in network.named_modules() if isinstance(each, ADAPTED))
     return sorted({".".join(n.split(".")[-2 if n[-1].isdigit() else -1 :]) for n in names})
+
+
+@contextlib.contextmanager
+def off(network: Module) -> Iterator[Module]:
+    """A block in which the adapters of a network are off. Yields: the network."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
+    # turning adapters off and on sets what learns
+    learns = {name: weight.requires_grad for name, weight in network.named_parameters()}
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield network
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(learns[name])
 
 
 def inject(

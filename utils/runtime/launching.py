@@ -70,9 +70,14 @@ def sharing() -> Processes:
     return Processes(accelerator(mixed_precision="no"))
 
 
+def process_number() -> int:
+    """The launcher's number of this process, from 0; it is known before the processes connect."""
+    return int(os.environ.get("RANK", 0))
+
+
 def first_process() -> bool:
-    """Whether this is the launcher's first process; it is known before the processes connect."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Whether this is the launcher's first process."""
+    return process_number() == 0
 
 
 @contextlib.contextmanager

@@ -44,28 +44,24 @@ def _worth_it(cached, *, entries, draws, promised, what, processes):
     return True
 
 
-def _latents(job, folder, processes, *, views, draws):
-    """The cache of latents, or None where it does not pay."""
-    if not views.center_crop:
-        processes.say(
-            "latents are not cached: without --center_crop every draw has a different crop"
-        )
-        return None
+def _latents(job, data, folder, processes, *, views, draws, promised, what):
+    """The cache of the latents of images, or None where it does not pay. data: CaptionedImages;
+    promised: bytes that another cache will take; what: in messages."""
     latents = frozen_outputs.CachedLatents(
         folder,
-        job.data.images,
+        data.images,
         job.model.parts,
         resolution=views.resolution,
         flips=views.random_flip,
         dtype=job.model.frozen.vae.dtype,
-        buckets=job.data.buckets,
+        buckets=data.buckets,
     )
     worth_it = _worth_it(
         latents,
-        entries=len(job.data.images) * (1 + views.random_flip),
+        entries=len(data.images) * (1 + views.random_flip),
         draws=draws,
-        promised=0,
-        what="latents",
+        promised=promised,
+        what=what,
         processes=processes,
     )
     return latents if worth_it else None
@@ -77,7 +73,10 @@ def _embeddings(job, folder, processes, *, draws, promised):
     possible = job.model.hooks.prompts
     if job.model.frozen.learns_text or possible is None:
         return None
-    prompts = sorted({p for k in job.data.images.keys for p in possible(job.data.prompts[k])})
+    prompts = {p for k in job.data.images.keys for p in possible(job.data.prompts[k])}
+    for each in job.model.extra_losses.regularisations:
+        prompts |= set(each.prompts(prompts))
+    prompts = sorted(prompts)
     embeddings = frozen_outputs.CachedTexts(
         folder, prompts, job.model.parts, job.model.family, dtype=job.model.dtype
     )
@@ -113,29 +112,53 @@ def encode_ahead(
 ) -> list[str]:
     """Compute latents and embeddings of captions where that pays, and set them in the model.
 
-    folder: of the caches; workers: processes that read images. Returns: what is kept, of "latents"
-    and "captions".
+    folder: of the caches; workers: processes that read images. Returns: what is kept, of "latents",
+    "captions" and names of draws beside the training images.
     """
     model, plan = job.model, job.plan
     frozen = model.frozen
     draws = plan.rounds * plan.steps * plan.splits * job.per_step  # images that the run draws
     share = {"device": model.device, "process": processes.index, "processes": processes.count}
-    latents = _latents(job, folder, processes, views=views, draws=draws)
-    embeddings = _embeddings(
-        job, folder, processes, draws=draws, promised=latents.rows.bytes if latents else 0
-    )
-    kept = []
-    if latents is not None:
-        _fill(
-            latents, latents.build(frozen.vae, num_workers=workers, **share), "latents", processes
-        )
-        frozen.cached_latents = latents
+    latents = _all_latents(job, folder, processes, views=views, draws=draws)
+    promised = sum(each.rows.bytes for each in latents.values())
+    embeddings = _embeddings(job, folder, processes, draws=draws, promised=promised)
+    for name, each in latents.items():
+        label = "latents" if name is None else f"latents of {name.replace('_', ' ')}"
+        _fill(each, each.build(frozen.vae, num_workers=workers, **share), label, processes)
+        frozen.keep(name, each)
         for split_draws in job.copies.draws.values():
-            split_draws.pixels = False  # they are no longer needed
-        kept.append("latents")
+            drawn = split_draws if name is None else split_draws.beside[name]
+            drawn.pixels = False  # they are no longer needed
+    kept = ["latents"] if None in latents else []
     if embeddings is not None:
         _fill(embeddings, embeddings.build(frozen.encoders, **share), "captions", processes)
         frozen.cached_text = embeddings
         kept.append("captions")
     frozen.rest()
-    return kept
+    return kept + [name for name in latents if name is not None]
+
+
+def _all_latents(job, folder, processes, *, views, draws):
+    """The caches of latents that pay: {None: of the training images, name: of draws beside
+    them}."""
+    if not views.center_crop:
+        processes.say(
+            "latents are not cached: without --center_crop every draw has a different crop"
+        )
+        return {}
+    found, promised = {}, 0
+    for name, data in {None: job.data, **job.beside}.items():
+        cached = _latents(
+            job,
+            data,
+            folder,
+            processes,
+            views=views,
+            draws=draws,
+            promised=promised,
+            what="latents" if name is None else f"latents of {name.replace('_', ' ')}",
+        )
+        if cached is not None:
+            found[name] = cached
+            promised += cached.rows.bytes
+    return found

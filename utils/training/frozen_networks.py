@@ -44,6 +44,8 @@ class FrozenNetworks:
         # whether prompts stay token ids, because text encoders learn
         self.learns_text = bool(learning)
         self.cached_latents: CachedLatents | None = None
+        # {name of draws beside those of the training images: their latents}
+        self.cached_beside: dict[str, CachedLatents] = {}
         self.cached_text: CachedTexts | None = None
 
     def in_float32(self) -> list[str]:
@@ -53,6 +55,13 @@ class FrozenNetworks:
             return []
         networks = {"vae": self.vae, **self.encoders}
         return [name for name, each in networks.items() if each.dtype == torch.float32]
+
+    def keep(self, beside: str | None, latents: CachedLatents) -> None:
+        """Take the latents of images from a cache from now on. beside: as in `latents`."""
+        if beside is None:
+            self.cached_latents = latents
+        else:
+            self.cached_beside[beside] = latents
 
     def _dtype_of(self, encoder):
         overflows = self.dtype == torch.float16 and encoder in self.step.float32_encoders
@@ -89,13 +98,17 @@ class FrozenNetworks:
         encoders = {name: each.to(self.device) for name, each in self.encoders.items()}
         return self.step.text(encoders, self.ids(prompts))
 
-    def latents(self, batch: Mapping[str, Any], noise: torch.Tensor) -> torch.Tensor:
-        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]. Returns:
+    def latents(
+        self, batch: Mapping[str, Any], noise: torch.Tensor, *, beside: str | None = None
+    ) -> torch.Tensor:
+        """A sample of the posterior of every image of a batch. noise: [B, C, h, w]; beside: name of
+        the draws that the batch is of, if they are not those of the training images. Returns:
         float32 like noise."""
-        if self.cached_latents is None:
+        cached = self.cached_latents if beside is None else self.cached_beside.get(beside)
+        if cached is None:
             return self.encoded(batch["pixels"], noise)
         mean, std = devices.to_device(
-            self.cached_latents.moments(batch["row"], batch["flipped"]), self.device
+            cached.moments(batch["row"], batch["flipped"]), self.device
         ).unbind(1)
         return lat.posterior_sample(mean.float(), std.float(), noise, **lat.scaling(self.vae))
 

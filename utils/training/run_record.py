@@ -35,11 +35,7 @@ def record_of(
         "threads": devices.threads(),
         "processes": processes,
         "steps": job.plan.steps,
-        "places": owned_folders.relative_to(
-            run.path,
-            instance_data_dir=str(used.root),
-            instance_prompt_loc=options["instance_prompt_loc"],
-        ),
+        "places": _places(job, run, options),
         "id": run_folder.new_id(),
         "data": {
             "images": len(used),
@@ -58,6 +54,8 @@ def record_of(
         "holdout": list(job.held_out),
         "counterfactual": not DUPLICATIONS[options["duplication"]].duplicates,
     }
+    if job.classes is not None:
+        record["class_images"] = job.classes.record
     return record | _places_of_images(job)
 
 
@@ -70,6 +68,17 @@ def _places_of_images(job):
         # records of every version call a split "shard"
         found["shards"] = {keys[i]: k for k, part in enumerate(job.splits) for i in part}
     return found
+
+
+def _places(job, run, options):
+    """Where the data of a run lies, relative to its folder."""
+    named = {
+        "instance_data_dir": str(job.data.images.root),
+        "instance_prompt_loc": options["instance_prompt_loc"],
+    }
+    if job.classes is not None:
+        named["class_data_dir"] = options["class_data_dir"]
+    return owned_folders.relative_to(run.path, **named)
 
 
 def require_same_options(
@@ -114,17 +123,7 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
             f"--no_folder_repeats={options['no_folder_repeats']}: {EARLIER} the folder {folder!r}"
             f" {'read as repeats' if before else 'as a class'}; {accepted}"
         )
-    before, now = record.get("holdout", []), fresh["holdout"]
-    if len(before) != len(now):
-        raise UsageError(
-            f"--holdout={options['holdout']}, which sets {len(now)} images aside: {EARLIER}"
-            f" {len(before)} set aside; use the same value and the same images"
-        )
-    if before != now or not _same_images(record["data"], fresh["data"]):
-        raise UsageError(
-            f"--instance_data_dir={options['instance_data_dir']!r}: {EARLIER} other images; use the"
-            " same images"
-        )
+    _require_same_images(record, fresh, options)
     for key, flag, what in (
         ("model", "pretrained_model_name_or_path", "another model"),
         ("captions", "instance_prompt_loc", "other captions"),
@@ -140,6 +139,27 @@ def require_same_inputs(record: Mapping[str, Any], fresh: Mapping[str, Any]) -> 
             f"{fresh['processes']} processes: {EARLIER} {record['processes']}; start as many"
         )
     _require_same_steps(record["steps"], fresh["steps"], options)
+
+
+def _require_same_images(record, fresh, options):
+    """Raise UsageError if a run has other images than the record, or uses them otherwise."""
+    before, now = record.get("holdout", []), fresh["holdout"]
+    if len(before) != len(now):
+        raise UsageError(
+            f"--holdout={options['holdout']}, which sets {len(now)} images aside: {EARLIER}"
+            f" {len(before)} set aside; use the same value and the same images"
+        )
+    if before != now or not _same_images(record["data"], fresh["data"]):
+        raise UsageError(
+            f"--instance_data_dir={options['instance_data_dir']!r}: {EARLIER} other images; use the"
+            " same images"
+        )
+    before, now = (each.get("class_images", {}) for each in (record, fresh))
+    if not _same_images(before, now):
+        raise UsageError(
+            f"--class_data_dir={options['class_data_dir']!r}: {EARLIER} other class images; use the"
+            " same images"
+        )
 
 
 def _same_images(before, now):

@@ -23,6 +23,7 @@ class StepReport:
     finite: torch.Tensor  # [] bool on the device: whether everything so far was finite
     # [] on the device: the share of samples that the loss rule dropped; None without a rule
     skipped: torch.Tensor | None = None
+    extra: torch.Tensor | None = None  # [] on the device: the sum of the weighted extra losses
 
 
 def first_not_finite(reports: Sequence[StepReport]) -> float:
@@ -43,19 +44,24 @@ class SavedReport(NamedTuple):
     loss: float  # mean over the processes of the copy
     lr: float
     skipped: float  # NaN without a loss rule
+    extra: float = math.nan  # as loss; NaN without extra losses, and in older files
 
 
-def to_table(reports: Sequence[StepReport], losses: Sequence[float]) -> torch.Tensor:
-    """Reports as a table. losses: of each report, the mean over the processes of the copy. Returns:
-    float64 [n, 4] on the CPU, columns as in SavedReport."""
+def to_table(
+    reports: Sequence[StepReport], losses: Sequence[float], extras: Sequence[float]
+) -> torch.Tensor:
+    """Reports as a table. losses, extras: of each report, the mean over the processes of the copy,
+    of the loss and of the extra losses (NaN without any). Returns:
+    float64 [n, 5] on the CPU, columns as in SavedReport."""
     rows = [
         SavedReport(
             report.step,
             loss,
             report.lr,
             math.nan if report.skipped is None else report.skipped.item(),
+            extra,
         )
-        for report, loss in zip(reports, losses, strict=True)
+        for report, loss, extra in zip(reports, losses, extras, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -70,6 +76,7 @@ def from_table(table: torch.Tensor, device: torch.device) -> list[StepReport]:
             row.lr,
             torch.tensor(True, device=device),
             None if math.isnan(row.skipped) else torch.tensor(row.skipped, device=device),
+            None if math.isnan(row.extra) else torch.tensor(row.extra, device=device),
         )
         for row in saved
     ]
@@ -88,6 +95,7 @@ class Summary(NamedTuple):
     skipped: float  # mean share of samples that the loss rule dropped; NaN without a rule
     images_per_second: float
     not_finite: float  # first step after which something was not finite; NaN when all is finite
+    extra: float  # mean of the weighted extra losses; NaN without any
 
     @property
     def empty(self) -> bool:
@@ -99,6 +107,11 @@ class Summary(NamedTuple):
         """Whether no loss rule decided on samples."""
         return math.isnan(self.skipped)
 
+    @property
+    def without_extra(self) -> bool:
+        """Whether there were no extra losses."""
+        return math.isnan(self.extra)
+
 
 EMPTY = Summary(*[math.nan] * len(Summary._fields))
 
@@ -107,6 +120,7 @@ def summarise(reports: Sequence[StepReport], *, split: int, images: int, seconds
     """Summary of the reports (at least one) of a split. images: of one optimizer step; seconds:
     that the steps took. This waits for the device."""
     dropped = [r.skipped for r in reports if r.skipped is not None]
+    extra = [r.extra for r in reports if r.extra is not None]
     return Summary(
         split=split,
         step=reports[-1].step,
@@ -115,11 +129,12 @@ def summarise(reports: Sequence[StepReport], *, split: int, images: int, seconds
         skipped=torch.stack(dropped).mean().item() if dropped else math.nan,
         images_per_second=len(reports) * images / max(seconds, 1e-9),
         not_finite=first_not_finite(reports),
+        extra=torch.stack(extra).mean().item() if extra else math.nan,
     )
 
 
 def by_split(table: torch.Tensor) -> dict[int, list[Summary]]:
-    """Summaries of all processes by split, in ascending order. table: [P, 7], a Summary a row."""
+    """Summaries of all processes by split, in ascending order. table: [P, 8], a Summary a row."""
     summaries = [Summary(*row) for row in table.tolist()]
     grouped: dict[int, list[Summary]] = {}
     for summary in summaries:

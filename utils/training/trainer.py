@@ -1,9 +1,9 @@
 """Trainer: an optimizer step of one copy of the model, and the state that belongs to a copy. The
 caller handles files, previews and trackers.
 
-It asks four objects and knows no model, process or method by name: a Step (what goes into the
-network of a family), a Process (noise and target), a Method (which weights learn) and hooks
-(mitigations)."""
+It asks objects and knows no model, process or method by name: a Step (what goes into the network of
+a family), a Process (noise and target), a Method (which weights learn), hooks (mitigations) and
+Regularisations (extra losses)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from utils.runtime import devices
 from utils.runtime.errors import TrainingError
 from utils.training import ema, optimizers, step_random
 from utils.training import latents as lat
+from utils.training.extra_losses import ExtraLosses
 from utils.training.frozen_networks import FrozenNetworks
 from utils.training.optimisation import Optimisation, rate_at
+from utils.training.regularisation import Noised
 from utils.training.step_reports import StepReport
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from utils.training.loss_control import LossRule
     from utils.training.methods.base import Method
     from utils.training.process.base import Process
+    from utils.training.regularisation import Regularisation
     from utils.training.steps.base import Step, Text
     from utils.training.train_mitigations import TrainHooks
 
@@ -49,6 +52,7 @@ class Task:
     images: int = 0  # images of the run, of all splits
     train_text_encoder: bool = False
     noise_offset: float = 0.0  # of step_random.latent_noise
+    regularisations: tuple[Regularisation, ...] = ()  # extra losses
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class DenoiserInputs(NamedTuple):
     # what the network reads of the prompts, or their token ids where text encoders learn
     own: Text
     partners: Text | None  # the same of the partners' prompts, where an edit needs them
-    drawn: tuple  # the random value of each embedding edit
+    drawn: tuple | None  # the random value of each embedding edit; None: no edit is applied
     extras: dict[str, torch.Tensor]  # further inputs of the family, {name: [B, ...]}
 
 
@@ -96,14 +100,14 @@ class Denoiser(torch.nn.Module):
         time: torch.Tensor,
         own: Text,
         partners: Text | None,
-        drawn: tuple,
+        drawn: tuple | None,
         extras: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """The prediction for a micro-batch; arguments as in DenoiserInputs. Returns: like noisy."""
         if self.encoders is not None:
             own = self.family.text(self.encoders, own)
             partners = None if partners is None else self.family.text(self.encoders, partners)
-        text = self.hooks.edit_text(own, partners, drawn)
+        text = own if drawn is None else self.hooks.edit_text(own, partners, drawn)
         return self.family.predict(self.network, noisy, time, text, extras)
 
 
@@ -128,8 +132,8 @@ class Trainer:
         self._set_up_networks(task)
         self._set_up_optimizer()
         self._set_up_loss_rule(task)
-        # (T, D): tokens of a prompt, width of an embedding
-        self.embedding_shape = self.family.text_shapes(parts)["tokens"]
+        tokens, width = self.family.text_shapes(parts)["tokens"]
+        self.embedding_shape = (tokens, width)  # of the embedding of a prompt
 
     def _set_up_networks(self, task: Task) -> None:
         parts, learns_text = self.parts, task.train_text_encoder
@@ -152,6 +156,7 @@ class Trainer:
             denoiser.compile()
         unused = learns_text and self.family.unused_weights
         self.denoiser = self.team.wrap(denoiser, self.device, unused_weights=unused)
+        self.extra_losses = ExtraLosses(self, task.regularisations)
 
     def _set_up_optimizer(self) -> None:
         self.weights = self.method.weights(self.modules)
@@ -194,21 +199,34 @@ class Trainer:
         factor = self.parts.vae_factor
         return self.parts.vae.config.latent_channels, height // factor, width // factor
 
-    def _draw(self, batch, step):
-        """The random numbers of micro-batch `step`, on the device. Returns: (LatentNoise, the
-        random value of each embedding edit)."""
-        random = step_random.StepRandom(self.seed, self.split, step, batch["slot"])
+    def _moved(self, value):
+        return devices.to_device(value, self.device) if isinstance(value, torch.Tensor) else value
+
+    @torch.no_grad()
+    def noised(
+        self,
+        batch: Mapping[str, Any],
+        random: step_random.StepRandom,
+        *,
+        beside: str | None = None,
+    ) -> Noised:
+        """Images of a batch with the noise that `random` draws first. beside: as in
+        FrozenNetworks.latents."""
         noises = step_random.latent_noise(
             random,
             latent_shape=self.latent_shape(batch),
             draw_time=self.process.draw,
             offset=self.noise_offset,
         )
-        drawn = self.hooks.draw(random, self.embedding_shape)
-        return step_random.LatentNoise(*map(self._moved, noises)), tuple(map(self._moved, drawn))
-
-    def _moved(self, value):
-        return devices.to_device(value, self.device) if isinstance(value, torch.Tensor) else value
+        time, posterior, noise = map(self._moved, noises)
+        latents = self.frozen.latents(batch, posterior, beside=beside)
+        extras = self.family.extras(batch, self.resolution)
+        return Noised(
+            self.process.noisy(latents, noise, time),
+            time,
+            self.process.target(latents, noise, time),
+            {name: self._moved(value) for name, value in extras.items()},
+        )
 
     @torch.no_grad()
     def inputs(
@@ -216,17 +234,15 @@ class Trainer:
     ) -> tuple[DenoiserInputs, torch.Tensor, torch.Tensor]:
         """The inputs of micro-batch `step` of this copy. batch: as training_data.loader gives it.
         Returns: (arguments of the Denoiser, target [B, C, h, w], times [B] of the process)."""
-        (time, posterior, noise), drawn = self._draw(batch, step)
-        latents = self.frozen.latents(batch, posterior)
+        random = step_random.StepRandom(self.seed, self.split, step, batch["slot"])
+        images = self.noised(batch, random)
+        drawn = tuple(map(self._moved, self.hooks.draw(random, self.embedding_shape)))
         own, partners = self.frozen.text(batch["prompt"]), None
         if self.hooks.partners:
             partners = self.frozen.text(batch["partner_prompt"])
-        noisy = self.process.noisy(latents, noise, time)
-        wanted = self.process.target(latents, noise, time)
-        extras = self.family.extras(batch, self.resolution)
-        extras = {name: self._moved(value) for name, value in extras.items()}
-        time_given = self.process.network_time(time)
-        return DenoiserInputs(noisy, time_given, own, partners, drawn, extras), wanted, time
+        time = self.process.network_time(images.time)
+        arguments = DenoiserInputs(images.noisy, time, own, partners, drawn, images.extras)
+        return arguments, images.wanted, images.time
 
     @torch.no_grad()
     def losses_at(
@@ -244,10 +260,8 @@ class Trainer:
         float32 on the CPU."""
         posterior, noise, time = map(self._moved, (posterior, noise, time))
         latents = self.frozen.encoded(batch["pixels"], posterior)
-        encoders = self.frozen.encoders
-        text = self.family.text(
-            self.parts.encoders if encoders is None else encoders, self.frozen.ids(batch["prompt"])
-        )
+        encoders = self.parts.encoders | self.frozen.encoders
+        text = self.family.text(encoders, self.frozen.ids(batch["prompt"]))
         extras = {k: self._moved(v) for k, v in self.family.extras(batch, self.resolution).items()}
         given = self.process.network_time(time)
         with self.computation.accelerator.autocast():
@@ -277,41 +291,51 @@ class Trainer:
         loss = (weighted * own).sum() * self.team.size / kept.sum().clamp_min(1)
         return loss, 1 - kept.float().mean()
 
-    def _own_numbers(self, batch, number):
+    def own_numbers(self, batch: Mapping[str, Any], number: int, seed: int) -> Any:
         """Give torch's own generators numbers of the micro-batch alone, where the method draws
-        from them, so that a resumed run draws the same."""
+        from them, so that a resumed run draws the same. seed: of them."""
         if not self.method.draws_globally:
             return contextlib.nullcontext()
         index = (self.split, number, batch["slot"][0])
-        return step_random.seeded(self.device, self.seed, "adapter-dropout", *index)
+        return step_random.seeded(self.device, seed, "adapter-dropout", *index)
+
+    def averages(self, *, last: bool) -> contextlib.AbstractContextManager:
+        """A block of a forward and a backward pass, in which the team's processes average their
+        gradients if it is the last of an optimizer step."""
+        return contextlib.nullcontext() if last or self.team.size == 1 else self.denoiser.no_sync()
 
     def _micro_step(self, batch, number, *, last):
         """Gradients of micro-batch `number`. last: of its optimizer step, when the team's processes
-        average them. Returns: as _loss."""
+        average them. Returns: as _loss, and the sum of the extra losses (None without any)."""
         arguments, wanted, time = self.inputs(batch, number)
-        waits = contextlib.nullcontext() if last or self.team.size == 1 else self.denoiser.no_sync()
-        with waits:
-            with self.computation.accelerator.autocast(), self._own_numbers(batch, number):
+        own = Noised(arguments.noisy, time, wanted, arguments.extras)
+        extra = self.extra_losses.backward(batch, number, own)
+        own_numbers = self.own_numbers(batch, number, self.seed)
+        with self.averages(last=last):
+            with self.computation.accelerator.autocast(), own_numbers:
                 pred = self.denoiser(*arguments)
             loss, skipped = self._loss(lat.squared_error(pred, wanted), time, batch["row"])
             self.scaler.scale(loss / self.optimisation.accumulation).backward()
-        return loss.detach(), skipped
+        return loss.detach(), skipped, extra
 
     def step(self, batches: Iterator[Mapping[str, Any]], number: int) -> StepReport:
         """Take optimizer step `number` (of this copy, from 0) on the next micro-batches. Nothing
         here waits for the device."""
         accumulation = self.optimisation.accumulation
-        losses, skips = [], []
+        losses, skips, extras = [], [], []
         for micro in range(accumulation):
-            loss, skipped = self._micro_step(
+            loss, skipped, extra = self._micro_step(
                 next(batches), number * accumulation + micro, last=micro == accumulation - 1
             )
             losses.append(loss)
             if skipped is not None:
                 skips.append(skipped)
+            if extra is not None:
+                extras.append(extra)
         rate, loss = self.rate(number), torch.stack(losses).mean()
+        extra = torch.stack(extras).mean() if extras else None
         applied = optimizers.applied_rate(self.optimizer, rate)
-        self._update_weights(loss, rate)
+        self._update_weights(loss if extra is None else loss + extra, rate)
         if self.ema:
             self.ema.update(number)
         return StepReport(
@@ -320,6 +344,7 @@ class Trainer:
             lr=applied,
             finite=self.finite,
             skipped=torch.stack(skips).mean() if skips else None,
+            extra=extra,
         )
 
     def _update_weights(self, loss, rate):

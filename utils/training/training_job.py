@@ -22,6 +22,7 @@ from utils.training import (
     encode_ahead,
     ensemble,
     optimisation,
+    preservation_job,
     steps,
     train_mitigations,
     trainer,
@@ -31,6 +32,7 @@ from utils.training import (
 from utils.training.methods.full_weights import FullWeights
 from utils.training.methods.lora import Adapting, Lora
 from utils.training.process.base import ProcessSettings
+from utils.training.regularisation import CLASS_IMAGES
 from utils.training.steps.base import StepSettings
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from utils.models.parts import Parts
     from utils.runtime.parallel import Processes, Team
     from utils.training.methods.base import Method
+    from utils.training.preservation_job import ClassData
     from utils.training.train_mitigations import TrainHooks
     from utils.training.training_inputs import TrainingInputs
 
@@ -63,11 +66,17 @@ class PreparedRun:
     # {network: fingerprint of its weights before training, as versions before 0.3 made it;
     # <network>_content: of all its values}
     identity: dict[str, str]
+    classes: ClassData | None = None  # class images, which are drawn beside the training images
 
     @property
     def plan(self) -> ensemble.EnsemblePlan:
         """How long each copy trains."""
         return self.copies.plan
+
+    @property
+    def beside(self) -> dict[str, CaptionedImages]:
+        """{name: images} that are drawn beside the training images."""
+        return {} if self.classes is None else {CLASS_IMAGES: self.classes.data}
 
     @property
     def is_ensemble(self) -> bool:
@@ -262,18 +271,30 @@ def _draws(
     *,
     team: Team,
     seed: int,
+    classes: ClassData | None,
 ) -> dict[int, training_data.Draws]:
-    """{split: its Draws}, of the splits that this process's team trains."""
+    """{split: its Draws}, of the splits that this process's team trains. classes: class images,
+    which are drawn beside them."""
+    shown: dict[str, Any] = {
+        "global_batch": opts.train_batch_size * team.size,
+        "views": views_of(opts),
+    }
+
+    def beside(split):
+        if classes is None:
+            return {}
+        return {CLASS_IMAGES: classes.draws(seed=seed, split=split, **shown)}
+
     return {
         k: training_data.Draws(
             captioned.take(splits[k]),
             seed=seed,
             split=k,
-            global_batch=opts.train_batch_size * team.size,
-            views=views_of(opts),
             choose_caption=hooks.choose_caption,
             dropout=hooks.dropout,
             partners=hooks.partners,
+            beside=beside(k),
+            **shown,
         )
         for k in range(team.number, len(splits), team.count)
     }
@@ -346,20 +367,17 @@ def _load_parts(
 
 
 def prepare(
-    opts: TrainOptions, data: TrainingInputs, accelerator: Accelerator, seed: int
+    opts: TrainOptions,
+    data: TrainingInputs,
+    accelerator: Accelerator,
+    seed: int,
+    classes: ClassData | None = None,
 ) -> PreparedRun:
-    """Load the model and plan the run."""
+    """Load the model and plan the run. classes: the class images of prior preservation."""
     team = parallel.team(accelerator, opts.clients_num)
     base, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
     data, aside = without_held_out(opts, data, seed)
-    captioned, duplicated, hooks = hooks_and_data(
-        opts,
-        data,
-        base.tokenizer,
-        seed,
-        window=window_of(base.pipeline, opts.max_sequence_length),
-        corrects_bank=steps.of(base).corrects_bank,
-    )
+    captioned, duplicated, hooks = _hooks_and_data_for(opts, data, base, seed)
     splits = _split(opts, captioned, seed)
     per_step = opts.train_batch_size * team.size * opts.gradient_accumulation_steps
     plan = _plan(opts, splits, per_step=per_step, teams=team.count)
@@ -373,7 +391,7 @@ def prepare(
         images=len(captioned.images),
         optimised=_optimisation(opts, per_step=per_step, steps=plan.steps),
     )
-    draws = _draws(opts, captioned, splits, hooks, team=team, seed=seed)
+    draws = _draws(opts, captioned, splits, hooks, team=team, seed=seed, classes=classes)
     return PreparedRun(
         model=model,
         copies=ensemble.Ensemble(model, plan, draws),
@@ -384,6 +402,19 @@ def prepare(
         aside=aside,
         per_step=per_step,
         identity=identity,
+        classes=classes,
+    )
+
+
+def _hooks_and_data_for(opts, data, base, seed):
+    """`hooks_and_data` for a loaded model, Parts."""
+    return hooks_and_data(
+        opts,
+        data,
+        base.tokenizer,
+        seed,
+        window=window_of(base.pipeline, opts.max_sequence_length),
+        corrects_bank=steps.of(base).corrects_bank,
     )
 
 
@@ -410,6 +441,7 @@ def _trainer(
         images=images,
         train_text_encoder=opts.train_text_encoder,
         noise_offset=opts.noise_offset,
+        regularisations=preservation_job.regularisations_of(opts),
     )
     computation = trainer.Computation(
         accelerator=accelerator,
@@ -447,7 +479,7 @@ def require_host_memory(job: PreparedRun, say: Callable[[str], None]) -> None:
 
 def encode(job: PreparedRun, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
     """Compute the outputs of the frozen networks ahead (--cache_latents auto) into `folder`.
-    Returns: those of "latents" and "captions" that are cached."""
+    Returns: what is cached, see encode_ahead."""
     if opts.cache_latents == "off":
         return []
     return encode_ahead.encode_ahead(

@@ -4,6 +4,7 @@ steps, and how the loop stops."""
 from __future__ import annotations
 
 import functools
+import math
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -128,9 +129,16 @@ class Loop:
         of the team may read the table."""
         if not self.pending:
             return None
+        losses = self._team_means([r.loss for r in self.pending])
+        extras = [math.nan] * len(self.pending)
+        if self.pending[0].extra is not None:
+            extras = self._team_means([r.extra for r in self.pending])
+        return step_reports.to_table(self.pending, losses, extras)
+
+    def _team_means(self, values):
+        """The means of tensors [] over the team's processes, as numbers."""
         team = self.job.model.team
-        losses = torch.stack([team.gather(r.loss[None]).mean() for r in self.pending])
-        return step_reports.to_table(self.pending, losses.tolist())
+        return torch.stack([team.gather(value[None]).mean() for value in values]).tolist()
 
     def _save_state(self, position):
         pending = self._pending_table()  # by all processes: they exchange losses
@@ -201,6 +209,9 @@ class Loop:
         row = {"loss": losses.mean().item(), "lr": first.lr}
         if not first.without_rule:
             row["skipped"] = first.skipped
+        if not first.without_extra:
+            extras = torch.tensor([s.extra for s in summaries], dtype=torch.float64)
+            row["extra_loss"] = extras.mean().item()
         row["images_per_second"] = round(first.images_per_second, 2)
         if at.average_error is not None:
             row["average_error"] = at.average_error
@@ -313,7 +324,8 @@ class Loop:
         if self.over:
             return
         # without images to read, a draw costs less than sending it from another process
-        workers = self.settings.workers if self.job.model.frozen.cached_latents is None else 0
+        reads = any(draws.reads for draws in self.job.copies.draws.values())
+        workers = self.settings.workers if reads else 0
         looped = self.job.copies.run(
             position, batch_size=self.settings.batch_size, num_workers=workers
         )

@@ -22,8 +22,10 @@ from utils.runtime import devices, launcher_settings, launching, parallel
 from utils.runtime.errors import UsageError
 from utils.training import (
     copy_checks,
+    encode_ahead,
     memory_needed,
     optimizers,
+    preservation_job,
     run_record,
     start_notes,
     steps,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from utils.files.run_folder import NewRun
     from utils.models.pipeline_files import Configs
     from utils.runtime.parallel import Processes
+    from utils.training.class_images import ClassPlan
     from utils.training.copy_checks import CopyChecks, Watch
     from utils.training.training_inputs import TrainingInputs
     from utils.training.training_job import PreparedRun
@@ -57,6 +60,7 @@ class RunPlan:
     record: dict[str, Any] | None  # run.json of the run that is resumed
     state: State | None  # the state that it continues from; None starts at the first step
     upload: tuple[str, str] | None  # of --push_to_hub: the repository and a token
+    classes: ClassPlan | None  # the class images of prior preservation
 
 
 def resumed(opts: TrainOptions) -> tuple[dict[str, Any] | None, State | None]:
@@ -78,9 +82,10 @@ def upload_of(opts: TrainOptions, run: NewRun) -> tuple[str, str] | None:
     return hub_id, hub.require_token(opts.hub_token, hub_id)
 
 
-def required_model(opts: TrainOptions) -> tuple[Configs, list[Size] | None]:
-    """The configuration of the base model, which alone is read of it; UsageError unless it can be
-    trained at this resolution, and in all buckets. Returns: (it, the sizes of buckets or None)."""
+def required_model(opts: TrainOptions) -> tuple[str, Configs, list[Size] | None]:
+    """The class and the configuration of the base model, which alone are read of it; UsageError
+    unless it can be trained at this resolution, and in all buckets. Returns: (class, configuration,
+    the sizes of buckets or None)."""
     source = opts.pretrained_model_name_or_path
     name, configs = families.read(
         "--pretrained_model_name_or_path",
@@ -93,7 +98,7 @@ def required_model(opts: TrainOptions) -> tuple[Configs, list[Size] | None]:
     given = f"--aspect_ratio_buckets={opts.aspect_ratio_buckets!r}"
     families.require_sides(given, source, name, configs, itertools.chain(*(sizes or [])))
     _require_flags_of_family(opts, name, configs)
-    return configs, sizes
+    return name, configs, sizes
 
 
 def _require_flags_of_family(opts: TrainOptions, name: str, configs: Configs) -> None:
@@ -187,14 +192,18 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
     inputs = training_job.checked_data(opts, say)
-    configs, sizes = required_model(opts)
+    preservation_job.require_trigger(opts, inputs)
+    name, configs, sizes = required_model(opts)
     for line in defaults_taken(opts, configs):
         say(line)
     if sizes is not None:
         assigned = buckets.assigned(inputs.images, sizes)
         say(buckets.counts_line(assigned))
         inputs = replace(inputs, buckets=assigned)
-    return RunPlan(run, inputs, options, record, state, upload)
+    classes = preservation_job.class_plan(
+        opts, name, configs, training_job.choice_of(opts), process=launching.process_number()
+    )
+    return RunPlan(run, inputs, options, record, state, upload, classes)
 
 
 def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
@@ -207,10 +216,14 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
         copies=opts.copy_check_steps is not None,
         best=opts.stop_at_copy_share is not None,
     )
+    recognised = plan.inputs.recognised()
+    if plan.classes is not None:
+        writes += plan.classes.planned()
+        recognised["class_images"] = {"found": plan.classes.own, "added": plan.classes.added}
     shown = {
         "options": plan.options,
         "images": len(plan.inputs.images),
-        "recognised": plan.inputs.recognised(),
+        "recognised": recognised,
         "writes": writes,
     }
     print(json.dumps(shown, indent=1))
@@ -257,7 +270,8 @@ def start(
     seed = launching.shared_seed(given)
     plan.run.writes = processes.main
     require_room(opts, accelerator.device)
-    job = training_job.prepare(opts, plan.inputs, accelerator, seed)
+    classes = preservation_job.class_data(opts, plan.classes, processes)
+    job = training_job.prepare(opts, plan.inputs, accelerator, seed, classes)
     record = run_record.record_of(
         job, plan.run, options=plan.options, seed=seed, processes=processes.count
     )
@@ -265,6 +279,7 @@ def start(
         run_record.require_same_inputs(plan.record, record)
         record["id"] = plan.record["id"]
     training_job.require_host_memory(job, processes.say)
+    say_base_memory(job, processes)
     if processes.main:
         record["captions_cut"] = say_what_has_less_effect(opts, job, processes)
     seconds = plan.state.info["seconds"] if plan.state else 0.0
@@ -279,6 +294,16 @@ def start(
     record["tracker"] = loop.tracker.run_id or (plan.record or {}).get("tracker")
     begin(plan, loop, record)
     return loop, record
+
+
+def say_base_memory(job: PreparedRun, processes: Processes) -> None:
+    """Print what a copy of the base model takes, where an extra loss needs one."""
+    base = job.model.extra_losses.base
+    if base is not None and base.bytes:
+        processes.say(
+            f"--trigger_class: a copy of the base model takes {encode_ahead.gib(base.bytes)} of the"
+            " device's memory"
+        )
 
 
 def checks_of(
@@ -336,7 +361,7 @@ def _about_the_bank(job: PreparedRun) -> list[str | None]:
 
 def encoded(opts: TrainOptions, plan: RunPlan, job: PreparedRun, processes: Processes) -> list[str]:
     """Encode images and captions ahead; a line says when a resumed run caches other outputs of the
-    frozen networks than before. Returns: those of "latents" and "captions" that are cached."""
+    frozen networks than before. Returns: what is cached."""
     kept = training_job.encode(job, opts, plan.run.cache_path, processes)
     if plan.record is not None and plan.record["encoded"] != kept:
         now, before = (" and ".join(c) or "nothing" for c in (kept, plan.record["encoded"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,13 @@ class Method(ABC):
     @abstractmethod
     def weights(self, modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
         """{network and name within it: float32 parameter} of all that learns, in a fixed order."""
+
+    @abstractmethod
+    def base_of(
+        self, module: torch.nn.Module
+    ) -> Callable[[], AbstractContextManager[torch.nn.Module]]:
+        """How to come at a network as it was before training: () -> a block in which it may be
+        used, without gradient. Called after `prepare`, before the weights change."""
 
     @abstractmethod
     def save(self, pipeline: Any, folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,13 @@ class FullWeights(Method):
             for network, module in modules.items()
             for name, parameter in module.named_parameters()
         }
+
+    def base_of(
+        self, module: torch.nn.Module
+    ) -> Callable[[], contextlib.AbstractContextManager[torch.nn.Module]]:
+        """A copy, which takes as much memory as the weights."""
+        before = copy.deepcopy(module).requires_grad_(False).eval()
+        return functools.partial(contextlib.nullcontext, before)
 
     def save(self, pipeline: Any, folder: Path) -> None:
         """Write the pipeline's folder."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +79,12 @@ class Lora(Method):
             for network, module in modules.items()
             for name, parameter in adapters.weights_of(module).items()
         }
+
+    def base_of(
+        self, module: torch.nn.Module
+    ) -> Callable[[], contextlib.AbstractContextManager[torch.nn.Module]]:
+        """The network itself with its adapters off; no weight is copied."""
+        return functools.partial(adapters.off, module)
 
     def save(self, pipeline: Any, folder: Path) -> None:
         """Write the adapter's files, and adapter.json with the model that it changes."""
