@@ -528,7 +528,8 @@ def test_too_little_host_memory_is_told_before_the_first_step(
 
     import psutil
 
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    memory = SimpleNamespace(available=1000, total=2**40)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     line = refused("diff_train", *flags(tmp_path / "r", **ENSEMBLE))
     assert "--clients_num=3: waiting copies need" in line
     assert not (tmp_path / "r").exists()
