@@ -153,5 +153,6 @@ def test_bins_that_are_visited_too_rarely_are_said():
 
 def test_what_computes_in_float32_beside_half_precision_is_said():
     line = start_notes.computed_in_float32(["vae", "text_encoder_3"], "fp16")
-    assert line.startswith("--mixed_precision=fp16: vae and text_encoder_3 compute in float32")
+    assert line.startswith("--mixed_precision=fp16: computed in float32, because")
+    assert line.endswith(": vae, text_encoder_3")
     assert start_notes.computed_in_float32([], "bf16") is None

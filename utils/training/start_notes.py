@@ -96,6 +96,6 @@ def computed_in_float32(names: Sequence[str], precision: str) -> str | None:
     if not names:
         return None
     return (
-        f"--mixed_precision={precision}: {' and '.join(names)} compute in float32, because half"
-        " precision is too coarse for them or overflows"
+        f"--mixed_precision={precision}: computed in float32, because half precision overflows or"
+        f" is too coarse: {', '.join(names)}"
     )
