@@ -1,6 +1,6 @@
 """Replicate the findings of the papers on the benchmark that comes with this project: `make study`.
 
-There are nine findings. Each needs a few trainings of tiny-sd on scenes and some sets of images
+There are ten findings. Each needs a few trainings of tiny-sd on scenes and some sets of images
 generated with the trained models; all commands use the four scripts. Finished work is kept: a
 training as its run folder, a set of images as a row of docs/study.csv. The key of a row depends on
 all of its options, so a clone that holds some rows computes only the others. At the end the script
@@ -15,6 +15,7 @@ rewrites docs/study.md and its figures from the rows.
 """
 
 import argparse
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -147,6 +148,25 @@ def print_commands(plan, arms, seeds):
                     print(running.line_of(command))
 
 
+def summary_of(plan, arms, seeds, table):
+    """Return a line about what is missing: trainings, sets of images, and how long they would take
+    at the speed of the rows that exist. table: {key: Row}."""
+    missing = [(a, s) for s in seeds for a in arms if plan.key(a, s) not in table]
+    trainings = {(plan.needs(a), s) for a, s in missing}
+    line = (
+        f"missing: {len(trainings)} trainings and {len(missing)} of {len(arms) * len(seeds)} sets"
+        " of images"
+    )
+    if not table or not missing:
+        return line
+    training, images = (
+        statistics.mean(getattr(row, name) for row in table.values())
+        for name in ("training_seconds", "seconds")
+    )
+    spent = (len(trainings) * training + len(missing) * images) / 60
+    return f"{line}, about {spent:.0f} minutes of one worker at the speed of the rows that exist"
+
+
 def build_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -179,7 +199,9 @@ def build_parser():
         type=Path,
         help="folder of study.csv, study.md and figures (default: docs; --out with --smoke)",
     )
-    parser.add_argument("--dry_run", action="store_true", help="print every command and stop")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print every command and what is missing, and stop"
+    )
     return parser
 
 
@@ -193,7 +215,7 @@ def parse(argv):
     args.docs = args.docs or (args.out if args.smoke else Path("docs"))
     args.seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
     try:
-        args.table = {} if args.dry_run else rows.read_rows(args.docs / "study.csv")
+        args.table = rows.read_rows(args.docs / "study.csv")
     except DataError as error:
         parser.error(str(error))
     return args
@@ -206,6 +228,7 @@ def main(argv=None):
     arms = list(dict.fromkeys(a for number in args.only for a in experiments.EXPERIMENTS[number]))
     if args.dry_run:
         print_commands(plan, arms, args.seeds)
+        print(summary_of(plan, arms, args.seeds, args.table), file=sys.stderr)
         return
     devices = running.devices()
     names = [devices[i % len(devices)] for i in range(args.workers or len(devices))]

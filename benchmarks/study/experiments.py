@@ -2,7 +2,7 @@
 that run them.
 
 An arm is one set of generated images: it says which training the images come from, and how they are
-generated and evaluated. Experiments share arms and trainings: six of the nine experiments use the
+generated and evaluated. Experiments share arms and trainings: seven of the ten experiments use the
 run of ordinary training with duplicates."""
 
 import hashlib
@@ -106,6 +106,19 @@ INFERENCE_TIME = {
     "GNI": {n: ("--rand_noise_lam", n) for n in ("0.1", "0.3", "0.6")},
 }
 
+# Low-rank adaptation of the U-Net with alpha = rank. Its rate is ten times that of full weights, as
+# is usual. Every rank is compared with full weights where both are as far from other scenes, so
+# that a rank which merely learns more slowly is not taken for one that copies less.
+RANKS = (1, 4, 16, 64)
+LORA = ("--learning_rate", "1e-2", "--lora_rank")
+PARTS = (1, 2, 3, 4)  # checkpoints before the final one
+
+
+def along(training):
+    """The arms of a training with checkpoints, in the order of their steps."""
+    return (*(f"{training} at {part}/5" for part in PARTS), training)
+
+
 # {mitigation: arms with its strengths, the mildest first}
 GROUPS = {
     **{name: tuple(f"{name} {n}" for n in strengths) for name, strengths in INFERENCE_TIME.items()},
@@ -129,6 +142,10 @@ TRAININGS = {
     # This training was added when the first seed showed that four copies reproduce nothing and
     # that their loss banks hardly fill. No verdict depends on it.
     "IET 2 AGC 1.25": StudyTraining(flags=(*CAPTIONS, "--mem_ratio", "1.25"), copies=2),
+    **{
+        f"LoRA {rank}": StudyTraining(flags=(*BOTH, *LORA, str(rank)), checkpoints=True)
+        for rank in RANKS
+    },
 }
 
 ARMS = {
@@ -137,7 +154,11 @@ ARMS = {
         name: Arm(name, own_prompts=name in ("nolevel", "classlevel", "instancelevel_random"))
         for name in TRAININGS
     },
-    **{f"dup_both at {part}/5": Arm("dup_both", part=part) for part in (1, 2, 3, 4)},
+    **{
+        f"{name} at {part}/5": Arm(name, part=part)
+        for name in ("dup_both", *(f"LoRA {rank}" for rank in RANKS))
+        for part in PARTS
+    },
     **{
         f"{name} {n}": Arm("dup_both", script="sd_mitigation.py", flags=flags)
         for name, strengths in INFERENCE_TIME.items()
@@ -153,7 +174,8 @@ ARMS = {
 def names(budget):
     """Return {finding: {arm: name in the finding's table}}, in the order of that table."""
     step = budget.steps // budget.rounds
-    along = {f"dup_both at {part}/5": f"{step * part:,} steps" for part in (1, 2, 3, 4)}
+    checkpoints = {f"dup_both at {part}/5": f"{step * part:,} steps" for part in PARTS}
+    ranks = {"dup_both": "full", **{f"LoRA {rank}": f"rank {rank}" for rank in RANKS}}
     strengths = {arm: arm for group in INFERENCE_TIME for arm in GROUPS[group]}
     return {
         1: {"base": "base model", **_by_own_name("nodup", "dup_image", "dup_both")},
@@ -166,7 +188,7 @@ def names(budget):
             ("nodup" if n == 32 else f"{n} images"): f"{budget.images if n == 32 else n} images"
             for n in SIZES
         },
-        4: {"base": "base model", **along, "dup_both": f"{budget.steps:,} steps"},
+        4: {"base": "base model", **checkpoints, "dup_both": f"{budget.steps:,} steps"},
         5: {
             "base": "base model",
             "dup_both": "none",
@@ -188,6 +210,14 @@ def names(budget):
             "guidance 7.5": "guidance 7.5",
             "fewer steps": f"{budget.fewer_steps} steps",
             "more steps": f"{budget.more_steps} steps",
+        },
+        10: {
+            "base": "base model",
+            **{
+                arm: f"{name}, {step * place:,} steps"
+                for training, name in ranks.items()
+                for place, arm in enumerate(along(training), 1)
+            },
         },
     }
 
@@ -279,7 +309,7 @@ class StudyPlan:
             "--train_batch_size": b.batch,
             "--max_train_steps": steps,
             **(ensemble if training.copies > 1 else {}),
-            "--learning_rate": b.learning_rate,
+            "--learning_rate": None if "--learning_rate" in training.flags else b.learning_rate,
             "--lr_scheduler": "constant_with_warmup",
             "--lr_warmup_steps": 20,
             "--use_ema": True,

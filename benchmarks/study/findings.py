@@ -1,5 +1,6 @@
-"""The nine findings as claims that are tested against the rows of the study. They were written
-before the first run of the study, and no threshold has moved since.
+"""The ten findings as claims that are tested against the rows of the study. The first nine were
+written before the first run of the study, the tenth before its own first run, and no threshold has
+moved since.
 
 A claim says that one arm copies more than another. An image counts as copied if its `pixel`
 similarity to some training image is above 0.95, as everywhere on scenes. Two arms are compared
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
+from benchmarks.study.experiments import RANKS, along
 from utils.runtime.seeding import numpy_rng
 
 COPIED = 0.95
@@ -54,12 +56,27 @@ class NoWorse:
 
 
 @dataclass(frozen=True)
+class AtEqualDistance:
+    """`less` copies less than `more` where both have the same Frechet distance.
+
+    Each side names the arms of one training along its steps. Where `less` has a distance that lies
+    between the least and the most of `more`, the share of copies of `more` at that distance is
+    interpolated between its arms, linearly; the mean of the differences is a number a seed. The
+    claim holds if it is above 0 with every seed, and fails if it is below 0 with every seed."""
+
+    more: tuple
+    less: tuple
+    decides: bool = True
+
+
+@dataclass(frozen=True)
 class Result:
     """What the rows say about a claim."""
 
-    claim: Claim | Correlation | NoWorse
+    claim: Claim | Correlation | NoWorse | AtEqualDistance
     effect: float  # positive: in the published direction
-    low: float  # 95 % interval of the effect; of NoWorse: the least and the most of the seeds
+    # 95 % interval of the effect; where a seed is one number, the least and the most of the seeds
+    low: float
     high: float
     plus: int | None  # sign test: differences above 0, below 0, and p; None: no test
     minus: int | None
@@ -177,6 +194,18 @@ FINDINGS = {
             Claim(("dup_both",), ("guidance 7.5",), either=True),
             Claim(("dup_both",), ("fewer steps",), either=True),
             Claim(("dup_both",), ("more steps",), either=True),
+        ),
+    ),
+    10: Finding(
+        "Low-rank adaptation copies less than full weights at equal distance, a lower rank less",
+        (
+            *(AtEqualDistance(along("dup_both"), along(f"LoRA {rank}")) for rank in (4, 16)),
+            AtEqualDistance(along("LoRA 64"), along("LoRA 4")),
+            *(
+                AtEqualDistance(along("dup_both"), along(f"LoRA {rank}"), decides=False)
+                for rank in (1, 64)
+            ),
+            *_below("dup_both", tuple(f"LoRA {rank}" for rank in RANKS), decides=False),
         ),
     ),
 }
@@ -331,12 +360,42 @@ def _hold_no_worse(claim, rows_of):
     return Result(claim, -float(above.mean()), -high, -low, None, None, None, None, word)
 
 
-HOLD = {Claim: _hold_claim, Correlation: _hold_correlation, NoWorse: _hold_no_worse}
+def at_distances(distances, rows):
+    """Return the shares of copies of a training where its distance is each of `distances`, [N]; NaN
+    where it never is. rows: of its arms."""
+    points = sorted((row.metrics["fd"], float(copied(row).mean())) for row in rows)
+    known, shares = zip(*points, strict=True)
+    return np.interp(distances, known, shares, left=np.nan, right=np.nan)
+
+
+def _hold_at_equal_distance(claim, rows_of):
+    more, less = ([rows_of(arm) for arm in arms] for arms in (claim.more, claim.less))
+    effects = []
+    for seed in sorted(set.intersection(*(set(arm) for arm in (*more, *less)))):
+        distances = [arm[seed].metrics["fd"] for arm in less]
+        own = np.array([copied(arm[seed]).mean() for arm in less])
+        above = at_distances(distances, [arm[seed] for arm in more]) - own
+        effects.append(
+            float(above[~np.isnan(above)].mean()) if not np.isnan(above).all() else np.nan
+        )
+    low, high = min(effects), max(effects)
+    word = UNCLEAR
+    if not np.isnan(effects).any():  # else a seed has no distance in common
+        word = HOLDS if low > 0 else FAILS if high < 0 else UNCLEAR
+    return Result(claim, float(np.mean(effects)), low, high, None, None, None, None, word)
+
+
+HOLD = {
+    Claim: _hold_claim,
+    Correlation: _hold_correlation,
+    NoWorse: _hold_no_worse,
+    AtEqualDistance: _hold_at_equal_distance,
+}
 
 
 def arms_of(claim):
     """Return the names of the arms that a claim compares."""
-    if isinstance(claim, Claim):
+    if isinstance(claim, Claim | AtEqualDistance):
         return (*claim.more, *claim.less)
     return tuple(v for k, v in vars(claim).items() if k in ("arm", "than"))
 

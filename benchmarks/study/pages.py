@@ -129,6 +129,9 @@ def _in_words(claim, named):
     """Return a claim in words."""
     if isinstance(claim, findings.NoWorse):
         return f"Fréchet distance: {named[claim.arm]} no worse than {named[claim.than]}"
+    if isinstance(claim, findings.AtEqualDistance):
+        more, less = (named[arms[-1]].split(",")[0] for arms in (claim.more, claim.less))
+        return f"{more} > {less} at equal Fréchet distance"
     if isinstance(claim, findings.Correlation):
         return f"similarity falls with {MEASURES[claim.measure]}: {named[claim.arm]}"
     more, less = (
@@ -241,6 +244,25 @@ def _cloud(path, table, number, named, budget):
     )
 
 
+def _ranks(path, table, number, named, budget):
+    trainings = {"full": "dup_both", **{f"rank {r}": f"LoRA {r}" for r in experiments.RANKS}}
+    group_of = {
+        arm: name for name, training in trainings.items() for arm in experiments.along(training)
+    }
+    # every line begins at the base model; its last point alone is named
+    points = [
+        (
+            group_of.get(arm, name) if arm in ("base", *trainings.values()) else "",
+            group_of.get(arm, name),
+            table.share(arm),
+            {"fd": table.distance(arm)},
+        )
+        for arm, name in named.items()
+    ]
+    panels = [("fd", f"Fréchet distance to {budget.reference:,} other scenes (left: better)")]
+    figures.trade_off(path, points, ylabel="copies, % of generated images", panels=panels)
+
+
 # {number of the finding: function that draws its figure}
 DRAWN = {
     1: _bars,
@@ -252,6 +274,7 @@ DRAWN = {
     7: _trade_off,
     8: _cloud,
     9: _bars,
+    10: _ranks,
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import replication_study
 from benchmarks.study import experiments, rows, running
+from tests.benchmarks.study.rows_by_hand import row
 from tests.conftest import ROOT
 
 TINY = dataclasses.replace(
@@ -99,7 +100,7 @@ def test_a_spent_budget_begins_nothing(small, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 9"),
+        (["--only", "1,12"], "argument --only: '1,12': findings are numbered 1 to 10"),
         (["--seeds", "a"], "argument --seeds: 'a' is not a list"),
         (["--workers", "0"], "argument --workers: 0 is not 1 or more"),
         (["--budget", "-1"], "argument --budget: '-1' is not a number of minutes, 0 or more"),
@@ -116,7 +117,8 @@ def test_bad_flags(flags, error, capsys):
 
 def test_every_command_is_printed(capsys):
     replication_study.main(["--dry_run", "--seeds", "7"])
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     arms = len(experiments.ARMS)
     assert sum("diff_train.py" in line for line in lines) == len(experiments.TRAININGS)
     assert sum("diff_retrieval.py" in line for line in lines) == 2 * arms
@@ -125,4 +127,20 @@ def test_every_command_is_printed(capsys):
         "--seed 7" in line
         for line in lines
         if "diff_retrieval.py" not in line and "reference --count" not in line
+    )
+    count = len(experiments.TRAININGS)
+    assert printed.err.startswith(f"missing: {count} trainings and {arms} of {arms} sets of images")
+
+
+def test_what_is_missing_is_counted_with_its_minutes():
+    plan = experiments.StudyPlan("out", experiments.Budget())
+    arms = experiments.EXPERIMENTS[4]
+    table = {plan.key(arm, 1): row(arm, 1, score=[0.5]) for arm in arms}
+    assert replication_study.summary_of(plan, arms, (1,), table) == (
+        "missing: 0 trainings and 0 of 6 sets of images"
+    )
+    # a training of 60 s and six sets of 6 s
+    assert replication_study.summary_of(plan, arms, (1, 2), table) == (
+        "missing: 1 trainings and 6 of 12 sets of images, about 2 minutes of one worker at the speed"
+        " of the rows that exist"
     )

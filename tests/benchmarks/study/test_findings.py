@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from benchmarks.study import experiments, findings
-from benchmarks.study.findings import FAILS, HOLDS, UNCLEAR, Claim, Correlation, Finding, NoWorse
+from benchmarks.study.findings import (
+    FAILS,
+    HOLDS,
+    UNCLEAR,
+    AtEqualDistance,
+    Claim,
+    Correlation,
+    Finding,
+    NoWorse,
+)
 from tests.benchmarks.study.rows_by_hand import row
 
 COPY, OTHER = 0.97, 0.5
@@ -123,6 +132,29 @@ def test_no_worse_by_seeds():
     assert held(90, 100, 104.9) == HOLDS
     assert held(90, 100, 106) == UNCLEAR
     assert held(106, 107, 108) == FAILS
+
+
+def test_copying_is_compared_where_both_are_as_far_from_other_scenes():
+    def arms(name, seed, *points):
+        """Rows of a training: (distance, copies of four images) at each of its checkpoints."""
+        return [
+            row(f"{name}{i}", seed, score=[COPY] * n + [OTHER] * (4 - n), fd=fd)
+            for i, (fd, n) in enumerate(points)
+        ]
+
+    def held(less, *, other=None):
+        rows = [each for seed in (1, 2) for each in arms("full", seed, (200, 2), (240, 0))]
+        rows += [*arms("low", 1, *less), *arms("low", 2, *(other or less))]
+        claim = AtEqualDistance(("full0", "full1"), ("low0", "low1"))
+        (result,) = findings.hold(Finding("", (claim,)), rows)
+        return result
+
+    # full weights copy 1/4 at 220; at 190 they never are, and that checkpoint is left out
+    result = held([(190, 4), (220, 0)])
+    assert (result.effect, result.low, result.high, result.word) == (0.25, 0.25, 0.25, HOLDS)
+    assert held([(220, 2), (210, 2)]).word == FAILS  # 1/4 and 3/8 against a half
+    assert held([(220, 0), (210, 0)], other=[(220, 4), (210, 4)]).word == UNCLEAR
+    assert held([(190, 0), (195, 0)]).word == UNCLEAR  # no distance in common
 
 
 def test_a_finding_holds_if_all_that_decides_holds_and_fails_if_one_fails():

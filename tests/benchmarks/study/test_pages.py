@@ -143,7 +143,7 @@ def test_every_figure_is_drawn_from_rows_of_every_arm(tmp_path):
         for seed in (1, 2)
     ]
     pages.write(tmp_path, Budget(), rows)
-    assert len(list((tmp_path / "images").iterdir())) == 9
+    assert len(list((tmp_path / "images").iterdir())) == 10
     assert "Not run" not in (tmp_path / "study.md").read_text()
 
 
