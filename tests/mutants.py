@@ -154,8 +154,8 @@ MUTANTS = [
     Mutant(
         "a prompt of the user's own takes the place of a preview of the training images",
         "utils.training.previews:preview",
-        "[Prompt(prompts[key][0], key) for key in drawn] + [Prompt(text) for text in own]",
-        "[Prompt(text) for text in own] + [Prompt(prompts[key][0], key) for key in drawn]",
+        "chosen += [Prompt(text) for text in own]",
+        "chosen = [Prompt(text) for text in own] or chosen",
         "tests/training/test_previews.py::test_prompts_of_the_users_own_follow_and_change_no_other_image",
     ),
     Mutant(
@@ -1017,6 +1017,32 @@ MUTANTS = [
         "randn_tensor(shape, generator=list(generators), device=unet.device, dtype=unet.dtype)",
         "randn_tensor(shape, generator=generators[0], device=unet.device, dtype=unet.dtype)",
         "tests/models/test_ddpm.py::test_an_image_depends_on_its_own_seed_alone",
+    ),
+    Mutant(
+        "a dropped class is trained as the first class",
+        "utils.training.steps.ddpm:_labels",
+        "named | {'': classes.null}",
+        "named | {'': 0}",
+        "tests/training/test_ddpm_training.py::test_labels_follow_the_prompts_of_classes",
+    ),
+    Mutant(
+        "the weights beside the average are the average too",
+        "utils.training.trainer:Trainer.save",
+        """
+        self.ema.swap()
+        self.parts.denoiser.save_pretrained(folder / WITHOUT_EMA)
+        self.ema.swap()
+        """,
+        "self.parts.denoiser.save_pretrained(folder / WITHOUT_EMA)",
+        "tests/training/test_ddpm_training.py::"
+        "test_both_kinds_of_weights_of_a_run_with_ema_can_be_sampled",
+    ),
+    Mutant(
+        "shards by class are cut, not dealt",
+        "utils.data.training_data:split_images",
+        "[np.sort(dealt[k::splits]) for k in range(splits)]",
+        "[np.sort(part) for part in np.array_split(dealt, splits)]",
+        "tests/data/test_training_data.py::test_splits_have_their_share_of_every_class",
     ),
     Mutant(
         "nL2 is a ratio of squared distances",

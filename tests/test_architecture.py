@@ -62,6 +62,7 @@ ALLOWED = {
 STAGES = {
     "captioning.caption_stage",
     "training.preservation_job",
+    "training.starting_model",
     "training.training_job",
     "training.training_stage",
     "generation.generation_plan",

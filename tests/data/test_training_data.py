@@ -138,6 +138,21 @@ def test_splits_are_disjoint_cover_all_and_differ_by_one_at_most():
     assert np.array_equal(training_data.split_images(5, 1, seed=9)[0], np.arange(5))
 
 
+def test_splits_have_their_share_of_every_class():
+    groups = ["b"] * 23 + ["a"] * 50 + ["c"] * 31
+    parts = training_data.split_images(104, 4, seed=1, groups=groups)
+    assert sorted(np.concatenate(parts)) == list(range(104))
+    assert [len(part) for part in parts] == [26] * 4
+    for name in "abc":
+        counts = [sum(groups[i] == name for i in part) for part in parts]
+        assert max(counts) - min(counts) <= 1
+    other = training_data.split_images(104, 4, seed=2, groups=groups)
+    assert not np.array_equal(parts[0], other[0])
+    # random splits have no such shares
+    plain = training_data.split_images(104, 4, seed=1)
+    assert any(abs(sum(groups[i] == "b" for i in part) - 23 / 4) > 1 for part in plain)
+
+
 def test_what_belongs_to_an_image_goes_with_it_into_its_shard(make):
     data = make().data
     part = data.take(np.array([9, 2, 5]))

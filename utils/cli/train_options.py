@@ -121,10 +121,22 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     # A resumed run compares the model, the images and the text files by their content, so their
     # paths may change.
     pretrained_model_name_or_path: str = flag(
+        "",
         kind=PATH,
         group=MODEL,
         help="base model: a pipeline folder, a name on the hub, or one file of weights",
+        unset="required, unless --unconditional_arch is given",
         may_change_on_resume=True,
+    )
+    unconditional_arch: str | None = flag(
+        None,
+        kind=PATH,
+        group=MODEL,
+        help=(
+            "a new DDPM, which reads no text, instead of a base model: cifar or afhq (the"
+            " published networks, for 32 and 64 px), or a config.json of UNet2DModel"
+        ),
+        unset="none: a base model is trained",
     )
     revision: str | None = flag(
         None,
@@ -228,6 +240,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
     caption_dropout: float = flag(
         0.0,
         "--proportion_empty_prompts",
+        "--class_dropout",
         kind=real(0, below=1),
         group=CONDITIONING,
         help="probability that a draw has the empty prompt, which guidance needs; 0 is off",
@@ -306,6 +319,12 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         kind=count(1, MOST_IMAGES),
         group=ENSEMBLE,
         help="number of model copies, each trained on its own split of the images",
+    )
+    shards_by: str = flag(
+        "random",
+        kind=one_of(("random", "class")),
+        group=ENSEMBLE,
+        help="split of the images among copies; class: each split has its share of every class",
     )
     total_round: int = flag(
         1,
@@ -767,6 +786,7 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         return self.optimizer or ("adamw8bit" if self.use_8bit_adam else "adamw")
 
     def check(self) -> None:
+        self._check_base_model()
         self._check_captions()
         self._check_caption_edit()
         self._check_instance_prompt()
@@ -781,6 +801,19 @@ class TrainOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions
         self._check_prior_preservation()
         self._check_output_preservation()
         self._check_upload()
+
+    def _check_base_model(self) -> None:
+        if not self.pretrained_model_name_or_path and self.unconditional_arch is None:
+            raise UsageError(
+                "--pretrained_model_name_or_path is required; give the base model: a pipeline"
+                " folder, a name on the hub, or one file of weights; or --unconditional_arch"
+            )
+        if self.pretrained_model_name_or_path and self.unconditional_arch is not None:
+            raise UsageError(
+                f"--unconditional_arch={self.unconditional_arch!r} starts without a base model, and"
+                f" --pretrained_model_name_or_path={self.pretrained_model_name_or_path!r} names"
+                " one; give one of them"
+            )
 
     def _check_captions(self) -> None:
         from utils.data import caption_layouts, data_sources, folder_repeats

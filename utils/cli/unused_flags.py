@@ -69,6 +69,11 @@ RULES = (
         "a run of one copy and one round saves checkpoints every --modelsavesteps",
     ),
     Unused(
+        "shards_by",
+        lambda opts: opts.clients_num > 1,
+        "it splits the images among the copies of --clients_num, and there is one",
+    ),
+    Unused(
         "num_train_epochs",
         lambda opts: opts.max_train_steps is None,
         "--max_train_steps sets the length of the run",

@@ -103,6 +103,11 @@ def _nolevel(
     return {k: ["An image"] for k in images.keys}
 
 
+def class_prompt(name: str) -> str:
+    """The prompt of a class under classlevel."""
+    return f"An image of {name}"
+
+
 def _classlevel(
     images: ImageSet, captions: Captions | None, tokens: RandomTokens | None, seed: int
 ) -> Captions:
@@ -112,7 +117,7 @@ def _classlevel(
             f"--class_prompt='classlevel' needs a folder for each class; {len(loose)} images of"
             f" {str(images.root)!r} are in no folder, first {loose[0]!r}"
         )
-    return {k: [f"An image of {class_of(k, images.classes)}"] for k in images.keys}
+    return {k: [class_prompt(str(class_of(k, images.classes)))] for k in images.keys}
 
 
 def _require_classes(images: ImageSet, captions: Captions | None) -> None:

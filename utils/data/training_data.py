@@ -74,11 +74,20 @@ def captioned_images(
     return CaptionedImages(images, prompts, duplicated, weights, rows, in_buckets), keys
 
 
-def split_images(count: int, splits: int, seed: int) -> list[np.ndarray]:
+def split_images(
+    count: int, splits: int, seed: int, *, groups: Sequence[str] | None = None
+) -> list[np.ndarray]:
     """Indices of the images of each split of an ensemble, ascending. Splits are seeded and disjoint
-    and cover all images; their sizes differ by at most one."""
+    and cover all images; their sizes differ by at most one.
+
+    groups: [count], the class of each image; the number of images of a class then differs by at
+        most one as well. None: images are split as one."""
     permuted = seeding.numpy_rng(seed, "shards").permutation(count)
-    return [np.sort(part) for part in np.array_split(permuted, splits)]
+    if groups is None:
+        return [np.sort(part) for part in np.array_split(permuted, splits)]
+    # one class after the other, dealt like cards
+    dealt = permuted[np.argsort(np.array(groups)[permuted], kind="stable")]
+    return [np.sort(dealt[k::splits]) for k in range(splits)]
 
 
 class Draws(torch.utils.data.Dataset):

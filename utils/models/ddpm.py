@@ -28,6 +28,11 @@ class Classes:
     # none, so that guidance is not possible
     null: int | None = None
 
+    @property
+    def count(self) -> int:
+        """Number of labels, with the null class."""
+        return len(self.names) + (self.null is not None)
+
 
 def read_classes(flag: str, source: str | Path, denoiser: Mapping[str, Any]) -> Classes | None:
     """The classes of a model; None if it has none. Without CLASSES_FILE they are numbered.
@@ -50,7 +55,7 @@ def read_classes(flag: str, source: str | Path, denoiser: Mapping[str, Any]) -> 
         return Classes(tuple(map(str, range(count))))
     data = whole_files.read_json(path)
     names, null = tuple(data["names"]), data["null"]
-    if len(names) + (null is not None) != count or null not in (None, count - 1):
+    if Classes(names, null).count != count or null not in (None, count - 1):
         raise DataError(
             f"{path}: names {len(names)} classes and the null class {null!r}, and the network has"
             f" {count} labels; use both files of one model"

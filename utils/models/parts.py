@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.models import families, loading, pipeline_files
+from utils.models.ddpm import Classes
 from utils.models.networks import Say
 from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin
+    from diffusers import DiffusionPipeline, SchedulerMixin
     from transformers import PreTrainedTokenizerBase
 
 # suffixes of the text encoders of a pipeline and of their tokenizers, in the order of their use
@@ -29,6 +30,7 @@ class Parts:
         """pipeline: of a class in families.FAMILIES; it belongs to the parts from now on."""
         self.pipeline = pipeline
         self.denoiser_name = families.family_of(pipeline).denoiser
+        self.classes: Classes | None = None  # of a DDPM that is conditioned on them
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -49,14 +51,14 @@ class Parts:
         }
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The first tokenizer."""
-        return next(iter(self.tokenizers.values()))
+    def tokenizer(self) -> Any:
+        """The first tokenizer; None of a model that reads no text."""
+        return next(iter(self.tokenizers.values()), None)
 
     @property
-    def vae(self) -> AutoencoderKL:
-        """The autoencoder: images in [-1, 1] <-> latents."""
-        return self.pipeline.vae
+    def vae(self) -> Any:
+        """The AutoencoderKL: images in [-1, 1] <-> latents. None: the network predicts pixels."""
+        return getattr(self.pipeline, "vae", None)
 
     @property
     def scheduler(self) -> SchedulerMixin:
@@ -66,12 +68,20 @@ class Parts:
     @property
     def networks(self) -> dict[str, torch.nn.Module]:
         """{name in the pipeline: network}: denoiser, text encoders, autoencoder."""
-        return {self.denoiser_name: self.denoiser, **self.encoders, "vae": self.vae}
+        autoencoder = {} if self.vae is None else {"vae": self.vae}
+        return {self.denoiser_name: self.denoiser, **self.encoders, **autoencoder}
 
     @property
     def vae_factor(self) -> int:
         """Pixels per latent, along a side."""
-        return pipeline_files.factor(self.vae.config.block_out_channels)
+        return 1 if self.vae is None else pipeline_files.factor(self.vae.config.block_out_channels)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of what the network denoises."""
+        if self.vae is None:
+            return self.pipeline.unet.config.in_channels
+        return self.vae.config.latent_channels
 
     def _numbered(self, kind: str) -> dict[str, Any]:
         found = {f"{kind}{n}": getattr(self.pipeline, f"{kind}{n}", None) for n in NUMBERS}

@@ -34,7 +34,9 @@ class FrozenNetworks:
     ):
         """learning: names of the text encoders that learn."""
         self.parts, self.step, self.device, self.dtype = parts, step, device, dtype
-        self.vae = self._frozen(parts.vae, dtype if step.half_vae else torch.float32)
+        self.vae: Any = None  # None: pixels are denoised
+        if parts.vae is not None:
+            self.vae = self._frozen(parts.vae, dtype if step.half_vae else torch.float32)
         # of those that do not learn, {name: text encoder}
         self.encoders = {
             name: self._frozen(each, self._dtype_of(name))
@@ -53,7 +55,8 @@ class FrozenNetworks:
         precision."""
         if self.dtype == torch.float32:
             return []
-        networks = {"vae": self.vae, **self.encoders}
+        networks = {"vae": self.vae} if self.vae is not None else {}
+        networks |= self.encoders
         return [name for name, each in networks.items() if each.dtype == torch.float32]
 
     def keep(self, beside: str | None, latents: CachedLatents) -> None:
@@ -114,7 +117,9 @@ class FrozenNetworks:
 
     def encoded(self, pixels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """A sample of the posterior of images that are not cached. pixels: [B, 3, H, W] in [-1, 1];
-        noise: [B, C, h, w]. Returns: float32 like noise."""
+        noise: [B, C, h, w]. Returns: float32 like noise; without an autoencoder the pixels."""
+        if self.vae is None:
+            return devices.to_device(pixels, self.device).float()
         dtype = self.vae.dtype
         pixels = devices.to_device(pixels, self.device).to(dtype)
         return lat.encode(self.vae.to(self.device), pixels, noise.to(dtype)).float()

@@ -235,6 +235,11 @@ def _empty_prompt(captions):
     return [""]
 
 
+def _random_tokens(tokenizer: Any, window: Window | None) -> caption_edits.RandomTokens:
+    own = window or Window(tokenizer, tokenizer.model_max_length)
+    return caption_edits.RandomTokens(tokenizer, own)
+
+
 def train_hooks(
     mitigations: Iterable[TrainMitigation],
     *,
@@ -246,17 +251,16 @@ def train_hooks(
     """Hooks of several mitigations.
 
     choice: of --duplication, which caption they start from; tokenizer: of which edits draw random
-    tokens; window: what the model reads of a caption, None is the tokenizer's length; dropout:
-    --caption_dropout, the share of the draws whose prompt is empty."""
+    tokens, None of a model that reads no text; window: what the model reads of a caption, None is
+    the tokenizer's length; dropout: --caption_dropout, the share of the draws whose prompt is
+    empty."""
     mitigations = tuple(mitigations)
     captions = [each for each in mitigations if each.edit_caption is not None]
     choose = functools.partial(
         _edited_caption,
         choose=choice.choose,
         edits=[each.edit_caption for each in captions],
-        tokens=caption_edits.RandomTokens(
-            tokenizer, window or Window(tokenizer, tokenizer.model_max_length)
-        ),
+        tokens=None if tokenizer is None else _random_tokens(tokenizer, window),
     )
     listings = [choice.prompts, *(each.prompts for each in captions)]
     if dropout:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from utils.models import ddpm
 from utils.runtime import devices
 from utils.runtime.errors import TrainingError
 from utils.training import ema, optimizers, step_random
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from utils.training.steps.base import Step, Text
     from utils.training.train_mitigations import TrainHooks
 
+WITHOUT_EMA = "unet_without_ema"  # folder of a network beside those of its pipeline
 ADVICE = "A lower --learning_rate, or --mixed_precision bf16 instead of fp16, usually helps"
 
 
@@ -132,8 +135,9 @@ class Trainer:
         self._set_up_networks(task)
         self._set_up_optimizer()
         self._set_up_loss_rule(task)
-        tokens, width = self.family.text_shapes(parts)["tokens"]
-        self.embedding_shape = (tokens, width)  # of the embedding of a prompt
+        # (T, D): tokens of a prompt, width of an embedding; (0, 0) of a model that reads no text
+        tokens, width = self.family.text_shapes(parts).get("tokens", (0, 0))
+        self.embedding_shape = (tokens, width)
 
     def _set_up_networks(self, task: Task) -> None:
         parts, learns_text = self.parts, task.train_text_encoder
@@ -197,7 +201,7 @@ class Trainer:
         """(C, h, w) of the latents of a batch, all of whose images are shown in one size."""
         height, width = batch["target_size"][0]
         factor = self.parts.vae_factor
-        return self.parts.vae.config.latent_channels, height // factor, width // factor
+        return self.parts.latent_channels, height // factor, width // factor
 
     def _moved(self, value):
         return devices.to_device(value, self.device) if isinstance(value, torch.Tensor) else value
@@ -408,6 +412,19 @@ class Trainer:
                 f"the weights are not finite after step {step}; what was saved before is kept."
                 f" {ADVICE}"
             )
+
+    def save(self, pipeline: Any, folder: Path) -> None:
+        """Write a checkpoint. pipeline: of `pipeline`.
+
+        A DDPM's holds its classes and, under EMA, the weights that were trained as well, in
+        WITHOUT_EMA: memorization is published of both."""
+        self.method.save(pipeline, folder)
+        if self.parts.classes is not None:
+            ddpm.write_classes(folder, self.parts.classes)
+        if self.ema and self.parts.vae is None:
+            self.ema.swap()
+            self.parts.denoiser.save_pretrained(folder / WITHOUT_EMA)
+            self.ema.swap()
 
     @contextlib.contextmanager
     def pipeline(self) -> Iterator[Any]:

@@ -14,8 +14,7 @@ import numpy as np
 
 from utils.data import buckets, duplication, prompt_styles, training_data, transforms
 from utils.generation.sampling import window_of
-from utils.models import adapters, families, fingerprints, parts
-from utils.models.pipeline_files import FileChoice
+from utils.models import adapters, fingerprints, parts
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
 from utils.training import (
@@ -23,6 +22,7 @@ from utils.training import (
     ensemble,
     optimisation,
     preservation_job,
+    starting_model,
     steps,
     train_mitigations,
     trainer,
@@ -237,9 +237,23 @@ def _plan(
     )
 
 
+def _classes(images: ImageSet) -> list[str]:
+    """The class of each image; UsageError where an image is in no folder."""
+    found = [prompt_styles.class_of(key, images.classes) for key in images.keys]
+    if None in found:
+        raise UsageError(
+            "--shards_by='class' needs a folder for each class; the image"
+            f" {images.keys[found.index(None)]!r} is in none"
+        )
+    return [str(name) for name in found]
+
+
 def _split(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list[np.ndarray]:
     """Indices of the images of each split; UsageError when a split has nothing to draw."""
-    splits = training_data.split_images(len(captioned.images), opts.clients_num, seed)
+    groups = _classes(captioned.images) if opts.shards_by == "class" else None
+    splits = training_data.split_images(
+        len(captioned.images), opts.clients_num, seed, groups=groups
+    )
     weights = captioned.weights
     if weights is not None and not all(weights[part].sum() > 0 for part in splits):
         raise UsageError(
@@ -300,13 +314,6 @@ def _draws(
     }
 
 
-def choice_of(opts: TrainOptions) -> FileChoice:
-    """Which files of the base model are read."""
-    return FileChoice(
-        revision=opts.revision, variant=opts.variant, config=opts.config, unet=opts.unet
-    )
-
-
 def process_settings(opts: TrainOptions) -> ProcessSettings:
     """The flags of the noise process."""
     values = {field.name: getattr(opts, field.name, None) for field in fields(ProcessSettings)}
@@ -332,30 +339,21 @@ def method_of(opts: TrainOptions, seed: int = 0) -> Method:
     )
     layers = opts.lora_layers and tuple(name.strip() for name in opts.lora_layers.split(","))
     adapting = Adapting(shape, seed, layers or None, opts.output_kohya_format)
-    files = {name: value for name, value in vars(choice_of(opts)).items() if value is not None}
+    files = {
+        name: value
+        for name, value in vars(starting_model.choice_of(opts)).items()
+        if value is not None
+    }
     return Lora(adapting, opts.pretrained_model_name_or_path, files)
 
 
 def _load_parts(
-    opts: TrainOptions, seed: int, say: Callable[[str], None]
+    opts: TrainOptions, images: ImageSet, seed: int, say: Callable[[str], None]
 ) -> tuple[Parts, dict[str, str]]:
     """The base model. say: prints a line. Returns: (Parts, fingerprints of its networks as they
     came)."""
-    flag, source = "--pretrained_model_name_or_path", opts.pretrained_model_name_or_path
-    takes = tuple(steps.STEPS)
     dtype = method_of(opts, seed).base_dtype(devices.dtype_of(opts.mixed_precision))
-    name, _ = families.read(flag, source, choice=choice_of(opts), takes=takes)
-    loaded = parts.load_parts(
-        flag,
-        source,
-        takes=takes,
-        dtype=dtype,
-        whole=steps.STEPS[name].float32_parts(dtype),
-        choice=choice_of(opts),
-        tokenizer=opts.tokenizer_name,
-        say=say,
-    )
-    steps.of(loaded).require_trainable(flag, source, loaded)
+    loaded = starting_model.load(opts, images, dtype=dtype, seed=seed, say=say)
     networks = loaded.networks
     identity = {
         name: fingerprints.fingerprint_of_beginnings(network) for name, network in networks.items()
@@ -364,6 +362,11 @@ def _load_parts(
         fresh = parts.from_scratch(loaded.denoiser, seed)
         loaded.replace(**{loaded.denoiser_name: fresh})
     return loaded, identity
+
+
+def _window(base: Parts, length: int | None) -> Window | None:
+    """What the model reads of a caption; None of a model that reads no text."""
+    return None if base.tokenizer is None else window_of(base.pipeline, length)
 
 
 def prepare(
@@ -375,7 +378,7 @@ def prepare(
 ) -> PreparedRun:
     """Load the model and plan the run. classes: the class images of prior preservation."""
     team = parallel.team(accelerator, opts.clients_num)
-    base, identity = _load_parts(opts, seed, parallel.Processes(accelerator).say)
+    base, identity = _load_parts(opts, data.images, seed, parallel.Processes(accelerator).say)
     data, aside = without_held_out(opts, data, seed)
     captioned, duplicated, hooks = _hooks_and_data_for(opts, data, base, seed)
     splits = _split(opts, captioned, seed)
@@ -413,7 +416,7 @@ def _hooks_and_data_for(opts, data, base, seed):
         data,
         base.tokenizer,
         seed,
-        window=window_of(base.pipeline, opts.max_sequence_length),
+        window=_window(base, opts.max_sequence_length),
         corrects_bank=steps.of(base).corrects_bank,
     )
 
@@ -480,7 +483,7 @@ def require_host_memory(job: PreparedRun, say: Callable[[str], None]) -> None:
 def encode(job: PreparedRun, opts: TrainOptions, folder: Path, processes: Processes) -> list[str]:
     """Compute the outputs of the frozen networks ahead (--cache_latents auto) into `folder`.
     Returns: what is cached, see encode_ahead."""
-    if opts.cache_latents == "off":
+    if opts.cache_latents == "off" or job.model.frozen.vae is None:
         return []
     return encode_ahead.encode_ahead(
         job, folder, processes, views=views_of(opts), workers=opts.num_workers

@@ -305,7 +305,7 @@ class Loop:
         if due.checkpoint is None and not due.final:
             return
         with self.job.model.pipeline() as pipeline:
-            save = functools.partial(self.job.model.method.save, pipeline)
+            save = functools.partial(self.job.model.save, pipeline)
             if due.checkpoint is not None:
                 self.run.save_checkpoint(save, due.checkpoint)
             if due.final:

@@ -28,6 +28,7 @@ from utils.training import (
     preservation_job,
     run_record,
     start_notes,
+    starting_model,
     steps,
     training_job,
     training_loop,
@@ -86,24 +87,18 @@ def required_model(opts: TrainOptions) -> tuple[str, Configs, list[Size] | None]
     """The class and the configuration of the base model, which alone are read of it; UsageError
     unless it can be trained at this resolution, and in all buckets. Returns: (class, configuration,
     the sizes of buckets or None)."""
-    source = opts.pretrained_model_name_or_path
-    name, configs = families.read(
-        "--pretrained_model_name_or_path",
-        source,
-        choice=training_job.choice_of(opts),
-        takes=tuple(steps.STEPS),
-    )
+    source, name, configs = starting_model.configs_of(opts)
     families.require_resolution(source, name, configs, opts.resolution)
     sizes = training_job.bucket_sizes(opts, families.multiple_of_sides(name, configs))
     given = f"--aspect_ratio_buckets={opts.aspect_ratio_buckets!r}"
     families.require_sides(given, source, name, configs, itertools.chain(*(sizes or [])))
-    _require_flags_of_family(opts, name, configs)
+    _require_flags_of_family(opts, source, name, configs)
     return name, configs, sizes
 
 
-def _require_flags_of_family(opts: TrainOptions, name: str, configs: Configs) -> None:
+def _require_flags_of_family(opts: TrainOptions, source: str, name: str, configs: Configs) -> None:
     """Raise UsageError for a flag that has no meaning for pipelines of class `name`."""
-    source, step = opts.pretrained_model_name_or_path, steps.STEPS[name]
+    step = steps.STEPS[name]
     families.require_text_length(source, name, opts.max_sequence_length)
     step.require_process(training_job.process_settings(opts), source)
     step.require_precision(
@@ -201,7 +196,7 @@ def plan_of(opts: TrainOptions) -> RunPlan:
         say(buckets.counts_line(assigned))
         inputs = replace(inputs, buckets=assigned)
     classes = preservation_job.class_plan(
-        opts, name, configs, training_job.choice_of(opts), process=launching.process_number()
+        opts, name, configs, starting_model.choice_of(opts), process=launching.process_number()
     )
     return RunPlan(run, inputs, options, record, state, upload, classes)
 
@@ -234,10 +229,7 @@ def require_room(opts: TrainOptions, device: torch.device) -> None:
     configuration of the model is read."""
     if not training_job.method_of(opts).learns_all:
         return
-    source = opts.pretrained_model_name_or_path
-    name, configs = families.read(
-        "--pretrained_model_name_or_path", source, choice=training_job.choice_of(opts)
-    )
+    source, name, configs = starting_model.configs_of(opts)
     memory_needed.require_room(source, memory_needed.parameters(name, configs), device)
 
 
@@ -327,8 +319,10 @@ def say_what_has_less_effect(opts: TrainOptions, job: PreparedRun, processes: Pr
     """Print which settings do less than they seem to. Returns: the number of captions whose end is
     not read."""
     batch, prompts = job.per_step // opts.gradient_accumulation_steps, job.data.prompts
-    window = window_of(job.model.parts.pipeline, opts.max_sequence_length)
-    count, line = start_notes.captions_cut(prompts, window)
+    count, line = 0, None
+    if job.model.parts.tokenizer is not None:
+        window = window_of(job.model.parts.pipeline, opts.max_sequence_length)
+        count, line = start_notes.captions_cut(prompts, window)
     lines = [
         line,
         start_notes.warmup_unfinished(job.model.optimisation),

@@ -12,6 +12,7 @@ from utils.retrieval.descriptors.network import NetworkChoice, Wanted
 from utils.retrieval.descriptors.weights import WeightsMissingError
 from utils.runtime import devices, parallel
 from utils.runtime.errors import UsageError
+from utils.training import previews
 from utils.watch import fixed_losses
 from utils.watch.copy_watch import CopyWatch, Images
 from utils.watch.reference import Reference
@@ -64,13 +65,14 @@ def _descriptor(name: str, device: torch.device) -> Extractor:
 def _images(opts: TrainOptions, job: PreparedRun) -> Images:
     captions = {key: texts[0] for key, texts in job.data.prompts.items()}
     duplicates = DUPLICATIONS[opts.duplication].duplicates
+    drawn = drawn_evenly(
+        captions,
+        job.duplicated if duplicates else (),
+        most=opts.copy_check_prompts,
+        seed=opts.generation_seed,
+    )
     return Images(
-        prompts=drawn_evenly(
-            captions,
-            job.duplicated if duplicates else (),
-            most=opts.copy_check_prompts,
-            seed=opts.generation_seed,
-        ),
+        prompts=[previews.prompt_of(job.model, each.text, each.source_image) for each in drawn],
         seed=opts.generation_seed,
         side=opts.resolution,
         guidance=opts.copy_check_guidance,

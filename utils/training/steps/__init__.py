@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from utils.training.steps.base import Step, StepSettings
+from utils.training.steps.ddpm import DdpmStep
 from utils.training.steps.flux import FluxStep
 from utils.training.steps.sd3 import StableDiffusion3Step
 from utils.training.steps.stable_diffusion import StableDiffusionStep
@@ -21,6 +22,8 @@ STEPS: dict[str, type[Step]] = {
     "StableDiffusionXLPipeline": StableDiffusionXLStep,
     "StableDiffusion3Pipeline": StableDiffusion3Step,
     "FluxPipeline": FluxStep,
+    "DDPMPipeline": DdpmStep,
+    "DDIMPipeline": DdpmStep,
 }
 
 
