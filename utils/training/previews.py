@@ -71,7 +71,7 @@ def preview(
 def prompt_of(model: Trainer, text: str, key: str | None) -> Prompt:
     """What the model reads for an image with this prompt. key: of the training image that it
     belongs to; of a model that reads no text it is the prompt's name."""
-    if families.family_of(model.parts.pipeline).text:
+    if model.family.reads_text:
         return Prompt(text, key)
     labels = model.family.token_ids(model.parts, [text]).get(ddpm.LABELS)
     return Prompt(key or "", label=None if labels is None else int(labels), silent=True)

@@ -35,6 +35,8 @@ class Step(ABC):
     # layers that LoRA adapts unless --lora_layers names others, by the ends of their names
     lora_layers: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     encoder_lora_layers: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    # whether it reads prompts
+    reads_text: bool = True
     # whether the autoencoder may compute in half precision
     half_vae: bool = True
     # text encoders that overflow in float16, and so compute in float32 there

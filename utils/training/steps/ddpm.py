@@ -33,6 +33,7 @@ class DdpmStep(Step):
     under --class_prompt classlevel."""
 
     trainable_encoders = ()
+    reads_text = False
     corrects_bank = False  # as published
 
     @classmethod
