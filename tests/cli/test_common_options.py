@@ -222,7 +222,12 @@ def test_no_option_is_parsed_and_ignored():
                 if isinstance(n, ast.Attribute)
             }
     # what a mitigation or a detector reads it names as a parameter, and uses
-    for name in ("generation/mitigations", "generation/detectors", "training/train_mitigations"):
+    for name in (
+        "generation/mitigations",
+        "generation/detectors",
+        "training/train_mitigations",
+        "training/regularisation",
+    ):
         code = ast.parse((ROOT / "utils" / f"{name}.py").read_text())
         for function in (
             n for n in code.body if isinstance(n, ast.FunctionDef) and n.args.kwonlyargs
