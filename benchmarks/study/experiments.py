@@ -106,9 +106,10 @@ INFERENCE_TIME = {
     "GNI": {n: ("--rand_noise_lam", n) for n in ("0.1", "0.3", "0.6")},
 }
 
-# Low-rank adaptation of the U-Net with alpha = rank. Its rate is three times that of full weights: in
-# a pilot of rank 16 on scenes of seed 100, ten times it made the loss rise from step 200 on. Every rank is compared with full weights where both are as far from other scenes, so
-# that a rank which merely learns more slowly is not taken for one that copies less.
+# Low-rank adaptation of the U-Net with alpha = rank. Its rate is three times that of full weights:
+# in a pilot of rank 16 on scenes of seed 100 ten times it made the loss rise from step 200 on. Each
+# rank is compared with full weights where both are as far from other scenes, so that a rank which
+# merely learns more slowly is not taken for one that copies less.
 RANKS = (1, 4, 16, 64)
 LORA = ("--learning_rate", "3e-3", "--lora_rank")
 PARTS = (1, 2, 3, 4)  # checkpoints before the final one

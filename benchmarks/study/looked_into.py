@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from benchmarks.study import experiments
 from benchmarks.study.findings import COPIED
 from utils.files.whole_files import read_json
-from utils.models.loading import embed, load_pipeline
+from utils.models.families import family_of
+from utils.models.loading import load_pipeline
 from utils.reports.tables import markdown
 from utils.runtime.seeding import torch_generator
 from utils.training.latents import squared_error
@@ -30,6 +31,11 @@ STYLES = {
 }
 
 
+def _embedded(pipeline, prompts):
+    """Return the token embeddings of prompts, [N, T, D]."""
+    return family_of(pipeline).encode(pipeline, list(prompts), "cpu")["prompt_embeds"]
+
+
 def prompt_response(model, prompts):
     """Measure how strongly a model reacts to the differences between prompts.
 
@@ -39,7 +45,7 @@ def prompt_response(model, prompts):
     noise."""
     pipeline = load_pipeline("--out", str(model))
     with torch.no_grad():
-        embeddings = embed(pipeline.tokenizer, pipeline.text_encoder, prompts, device="cpu")
+        embeddings = _embedded(pipeline, prompts)
         config = pipeline.unet.config
         shape = (1, config.in_channels, config.sample_size, config.sample_size)
         noise = torch.randn(shape, generator=torch_generator(0, "latents", 0))
@@ -95,12 +101,7 @@ def losses(model, folder):
     with torch.no_grad():
         clean = torch.stack([_pixels(folder / path) for path in captions])
         clean = pipeline.vae.encode(clean).latent_dist.mean * pipeline.vae.config.scaling_factor
-        embeddings = embed(
-            pipeline.tokenizer,
-            pipeline.text_encoder,
-            [c[0] for c in captions.values()],
-            device="cpu",
-        )
+        embeddings = _embedded(pipeline, [c[0] for c in captions.values()])
         errors = torch.zeros(len(captions))
         for t in range(100, 900, 100):
             noise = torch.randn(
