@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.commands import flag_strings  # noqa: E402
-from utils.cli.train_options import COPY_CHECK_STEPS  # noqa: E402
+from utils.cli.copy_check_options import COPY_CHECK_STEPS  # noqa: E402
 
 SCENES, HOLDOUT = 96, 32 / 96
 STEPS = 1400  # as `make quickstart`

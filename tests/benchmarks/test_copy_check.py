@@ -2,7 +2,8 @@ from pathlib import Path
 
 from benchmarks import copy_check
 from utils.cli import flags
-from utils.cli.train_options import COPY_CHECK_STEPS, TrainOptions
+from utils.cli.copy_check_options import COPY_CHECK_STEPS
+from utils.cli.train_options import TrainOptions
 
 
 def test_the_run_has_64_pictures_and_is_checked_at_the_default_distance():

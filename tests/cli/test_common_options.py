@@ -10,6 +10,7 @@ from utils.cli import (
     captioning_options,
     flags,
     generation_options,
+    optimisation_options,
     retrieval_options,
     scenes_options,
     train_options,
@@ -205,7 +206,7 @@ def test_learning_rate_schedules_are_those_of_diffusers():
     from diffusers.optimization import SchedulerType
 
     # which takes rules
-    assert set(train_options.LR_SCHEDULERS) == {s.value for s in SchedulerType} - {
+    assert set(optimisation_options.LR_SCHEDULERS) == {s.value for s in SchedulerType} - {
         "piecewise_constant"
     }
 

@@ -2,6 +2,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import ROOT, SEED_FLAGS
 from tests.training.conftest import MITIGATIONS_OFF
-from utils.cli import train_options
+from utils.cli import train_mitigation_options, train_options
 from utils.data import caption_edits, duplication
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError
@@ -136,7 +137,7 @@ def unet(folder):
 
 def register(monkeypatch, build, declared):
     """Add a mitigation to the registry, and its flag, a line of a dataclass, to the options."""
-    room = vars(train_options) | {"TrainOptions": train_options.TrainOptions}
+    room = vars(train_mitigation_options) | {"TrainOptions": train_options.TrainOptions}
     exec(
         "@dataclass(frozen=True, kw_only=True)\n"
         f"class Longer(TrainOptions):\n    {declared.strip()}\n",
@@ -194,9 +195,11 @@ def test_a_new_caption_edit_is_a_line_in_caption_edits(train, monkeypatch):
     edit = caption_edits.TrainEdit(last, prompts=lambda captions: captions[-1:])
     monkeypatch.setitem(caption_edits.TRAIN_EDITS, "lastcap", edit)
     # the flag lists the names of the registry when its module is imported
-    spec = importlib.util.find_spec("utils.cli.train_options")
-    again = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(again)
+    for name in ("utils.cli.train_mitigation_options", "utils.cli.train_options"):
+        spec = importlib.util.find_spec(name)
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)
+        monkeypatch.setitem(sys.modules, name, again)
     monkeypatch.setattr(train_options, "TrainOptions", again.TrainOptions)
     folder = train("last", "--trainspecial", "lastcap", "--max_train_steps", "12")
     # the first and the last caption of twelve images are encoded ahead

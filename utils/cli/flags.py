@@ -87,6 +87,7 @@ class Options:
     script: ClassVar[str] = ""  # as a user calls it: diff_train.py
     groups: ClassVar[tuple[str, ...]] = ()  # titles of --help, in their order
     example: ClassVar[str] = ""  # flags of an example command, shown at the end of --help
+    recorded_first: ClassVar[tuple[str, ...]] = ()  # fields with which a record begins
 
     def check(self) -> None:
         """Raise UsageError where flags contradict each other."""
@@ -352,8 +353,10 @@ def _words_of_one(option: dataclasses.Field, value: Any) -> list[str]:
 
 
 def as_dict(opts: Options) -> dict[str, Any]:
-    """Options as JSON types, for records, in the order of declaration; a secret is "redacted"."""
-    shown = json.loads(json.dumps(dataclasses.asdict(opts)))
+    """Options as JSON types, for records: those of `recorded_first`, then the others in the order
+    of declaration; a secret is "redacted"."""
+    values = json.loads(json.dumps(dataclasses.asdict(opts)))
+    shown = {name: values[name] for name in (*opts.recorded_first, *values)}
     for option in fields(opts):
         if option.metadata["secret"] and shown[option.name] is not None:
             shown[option.name] = "redacted"

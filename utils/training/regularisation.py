@@ -136,7 +136,7 @@ def output_preservation(
 
 # The parameters of each function are the flags that it reads; it returns None when they turn it
 # off. A new extra loss is a function like these, a line here and a test, and its flags in
-# utils/cli/train_options.py.
+# utils/cli/preservation_options.py.
 REGULARISATIONS = (prior_preservation, output_preservation)
 
 

@@ -152,7 +152,7 @@ def anti_gradient_control(
 
 # The parameters of each function are the flags that it reads; it returns None when they turn it
 # off. A new mitigation is a function like these, a line here and a test, and its flags in
-# utils/cli/train_options.py (a new caption edit of --trainspecial: a line in
+# utils/cli/train_mitigation_options.py (a new caption edit of --trainspecial: a line in
 # utils/data/caption_edits.py alone). Edits are applied, and draw their random numbers, in this
 # order.
 MITIGATIONS = (caption_edit, mixup, embedding_noise, anti_gradient_control)
