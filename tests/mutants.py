@@ -26,6 +26,27 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a check guides every family as Stable Diffusion",
+        "utils.watch.watch_stage:_guidance",
+        "return scale",
+        "return 7.5",
+        "tests/watch/test_families_watched.py::test_a_check_generates_as_the_family_does[Flux]",
+    ),
+    Mutant(
+        "dropout of an extra loss is not that of its micro-batch",
+        "utils.training.extra_losses:ExtraLosses._own_numbers",
+        "self.model.own_numbers(batch, number, seed)",
+        "__import__('contextlib').nullcontext()",
+        "tests/training/methods/test_lora.py::test_a_resumed_run_is_the_run_that_never_stopped_to_the_bit[dropout, text encoder, extra losses]",
+    ),
+    Mutant(
+        "noise and offset of a flow differ between input and target",
+        "utils.training.step_random:latent_noise",
+        "noises + offset * torch.stack(levels)",
+        "noises * (1 + offset) + offset * torch.stack(levels)",
+        "tests/training/steps/test_families.py::test_an_offset_of_the_noise_of_a_flow_by_hand[Flux]",
+    ),
+    Mutant(
         "a run ends by a share that may be chance",
         "utils.training.copy_checks:CopyChecks._is_above",
         'self.rows[-1][f"{SHARE}_lo"] > stop_at',

@@ -42,7 +42,7 @@ def train(short_sd, scenes_dir, script):
     """train(folder, processes, *flags) -> run.json, after checking that as many processes took
     part. One runs in this one."""
 
-    def run(folder, processes, *extra):
+    def run(folder, processes, *extra, script_of_several="diff_train.py"):
         arguments = [
             "--pretrained_model_name_or_path",
             str(short_sd),
@@ -78,7 +78,7 @@ def train(short_sd, scenes_dir, script):
         if processes == 1:
             script("diff_train", *arguments)
         else:
-            launched(processes, "diff_train.py", *arguments)
+            launched(processes, script_of_several, *arguments)
         record = json.loads((folder / "run.json").read_text())
         assert record["processes"] == processes
         return record
@@ -138,6 +138,59 @@ def test_two_processes_are_one_of_twice_the_batch(train, short_sd, scenes_dir, t
     assert (tmp_path / "two" / "skips.csv").read_text() == (
         tmp_path / "one" / "skips.csv"
     ).read_text()
+
+
+def adapters(folder):
+    return load_file(folder / "checkpoint" / "pytorch_lora_weights.safetensors")
+
+
+def test_adapters_of_two_processes_are_those_of_one_of_twice_the_batch(train, scenes_dir, tmp_path):
+    """LoRA on both networks with loss control and both extra losses, one of which turns adapters
+    off for its predictions."""
+    (tmp_path / "class").mkdir()
+    for path in sorted((scenes_dir / "train").rglob("*.png"))[:3]:
+        (tmp_path / "class" / path.name).write_bytes(path.read_bytes())
+    shared = (
+        *("--lora_rank", 4, "--train_text_encoder", "--max_train_steps", 6, "--mem_ratio", 0.95),
+        *("--with_prior_preservation", "--class_data_dir", tmp_path / "class"),
+        *("--class_data_prompt", "a scene", "--num_class_images", 3),
+        *("--trigger_word", "circle", "--trigger_class", "shape"),
+    )
+    train(tmp_path / "two", 2, "--train_batch_size", 2, *shared)
+    train(tmp_path / "one", 1, "--train_batch_size", 4, *shared)
+    one, two = adapters(tmp_path / "one"), adapters(tmp_path / "two")
+    # factors B start at zero, so they are what was learnt
+    learnt = [name for name in one if "lora_B" in name]
+    for part in ("unet.", "text_encoder."):
+        first, second = (
+            torch.cat([each[name].flatten() for name in learnt if name.startswith(part)])
+            for each in (one, two)
+        )
+        assert first.norm() > 0
+        assert (second - first).norm() < 0.01 * first.norm()
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-3
+        assert abs(a["extra_loss"] - b["extra_loss"]) < 1e-3
+        assert a["skipped"] == pytest.approx(b["skipped"])
+
+
+def test_a_check_of_copies_ends_both_processes_at_the_same_step(train, tmp_path):
+    """The main process alone measures. A process that went on would wait for the other's gradients,
+    and end with an error."""
+    run = tmp_path / "r"
+    limit = ("--copy_check_steps", 2, "--stop_at_copy_share", 0.1, "--max_train_steps", 9)
+    flags = ("--lora_rank", 2, "--train_batch_size", 1, *limit)
+    record = train(run, 2, *flags, script_of_several="tests/listed_checks.py")
+    found = [(row["step"], row["copy_share"]) for row in rows(run) if "copy_share" in row]
+    assert found == [(2, 0.0), (4, 0.9)]
+    assert [row["step"] for row in rows(run) if "loss" in row] == [1, 2, 3, 4]
+    assert record["finished"]
+    assert record["stopped_at_copy_share"]["step"] == 4
+    assert (run / "state_4").is_dir()
+    best = json.loads((run / "checkpoint_best" / "copy_check.json").read_text())
+    assert (best["step"], best["copy_share"]) == (2, 0.0)
+    kept = load_file(run / "checkpoint_best" / "pytorch_lora_weights.safetensors")
+    assert not all(torch.equal(kept[name], last) for name, last in adapters(run).items())
 
 
 @pytest.mark.parametrize(("processes", "shards", "batch"), [(2, 3, 2), (4, 2, 1)])

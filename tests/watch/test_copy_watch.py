@@ -197,6 +197,7 @@ def test_duplicated_pictures_and_others_are_drawn_by_turns(monkeypatch):
             prompts = {"a.png": ["a"], "b.png": ["b"]}
 
     given = ["--pretrained_model_name_or_path", "m", "--instance_data_dir", "d"]
+    given += ["--copy_check_guidance", "3"]
     for style, expected in (("dup_both", ("a.png",)), ("nodup", ())):
         opts = flags.parse(TrainOptions, [*given, "--duplication", style], description=None)
         watch_stage._images(opts, Job)

@@ -42,11 +42,12 @@ class CopyCheckOptions(Options):
         group=COPY_CHECKS,
         help="descriptor that finds the training images nearest to an image of a check",
     )
-    copy_check_guidance: float = flag(
-        7.5,
+    copy_check_guidance: float | None = flag(
+        None,
         kind=real(0),
         group=COPY_CHECKS,
-        help="scale of classifier-free guidance in a check; 1 or less turns guidance off",
+        help="guidance scale of the images of a check; 1 or less turns guidance off",
+        unset="that of the previews: 7.5 for Stable Diffusion 1, 2 and XL, else the pipeline's",
     )
     stop_at_copy_share: float | None = flag(
         None,

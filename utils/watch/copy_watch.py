@@ -35,7 +35,7 @@ class Images:
     prompts: Sequence[Prompt]
     seed: int  # of their noise
     side: int  # in pixels
-    guidance: float  # scale of classifier-free guidance
+    guidance: float  # its scale
     batch_size: int
 
 

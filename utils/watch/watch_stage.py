@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from utils.data.duplication import DUPLICATIONS
 from utils.generation.prompts import drawn_evenly
+from utils.models import families
 from utils.retrieval.descriptors.extractors import EXTRACTORS
 from utils.retrieval.descriptors.network import NetworkChoice, Wanted
 from utils.retrieval.descriptors.weights import WeightsMissingError
@@ -75,9 +76,16 @@ def _images(opts: TrainOptions, job: PreparedRun) -> Images:
         prompts=[previews.prompt_of(job.model, each.text, each.source_image) for each in drawn],
         seed=opts.generation_seed,
         side=opts.resolution,
-        guidance=opts.copy_check_guidance,
+        guidance=_guidance(opts, job),
         batch_size=max(opts.train_batch_size, opts.sample_batch_size),
     )
+
+
+def _guidance(opts: TrainOptions, job: PreparedRun) -> float:
+    if opts.copy_check_guidance is not None:
+        return opts.copy_check_guidance
+    _, scale = families.default_sampling(type(job.model.parts.pipeline).__name__)
+    return scale
 
 
 def _pictures(opts: TrainOptions, job: PreparedRun) -> dict[str, list[Item]]:

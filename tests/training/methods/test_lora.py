@@ -7,6 +7,7 @@ from tests.training.conftest import flat
 from utils.models.adapters import AdapterShape
 from utils.runtime.errors import UsageError
 from utils.training.methods.lora import Adapting, Lora
+from utils.training.regularisation import OutputPreservation, PriorPreservation
 
 SHAPE = AdapterShape(rank=2, alpha=4)
 
@@ -60,6 +61,14 @@ RESUMED = {
         "ratio": 1.05,
         "mixup": 0.4,
         "noise": 0.1,
+    },
+    "dropout, text encoder, extra losses": {
+        "method": AdapterShape(2, 4, dropout=0.3),
+        "text": True,
+        "regularisations": (
+            PriorPreservation("a dog", 0.7),
+            OutputPreservation("circle", "shape", 5.0),
+        ),
     },
     "frozen A": {"method": AdapterShape(2, 4, freeze_down=True), "splits": 2, "rounds": 2},
 }

@@ -12,6 +12,7 @@ from tests.training.steps.recipes import RECIPES
 from utils.data import training_data
 from utils.models import loading
 from utils.models.parts import Parts
+from utils.runtime import seeding
 from utils.runtime.errors import UsageError
 from utils.training import step_random, steps
 from utils.training.frozen_networks import FrozenNetworks
@@ -79,6 +80,27 @@ def test_flux_is_trained_with_the_guidance_that_is_asked_for(start):
         own = model.denoiser(*arguments)
         torch.testing.assert_close(own, recipe(length=LENGTH, guidance=3.5)[0])
         assert not torch.allclose(own, recipe(length=LENGTH, guidance=1.0)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["SD 3, 2 blocks", "Flux"])
+def test_an_offset_of_the_noise_of_a_flow_by_hand(start, name):
+    """Published: x = (1 - sigma) z + sigma n, and the network predicts n - z; n has the offset."""
+    plain, copies = (
+        start(parts=Parts(miniature(name)), length=LENGTH, noise_offset=offset)
+        for offset in (0.0, 0.3)
+    )
+    batch = first_batch(plain)
+    (noisy, *_), wanted, sigmas = plain.model.inputs(batch, 0)
+    (shifted, *_), target, times = copies.model.inputs(batch, 0)
+    levels = torch.stack(
+        [
+            torch.randn(4, 1, 1, generator=seeding.torch_generator(0, "noise-offset", 0, 0, slot))
+            for slot in batch["slot"]
+        ]
+    )
+    torch.testing.assert_close(target, wanted + 0.3 * levels)
+    torch.testing.assert_close(shifted, noisy + 0.3 * sigmas.view(-1, 1, 1, 1) * levels)
+    assert torch.equal(times, sigmas)
 
 
 def test_mixup_mixes_pooled_embeddings_by_the_ratio_of_the_tokens(start):

@@ -10,7 +10,10 @@ from tests.training.steps.recipes import RECIPES
 from tests.training.steps.test_families import drawn, first_batch, length_of, loss_at
 from utils.models.adapters import AdapterShape
 from utils.models.parts import Parts
+from utils.runtime import seeding
+from utils.training import step_random
 from utils.training.methods.lora import Adapting, Lora
+from utils.training.regularisation import CLASS_IMAGES, OutputPreservation, PriorPreservation
 
 ADAPTED = ("SDXL", "SD 3, 2 blocks", "SD 3.5", "Flux")
 
@@ -25,6 +28,11 @@ def adapted(start):
         return start(parts=parts, length=length_of(name), method=method, **settings)
 
     return new
+
+
+def said(copies, step):
+    """Which captions of a micro-batch have the trigger word."""
+    return ["circle" in prompt for prompt in first_batch(copies, step)["prompt"]]
 
 
 def moved(model):
@@ -50,6 +58,34 @@ def test_gradients_of_adapters_are_those_of_the_published_recipe(adapted, name):
     assert loss.item() == pytest.approx(published.item(), rel=1e-5)
     for one, other in zip(own, torch.autograd.grad(published, weights), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SDXL", "SD 3, 2 blocks", "Flux"])
+def test_extra_losses_of_adapters_are_those_of_the_published_steps(adapted, name):
+    """Class images have noise, sizes and corners of their own; what class captions shall predict is
+    what a model without adapters does."""
+    prior = PriorPreservation("a dog", 0.7)
+    output = OutputPreservation("circle", "shape", 20.0)
+    copies = adapted(name, regularisations=(prior, output), center_crop=False)
+    model, lengths = copies.model, {} if name == "SDXL" else {"length": length_of(name)}
+    moved(model)
+    step = next(s for s in range(50) if said(copies, s) == [True, False])
+    batch = first_batch(copies, step)
+    *_, extra = model._micro_step(batch, step, last=True)
+    recipe, classes = RECIPES[name], batch[CLASS_IMAGES]
+    random = step_random.StepRandom(seeding.derive_seed(0, "class-draws"), 0, step, [0, 1])
+    noises = step_random.latent_noise(random, latent_shape=(4, 8, 8), draw_time=model.process.draw)
+    with torch.no_grad():
+        predicted, target = recipe(model.parts.pipeline, classes, noises, **lengths)
+        by_hand = 0.7 * (predicted - target).square().mean()
+        given = ({**batch, "prompt": output.prompts(batch["prompt"])}, drawn(model, step))
+        predicted, _ = recipe(model.parts.pipeline, *given, **lengths)
+        wanted, _ = recipe(miniature(name), *given, **lengths)
+    assert classes["prompt"] == ["a dog"] * 2
+    # the second caption lacks the word
+    preserved = 20 * (predicted - wanted)[0].square().mean()
+    assert preserved > 0.01 * by_hand
+    assert extra.item() == pytest.approx((by_hand + preserved).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ADAPTED)
