@@ -119,6 +119,17 @@ def test_kohyas_names_give_the_same_images(trained, tmp_path, name):
         adapters.require_kohya("--output_kohya_format", "FluxPipeline", ["transformer"])
 
 
+def test_the_bytes_of_a_file_follow_from_the_adapters_alone(trained, tmp_path):
+    networks = adapted.adapted_parts(trained("SD 1"))
+    for number in range(6):
+        adapters.save(tmp_path / f"{number}.safetensors", networks)
+        adapters.save_kohya(tmp_path / f"{number}.kohya.safetensors", networks, encoders=1)
+    for kind in ("", ".kohya"):
+        paths = [tmp_path / f"{number}{kind}.safetensors" for number in range(6)]
+        assert len({path.read_bytes() for path in paths}) == 1
+        assert safe_open(paths[0], "pt").metadata()["format"] == "pt"
+
+
 def test_a_folder_with_both_files_gives_diffusers_file(trained, tmp_path):
     pipeline = trained("SD 1")
     path = saved(pipeline, tmp_path)

@@ -93,7 +93,10 @@ RULES = (
     ),
     Unused(
         "revision",
-        lambda opts: not Path(opts.pretrained_model_name_or_path).is_dir(),
+        lambda opts: (
+            not opts.pretrained_model_name_or_path
+            or not Path(opts.pretrained_model_name_or_path).is_dir()
+        ),
         "the base model is a folder, and only a model on the hub has revisions",
     ),
     Unused(

@@ -163,6 +163,22 @@ def _tensors(path: Path, state: object) -> dict[str, torch.Tensor]:
     return kept
 
 
+def write(path: str | Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a .safetensors file whose bytes follow from them and the metadata alone: the
+    library writes metadata in a random order. state: contiguous tensors on the CPU by name."""
+    from safetensors.torch import save_file
+
+    save_file(dict(state), path, metadata=dict(metadata))
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length  # the same text in another order
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
 def fingerprint(paths: Iterable[str | Path]) -> str:
     """A hash of files that does not read gigabytes: the size of each and up to 65 blocks of it,
     evenly spread, with the first and the last one. Returns: 16 hex digits."""

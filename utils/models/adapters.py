@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import Module, Parameter
 
+from utils.files import weight_files
 from utils.runtime import seeding
 from utils.runtime.errors import UsageError
 
@@ -192,14 +193,12 @@ def _on_host(parameter: Parameter) -> torch.Tensor:
 def save(path: Path, networks: Mapping[str, Module]) -> None:
     """Write the adapters of networks to a .safetensors file that `load_lora_weights` of diffusers
     reads. networks: {part of the pipeline: network}."""
-    from safetensors.torch import save_file
-
     state = {
         _named(part, name): _on_host(parameter)
         for part, network in networks.items()
         for name, parameter in tensors_of(network).items()
     }
-    save_file(state, path, metadata=_metadata(networks))
+    weight_files.write(path, state, _metadata(networks))
 
 
 def require_kohya(flag: str, class_name: str, networks: Sequence[str]) -> None:
@@ -220,8 +219,6 @@ def save_kohya(path: Path, networks: Mapping[str, Module], *, encoders: int) -> 
 
     networks: as for `save`, of a pipeline with a U-Net; encoders: how many text encoders the
     pipeline has, adapted or not."""
-    from safetensors.torch import save_file
-
     prefixes = KOHYA[min(encoders, 2) - 1]
     state: dict[str, torch.Tensor] = {}
     metadata = {"format": "pt", "ss_network_module": "networks.lora"}
@@ -235,4 +232,4 @@ def save_kohya(path: Path, networks: Mapping[str, Module], *, encoders: int) -> 
             half = "lora_down" if DOWN in name else "lora_up"
             state[f"{key}.{half}.weight"] = _on_host(parameter)
             state[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
-    save_file(state, path, metadata=metadata)
+    weight_files.write(path, state, metadata)
