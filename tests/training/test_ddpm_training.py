@@ -114,15 +114,16 @@ def trained(data, tmp_path_factory):
         *("--clients_num", 2, "--total_round", 2, "--mem_ratio", 1.1, "--use_ema"),
         *("--duplication", "dup_both", "--weight_pc", 0.2, "--random_flip"),
         *("--copy_check_steps", 4, "--copy_check_prompts", 3, "--copy_check_descriptor", "pixel"),
+        *("--stop_at_copy_share", 0.99),
     )
     diff_train.main([str(value) for value in (*new(data), *given)])
     return run
 
 
 def test_a_class_conditional_ensemble(script, trained, tmp_path):
-    assert ddpm.read_classes("", trained / "checkpoint", {"num_class_embeds": 3}) == Classes(
-        ("cat", "dog"), null=2
-    )
+    for name in ("checkpoint", "checkpoint_best"):
+        found = ddpm.read_classes("", trained / name, {"num_class_embeds": 3})
+        assert found == Classes(("cat", "dog"), null=2)
     record = json.loads((trained / "run.json").read_text())
     shares = {(key.split("/")[0], split) for key, split in record["shards"].items()}
     assert shares == {("cat", 0), ("cat", 1), ("dog", 0), ("dog", 1)}
@@ -151,6 +152,7 @@ def test_both_kinds_of_weights_of_a_run_with_ema_can_be_sampled(script, trained,
         np.asarray(Image.open(tmp_path / name / "generations" / "0.png"), int) for name in "ab"
     )
     assert (averaged != own).any()
+    assert (trained / "checkpoint_best" / "unet_without_ema").is_dir()
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(script, data, tmp_path):

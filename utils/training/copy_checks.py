@@ -118,7 +118,7 @@ class CopyChecks:
         self.tracker.image("copies", path, step)
         if stop_at is not None and not self._is_above():
             with model.pipeline() as pipeline:
-                self.run.save_best(functools.partial(model.method.save, pipeline), row)
+                self.run.save_best(functools.partial(model.save, pipeline), row)
 
     def _is_above(self) -> bool:
         """Whether the last check found more copies than are allowed."""
