@@ -775,7 +775,7 @@ MUTANTS = [
     ),
     Mutant(
         "ensemble average wrong",
-        "utils.training.trainer:Trainer.load_copy",
+        "utils.training.trained_copy:TrainedCopy.load_copy",
         "self.loss_rule.reset()",
         "",
         "tests/training/test_ensemble.py::test_moments_and_bank_stay_with_a_copy_and_are_not_averaged",
@@ -1048,7 +1048,7 @@ MUTANTS = [
     ),
     Mutant(
         "the weights beside the average are the average too",
-        "utils.training.trainer:Trainer.save",
+        "utils.training.trained_copy:TrainedCopy.save",
         """
         self.ema.swap()
         self.parts.denoiser.save_pretrained(folder / WITHOUT_EMA)

@@ -8,7 +8,14 @@ import torch
 
 from utils.data import caption_files, duplication, image_sets, training_data, transforms
 from utils.runtime import launching, parallel
-from utils.training import ensemble, optimisation, preservation_job, train_mitigations, trainer
+from utils.training import (
+    ensemble,
+    optimisation,
+    preservation_job,
+    train_mitigations,
+    trained_copy,
+    trainer,
+)
 from utils.training import steps as steps_of_families
 from utils.training.methods.full_weights import FullWeights
 from utils.training.process.base import ProcessSettings
@@ -85,7 +92,7 @@ def start(scenes_dir, micro_parts):
         plan = ensemble.EnsemblePlan(tuple(map(len, parts_of)), rounds, steps)
         model = trainer.Trainer(
             parts,
-            trainer.Task(
+            trained_copy.Task(
                 step=step,
                 process=step.process(parts, process or ProcessSettings(), SIDE),
                 method=method or FullWeights(),
@@ -103,7 +110,7 @@ def start(scenes_dir, micro_parts):
                 accumulation=accumulation,
                 **optimised,
             ),
-            trainer.Computation(
+            trained_copy.Computation(
                 accelerator=launching.accelerator(mixed_precision="no"),
                 team=parallel.Team(),
                 dtype=torch.float32,

@@ -25,6 +25,7 @@ from utils.training import (
     starting_model,
     steps,
     train_mitigations,
+    trained_copy,
     trainer,
     training_inputs,
     training_loop,
@@ -434,7 +435,7 @@ def _trainer(
 ) -> trainer.Trainer:
     """images: number of the training images of all splits."""
     step = steps.of(base, step_settings(opts))
-    task = trainer.Task(
+    task = trained_copy.Task(
         step=step,
         process=step.process(base, process_settings(opts), opts.resolution),
         method=method_of(opts, seed),
@@ -446,7 +447,7 @@ def _trainer(
         noise_offset=opts.noise_offset,
         regularisations=preservation_job.regularisations_of(opts),
     )
-    computation = trainer.Computation(
+    computation = trained_copy.Computation(
         accelerator=accelerator,
         team=team,
         dtype=devices.dtype_of(opts.mixed_precision),

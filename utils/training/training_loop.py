@@ -18,7 +18,7 @@ from utils.reports.tracking import NoTracker
 from utils.runtime import parallel
 from utils.runtime.errors import DataError, Stopped, TrainingError
 from utils.runtime.signals import StopSignal
-from utils.training import step_reports, trainer
+from utils.training import step_reports, trained_copy
 from utils.training.previews import preview
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Loop:
         if len(broken):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {int(broken.min())}; what was saved"
-                f" before is kept, nothing after. {trainer.ADVICE}"
+                f" before is kept, nothing after. {trained_copy.ADVICE}"
             )
 
     def _check(self):
