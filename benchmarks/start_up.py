@@ -65,21 +65,21 @@ def measure(folder, args):
     from utils.data import training_data
     from utils.files import whole_files
     from utils.models import loading
-    from utils.training import training_job
+    from utils.training import data_job
 
     tokenizer = loading.load_tokenizer("--model", str(ROOT / "assets" / "tiny-sd"))
     opts = options_of(folder, args.shards)
     marks = [("", time.perf_counter())]
-    data = training_job.checked_data(opts, print)
+    data = data_job.checked_data(opts, print)
     marks.append(("images listed and decoded once, captions read", time.perf_counter()))
-    captioned, duplicated, hooks = training_job.hooks_and_data(opts, data, tokenizer, seed=1)
+    captioned, duplicated, hooks = data_job.hooks_and_data(opts, data, tokenizer, seed=1)
     draws = [
         training_data.Draws(
             captioned.take(part),
             seed=1,
             split=k,
             global_batch=16,
-            views=training_job.views_of(opts),
+            views=data_job.views_of(opts),
             pixels=False,
             choose_caption=hooks.choose_caption,
         )

@@ -115,13 +115,13 @@ def built_loop(model, data, side, batch, args, out, *, kept, rank=None):
     Returns: (the loop, seconds that filling the cache took)."""
     from utils.files import run_folder
     from utils.runtime import launching, parallel
-    from utils.training import training_job, training_loop
+    from utils.training import data_job, training_job, training_loop
 
     run = run_folder.NewRun(out / "run")
     opts = options_of(model, data, side, batch, args, run.path, rank)
     accelerator = launching.accelerator(mixed_precision=opts.mixed_precision)
     processes = parallel.Processes(accelerator)
-    job = training_job.prepare(opts, training_job.checked_data(opts, print), accelerator, opts.seed)
+    job = training_job.prepare(opts, data_job.checked_data(opts, print), accelerator, opts.seed)
     started = time.perf_counter()
     if kept:
         training_job.encode(job, opts, out / "encoded", processes)

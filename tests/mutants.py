@@ -509,7 +509,7 @@ MUTANTS = [
     ),
     Mutant(
         "held-out images are drawn after all",
-        "utils.training.training_job:without_held_out",
+        "utils.training.data_job:without_held_out",
         "data.take(np.setdiff1d(np.arange(len(data.images)), held))",
         "data",
         "tests/training/test_training_job.py::test_images_that_are_held_out_are_never_drawn",

@@ -61,6 +61,8 @@ ALLOWED = {
 # the stages: they and the folder `cli` alone take options, and so may ask what a flag was
 STAGES = {
     "captioning.caption_stage",
+    "training.data_job",
+    "training.model_job",
     "training.preservation_job",
     "training.starting_model",
     "training.training_job",

@@ -8,7 +8,7 @@ import torch
 
 from utils.cli import flags, train_options
 from utils.runtime import launching, parallel
-from utils.training import training_job
+from utils.training import data_job, training_job
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def built(micro_sd, scenes_dir):
             ],
             description="",
         )
-        data = training_job.checked_data(opts, print)
+        data = data_job.checked_data(opts, print)
         return (
             training_job.prepare(opts, data, launching.accelerator(mixed_precision="no"), seed=3),
             opts,

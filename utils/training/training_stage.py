@@ -22,8 +22,10 @@ from utils.runtime import devices, launcher_settings, launching, parallel
 from utils.runtime.errors import UsageError
 from utils.training import (
     copy_checks,
+    data_job,
     encode_ahead,
     memory_needed,
+    model_job,
     optimizers,
     preservation_job,
     run_record,
@@ -89,7 +91,7 @@ def required_model(opts: TrainOptions) -> tuple[str, Configs, list[Size] | None]
     the sizes of buckets or None)."""
     source, name, configs = starting_model.configs_of(opts)
     families.require_resolution(source, name, configs, opts.resolution)
-    sizes = training_job.bucket_sizes(opts, families.multiple_of_sides(name, configs))
+    sizes = data_job.bucket_sizes(opts, families.multiple_of_sides(name, configs))
     given = f"--aspect_ratio_buckets={opts.aspect_ratio_buckets!r}"
     families.require_sides(given, source, name, configs, itertools.chain(*(sizes or [])))
     _require_flags_of_family(opts, source, name, configs)
@@ -100,7 +102,7 @@ def _require_flags_of_family(opts: TrainOptions, source: str, name: str, configs
     """Raise UsageError for a flag that has no meaning for pipelines of class `name`."""
     step = steps.STEPS[name]
     families.require_text_length(source, name, opts.max_sequence_length)
-    step.require_process(training_job.process_settings(opts), source)
+    step.require_process(model_job.process_settings(opts), source)
     step.require_precision(
         opts.mixed_precision,
         source,
@@ -179,14 +181,14 @@ def plan_of(opts: TrainOptions) -> RunPlan:
         changed = flags.changed(opts, record["options"])
         run_record.require_same_options(record, options, changed)
     upload = upload_of(opts, run)
-    training_job.mitigations_of(opts)  # raises when two exclude one another
+    data_job.mitigations_of(opts)  # raises when two exclude one another
     optimizers.require(opts.optimizer_name)
     # beside a plan lines go to stderr, so that stdout holds the plan alone
     to = sys.stderr if opts.dry_run else sys.stdout
     say = functools.partial(print, file=to) if launching.first_process() else lambda line: None
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
-    inputs = training_job.checked_data(opts, say)
+    inputs = data_job.checked_data(opts, say)
     preservation_job.require_trigger(opts, inputs)
     name, configs, sizes = required_model(opts)
     for line in defaults_taken(opts, configs):
@@ -206,7 +208,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
     be written."""
     writes = plan.run.planned(
         ensemble=opts.clients_num > 1 or opts.total_round > 1,
-        control=any(m.loss_rule is not None for m in training_job.mitigations_of(opts)),
+        control=any(m.loss_rule is not None for m in data_job.mitigations_of(opts)),
         holdout=opts.holdout > 0,
         copies=opts.copy_check_steps is not None,
         best=opts.stop_at_copy_share is not None,
@@ -227,7 +229,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
 def require_room(opts: TrainOptions, device: torch.device) -> None:
     """Raise UsageError if the weights that learn cannot fit into the memory of a device; only the
     configuration of the model is read."""
-    if not training_job.method_of(opts).learns_all:
+    if not model_job.method_of(opts).learns_all:
         return
     source, name, configs = starting_model.configs_of(opts)
     memory_needed.require_room(source, memory_needed.parameters(name, configs), device)
