@@ -66,6 +66,7 @@ STAGES = {
     "training.preservation_job",
     "training.starting_model",
     "training.training_job",
+    "training.training_plan",
     "training.training_stage",
     "generation.generation_plan",
     "generation.generation_stage",
