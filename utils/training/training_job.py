@@ -16,6 +16,7 @@ from utils.runtime import parallel
 from utils.runtime.errors import UsageError
 from utils.training import (
     data_job,
+    due,
     encode_ahead,
     ensemble,
     model_job,
@@ -72,7 +73,7 @@ class PreparedRun:
 def loop_settings(opts: TrainOptions) -> training_loop.LoopSettings:
     """What the loop does beside the steps."""
     return training_loop.LoopSettings(
-        every=training_loop.Intervals(
+        every=due.Intervals(
             rows=opts.log_steps,
             previews=opts.save_steps,
             checkpoints=opts.modelsavesteps,

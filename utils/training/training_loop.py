@@ -19,6 +19,7 @@ from utils.runtime import parallel
 from utils.runtime.errors import DataError, Stopped, TrainingError
 from utils.runtime.signals import StopSignal
 from utils.training import step_reports, trained_copy
+from utils.training.due import Due, Intervals, due_at
 from utils.training.previews import preview
 
 if TYPE_CHECKING:
@@ -29,17 +30,6 @@ if TYPE_CHECKING:
     from utils.training.ensemble import Progress
     from utils.training.step_reports import StepReport, Summary
     from utils.training.training_job import PreparedRun
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """How often something is written."""
-
-    rows: int  # optimizer steps between rows of metrics.jsonl
-    previews: int  # optimizer steps between preview grids
-    checkpoints: int  # optimizer steps between checkpoints of a single model
-    ensemble_checkpoints: int  # rounds between checkpoints of an ensemble
-    states: int  # optimizer steps between states to resume from
 
 
 @dataclass(frozen=True)
@@ -61,23 +51,6 @@ class LoopSettings:
     states_kept: int  # the newest states; older ones are deleted
     batch_size: int  # images of a micro-batch of a process
     workers: int  # processes that read images; 0 reads in the training process
-
-
-@dataclass(frozen=True)
-class Due:
-    """What has to be done after a position."""
-
-    log: bool  # append rows to metrics.jsonl
-    show: bool  # write a preview grid
-    checkpoint: int | None  # number of the checkpoint to write: a step, or a round of an ensemble
-    final: bool  # write the final checkpoint
-    state: bool  # save a state to resume from
-    copies: bool = False  # check how much the model copies
-
-    @property
-    def writes(self) -> bool:
-        """Whether something of the model is written."""
-        return self.show or self.state or self.copies or self.checkpoint is not None
 
 
 class Loop:
@@ -247,31 +220,9 @@ class Loop:
         return round_ * self.job.plan.steps + step
 
     def _due(self, at: Progress) -> Due:
-        plan, every = self.job.plan, self.settings.every
-        last = at.position == plan.total
-        turn_over = at.position % plan.steps == 0
-        log = last or at.position % every.rows == 0 or (turn_over and plan.splits > 1)
-        state = last or at.round_over or at.position % every.states == 0
-        ensemble = self.job.is_ensemble
-        copies = self.checks is not None and self.checks.due(at, plan, is_ensemble=ensemble)
-        if ensemble:
-            show, checkpoint = self._shows_round(at, last), self._checkpoint_of_round(at)
-            return Due(log, show, checkpoint, last, state, copies)
-        show = last or at.position % every.previews == 0
-        checkpoint = at.position if at.position % every.checkpoints == 0 else None
-        return Due(log, show, checkpoint, last, state, copies)
-
-    def _shows_round(self, at, last):
-        """Whether a step of a preview grid was passed in the round that is over."""
-        if not at.round_over:
-            return False
-        steps, every = self.job.plan.steps, self.settings.every.previews
-        step = at.round * steps
-        return last or step // every > (step - steps) // every
-
-    def _checkpoint_of_round(self, at):
-        saves = at.round_over and at.round % self.settings.every.ensemble_checkpoints == 0
-        return at.round if saves else None
+        plan, is_ensemble = self.job.plan, self.job.is_ensemble
+        copies = self.checks is not None and self.checks.due(at, plan, is_ensemble=is_ensemble)
+        return due_at(at, plan, self.settings.every, is_ensemble=is_ensemble, copies=copies)
 
     def _after(self, at):
         due = self._due(at)
