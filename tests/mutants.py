@@ -26,6 +26,13 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "adapters of text encoders are not averaged over processes",
+        "utils.training.denoiser:Denoiser.__init__",
+        "self.encoders = None if encoders is None else torch.nn.ModuleDict(encoders)",
+        "self.encoders = encoders",
+        "tests/test_two_processes.py::test_adapters_of_two_processes_are_those_of_one_of_twice_the_batch",
+    ),
+    Mutant(
         "a check guides every family as Stable Diffusion",
         "utils.watch.watch_stage:_guidance",
         "return scale",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import ModuleType
 
 from tests.mutation import Mutant, MutantError, mutated_source
 
@@ -43,6 +44,8 @@ def _in_child(folder: Path, arguments: list[str], log: Path, root: Path) -> None
     sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() not in ours)]
     for name in [n for n in sys.modules if n.split(".")[0] == "tests"]:
         del sys.modules[name]  # the copy has a package of that name
+    # processes of the tests would run the main module again, which imports from the checkout
+    sys.modules["__main__"] = ModuleType("__main__")
     with open(log, "w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)

@@ -189,6 +189,28 @@ def test_in_half_precision_the_model_is_loaded_once_and_adapters_stay_float32(tr
     assert list(record["base"]["fingerprints"]["unet"]) == ["bfloat16"]
 
 
+def test_compiled_adapters_learn_what_others_learn(train, monkeypatch):
+    """With the tracer of torch.compile and without its code generator, which takes minutes; dropout
+    is drawn, and adapters are off for predictions of the base model."""
+    compiled, own = [], torch.nn.Module.compile
+
+    def traced(network):
+        compiled.append(type(network).__name__)
+        own(network, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    flags = (
+        *("--lora_rank", 2, "--lora_dropout", 0.3),
+        *("--trigger_word", "circle", "--trigger_class", "shape"),
+    )
+    plain = train(*flags, max_train_steps=2)
+    assert compiled == []
+    other = train(*flags, "--compile", max_train_steps=2)
+    assert compiled == ["Denoiser"]
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(other)[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 def test_the_default_learning_rate_of_full_weights_is_said(train):
     train("--lora_rank", 2, "--dry_run", learning_rate=None)
     assert "--learning_rate=5e-06, the default, is meant for full weights" in train.noticed
@@ -219,7 +241,14 @@ REFUSED = {
         ("--train_text_encoder", "--text_encoder_lr", 1e-5, "--optimizer", "prodigy"),
         "--optimizer prodigy finds one learning rate",
     ),
-    "layers": (("--lora_rank", 4, "--lora_layers", "to_x"), "--lora_layers='to_x': the UNet2D"),
+    "layers": (
+        ("--lora_rank", 4, "--lora_layers", "to_q,to_x", "--dry_run"),  # which loads no model
+        "--lora_layers='to_x': the UNet2D",
+    ),
+    "no layers": (
+        ("--lora_rank", 4, "--lora_layers", ","),
+        "--lora_layers=',' is not accepted; use names separated by commas",
+    ),
 }
 
 

@@ -157,6 +157,7 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 TEXT = Kind(_not_empty, "a text that is not empty", "TEXT")
 NAMES = Kind(_names, "names separated by commas", "NAME,NAME,...")
+LISTED = Kind(lambda text: text if _names(text) else None, NAMES.accepted, NAMES.metavar)
 NAME = Kind(_name, f"a text of at most {MOST_LETTERS} bytes that is not empty", "TEXT")
 PATH = Kind(_path, "a path that is not empty", "PATH")
 ANY_TEXT = Kind(str, "a text", "TEXT")  # the empty text too

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from utils.cli import flags
 from utils.cli.base_model_options import BaseModelOptions
 from utils.cli.flags import flag, switch
-from utils.cli.kinds import count, real
+from utils.cli.kinds import LISTED, count, real
 from utils.runtime.errors import UsageError
 
 LORA = "LoRA"  # title of --help
@@ -32,6 +32,7 @@ class LoraOptions(BaseModelOptions):
     )
     lora_layers: str | None = flag(
         None,
+        kind=LISTED,
         group=LORA,
         help=(
             "layers of the denoiser that are adapted, by the ends of their names:"

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 BYTES = 16
 
 
+def denoiser(name: str, configs: Configs) -> torch.nn.Module:
+    """The denoiser of a pipeline of class `name`, on the device "meta": no weight is loaded."""
+    network = networks.network_classes(configs.index)[families.FAMILIES[name].denoiser]
+    with torch.device("meta"):
+        return network.from_config(configs.denoiser)
+
+
 def parameters(name: str, configs: Configs) -> int:
     """Weights of the denoiser of a pipeline of class `name`; none of them is loaded."""
-    denoiser = networks.network_classes(configs.index)[families.FAMILIES[name].denoiser]
-    with torch.device("meta"):
-        network = denoiser.from_config(configs.denoiser)
-    return sum(each.numel() for each in network.parameters())
+    return sum(each.numel() for each in denoiser(name, configs).parameters())
 
 
 def require_room(source: str, count: int, device: torch.device) -> None:

@@ -17,6 +17,7 @@ from utils.training import (
     trained_copy,
     trainer,
 )
+from utils.training.methods import lora
 from utils.training.methods.full_weights import FullWeights
 from utils.training.methods.lora import Adapting, Lora
 from utils.training.process.base import ProcessSettings
@@ -57,8 +58,7 @@ def method_of(opts: TrainOptions, seed: int = 0) -> Method:
         dora=opts.use_dora,
         freeze_down=opts.lora_freeze_a,
     )
-    layers = opts.lora_layers and tuple(name.strip() for name in opts.lora_layers.split(","))
-    adapting = Adapting(shape, seed, layers or None, opts.output_kohya_format)
+    adapting = Adapting(shape, seed, lora.layers_of(opts.lora_layers), opts.output_kohya_format)
     files = {
         name: value
         for name, value in vars(starting_model.choice_of(opts)).items()

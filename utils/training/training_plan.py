@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import flags, unused_flags
 from utils.data import buckets
 from utils.files import hub, resume_states, run_folder
-from utils.models import families
+from utils.models import adapters, families
 from utils.runtime import launcher_settings, launching
 from utils.runtime.errors import UsageError
 from utils.training import (
     data_job,
+    memory_needed,
     model_job,
     optimizers,
     preservation_job,
@@ -25,6 +26,7 @@ from utils.training import (
     starting_model,
     steps,
 )
+from utils.training.methods import lora
 
 if TYPE_CHECKING:
     from utils.cli.train_options import TrainOptions
@@ -92,11 +94,22 @@ def _require_flags_of_family(opts: TrainOptions, source: str, name: str, configs
         parts=[part for part, entry in configs.index.items() if entry != [None, None]],
         learns_text=opts.train_text_encoder,
     )
+    _require_adapted(opts, name, configs)
     if opts.guidance_scale is not None and not configs.denoiser.get("guidance_embeds"):
         raise UsageError(
             f"--guidance_scale={opts.guidance_scale:g} has no effect: the network of {source!r}"
             " takes no scale while it is trained; leave the flag out"
         )
+
+
+def _require_adapted(opts: TrainOptions, name: str, configs: Configs) -> None:
+    """Raise UsageError for layers that the denoiser does not have, and for names of kohya's trainer
+    that pipelines of class `name` have none of."""
+    if opts.output_kohya_format:
+        adapters.require_kohya(lora.KOHYA, name, [families.FAMILIES[name].denoiser])
+    layers = lora.layers_of(opts.lora_layers)
+    if layers is not None:
+        adapters.require_layers(lora.LAYERS, memory_needed.denoiser(name, configs), layers)
 
 
 def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 LAYERS, KOHYA = "--lora_layers", "--output_kohya_format"
 
 
+def layers_of(text: str | None) -> tuple[str, ...] | None:
+    """The names that --lora_layers lists; None without the flag."""
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 @dataclass(frozen=True)
 class Adapting:
     """How a run adapts its model."""
