@@ -1047,6 +1047,20 @@ MUTANTS = [
         "tests/models/test_ddpm.py::test_an_image_depends_on_its_own_seed_alone",
     ),
     Mutant(
+        "an ensemble shows no preview of a step within a round",
+        "utils.training.due:_shows_round",
+        "last or step // every.previews > (step - plan.steps) // every.previews",
+        "last or step % every.previews == 0",
+        "tests/training/test_due.py::test_an_ensemble_is_written_when_a_round_is_over",
+    ),
+    Mutant(
+        "records forget the order of the first version",
+        "utils.cli.flags:as_dict",
+        "(*opts.recorded_first, *values)",
+        "values",
+        "tests/cli/test_options.py::test_records_keep_the_keys_and_the_order_of_the_first_version",
+    ),
+    Mutant(
         "a dropped class is trained as the first class",
         "utils.training.steps.ddpm:_labels",
         "named | {'': classes.null}",
