@@ -35,12 +35,13 @@ def pictures(tmp_path_factory):
     return found
 
 
-def read(pictures, held_out, said):
+def read(pictures, held_out, said, innocent_dir=None):
     return Reference(
         pictures["train"],
         pictures["held"].take(range(held_out)),
         descriptor=build_pixel(Wanted(device=CPU, dtype=torch.float32)),
         name="pixel",
+        innocent_dir=innocent_dir,
         seed=0,
         processes=parallel.Processes(parallel.Alone(CPU)),
         say=said.append,
@@ -58,8 +59,8 @@ def test_mirrored_copies_count_by_the_threshold_of_pictures_held_out(calibrated)
     made, said = calibrated
     assert said == [
         "innocents: 20 pictures that training held out",
-        "20 innocent pictures can vouch for a rate of 15 %, not of 1 % (rule of three): hold more"
-        " out.",
+        "20 innocent pictures can vouch for a rate of 15 %, not of 1 % (rule of three): give more"
+        " with --innocent_dir, or hold more out.",
     ]
     images = [smooth(2), ImageOps.mirror(smooth(4)), smooth(500), smooth(501)]
     judged = made.judge(images, ["a", "b", "c", "d"])
@@ -76,6 +77,14 @@ def test_mirrored_copies_count_by_the_threshold_of_pictures_held_out(calibrated)
     assert row["sim_95pc"] == pytest.approx(np.percentile(best, 95), abs=1e-6)
 
 
+def test_pictures_of_a_folder_set_the_threshold_when_too_few_are_held_out(pictures):
+    made = read(pictures, 2, said := [], innocent_dir=str(pictures["held"].root))
+    assert said[0] == "innocents: 20 pictures of --innocent_dir"
+    judged = made.judge([ImageOps.mirror(smooth(4)), smooth(500)], ["a", "b"])
+    assert judged.copies.tolist() == [True, False]
+    assert judged.numbers["threshold_of"] == "aligned"
+
+
 def test_images_of_one_prompt_are_each_a_cluster(calibrated):
     made, _ = calibrated
     images = [smooth(0), smooth(1), smooth(600), smooth(601)]
@@ -89,7 +98,8 @@ def test_without_enough_pictures_held_out_the_fixed_threshold_decides_and_is_sai
     assert said[0].startswith("19 innocents are too few to set a threshold")
     assert said[1] == (
         "copies are counted by the descriptor's fixed threshold 0.95, which mirrored or cropped"
-        " copies fall below; a --holdout of at least 20 pictures sets one that fits these pictures"
+        " copies fall below; a --holdout of at least 20 pictures, or --innocent_dir with as many"
+        " that are like these and not trained on, sets one that fits"
     )
     judged = made.judge([smooth(3), ImageOps.mirror(smooth(4)), smooth(500)], list("abc"))
     assert judged.copies.tolist() == [True, False, False]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from utils.cli.flags import Options, flag
-from utils.cli.kinds import MOST_PROMPTS, count, one_of, real
-from utils.runtime.errors import UsageError
+from utils.cli.kinds import MOST_PROMPTS, PATH, count, one_of, real
+from utils.runtime.errors import UsageError, require_dir
 
 COPY_CHECK_STEPS = 500  # benchmarks/copy_check.py measures what checks cost at this distance
 
@@ -49,6 +49,16 @@ class CopyCheckOptions(Options):
         help="guidance scale of the images of a check; 1 or less turns guidance off",
         unset="that of the previews: 7.5 for Stable Diffusion 1, 2 and XL, else the pipeline's",
     )
+    innocent_dir: str | None = flag(
+        None,
+        kind=PATH,
+        group=COPY_CHECKS,
+        help=(
+            "folder of pictures like the training images that are not among them: checks learn from"
+            " them how alike pictures are that nobody copied"
+        ),
+        unset="the images of --holdout",
+    )
     stop_at_copy_share: float | None = flag(
         None,
         kind=real(above=0, below=1),
@@ -62,6 +72,13 @@ class CopyCheckOptions(Options):
     )
 
     def _check_copy_checks(self) -> None:
+        if self.innocent_dir is not None:
+            require_dir("--innocent_dir", self.innocent_dir)
+            if self.copy_check_steps is None:
+                raise UsageError(
+                    f"--innocent_dir={self.innocent_dir!r} is for checks of copies; give"
+                    " --copy_check_steps too"
+                )
         if self.stop_at_copy_share is not None and self.copy_check_steps is None:
             raise UsageError(
                 f"--stop_at_copy_share={self.stop_at_copy_share!r} is a limit of what checks of"

@@ -57,9 +57,7 @@ def listed_innocents(
     pictures, or of images that a fine-tuned run made. Returns: None where training images must
     stand in, see `training_innocents`."""
     if innocent_dir:
-        listed = image_sets.list_images("--innocent_dir", innocent_dir, measured=True)
-        image_sets.say_left_out("--innocent_dir", listed, say)
-        return _chosen(_without_copies(listed, sets.training, say), "innocent_dir", seed, say)
+        return innocents_of_folder(innocent_dir, sets.training, seed=seed, say=say)
     # both folders are checked, also where the first is enough
     base = base_images(base_dir) if base_dir else None
     for source, images in (("holdout", sets.held_out), ("base_dir", base)):
@@ -67,6 +65,16 @@ def listed_innocents(
         if enough:
             return enough
     return None
+
+
+def innocents_of_folder(
+    folder: str, training: ImageSet | Index, *, seed: int, say: Say
+) -> InnocentSet:
+    """The pictures of --innocent_dir, whatever it holds, without copies of training images. seed,
+    say: as in `listed_innocents`. UsageError for a folder without pictures."""
+    listed = image_sets.list_images("--innocent_dir", folder, measured=True)
+    image_sets.say_left_out("--innocent_dir", listed, say)
+    return _chosen(_without_copies(listed, training, say), "innocent_dir", seed, say)
 
 
 def enough_innocents(

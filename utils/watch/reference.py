@@ -1,5 +1,5 @@
 """The pictures that a check of copies compares with: training pictures, read once for a run, and
-the threshold that pictures held out give."""
+the threshold that pictures which nobody copied give."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ class Judged:
 
 
 class Reference:
-    """Training pictures and a threshold. Where enough pictures were held out, images are aligned,
-    and the pictures held out set the threshold; else the descriptor's fixed threshold decides."""
+    """Training pictures and a threshold. Where enough pictures are known that nobody copied (of
+    --innocent_dir, or held out), images are aligned, and those pictures set the threshold; else the
+    descriptor's fixed threshold decides."""
 
     def __init__(
         self,
@@ -54,18 +55,22 @@ class Reference:
         *,
         descriptor: Extractor,
         name: str,
+        innocent_dir: str | None,
         seed: int,
         processes: Processes,
         say: Say,
     ) -> None:
-        """Read all pictures; an unreadable one is left out. name: of the descriptor; seed: of
-        intervals, and of the choice of innocents; processes: this one alone; say: prints a line."""
+        """Read all pictures; an unreadable one is left out. name: of the descriptor; innocent_dir:
+        folder of pictures that nobody copied, instead of those held out; seed: of intervals, and of
+        the choice of innocents; processes: this one alone; say: prints a line."""
         self.descriptor, self.seed = descriptor, seed
         self.processes = processes
         self.reading = ReaderSettings(batch_size=64, num_workers=0, processes=processes, cache=None)
         self.how = _how(name)
         listed = None
-        if len(held_out):
+        if innocent_dir:
+            listed = innocents.innocents_of_folder(innocent_dir, training, seed=seed, say=say)
+        elif len(held_out):
             listed = innocents.enough_innocents(held_out, training, "holdout", seed=seed, say=say)
         self.networks = Networks({"descriptor": descriptor})
         if listed is not None:  # else nothing is aligned
@@ -84,7 +89,7 @@ class Reference:
     def _calibrated(
         self, listed: InnocentSet | None, say: Say
     ) -> tuple[Verdict | None, Innocents | None]:
-        """The threshold that pictures held out give; None twice where they are too few."""
+        """The threshold that the innocents give; None twice where they are too few."""
         made, scores = None, None
         if listed is not None:
             found = measuring.score_innocents(
@@ -103,12 +108,12 @@ class Reference:
             say(
                 "copies are counted by the descriptor's fixed threshold"
                 f" {self.descriptor.copy_threshold}, which mirrored or cropped copies fall below;"
-                f" a --holdout of at least {verdict.LEAST_INNOCENTS} pictures sets one that fits"
-                " these pictures"
+                f" a --holdout of at least {verdict.LEAST_INNOCENTS} pictures, or --innocent_dir"
+                " with as many that are like these and not trained on, sets one that fits"
             )
             return None, None
         if line := verdict.tellable_sentence(made):
-            say(line.removesuffix(": give more with --innocent_dir.") + ": hold more out.")
+            say(line.removesuffix(".") + ", or hold more out.")
         return made, scores
 
     # Judging --------------------------------------------------------------------------------------

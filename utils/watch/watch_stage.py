@@ -42,6 +42,7 @@ def watch_of(opts: TrainOptions, job: PreparedRun, processes: Processes) -> Copy
             job.aside,
             descriptor=descriptor,
             name=opts.copy_check_descriptor,
+            innocent_dir=opts.innocent_dir,
             seed=opts.generation_seed,
             processes=alone,
             say=processes.say,
