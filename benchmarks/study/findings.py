@@ -16,6 +16,7 @@ from benchmarks.study.experiments import RANKS, along
 from utils.runtime.seeding import numpy_rng
 
 COPIED = 0.95
+FEWEST_SEEDS = 3  # that can decide a claim of which a seed is one number
 ROUNDS = 2000
 LEVEL = 0.05
 NO_WORSE = 0.05  # a Frechet distance at most 5 % above the other one counts as no worse
@@ -62,7 +63,8 @@ class AtEqualDistance:
     Each side names the arms of one training along its steps. Where `less` has a distance that lies
     between the least and the most of `more`, the share of copies of `more` at that distance is
     interpolated between its arms, linearly; the mean of the differences is a number a seed. The
-    claim holds if it is above 0 with every seed, and fails if it is below 0 with every seed."""
+    claim holds if it is above 0 with every seed, and fails if it is below 0 with every seed; of
+    fewer than three seeds it is unclear."""
 
     more: tuple
     less: tuple
@@ -380,7 +382,8 @@ def _hold_at_equal_distance(claim, rows_of):
         )
     low, high = min(effects), max(effects)
     word = UNCLEAR
-    if not np.isnan(effects).any():  # else a seed has no distance in common
+    # where it is nan, a seed has no distance in common
+    if len(effects) >= FEWEST_SEEDS and not np.isnan(effects).any():
         word = HOLDS if low > 0 else FAILS if high < 0 else UNCLEAR
     return Result(claim, float(np.mean(effects)), low, high, None, None, None, None, word)
 

@@ -142,9 +142,10 @@ def test_copying_is_compared_where_both_are_as_far_from_other_scenes():
             for i, (fd, n) in enumerate(points)
         ]
 
-    def held(less, *, other=None):
-        rows = [each for seed in (1, 2) for each in arms("full", seed, (200, 2), (240, 0))]
-        rows += [*arms("low", 1, *less), *arms("low", 2, *(other or less))]
+    def held(less, *, other=None, seeds=(1, 2, 3)):
+        rows = [each for seed in seeds for each in arms("full", seed, (200, 2), (240, 0))]
+        for seed in seeds:
+            rows += arms("low", seed, *(other if other and seed == 2 else less))
         claim = AtEqualDistance(("full0", "full1"), ("low0", "low1"))
         (result,) = findings.hold(Finding("", (claim,)), rows)
         return result
@@ -155,6 +156,7 @@ def test_copying_is_compared_where_both_are_as_far_from_other_scenes():
     assert held([(220, 2), (210, 2)]).word == FAILS  # 1/4 and 3/8 against a half
     assert held([(220, 0), (210, 0)], other=[(220, 4), (210, 4)]).word == UNCLEAR
     assert held([(190, 0), (195, 0)]).word == UNCLEAR  # no distance in common
+    assert held([(220, 0)] * 2, seeds=(1, 2)).word == UNCLEAR  # too few seeds
 
 
 def test_a_finding_holds_if_all_that_decides_holds_and_fails_if_one_fails():
