@@ -23,7 +23,7 @@ quickstart: $(STAMP) ## fine-tune, generate, measure and compare on the model of
 study: $(STAMP) ## repeat the experiments of the papers; runs only what docs/study.csv lacks (2 hours for all)
 	$(RUN) benchmarks/replication_study.py $(ARGS)
 
-test: $(STAMP) ## run the tests (8 minutes on 2 cores)
+test: $(STAMP) ## run the tests (16 minutes on 2 cores)
 	$(RUN) -m pytest $(ARGS)
 
 test-other-processor: $(STAMP) ## run the tests that compute as another processor would (7 minutes)
