@@ -106,13 +106,14 @@ INFERENCE_TIME = {
     "GNI": {n: ("--rand_noise_lam", n) for n in ("0.1", "0.3", "0.6")},
 }
 
-# Low-rank adaptation of the U-Net with alpha = rank. Pilots, of ranks 1 to 64 on one seed and of rank
-# 16 on scenes of seed 100: adapters of the attention alone, the default, learn next to nothing of
-# tiny-sd, whose weights are mostly convolutions. At 3e-3 no rank copied anything or came nearer to
-# other scenes, rank 64 diverged, as rank 16 did at 1e-2; at 1e-3 the loss of training images at fixed
-# noise was 0.0415 after 560 steps. With the layers below it was 0.0376 after 373, and still fell.
-# Each rank is compared with full weights where both are as far from other scenes, so that a rank
-# which merely learns more slowly is not taken for one that copies less.
+# Low-rank adaptation of the U-Net with alpha = rank. Pilots, of ranks 1 to 64 on one seed and of
+# rank 16 on scenes of seed 100: adapters of the attention alone, the default, learn next to
+# nothing of tiny-sd, whose weights are mostly convolutions. At 3e-3 no rank copied anything or
+# came nearer to other scenes, rank 64 diverged, as rank 16 did at 1e-2; at 1e-3 the loss of
+# training images at fixed noise was 0.0415 after 560 steps. With the layers below it was 0.0376
+# after 373, and still fell. Each rank is compared with full weights where both are as far from
+# other scenes, so that a rank which merely learns more slowly is not taken for one that copies
+# less.
 LAYERS = "to_q,to_k,to_v,to_out.0,conv1,conv2,proj_in,proj_out,ff.net.0.proj,ff.net.2"
 RANKS = (1, 4, 16, 64)
 LORA = ("--learning_rate", "1e-3", "--lora_layers", LAYERS, "--lora_rank")
