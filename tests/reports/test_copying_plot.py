@@ -22,7 +22,7 @@ def drawn(monkeypatch, tmp_path):
 
 
 def row(step, share, **more):
-    ends = {"copy_share_lo": share / 2, "copy_share_hi": share + 0.1}
+    ends = {"copy_share_lo": share / 2, "copy_share_hi": share + 0.05}
     return {"step": step, "copy_share": share, **ends, "sim_95pc": 0.7, **more}
 
 
@@ -35,7 +35,7 @@ def test_share_similarity_and_both_losses_stand_over_the_steps(drawn):
     assert share.lines[0].get_xydata().tolist() == [[100, 20], [200, 40]]
     (intervals,) = [c for c in share.collections if hasattr(c, "get_segments")]
     ends = [segment.ravel().tolist() for segment in intervals.get_segments()]
-    assert ends == [pytest.approx([100, 10, 100, 30]), pytest.approx([200, 20, 200, 50])]
+    assert ends == [pytest.approx([100, 10, 100, 25]), pytest.approx([200, 20, 200, 45])]
     assert [t.get_text() for t in share.texts] == ["stops above 5 %"]
     assert similarity.lines[0].get_ydata().tolist() == [0.7, 0.7]
     assert [line.get_ydata().tolist() for line in loss.lines] == [[0.5, 0.2], [0.5, 0.6]]
@@ -44,6 +44,9 @@ def test_share_similarity_and_both_losses_stand_over_the_steps(drawn):
 
 
 def test_without_pictures_held_out_and_limit_there_is_one_loss_and_no_line(drawn):
-    share, _, loss = drawn([row(100, 0.0, loss_training=0.5)], None)
+    share, similarity, loss = drawn([row(100, 0.0, loss_training=0.5)], None)
+    assert similarity.get_ylim() == (0, 1)
+    assert loss.get_ylim()[0] == 0
     assert not share.texts
+    assert share.get_ylim() == (0, copying_plot.LEAST_TOP)  # the interval ends at 5 %
     assert len(loss.lines) == 1

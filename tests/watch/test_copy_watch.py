@@ -5,6 +5,7 @@ the first one found to be generated at a check: at a rate of nearly 0 each image
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.watch.test_reference import smooth
 from utils.cli import flags
 from utils.cli.train_options import TrainOptions
 from utils.generation import prompts
+from utils.generation.sampling import Prompt
 from utils.reports import copies_sheet
 from utils.reports.galleries import FRAME
 from utils.runtime.errors import UsageError
@@ -182,8 +184,25 @@ def test_dry_run_lists_what_checks_write(script, place, micro_sd, tmp_path):
     assert plan["options"]["copy_check_steps"] == 500  # of the flag without a number
     names = {str(tmp_path / "r" / name) for name in ("copying.png", "checkpoint_best/")}
     assert names | {str(tmp_path / "r/generations/<step>_copies.png")} <= set(plan["writes"])
-    without = script("diff_train", *words(micro_sd, place / "data", tmp_path / "r", "--dry_run"))
+    more = ("--resume_from_checkpoint", "latest", "--dry_run")
+    without = script("diff_train", *words(micro_sd, place / "data", tmp_path / "r", *more))
     assert "copying.png" not in without
+    assert "has no state yet; the run starts at its first step" in script.noticed
+
+
+def test_fewer_captions_than_a_check_asks_for_are_said(monkeypatch):
+    said = []
+    images = watch_stage.Images(
+        [Prompt("a"), Prompt("b")], seed=0, side=16, guidance=1, batch_size=1
+    )
+    monkeypatch.setattr(watch_stage, "_images", lambda opts, job: images)
+    monkeypatch.setattr(watch_stage, "_descriptor", lambda name, device: None)
+    job = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
+    for asked in (2, 3):
+        opts = SimpleNamespace(copy_check_prompts=asked, copy_check_descriptor="pixel")
+        watch_stage.watch_of(opts, job, SimpleNamespace(say=said.append))
+    (line,) = said
+    assert "--copy_check_prompts=3: there are 2 training captions" in line
 
 
 def test_duplicated_pictures_and_others_are_drawn_by_turns(monkeypatch):

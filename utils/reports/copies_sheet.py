@@ -1,5 +1,8 @@
 """The sheet of a check of copies: every generated image, a copy in a frame with the training
-picture beside it."""
+picture beside it.
+
+An image has the same place on every sheet of a run, so that two checks can be compared. The place
+beside an image that is no copy stays empty for that."""
 
 from __future__ import annotations
 

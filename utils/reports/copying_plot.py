@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 10.0, 2.9  # of the three panels, in inches
+LEAST_TOP = 10  # of the axis of copies, in per cent
 # key of a row -> its name beside the curve
 LOSSES = {"loss_training": "training pictures", "loss_holdout": "pictures held out"}
 
@@ -25,10 +26,13 @@ def copying(path: Path, checks: Sequence[Mapping[str, Any]], *, limit: float | N
     steps = [row["step"] for row in checks]
     _draw_share(axes[0], steps, checks, limit)
     axes[1].plot(steps, [row["sim_95pc"] for row in checks], marker="o", clip_on=False)
+    # whole scales: a run in which nothing happens is drawn as a flat line
+    axes[1].set_ylim(min(0, *(row["sim_95pc"] for row in checks)), 1)
     axes[1].set_title("similarity, 95th percentile")
     for key, name in LOSSES.items():
         if all(key in row for row in checks):
             axes[2].plot(steps, [row[key] for row in checks], marker="o", label=name)
+    axes[2].set_ylim(bottom=0)
     axes[2].set_title("loss at fixed noise")
     axes[2].legend(fontsize="small")
     for each in axes:
@@ -57,5 +61,5 @@ def _draw_share(
             color=VERMILION,
             fontsize="small",
         )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(LEAST_TOP, axes.get_ylim()[1]))
     axes.set_title("copies, %")

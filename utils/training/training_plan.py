@@ -155,6 +155,11 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     say = functools.partial(print, file=to) if launching.first_process() else lambda line: None
     for line in (*launcher_settings.notes(flags.launched(opts)), *unused_flags.lines(opts)):
         say(line)
+    if opts.resume_from_checkpoint and state is None:
+        say(
+            f"--resume_from_checkpoint={opts.resume_from_checkpoint}: {opts.output_dir!r} has no"
+            " state yet; the run starts at its first step"
+        )
     inputs = data_job.checked_data(opts, say)
     preservation_job.require_trigger(opts, inputs)
     name, configs, sizes = required_model(opts)

@@ -33,6 +33,12 @@ def watch_of(opts: TrainOptions, job: PreparedRun, processes: Processes) -> Copy
     """What checks a run for copies, in the main process alone. UsageError where weights of the
     descriptor are missing."""
     device = job.model.device
+    images = _images(opts, job)
+    if len(images.prompts) < opts.copy_check_prompts:
+        processes.say(
+            f"--copy_check_prompts={opts.copy_check_prompts}: there are {len(images.prompts)}"
+            " training captions, and a check takes an image of each"
+        )
     descriptor = _descriptor(opts.copy_check_descriptor, device)
     alone = parallel.Processes(parallel.Alone(device))
 
@@ -48,7 +54,7 @@ def watch_of(opts: TrainOptions, job: PreparedRun, processes: Processes) -> Copy
             say=processes.say,
         )
 
-    return CopyWatch(_images(opts, job), reference, lambda: _pictures(opts, job))
+    return CopyWatch(images, reference, lambda: _pictures(opts, job))
 
 
 def _descriptor(name: str, device: torch.device) -> Extractor:
