@@ -26,6 +26,13 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a model that a configuration of accelerate divides is whole in every process",
+        "utils.runtime.launcher_settings:notes",
+        "require_possible()",
+        "pass",
+        "tests/runtime/test_launcher_settings.py::test_what_a_configuration_file_says_and_is_not_done_is_refused_by_name[FSDP2]",
+    ),
+    Mutant(
         "adapters of text encoders are not averaged over processes",
         "utils.training.denoiser:Denoiser.__init__",
         "self.encoders = None if encoders is None else torch.nn.ModuleDict(encoders)",

@@ -33,19 +33,21 @@ DEFAULT_ADDRESS = "tcp://127.0.0.1:29500"  # torchrun's
 def accelerator(*, mixed_precision: str, backend: str | None = None) -> Accelerator:
     """The Accelerator of a script, in each of its processes.
 
-    UsageError if the launcher announced more processes than take part.
+    UsageError if the launcher announced more processes than take part, or asks for what this
+    toolkit does not do.
     mixed_precision: "no", "fp16" or "bf16";
     backend: of torch.distributed; by default nccl on GPUs and gloo on CPUs."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
+    launcher_settings.require_possible()
     # DataLoader workers are forked after the tokenizer was used, which its threads do not survive
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # accelerate keeps the precision of the first Accelerator of a process, but a process may run
     # several scripts one after the other
     AcceleratorState._reset_state()
     patience = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": backend} if backend else {}))
-    with launcher_settings.without_switches():
+    with launcher_settings.without_counts():
         created = Accelerator(
             # without it, processes that torchrun starts on a machine without GPUs do not connect
             cpu=not torch.cuda.is_available(),
