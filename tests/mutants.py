@@ -26,6 +26,20 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "a weight of few bits is kept whole for the backward pass",
+        "utils.models.quantized:QuantizedLinear.forward",
+        "_Product.apply(x.to(self.form[2]), self.bias, self.codes, self.largest, *self.form)",
+        "functional.linear(x.to(self.form[2]), self.weight, self.bias)",
+        "tests/models/test_quantized.py::test_no_restored_weight_waits_for_the_backward_pass",
+    ),
+    Mutant(
+        "the two weights of a byte change places",
+        "utils.models.quantized:_to_nf4",
+        "first << 4 | second",
+        "second << 4 | first",
+        "tests/models/test_quantized.py::test_values_are_the_nearest_ones_of_their_block",
+    ),
+    Mutant(
         "a model that a configuration of accelerate divides is whole in every process",
         "utils.runtime.launcher_settings:notes",
         "require_possible()",

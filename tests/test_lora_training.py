@@ -148,14 +148,22 @@ def test_the_card_of_a_run_compares_base_and_adapter(lora_run, micro_sd):
     assert other.words[2:] == ("--pretrained_model_name_or_path", "owner/other")
 
 
-def test_a_run_resumes_to_the_bit_with_dropout_control_and_mitigations(train):
+def test_a_run_resumes_to_the_bit_with_dropout_control_and_mitigations(
+    train, refused, micro_sd, scenes_dir
+):
     flags = (
         "--lora_rank", 2, "--lora_dropout", 0.3, "--use_dora", "--use_ema", "--mem_ratio", 1.1,
         "--rand_noise_lam", 0.1, "--trainspecial", "allcaps", "--duplication", "dup_both",
+        "--quantize_base", "nf4",
     )  # fmt: skip
     whole = train(*flags)
     part = train(*flags, max_train_steps=2)
-    train(*flags, "--resume_from_checkpoint", "latest", output_dir=part)
+    resumed = ("--resume_from_checkpoint", "latest")
+    other = words(micro_sd, scenes_dir, part)
+    assert "--quantize_base='int8': the run in --output_dir was made with 'nf4'" in refused(
+        "diff_train", *other, *flags[:-1], "int8", *resumed
+    )
+    train(*flags, *resumed, output_dir=part)
     assert weights(part)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(part)[name]), name
@@ -189,7 +197,7 @@ def test_in_half_precision_the_model_is_loaded_once_and_adapters_stay_float32(tr
     assert list(record["base"]["fingerprints"]["unet"]) == ["bfloat16"]
 
 
-def test_compiled_adapters_learn_what_others_learn(train, monkeypatch):
+def test_compiled_adapters_on_few_bits_learn_what_others_learn(train, monkeypatch):
     """With the tracer of torch.compile and without its code generator, which takes minutes; dropout
     is drawn, and adapters are off for predictions of the base model."""
     compiled, own = [], torch.nn.Module.compile
@@ -200,7 +208,7 @@ def test_compiled_adapters_learn_what_others_learn(train, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     flags = (
-        *("--lora_rank", 2, "--lora_dropout", 0.3),
+        *("--lora_rank", 2, "--lora_dropout", 0.3, "--quantize_base", "int8"),
         *("--trigger_word", "circle", "--trigger_class", "shape"),
     )
     plain = train(*flags, max_train_steps=2)
@@ -220,6 +228,10 @@ def test_the_default_learning_rate_of_full_weights_is_said(train):
 
 REFUSED = {
     "alpha without rank": (("--lora_alpha", 8), "--lora_alpha=8.0 is a setting of LoRA; give --lo"),
+    "a format without rank": (
+        ("--quantize_base", "nf4"),
+        "--quantize_base='nf4' is a setting of LoRA; give --lora_rank too",
+    ),
     "DoRA without rank": (("--use_dora",), "--use_dora=True is a setting of LoRA"),
     "a random base": (
         ("--lora_rank", 4, "--unet_from_scratch", "yes"),
@@ -261,14 +273,17 @@ def test_what_does_not_go_together_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["SDXL", "SD 3", "Flux"])
-def test_other_families_train_in_bfloat16_and_diffusers_reads_every_tensor(train, tmp_path, name):
-    """The autoencoder of SDXL and SD 3 stays float32; previews are made all the same."""
+@pytest.mark.parametrize(("name", "kept"), [("SDXL", "none"), ("SD 3", "int8"), ("Flux", "nf4")])
+def test_other_families_train_in_bfloat16_and_diffusers_reads_every_tensor(
+    train, tmp_path, name, kept
+):
+    """The autoencoder of SDXL and SD 3 stays float32; previews are made all the same; an adapter
+    of a base in few bits is one of the base."""
     pipelines.miniature(name).save_pretrained(tmp_path / "base")
     length = () if name == "SDXL" else ("--max_sequence_length", 8)
     folder = train(
         "--lora_rank", 2, "--lora_alpha", 4, "--train_text_encoder", "--mixed_precision", "bf16",
-        *length, pretrained_model_name_or_path=tmp_path / "base",
+        "--quantize_base", kept, *length, pretrained_model_name_or_path=tmp_path / "base",
         max_train_steps=1,
     )  # fmt: skip
     fresh = pipelines.miniature(name)

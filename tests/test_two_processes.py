@@ -145,8 +145,8 @@ def adapters(folder):
 
 
 def test_adapters_of_two_processes_are_those_of_one_of_twice_the_batch(train, scenes_dir, tmp_path):
-    """LoRA on both networks with loss control and both extra losses, one of which turns adapters
-    off for its predictions."""
+    """LoRA on both networks, one in 8 bits, with loss control and both extra losses, one of which
+    turns adapters off for its predictions."""
     (tmp_path / "class").mkdir()
     for path in sorted((scenes_dir / "train").rglob("*.png"))[:3]:
         (tmp_path / "class" / path.name).write_bytes(path.read_bytes())
@@ -154,7 +154,7 @@ def test_adapters_of_two_processes_are_those_of_one_of_twice_the_batch(train, sc
         *("--lora_rank", 4, "--train_text_encoder", "--max_train_steps", 6, "--mem_ratio", 0.95),
         *("--with_prior_preservation", "--class_data_dir", tmp_path / "class"),
         *("--class_data_prompt", "a scene", "--num_class_images", 3),
-        *("--trigger_word", "circle", "--trigger_class", "shape"),
+        *("--trigger_word", "circle", "--trigger_class", "shape", "--quantize_base", "int8"),
     )
     train(tmp_path / "two", 2, "--train_batch_size", 2, *shared)
     train(tmp_path / "one", 1, "--train_batch_size", 4, *shared)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from utils.cli import flags
 from utils.cli.base_model_options import BaseModelOptions
 from utils.cli.flags import flag, switch
-from utils.cli.kinds import LISTED, count, real
+from utils.cli.kinds import LISTED, count, one_of, real
 from utils.runtime.errors import UsageError
 
 LORA = "LoRA"  # title of --help
@@ -56,6 +56,15 @@ class LoraOptions(BaseModelOptions):
             " then exact"
         ),
     )
+    quantize_base: str = flag(
+        "none",
+        kind=one_of(("none", "int8", "nf4")),
+        group=LORA,
+        help=(
+            "format of the weights that the adapters change, in the denoiser's linear layers: 8 or"
+            " 4 bits (QLoRA, Dettmers et al. 2023) instead of the run's precision; slower"
+        ),
+    )
     output_kohya_format: bool = switch(
         group=LORA,
         help="a second file in each checkpoint, with the names of kohya's trainer; of U-Nets",
@@ -65,7 +74,7 @@ class LoraOptions(BaseModelOptions):
     def _check_lora(self) -> None:
         names = ("lora_alpha", "lora_layers", "lora_dropout", "use_dora", "lora_freeze_a")
         if self.lora_rank is None:
-            given = flags.given(self, (*names, "output_kohya_format"))
+            given = flags.given(self, (*names, "quantize_base", "output_kohya_format"))
             if given:
                 raise UsageError(
                     f"--{given[0]}={getattr(self, given[0])!r} is a setting of LoRA; give"

@@ -58,7 +58,13 @@ def method_of(opts: TrainOptions, seed: int = 0) -> Method:
         dora=opts.use_dora,
         freeze_down=opts.lora_freeze_a,
     )
-    adapting = Adapting(shape, seed, lora.layers_of(opts.lora_layers), opts.output_kohya_format)
+    adapting = Adapting(
+        shape,
+        seed,
+        layers=lora.layers_of(opts.lora_layers),
+        kohya=opts.output_kohya_format,
+        base_format=None if opts.quantize_base == "none" else opts.quantize_base,
+    )
     files = {
         name: value
         for name, value in vars(starting_model.choice_of(opts)).items()

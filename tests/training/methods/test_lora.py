@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.training.conftest import flat
+from utils.models import quantized
 from utils.models.adapters import AdapterShape
 from utils.runtime.errors import UsageError
 from utils.training.methods.lora import Adapting, Lora
@@ -71,13 +72,17 @@ RESUMED = {
         ),
     },
     "frozen A": {"method": AdapterShape(2, 4, freeze_down=True), "splits": 2, "rounds": 2},
+    "4 bits": {"method": AdapterShape(2, 4, dora=True), "format": "nf4"},
 }
 
 
 @pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
 def test_a_resumed_run_is_the_run_that_never_stopped_to_the_bit(start, finished, changes):
+    changes = dict(changes)
+    method, kept = changes.pop("method"), changes.pop("format", None)
+
     def started():
-        return start(**changes | {"method": lora(changes["method"])})
+        return start(method=lora(method, base_format=kept), **changes)
 
     whole, wanted = finished(started())
     stop = len(whole) // 2  # of an ensemble in the middle of a round's turns
@@ -90,6 +95,31 @@ def test_a_resumed_run_is_the_run_that_never_stopped_to_the_bit(start, finished,
     rest, resumed = finished(again, position=stop)
     assert torch.equal(resumed, wanted)
     assert [at.average_error for at in rest] == [at.average_error for at in whole[stop:]]
+
+
+@pytest.mark.parametrize("kept", quantized.FORMATS)
+def test_adapters_on_few_bits_learn_what_they_learn_on_the_restored_weights(
+    start, finished, micro_parts, kept
+):
+    """Only the denoiser's linear layers are kept so, and the model is identified by its own
+    weights."""
+    copies = start(method=lora(base_format=kept), text=True, lr=1e-2)
+    unet = copies.model.parts.denoiser
+    few = [m for m in unet.modules() if isinstance(m, quantized.QuantizedLinear)]
+    restored = micro_parts()
+    linear = [m for m in restored.denoiser.modules() if type(m) is torch.nn.Linear]
+    assert len(few) == len(linear) > 0
+    changed = 0.0
+    for one, other in zip(few, linear, strict=True):
+        changed += (one.weight - other.weight.data).norm().item()
+        other.weight.data = one.weight.detach()
+    assert changed > 0
+    plain = start(method=lora(), parts=restored, text=True, lr=1e-2)
+    _, own = finished(copies)
+    _, wanted = finished(plain)
+    torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-6)
+    taken = [each.model.method.base.fingerprints["unet"] for each in (copies, start(method=lora()))]
+    assert taken[0] == taken[1]
 
 
 def test_dropout_is_in_training_and_of_the_step_alone(start, finished):

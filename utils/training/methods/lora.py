@@ -14,7 +14,7 @@ import torch
 
 from utils.files import adapter_folder
 from utils.files.adapter_folder import Base
-from utils.models import adapters, fingerprints
+from utils.models import adapters, fingerprints, quantized
 from utils.training import factor_averages
 from utils.training.methods.base import Method
 
@@ -41,6 +41,7 @@ class Adapting:
     seed: int  # of the adapters' start
     layers: tuple[str, ...] | None = None  # of the denoiser; None: those of the family
     kohya: bool = False  # whether checkpoints hold a file with kohya's names too
+    base_format: str | None = None  # of the denoiser's own weights, in quantized.FORMATS
 
 
 class Lora(Method):
@@ -61,13 +62,16 @@ class Lora(Method):
         return dtype
 
     def prepare(self, modules: Mapping[str, torch.nn.Module], parts: Parts, step: Step) -> None:
-        """Put adapters into the networks, whose fingerprints are taken before. UsageError for
-        layers that one does not have."""
+        """Put adapters into the networks, whose fingerprints are taken before, and keep the
+        denoiser's own weights in the format that was chosen. UsageError for layers that a network
+        does not have."""
         class_name = type(parts.pipeline).__name__
         if self.adapting.kohya:
             adapters.require_kohya(KOHYA, class_name, list(modules))
         taken = {name: fingerprints.in_precisions(module) for name, module in modules.items()}
         self.base = dataclasses.replace(self.base, class_name=class_name, fingerprints=taken)
+        if self.adapting.base_format is not None:
+            quantized.quantize(parts.denoiser, self.adapting.base_format)
         for name, module in modules.items():
             layers = self._layers(name, step)
             if layers is self.adapting.layers:  # a family's may be missing in a small network
