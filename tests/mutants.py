@@ -26,6 +26,13 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "all buckets are shifted as the square",
+        "utils.training.trainer:Trainer.noised",
+        "self.process.drawn_at(*shape[1:])",
+        "self.process.draw",
+        "tests/training/steps/test_families.py::test_times_of_flux_are_shifted_by_the_size_of_the_bucket",
+    ),
+    Mutant(
         "a weight of few bits is kept whole for the backward pass",
         "utils.models.quantized:QuantizedLinear.forward",
         "_Product.apply(x.to(self.form[2]), self.bias, self.codes, self.largest, *self.form)",

@@ -50,7 +50,7 @@ class FlowOptions(Options):
         group=FLOWS,
         help=(
             "shift of the drawn times to more noise, by this factor; auto: as the model samples"
-            " images of this resolution"
+            " images of this size"
         ),
         unset="auto",
     )

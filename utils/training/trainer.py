@@ -66,10 +66,11 @@ class Trainer(TrainedCopy):
     ) -> Noised:
         """Images of a batch with the noise that `random` draws first. beside: as in
         FrozenNetworks.latents."""
+        shape = self.latent_shape(batch)
         noises = step_random.latent_noise(
             random,
-            latent_shape=self.latent_shape(batch),
-            draw_time=self.process.draw,
+            latent_shape=shape,
+            draw_time=self.process.drawn_at(*shape[1:]),
             offset=self.noise_offset,
         )
         time, posterior, noise = map(self._moved, noises)

@@ -5,6 +5,7 @@ import torch
 
 from utils.runtime import seeding
 from utils.training.process import flow_matching
+from utils.training.process.base import ProcessSettings
 from utils.training.process.flow_matching import FlowMatching, Weighting
 
 
@@ -100,6 +101,26 @@ def test_shifts_of_other_schedulers():
     assert flow_matching.family_shift({"shift": 3.0}, 4096) == 3.0
     assert flow_matching.family_shift({}, 4096) == 1.0
     assert flow_matching.family_shift(FLUX | {"time_shift_type": "linear"}, 256) == 0.5
+
+
+def test_a_shift_that_grows_with_the_image_is_that_of_its_size():
+    """1024 px, and 1216 x 832: the same number, shifted as the pipeline samples each."""
+
+    def of(**settings):
+        chosen = ProcessSettings(**settings)
+        return FlowMatching.of(FLUX, chosen, side=128, patch=2, published="none")
+
+    def drawn(draw):
+        return draw(seeding.torch_generator(3, "noise"))
+
+    auto, share = of(), drawn(of(timestep_shift="none").draw)
+    assert torch.equal(drawn(auto.drawn_at(128, 128)), drawn(auto.draw))
+    for height, width, tokens in ((128, 128, 4096), (152, 104, 76 * 52), (64, 64, 1024)):
+        mu = 0.5 + 0.65 * (tokens - 256) / (4096 - 256)
+        wanted = math.exp(mu) * share / (1 + (math.exp(mu) - 1) * share)
+        assert drawn(auto.drawn_at(height, width)).item() == pytest.approx(wanted.item(), rel=1e-5)
+    for fixed in (of(timestep_shift=2.0), of(timestep_shift="none")):
+        assert torch.equal(drawn(fixed.drawn_at(64, 64)), drawn(fixed.draw))
 
 
 @pytest.mark.parametrize("scheme", ["none", "logit_normal", "mode"])

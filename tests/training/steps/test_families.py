@@ -16,6 +16,7 @@ from utils.runtime import seeding
 from utils.runtime.errors import UsageError
 from utils.training import step_random, steps
 from utils.training.frozen_networks import FrozenNetworks
+from utils.training.process import flow_matching
 from utils.training.process.base import ProcessSettings
 from utils.training.steps import flux
 from utils.training.steps.base import StepSettings
@@ -70,6 +71,23 @@ def test_a_step_is_that_of_the_published_recipe(start, name):
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_times_of_flux_are_shifted_by_the_size_of_the_bucket(start):
+    """Two sizes of one batch, with the shift that the pipeline's scheduler has for each."""
+    parts = Parts(miniature("Flux"))
+    scheduler = type(parts.scheduler).from_config(parts.scheduler.config, use_dynamic_shifting=True)
+    parts.replace(scheduler=scheduler)
+    copies = start(parts=parts, length=LENGTH)
+    batch, random = first_batch(copies), step_random.StepRandom(0, 0, 0, [0, 1])
+    square = copies.model.noised(batch, random).time
+    half = {"pixels": batch["pixels"][:, :, :8], "target_size": [(8, 16)] * 2}
+    random = step_random.StepRandom(0, 0, 0, [0, 1])
+    time = copies.model.noised(batch | half, random).time
+    factors = [flow_matching.family_shift(scheduler.config, tokens) for tokens in (16, 8)]
+    share = square / (factors[0] - (factors[0] - 1) * square)  # as it is drawn
+    torch.testing.assert_close(time, flow_matching.shifted(share, factors[1]))
+    assert (time < square).all()
 
 
 def test_flux_is_trained_with_the_guidance_that_is_asked_for(start):

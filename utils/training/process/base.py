@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,11 @@ class Process(ABC):
     @abstractmethod
     def draw(self, generator: torch.Generator) -> torch.Tensor:
         """A random time of one sample, a tensor without dimensions on the CPU."""
+
+    def drawn_at(self, height: int, width: int) -> Callable[[torch.Generator], torch.Tensor]:
+        """`draw` for latents of height x width, where larger images have more noise; at the size of
+        the run's resolution `draw` itself."""
+        return self.draw
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

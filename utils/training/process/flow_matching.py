@@ -5,8 +5,9 @@ whatever the precision of the networks."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,11 +92,14 @@ class FlowMatching(Process):
         shift: float,
         num_train_timesteps: int = 1000,
         bins: int = BINS,
+        shift_at: Callable[[int, int], float] | None = None,
     ):
         """shift: factor of `shifted`; 1 leaves sigma as it is drawn. num_train_timesteps: 1 / it is
         the smallest sigma before the shift, and sigma times it what the network is called with.
-        bins: of the loss bank."""
+        bins: of the loss bank, whose limits are those of `shift`. shift_at: (height, width) of
+        latents -> the factor at this size; None: `shift` at all sizes."""
         self.weighting, self.shift, self.bins = weighting, shift, bins
+        self.shift_at = shift_at
         self.num_train_timesteps = num_train_timesteps
         shares = torch.arange(1, bins, dtype=torch.float64) / bins
         # {device: [bins - 1] float32}, inner limits of the bins
@@ -107,25 +111,32 @@ class FlowMatching(Process):
         scheduler: Mapping[str, Any],
         settings: ProcessSettings,
         *,
-        tokens: int,
+        side: int,
+        patch: int,
         published: str,
     ) -> FlowMatching:
         """The process of a model.
 
-        scheduler, tokens: as `family_shift`; published: weighting scheme where none is set."""
+        scheduler: as `family_shift`; side: of the latents of the run's resolution; patch: latents
+        of a token, along a side; published: weighting scheme where none is set."""
         chosen = {
             name: getattr(settings, name)
             for name in ("logit_mean", "logit_std", "mode_scale")
             if getattr(settings, name) is not None
         }
-        shift = settings.timestep_shift
-        if shift is None or shift == "auto":
-            shift = family_shift(scheduler, tokens)
+
+        def shift_at(height: int, width: int) -> float:
+            return family_shift(scheduler, (height // patch) * (width // patch))
+
+        given, follows = settings.timestep_shift, None
+        if given is None or given == "auto":
+            given, follows = shift_at(side, side), shift_at
         return cls(
             Weighting(settings.weighting_scheme or published, **chosen),
-            shift=1.0 if shift == "none" else float(shift),
+            shift=1.0 if given == "none" else float(given),
             num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
             bins=settings.bins or BINS,
+            shift_at=follows,
         )
 
     @classmethod
@@ -142,14 +153,23 @@ class FlowMatching(Process):
                 if (settings.weighting_scheme or published) != scheme:
                     raise UsageError(f"{flag} is of --weighting_scheme {scheme}; give it too")
 
-    def _sigmas(self, shares):
-        """float64 shares of the draws -> float32 sigma."""
+    def _sigmas(self, shares, shift=None):
+        """float64 shares of the draws -> float32 sigma. shift: None is that of the resolution."""
         drawn = self.weighting.quantiles(shares).clamp_min(1 / self.num_train_timesteps)
-        return shifted(drawn, self.shift).float()
+        return shifted(drawn, self.shift if shift is None else shift).float()
+
+    def _drawn(self, generator, shift=None):
+        return self._sigmas(torch.rand((), generator=generator, dtype=torch.float64), shift)
 
     def draw(self, generator: torch.Generator) -> torch.Tensor:
         """One sigma: 0-d float32, on the CPU. It takes one number from the generator."""
-        return self._sigmas(torch.rand((), generator=generator, dtype=torch.float64))
+        return self._drawn(generator)
+
+    def drawn_at(self, height: int, width: int) -> Callable[[torch.Generator], torch.Tensor]:
+        """`draw` with the shift of this size, where the family's follows it."""
+        if self.shift_at is None:
+            return self.draw
+        return functools.partial(self._drawn, shift=self.shift_at(height, width))
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """The image at a time. latents, noise: [B, C, h, w] float32; time: [B]. Returns: like
@@ -172,8 +192,8 @@ class FlowMatching(Process):
         return self.weighting.weights(time)
 
     def bin(self, time: torch.Tensor) -> torch.Tensor:
-        """The bin of the loss bank, [B] int64: bins have equal shares of the draws, so that all are
-        visited equally often."""
+        """The bin of the loss bank, [B] int64: bins have equal shares of the draws at the run's
+        resolution, so that all are visited equally often."""
         limits = self._limits.get(time.device)
         if limits is None:
             limits = self._limits[time.device] = self._limits[torch.device("cpu")].to(time.device)

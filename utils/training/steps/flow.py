@@ -64,13 +64,13 @@ class FlowStep(Step):
             )
 
     def process(self, parts: Parts, settings: ProcessSettings, resolution: int) -> FlowMatching:
-        """Flow matching, shifted as the family samples images of this resolution unless the
-        settings say otherwise."""
-        side = resolution // parts.vae_factor // self.patch(parts)
+        """Flow matching, shifted as the family samples images of their size unless the settings say
+        otherwise."""
         return FlowMatching.of(
             parts.scheduler.config,
             settings,
-            tokens=side * side,
+            side=resolution // parts.vae_factor,
+            patch=self.patch(parts),
             published=self.published_weighting,
         )
 
