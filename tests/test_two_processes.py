@@ -193,23 +193,30 @@ def test_a_check_of_copies_ends_both_processes_at_the_same_step(train, tmp_path)
     assert not all(torch.equal(kept[name], last) for name, last in adapters(run).items())
 
 
-@pytest.mark.parametrize(("processes", "shards", "batch"), [(2, 3, 2), (4, 2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "shards", "batch", "steps", "more"),
+    [
+        (2, 3, 2, 3, ()),
+        (4, 2, 1, 9, ("--agc_reshard", 0.3, "--agc_augment", 2)),
+    ],
+)
 def test_processes_share_the_shards_and_the_work_of_one(
-    train, short_sd, tmp_path, processes, shards, batch
+    train, short_sd, tmp_path, processes, shards, batch, steps, more
 ):
     """Two processes of three shards, one idle at the end of a round; four processes, two to a
-    shard."""
+    shard, whose images move and are augmented."""
     shared = [
         "--clients_num",
         shards,
         "--total_round",
         2,
         "--max_train_steps",
-        3,
+        steps,
         "--mem_ratio",
         0.95,
         "--agc_bias_correction",
         "--use_ema",
+        *more,
     ]
     train(tmp_path / "one", 1, "--train_batch_size", 2, *shared)
     record = train(tmp_path / "several", processes, "--train_batch_size", batch, *shared)
@@ -222,11 +229,50 @@ def test_processes_share_the_shards_and_the_work_of_one(
         )
 
     assert told(tmp_path / "one") == told(tmp_path / "several")
-    assert len(told(tmp_path / "one")) == shards * 6
-    assert (tmp_path / "one" / "skips.csv").read_text() == (
-        tmp_path / "several" / "skips.csv"
-    ).read_text()
+    assert len(told(tmp_path / "one")) == shards * 2 * steps
+    for name in ("skips.csv", *(["resharding.csv"] if more else [])):
+        one, several = ((tmp_path / run / name).read_text() for run in ("one", "several"))
+        assert one == several
+        assert one.count("\n") > 2
     assert sorted(set(record["shards"].values())) == list(range(shards))
+
+
+@pytest.mark.parametrize(
+    ("batch", "more"),
+    [
+        (4, ("--clients_num", 2, "--total_round", 2, "--agc_reshard", 0.3)),
+        (2, ()),
+    ],
+    ids=["a copy each", "data-parallel"],
+)
+def test_two_processes_train_a_ddpm_as_one_does(script, scenes_dir, tmp_path, batch, more):
+    """With control, augmentation and averaged weights."""
+    network = {"_class_name": "UNet2DModel", "block_out_channels": [8], "norm_num_groups": 4}
+    network |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    network |= {"attention_head_dim": 4, "layers_per_block": 1}
+    (tmp_path / "net.json").write_text(json.dumps(network))
+    given = (
+        *("--unconditional_arch", tmp_path / "net.json", "--class_prompt", "nolevel"),
+        *("--instance_data_dir", scenes_dir / "train", "--resolution", 8, "--use_ema"),
+        *("--max_train_steps", 6, "--log_steps", 1, "--seed", 3, "--num_workers", 0),
+        *("--mem_ratio", 1, "--agc_bins", 2, "--agc_augment", 2, "--learning_rate", 1e-3),
+        *("--save_steps", 99, "--sample_batch_size", 1, "--report_to", "none", *more),
+    )
+    script("diff_train", *given, "--train_batch_size", 4, "--output_dir", tmp_path / "one")
+    several = ("--train_batch_size", batch, "--output_dir", tmp_path / "two")
+    launched(2, "diff_train.py", *map(str, (*given, *several)))
+    one, two = (
+        sorted((r["shard"], r["step"], r["samples"], r["loss"]) for r in rows(tmp_path / run))
+        for run in ("one", "two")
+    )
+    assert [each[:3] for each in one] == [each[:3] for each in two]
+    assert [each[3] for each in one] == pytest.approx([each[3] for each in two], rel=1e-4)
+    first, second = (weights(tmp_path / run / "checkpoint") for run in ("one", "two"))
+    assert (second - first).norm() < 1e-3 * first.norm()
+    for name in ("skips.csv", *(["resharding.csv"] if more else [])):
+        read = [(tmp_path / run / name).read_text() for run in ("one", "two")]
+        assert read[0] == read[1]
+        assert read[0].count("\n") > 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from utils.training import (
 from utils.training import steps as steps_of_families
 from utils.training.methods.full_weights import FullWeights
 from utils.training.process.base import ProcessSettings
+from utils.training.resharding import Resharding
 from utils.training.steps.base import StepSettings
 
 SIDE = 16
@@ -34,6 +35,7 @@ MITIGATIONS_OFF = {
     "mem_ratio": None,
     "arr_ema_decay": 0.8,
     "agc_bias_correction": False,
+    "agc_augment": None,
 }
 
 
@@ -68,6 +70,8 @@ def start(scenes_dir, micro_parts):
         method=None,
         encoder_factor=1.0,
         regularisations=(),
+        reshard=None,
+        augment=None,
         **optimised,
     ):
         parts = parts or micro_parts()
@@ -82,6 +86,7 @@ def start(scenes_dir, micro_parts):
             "mixup_noise_lam": mixup,
             "mem_ratio": ratio,
             "agc_bias_correction": bias_correction,
+            "agc_augment": augment,
         }
         hooks = train_mitigations.train_hooks(
             train_mitigations.chosen(values),
@@ -141,7 +146,8 @@ def start(scenes_dir, micro_parts):
             )
             for k, part in enumerate(parts_of)
         }
-        return ensemble.Ensemble(model, plan, draws)
+        moving = None if reshard is None else Resharding(data, parts_of, share=reshard)
+        return ensemble.Ensemble(model, plan, draws, moving)
 
     return made
 

@@ -93,6 +93,27 @@ class TrainMitigationOptions(TrainingDataOptions):
         help="bias correction of the loss bank of --mem_ratio: divide by 1 - decay^visits",
     )
 
+    agc_reshard: float | None = flag(
+        None,
+        kind=real(above=0, high=0.5),
+        group=ENSEMBLE,
+        help=(
+            "re-sharding after each round: this share of every split, the images that --mem_ratio"
+            " skipped most, changes places with images of the next split"
+        ),
+        unset="off",
+    )
+    agc_augment: float | None = flag(
+        None,
+        kind=real(above=1),
+        group=MITIGATIONS,
+        help=(
+            "augmentation near the threshold of --mem_ratio: images whose losses are less than"
+            " this many times as large as it are cropped and mirrored"
+        ),
+        unset="off",
+    )
+
     def _check_caption_edit(self) -> None:
         if self.trainspecial and not PROMPT_STYLES[self.class_prompt].needs_captions:
             accepted = [name for name, style in PROMPT_STYLES.items() if style.needs_captions]
@@ -106,4 +127,16 @@ class TrainMitigationOptions(TrainingDataOptions):
         if self.agc_bias_correction and not self.mem_ratio:
             raise UsageError(
                 "--agc_bias_correction corrects the loss bank of --mem_ratio; give --mem_ratio too"
+            )
+        for name in ("agc_reshard", "agc_augment"):
+            if getattr(self, name) is not None and not self.mem_ratio:
+                raise UsageError(
+                    f"--{name}={getattr(self, name):g} looks at what --mem_ratio skips; give"
+                    " --mem_ratio too"
+                )
+        if self.agc_reshard is not None and min(self.clients_num, self.total_round) < 2:
+            raise UsageError(
+                f"--agc_reshard={self.agc_reshard:g} moves images between copies after rounds, and"
+                f" there is --clients_num={self.clients_num} and --total_round={self.total_round};"
+                " use 2 or more of both"
             )

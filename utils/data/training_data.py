@@ -119,10 +119,15 @@ class Draws(torch.utils.data.Dataset):
         dropout: share of the draws whose prompt is empty, in [0, 1).
         partners: whether items also hold the prompt of a partner, for mixup.
         beside: {name: other draws}, whose item of the same step and slot an item also holds."""
-        self.data, self.seed, self.split, self.global_batch = data, seed, split, global_batch
+        self.seed, self.split, self.global_batch = seed, split, global_batch
         self.views, self.pixels = views, pixels
         self.choose_caption, self.partners, self.dropout = choose_caption, partners, dropout
         self.beside = dict(beside or {})
+        self.take_over(data)
+
+    def take_over(self, data: CaptionedImages) -> None:
+        """Draw from other images from now on, as if they had been those of the split before."""
+        self.data = data
         self.order = self._order()
 
     def _order(self):

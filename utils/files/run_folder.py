@@ -20,8 +20,8 @@ from utils.runtime.errors import UsageError, require_dir
 
 # names of what a run writes
 OUR_NAMES = re.compile(
-    r"run\.json|metrics\.jsonl|captions(_holdout)?\.json|skips\.csv|generations|copying\.png"
-    r"|checkpoint.*|state_.*"
+    r"run\.json|metrics\.jsonl|captions(_holdout)?\.json|skips\.csv|resharding\.csv|generations"
+    r"|copying\.png|checkpoint.*|state_.*"
 )
 
 
@@ -90,12 +90,13 @@ class NewRun:
         holdout: bool = False,
         copies: bool = False,
         best: bool = False,
+        resharded: bool = False,
     ) -> list[str]:
         """Every path that a run writes, for --dry_run.
 
         ensemble: whether several copies are trained; control: whether loss control is on; holdout:
         whether images are set aside; copies: whether copies are checked; best: whether the last
-        checkpoint that copies little is kept."""
+        checkpoint that copies little is kept; resharded: whether images change their splits."""
         names = [
             "run.json",
             "metrics.jsonl",
@@ -109,6 +110,8 @@ class NewRun:
         ]
         if control:
             names.append("skips.csv")
+        if resharded:
+            names.append("resharding.csv")
         if holdout:
             names.append(self.held_out_path.name)
         if copies:
@@ -162,15 +165,28 @@ class NewRun:
                 handle.write(json.dumps(row) + "\n")
 
     def write_skips(self, keys: Iterable[str], counts: Iterable[Iterable[int]]) -> None:
-        """Write skips.csv: how often each image was drawn, and how often loss control dropped it.
+        """Write skips.csv: how often each image was drawn, how often loss control dropped it and,
+        where that is counted, how often it was augmented.
 
-        keys: of the images; counts: [N, 2], drawn and dropped."""
+        keys: of the images; counts: [N, 2 or 3]."""
+        rows = [[key, *map(int, row)] for key, row in zip(keys, counts, strict=True)]
+        columns = ("image", "drawn", "skipped", "augmented")[: len(rows[0])]
+        self._write_table("skips.csv", columns, rows)
+
+    def write_moves(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write resharding.csv: which images changed their split after which round.
+
+        rows: (round, image, split before, split after, drawn and dropped in the round)."""
+        columns = ("round", "image", "from", "to", "drawn", "skipped")
+        self._write_table("resharding.csv", columns, rows)
+
+    def _write_table(self, name, columns, rows):
         if self.writes:
             lines = io.StringIO()
             writer = csv.writer(lines, lineterminator="\n")
-            writer.writerow(["image", "drawn", "skipped"])
-            writer.writerows([key, *map(int, row)] for key, row in zip(keys, counts, strict=True))
-            whole_files.write_text(self.path / "skips.csv", lines.getvalue())
+            writer.writerow(columns)
+            writer.writerows(rows)
+            whole_files.write_text(self.path / name, lines.getvalue())
 
     def save_checkpoint(self, save: Callable[[Path], None], step: int | None = None) -> None:
         """Write a checkpoint as a whole folder. One of the same name is replaced, as when a resumed

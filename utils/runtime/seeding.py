@@ -34,6 +34,7 @@ STREAMS = {
     "order": "the order in which training images are drawn",
     "buckets": "which aspect-ratio bucket each micro-batch draws from, and by weight which images",
     "bucket-images": "the order in which the images of an aspect-ratio bucket are drawn",
+    "augmentation": "which draws --agc_augment augments, and how",
     "image": "crop and flip of a training image at a draw",
     "caption": "caption choice and caption edit at a draw",
     "caption-dropout": "which draws of an image have the empty prompt (--caption_dropout)",

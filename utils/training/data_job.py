@@ -11,6 +11,7 @@ from utils.data import buckets, duplication, prompt_styles, training_data, trans
 from utils.runtime.errors import UsageError
 from utils.training import train_mitigations, training_inputs
 from utils.training.regularisation import CLASS_IMAGES
+from utils.training.resharding import Resharding
 
 if TYPE_CHECKING:
     from utils.cli.train_options import TrainOptions
@@ -117,8 +118,11 @@ def hooks_and_data(
     return captioned, duplicated, hooks
 
 
-def _classes(images: ImageSet) -> list[str]:
-    """The class of each image; UsageError where an image is in no folder."""
+def _classes(opts: TrainOptions, images: ImageSet) -> list[str] | None:
+    """The class of each image, None where the splits are not balanced by it; UsageError where an
+    image is in no folder."""
+    if opts.shards_by != "class":
+        return None
     found = [prompt_styles.class_of(key, images.classes) for key in images.keys]
     if None in found:
         raise UsageError(
@@ -130,7 +134,7 @@ def _classes(images: ImageSet) -> list[str]:
 
 def splits_of(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list[np.ndarray]:
     """Indices of the images of each split; UsageError when a split has nothing to draw."""
-    groups = _classes(captioned.images) if opts.shards_by == "class" else None
+    groups = _classes(opts, captioned.images)
     splits = training_data.split_images(
         len(captioned.images), opts.clients_num, seed, groups=groups
     )
@@ -141,6 +145,16 @@ def splits_of(opts: TrainOptions, captioned: CaptionedImages, seed: int) -> list
             " use more images with a weight above 0, or fewer --clients_num"
         )
     return splits
+
+
+def resharding_of(
+    opts: TrainOptions, captioned: CaptionedImages, splits: list[np.ndarray]
+) -> Resharding | None:
+    """What lets images change their split between rounds, or None."""
+    if opts.agc_reshard is None:
+        return None
+    groups = _classes(opts, captioned.images)
+    return Resharding(captioned, splits, share=opts.agc_reshard, groups=groups)
 
 
 def views_of(opts: TrainOptions) -> transforms.Views:

@@ -147,7 +147,10 @@ def _all_latents(job, folder, processes, *, views, draws):
         )
         return {}
     found, promised = {}, 0
-    for name, data in {None: job.data, **job.beside}.items():
+    changing = job.model.augmentation is not None
+    if changing:
+        processes.say("latents are not cached: --agc_augment crops and mirrors images")
+    for name, data in {**({} if changing else {None: job.data}), **job.beside}.items():
         cached = _latents(
             job,
             data,

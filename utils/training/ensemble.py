@@ -20,6 +20,7 @@ from utils.training import optimizers
 
 if TYPE_CHECKING:
     from utils.data.training_data import Draws
+    from utils.training.resharding import Resharding
     from utils.training.step_reports import StepReport
     from utils.training.trainer import Trainer
 
@@ -76,8 +77,15 @@ class Progress:
 class Ensemble:
     """The copies of one process."""
 
-    def __init__(self, model: Trainer, plan: EnsemblePlan, draws: Mapping[int, Draws]):
-        """draws: {split: its Draws}, of the splits of this process's team."""
+    def __init__(
+        self,
+        model: Trainer,
+        plan: EnsemblePlan,
+        draws: Mapping[int, Draws],
+        resharding: Resharding | None = None,
+    ):
+        """draws: {split: its Draws}, of the splits of this process's team; resharding: which images
+        change their split after a round, None: none does."""
         self.model, self.plan, self.draws = model, plan, draws
         self.current: int | None = None  # the split whose copy is on the device
         # split -> state of a copy that waits, in host memory
@@ -90,6 +98,7 @@ class Ensemble:
         self.measures = model.method.measures_average and plan.splits > 1
         self.ends: dict[int, dict[str, torch.Tensor]] = {}
         self.average_error: float | None = None  # of the last round that ended
+        self.resharding = resharding
 
     def split_of(self, turn: int) -> int | None:
         """The split that this process's team trains in a turn, or None."""
@@ -174,6 +183,18 @@ class Ensemble:
         shares = [size / sum(sizes) for size in sizes]
         return self.model.method.average_error(copies, shares, start)
 
+    def _reshard(self, number):
+        """Let images change their split. number: of the round that is over, from 1."""
+        of_round = self.model.over_copies(self.resharding.of_round(self.model.counts))
+        moved = self.resharding.end_round(number, of_round.numpy())
+        if self.model.augmentation is not None:
+            self.model.augmentation.forget(moved)
+        self._draw_from_splits()
+
+    def _draw_from_splits(self):
+        for split, draws in self.draws.items():
+            draws.take_over(self.resharding.data_of(split))
+
     def _batches(self, split, first, last, *, batch_size, num_workers):
         """The micro-batches of this process for optimizer steps first ... last - 1 of a copy."""
         accumulation = self.model.optimisation.accumulation
@@ -209,10 +230,12 @@ class Ensemble:
                     )
                 report = self.model.step(batches, first + step)
             turn_over = step == self.plan.steps - 1
+            round_over = turn_over and turn == self.plan.turns - 1
             if turn_over:
                 self._end(turn, split)
                 batches = None
-            round_over = turn_over and turn == self.plan.turns - 1
+            if round_over and self.resharding is not None and round_ < self.plan.rounds - 1:
+                self._reshard(round_ + 1)
             position += 1
             yield Progress(
                 position,
@@ -222,6 +245,11 @@ class Ensemble:
                 round_over=round_over,
                 average_error=self.average_error if round_over else None,
             )
+
+    def _beside_copies(self):
+        """{name: what has a state beside that of the copies}, where it is in use."""
+        found = {"augmentation": self.model.augmentation, "resharding": self.resharding}
+        return {name: each for name, each in found.items() if each is not None}
 
     # States ---------------------------------------------------------------------------------------
 
@@ -240,6 +268,8 @@ class Ensemble:
             state |= {f"copy_current/{n}": t for n, t in current.items()}
         if self.model.counts is not None:
             state["counts"] = devices.to_host(self.model.counts)
+        for name, each in self._beside_copies().items():
+            state |= {f"{name}/{n}": t for n, t in each.state().items()}
         return state
 
     @torch.no_grad()
@@ -272,3 +302,7 @@ class Ensemble:
             self.model.load_copy(self.current, current)
         if self.model.counts is not None:
             self.model.counts.copy_(state["counts"])
+        for name, each in self._beside_copies().items():
+            each.load(under(f"{name}/"))
+        if self.resharding is not None:
+            self._draw_from_splits()

@@ -25,6 +25,11 @@ class LossRule(Protocol):
         """Learn from every loss of the batch, after `keep`."""
         ...
 
+    def nearness(self, losses: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """How near losses are to the threshold, before `update`: 1 at it, more where a sample is
+        kept, inf where the rule knows no usual loss yet. Arguments as of `keep`. Returns: [B]."""
+        ...
+
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that a resumed copy needs; they are written into when it resumes."""
         ...
@@ -64,11 +69,20 @@ class AntiGradientControl:
     def keep(self, losses: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Which samples are trained on. losses: [B] float32, before any weighting; timesteps: [B]
         int64. Returns: [B] bool."""
+        return self.ratio * losses >= self._usual(timesteps)
+
+    def nearness(self, losses: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """ratio * l / b[t], see LossRule; inf at a timestep without a visit. Arguments as of
+        `keep`. Returns: [B]."""
+        usual = self._usual(timesteps)
+        return torch.where(usual > 0, self.ratio * losses / usual, torch.inf)
+
+    def _usual(self, timesteps: torch.Tensor) -> torch.Tensor:
         usual = self.bank[timesteps]
         if self.bias_correction:
             seen = self.visits[timesteps]
             usual = torch.where(seen > 0, usual / (1 - self.decay**seen).clamp_min(1e-12), usual)
-        return self.ratio * losses >= usual
+        return usual
 
     def update(self, losses: torch.Tensor, timesteps: torch.Tensor) -> None:
         """Add every loss of a batch to the bank, as if one after the other.

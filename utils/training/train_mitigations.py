@@ -16,6 +16,7 @@ from utils.data.encoder_window import Window
 from utils.models import embedding_edits
 from utils.runtime import flag_values
 from utils.runtime.errors import UsageError
+from utils.training.augmentation import NearThreshold
 from utils.training.loss_control import AntiGradientControl, LossRule
 from utils.training.step_random import StepRandom
 from utils.training.steps.base import Text
@@ -77,6 +78,8 @@ class TrainMitigation:
         embeddings can be computed once and kept; None if it makes new text.
     embedding: the edit of token embeddings.
     loss_rule: (num_timesteps=, device=) -> LossRule, which decides what samples are trained on.
+    augmentation: (images=, device=) -> NearThreshold, which decides how images are shown by what
+        the loss rule knows of them.
     """
 
     flag: str
@@ -84,6 +87,7 @@ class TrainMitigation:
     prompts: Callable[[Sequence[str]], Sequence[str]] | None = None
     embedding: EmbeddingEdit | None = None
     loss_rule: Callable[..., LossRule] | None = None
+    augmentation: Callable[..., NearThreshold] | None = None
 
 
 # The mitigations ----------------------------------------------------------------------------------
@@ -150,12 +154,29 @@ def anti_gradient_control(
     return TrainMitigation("--mem_ratio", loss_rule=rule)
 
 
+def threshold_augmentation(
+    *, agc_augment: float | None, arr_ema_decay: float
+) -> TrainMitigation | None:
+    """Images whose losses are near the threshold of anti-gradient control are shown cropped and
+    mirrored (after an idea of Guan et al. 2025)."""
+    if agc_augment is None:
+        return None
+    near = functools.partial(NearThreshold, reach=agc_augment, decay=arr_ema_decay)
+    return TrainMitigation("--agc_augment", augmentation=near)
+
+
 # The parameters of each function are the flags that it reads; it returns None when they turn it
 # off. A new mitigation is a function like these, a line here and a test, and its flags in
 # utils/cli/train_mitigation_options.py (a new caption edit of --trainspecial: a line in
 # utils/data/caption_edits.py alone). Edits are applied, and draw their random numbers, in this
 # order.
-MITIGATIONS = (caption_edit, mixup, embedding_noise, anti_gradient_control)
+MITIGATIONS = (
+    caption_edit,
+    mixup,
+    embedding_noise,
+    anti_gradient_control,
+    threshold_augmentation,
+)
 
 
 def flag_names() -> tuple[str, ...]:
@@ -191,6 +212,7 @@ class TrainHooks:
     dropout: share of the draws whose prompt is empty, in [0, 1).
     embedding_edits: applied one after the other.
     loss_rule: (num_timesteps=, device=) -> LossRule; None trains on every sample.
+    augmentation: (images=, device=) -> NearThreshold; None shows images as they are drawn.
     """
 
     choose_caption: Callable[[list, bool, np.random.Generator], str]
@@ -198,6 +220,7 @@ class TrainHooks:
     dropout: float = 0.0
     embedding_edits: tuple[EmbeddingEdit, ...] = ()
     loss_rule: Callable[..., LossRule] | None = None
+    augmentation: Callable[..., NearThreshold] | None = None
 
     @property
     def partners(self) -> bool:
@@ -274,4 +297,5 @@ def train_hooks(
         dropout,
         tuple(each.embedding for each in mitigations if each.embedding is not None),
         next((each.loss_rule for each in mitigations if each.loss_rule is not None), None),
+        next((each.augmentation for each in mitigations if each.augmentation is not None), None),
     )

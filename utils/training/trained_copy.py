@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.models import ddpm
-from utils.runtime import devices
+from utils.runtime import devices, parallel
 from utils.runtime.errors import TrainingError
 from utils.training import ema, optimizers
 from utils.training.denoiser import Denoiser
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from utils.models.parts import Parts
     from utils.runtime.parallel import Team
+    from utils.training.augmentation import NearThreshold
     from utils.training.loss_control import LossRule
     from utils.training.methods.base import Method
     from utils.training.process.base import Process
@@ -136,6 +137,15 @@ class TrainedCopy:
                 num_timesteps=self.process.bins, device=self.device
             )
             self.counts = torch.zeros(task.images, 2, dtype=torch.int32, device=self.device)
+        self.augmentation: NearThreshold | None = None
+        if task.hooks.augmentation is not None:
+            self.augmentation = task.hooks.augmentation(images=task.images, device=self.device)
+
+    def over_copies(self, counts: torch.Tensor) -> torch.Tensor:
+        """Counts of this process's copies, summed over all copies: every process calls it. counts:
+        int [N, ...]. Returns: int64 on the CPU."""
+        own = counts if self.team.rank == 0 else torch.zeros_like(counts)
+        return parallel.sum_over_processes(own.long(), self.device).cpu()
 
     # State ----------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.runtime import devices
+from utils.training import augmentation, optimizers, step_random
 from utils.training import latents as lat
-from utils.training import optimizers, step_random
 from utils.training.denoiser import DenoiserInputs
 from utils.training.extra_losses import ExtraLosses
 from utils.training.regularisation import Noised
@@ -83,6 +83,16 @@ class Trainer(TrainedCopy):
             {name: self._moved(value) for name, value in extras.items()},
         )
 
+    def _augmented(self, batch, random):
+        """A batch whose images are shown as the augmentation shows them."""
+        if self.augmentation is None:
+            return batch
+        rows = devices.to_device(torch.tensor(batch["row"]), self.device)
+        drawn = augmentation.draw(random.of_samples("augmentation"))
+        pixels, chosen = self.augmentation.shown(self._moved(batch["pixels"]), rows, drawn)
+        self.augmentation.count(self.team.gather(rows), self.team.gather(chosen.int()))
+        return batch | {"pixels": pixels}
+
     @torch.no_grad()
     def inputs(
         self, batch: Mapping[str, Any], step: int
@@ -90,7 +100,7 @@ class Trainer(TrainedCopy):
         """The inputs of micro-batch `step` of this copy. batch: as training_data.loader gives it.
         Returns: (arguments of the Denoiser, target [B, C, h, w], times [B] of the process)."""
         random = step_random.StepRandom(self.seed, self.split, step, batch["slot"])
-        images = self.noised(batch, random)
+        images = self.noised(self._augmented(batch, random), random)
         drawn = tuple(map(self._moved, self.hooks.draw(random, self.embedding_shape)))
         own, partners = self.frozen.text(batch["prompt"]), None
         if self.hooks.partners:
@@ -138,9 +148,11 @@ class Trainer(TrainedCopy):
         if self.loss_rule is None:
             return weighted.mean(), None
         every, at = self.team.gather(losses.detach()), self.team.gather(self.process.bin(time))
+        seen = self.team.gather(devices.to_device(torch.tensor(rows), self.device))
+        if self.augmentation is not None:
+            self.augmentation.update(seen, self.loss_rule.nearness(every, at))
         kept = self.loss_rule.keep(every, at)
         self.loss_rule.update(every, at)
-        seen = self.team.gather(devices.to_device(torch.tensor(rows), self.device))
         self.counts.index_add_(0, seen, torch.stack([torch.ones_like(kept), ~kept], 1).int())
         own = kept[self.team.rank * len(losses) : (self.team.rank + 1) * len(losses)]
         loss = (weighted * own).sum() * self.team.size / kept.sum().clamp_min(1)

@@ -135,7 +135,7 @@ def prepare(
     draws = data_job.draws_of(opts, captioned, splits, hooks, team=team, seed=seed, classes=classes)
     return PreparedRun(
         model=model,
-        copies=ensemble.Ensemble(model, plan, draws),
+        copies=_copies(opts, model, plan, draws, captioned, splits),
         data=captioned,
         splits=splits,
         duplicated=duplicated,
@@ -145,6 +145,11 @@ def prepare(
         identity=identity,
         classes=classes,
     )
+
+
+def _copies(opts, model, plan, draws, captioned, splits):
+    moving = data_job.resharding_of(opts, captioned, splits)
+    return ensemble.Ensemble(model, plan, draws, moving)
 
 
 def _hooks_and_data_for(opts, data, base, seed):

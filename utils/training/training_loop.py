@@ -15,7 +15,6 @@ import torch
 from utils.files import resume_states
 from utils.reports.progress import Pauses, progress
 from utils.reports.tracking import NoTracker
-from utils.runtime import parallel
 from utils.runtime.errors import DataError, Stopped, TrainingError
 from utils.runtime.signals import StopSignal
 from utils.training import step_reports, trained_copy
@@ -219,6 +218,11 @@ class Loop:
         round_, _, step = self.job.plan.locate(position)
         return round_ * self.job.plan.steps + step
 
+    def write_moves(self) -> None:
+        """Write resharding.csv, where images change their splits."""
+        if self.job.copies.resharding is not None:
+            self.run.write_moves(self.job.copies.resharding.rows())
+
     def _due(self, at: Progress) -> Due:
         plan, is_ensemble = self.job.plan, self.job.is_ensemble
         copies = self.checks is not None and self.checks.due(at, plan, is_ensemble=is_ensemble)
@@ -231,6 +235,8 @@ class Loop:
         elif due.writes:
             self._check()  # before anything is saved of a broken model
         with self.pauses:
+            if at.round_over:
+                self.write_moves()
             if due.copies and self._copies_too_much(at):
                 due = replace(due, show=True, final=True, state=True)
             if due.show:
@@ -338,11 +344,14 @@ class Loop:
         )
 
 
-def skip_counts(job: PreparedRun, processes: Processes) -> torch.Tensor | None:
-    """How often the loss rule saw and dropped every image, over all copies. Returns: int [N, 2] on
-    the CPU, or None without a rule."""
+def skip_counts(job: PreparedRun) -> torch.Tensor | None:
+    """How often the loss rule saw and dropped every image and, where images are augmented, how
+    often each was, over all copies. Returns: int64 [N, 2 or 3] on the CPU, or None without a
+    rule."""
     model = job.model
     if model.counts is None:
         return None
-    own = model.counts if model.team.rank == 0 else torch.zeros_like(model.counts)
-    return parallel.sum_over_processes(own.long(), model.device).cpu()
+    counts = [model.counts]
+    if model.augmentation is not None:
+        counts.append(model.augmentation.augmented[:, None])
+    return model.over_copies(torch.cat(counts, 1))

@@ -184,6 +184,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
         holdout=opts.holdout > 0,
         copies=opts.copy_check_steps is not None,
         best=opts.stop_at_copy_share is not None,
+        resharded=opts.agc_reshard is not None,
     )
     recognised = plan.inputs.recognised()
     if plan.classes is not None:

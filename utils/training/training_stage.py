@@ -230,6 +230,7 @@ def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     plan.run.begin(
         record, loop.job.data.prompts, held_out=loop.job.held_out, metrics_bytes=metrics_bytes
     )
+    loop.write_moves()
     if processes.main:
         resume_states.clean(plan.run.path, after=state.position if state else 0)
     if state and loop.checks is not None:
@@ -245,7 +246,7 @@ def begin(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
 def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
     """Write what is known after the last step, print it, and upload the model."""
     run, job, processes = plan.run, loop.job, loop.processes
-    counts = training_loop.skip_counts(job, processes)
+    counts = training_loop.skip_counts(job)
     if counts is not None:
         run.write_skips(job.data.images.keys, counts.tolist())
     done = loop.steps_at(loop.position)
