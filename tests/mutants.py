@@ -243,6 +243,27 @@ MUTANTS = [
         "tests/training/steps/test_families.py::test_sizes_and_corners_of_xl_are_in_the_pipelines_order",
     ),
     Mutant(
+        "a number of text tokens that a model's folder records is not read in training",
+        "utils.training.steps.flow:FlowStep.__init__",
+        "family.own_text_length(config)",
+        "family.text_length",
+        "tests/models/test_families.py::test_a_pipeline_reads_as_many_tokens_as_its_folder_records_and_a_saved_one_records_them",
+    ),
+    Mutant(
+        "checkpoints lose the number of text tokens that their base model records",
+        "utils.models.parts:Parts.assemble",
+        "loading.keep_text_length(self.pipeline.config, pipeline)",
+        "",
+        "tests/models/test_families.py::test_a_pipeline_reads_as_many_tokens_as_its_folder_records_and_a_saved_one_records_them",
+    ),
+    Mutant(
+        "a token that stands for many is attended to as one",
+        "assets.tiny_sd3_parts:RepeatedLastToken.stand_for",
+        "math.log(count)",
+        "0.0",
+        "tests/assets/test_tiny_sd3_parts.py::test_one_token_that_stands_for_many_is_attended_to_as_they_are[40]",
+    ),
+    Mutant(
         "T5 reads another number of tokens in training than in the run's images",
         "utils.generation.generation_plan:_text_length",
         "opts.max_sequence_length or recorded",

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,11 @@ import torch
 from tests.pipelines import MINIATURES, flux, miniature
 from utils.generation import mitigations, sampling
 from utils.generation.sampling import Prompt
-from utils.models import families, pipeline_files
-from utils.runtime.errors import UsageError
+from utils.models import families, loading, pipeline_files
+from utils.models.parts import Parts
+from utils.runtime.errors import DataError, UsageError
+from utils.training import steps
+from utils.training.steps.base import StepSettings
 
 
 def generate(pipeline, prompts, *, guidance, negative=None, steps=3, length=None):
@@ -111,7 +116,7 @@ def test_options_of_guidance_that_would_have_no_effect_are_refused():
 
 def read_by(pipeline, length=None):
     family = families.family_of(pipeline)
-    return family.longest(pipeline, **family.text_arguments(length))
+    return family.longest(pipeline, **family.text_arguments(pipeline, length))
 
 
 def test_prompts_count_the_tokens_that_reach_the_network():
@@ -147,6 +152,57 @@ def test_images_at_another_text_length_are_those_of_the_pipeline_at_it(name):
     assert np.abs(ours[0] - np.asarray(own, float)).mean() < 0.5
     _, usual = generate(pipeline, ["a red circle"], guidance=3.0, negative="blue")
     assert np.abs(ours[0] - usual[0]).mean() > 1
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Folder of an SD 3 without T5 that was trained with three zero tokens in T5's place."""
+    pipeline, folder = miniature("SD 3"), tmp_path_factory.mktemp("recorded")
+    pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipeline.register_to_config(**{families.TEXT_LENGTH: 3})
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_a_pipeline_reads_as_many_tokens_as_its_folder_records_and_a_saved_one_records_them(
+    recorded, tmp_path
+):
+    family = families.FAMILIES["StableDiffusion3Pipeline"]
+    first = Parts(loading.load_pipeline("--x", str(recorded)))
+    first.assemble().save_pretrained(tmp_path)  # as checkpoints are saved
+    again = loading.load_pipeline("--x", str(tmp_path))
+    for pipeline in (first.pipeline, again):
+        settings = {"pipeline": pipeline, "device": "cpu"}
+        own, asked = (sampling.Embedder(**settings, text_length=n) for n in (None, 5))
+        assert own(["a"])["prompt_embeds"].shape[1] == 32 + 3
+        assert asked(["a"])["prompt_embeds"].shape[1] == 32 + 5
+        arguments = family.text_arguments(pipeline, None)
+        negative = family.encode_negative(pipeline, None, "cpu", **arguments)
+        assert negative["prompt_embeds"].shape[1] == 32 + 3
+    assert steps.of(first).length == 3
+    assert steps.of(first, StepSettings(5)).length == 5
+
+
+def test_a_length_that_was_asked_for_and_is_the_class_s_own_is_not_the_recorded_one(
+    recorded, script, tmp_path
+):
+    for length, setting in ((256, 256), (3, None)):
+        made = tmp_path / str(length)
+        script(
+            "diff_inference",
+            *("--pretrained_model_name_or_path", recorded, "--prompt", "a", "-imb", 1),
+            *("--resolution", 16, "--num_inference_steps", 1, "--savepath", made),
+            *("--max_sequence_length", length),
+        )
+        settings = json.loads((made / "manifest.json").read_text())["settings"]
+        assert settings.get("max_sequence_length") == setting
+
+
+@pytest.mark.parametrize("value", [0, "3", True, 2.0])
+def test_a_recorded_length_that_is_no_count_is_refused(value):
+    family = families.FAMILIES["StableDiffusion3Pipeline"]
+    with pytest.raises(DataError, match=f"_max_sequence_length {value!r}; use a whole number"):
+        family.own_text_length({families.TEXT_LENGTH: value})
 
 
 def test_a_length_of_t5_is_refused_where_there_is_none():

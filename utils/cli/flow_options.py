@@ -59,7 +59,7 @@ class FlowOptions(Options):
         kind=count(1, MOST_TOKENS),
         group=FLOWS,
         help="number of tokens of a caption that T5 reads, in training and of the run's images",
-        unset="256 for SD 3, 512 for Flux",
+        unset="as the model's folder records, otherwise 256 for SD 3 and 512 for Flux",
     )
     guidance_scale: float | None = flag(
         None,

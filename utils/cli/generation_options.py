@@ -187,7 +187,8 @@ class GenerationOptions(CommonOptions, ColumnOptions, TrackingOptions, ModelOpti
         kind=count(1, MOST_TOKENS),
         group=SAMPLING,
         help="number of tokens of a prompt that T5 reads, for SD 3 and Flux",
-        unset="as the run was trained, otherwise 256 for SD 3 and 512 for Flux",
+        unset="as the run was trained or the model's folder records, otherwise 256 for SD 3 and 512"
+        " for Flux",
     )
     scheduler: str | None = flag(
         None,

@@ -147,7 +147,7 @@ def _settings(
 
 
 def _sample_settings(
-    opts: GenerationOptions, model: ModelSource, class_name: str, side: int
+    opts: GenerationOptions, model: ModelSource, class_name: str, index: Mapping, side: int
 ) -> SampleSettings:
     steps, scale = families.default_sampling(class_name)
     return SampleSettings(
@@ -155,18 +155,21 @@ def _sample_settings(
         guidance=scale if opts.guidance_scale is None else opts.guidance_scale,
         side=None if model.native else side,
         negative_prompt=opts.negative_prompt,
-        text_length=_text_length(opts, model, class_name),
+        text_length=_text_length(opts, model, class_name, index),
         eta=opts.eta,
     )
 
 
-def _text_length(opts: GenerationOptions, model: ModelSource, class_name: str) -> int | None:
+def _text_length(
+    opts: GenerationOptions, model: ModelSource, class_name: str, index: Mapping
+) -> int | None:
     """Tokens of T5: of --max_sequence_length, else what the run was trained with; None is the
-    pipeline's own number."""
+    pipeline's own number. index: model_index.json."""
     families.require_text_length(model.source, class_name, opts.max_sequence_length)
     recorded = model.run.options.get("max_sequence_length") if model.run else None
     length = opts.max_sequence_length or recorded
-    return None if length == families.FAMILIES[class_name].text_length else length
+    own = families.FAMILIES[class_name].own_text_length(index)
+    return None if length == own else length
 
 
 def _require_eta(opts: GenerationOptions, scheduler: str) -> None:
@@ -208,7 +211,7 @@ def _resolve(opts: GenerationOptions) -> _Resolved:
         families.require_resolution(model.source, class_name, configs, side)
     if opts.lora:
         lora.require_lora(opts.lora)
-    sample = _sample_settings(opts, model, class_name, side)
+    sample = _sample_settings(opts, model, class_name, configs.index, side)
     scheduler = opts.scheduler or family.scheduler_of(native=model.native)
     resolved = _Resolved(
         model=model,

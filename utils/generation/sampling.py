@@ -123,7 +123,7 @@ def window_of(pipeline: Any, text_length: int | None = None) -> Window:
     """What a pipeline reads of a prompt: the tokens that reach its denoiser. text_length: of T5;
     None is the pipeline's own number."""
     family = families.family_of(pipeline)
-    return Window(*family.longest(pipeline, **family.text_arguments(text_length)))
+    return Window(*family.longest(pipeline, **family.text_arguments(pipeline, text_length)))
 
 
 class Embedder:
@@ -143,7 +143,8 @@ class Embedder:
     ) -> None:
         self.pipeline, self.device, self.keep_bytes = pipeline, device, keep_bytes
         family = families.family_of(pipeline)
-        self.encode = functools.partial(family.encode, **family.text_arguments(text_length))
+        lengths = family.text_arguments(pipeline, text_length)
+        self.encode = functools.partial(family.encode, **lengths)
         # by prompt, without the batch dimension, the least recently used first
         self._known: dict[str, families.Embeddings] = {}
 
@@ -214,7 +215,7 @@ def _unconditional(
 ) -> families.Embeddings:
     """Embeddings of the unconditional branch, [1, ...]."""
     family = families.family_of(pipeline)
-    lengths = family.text_arguments(settings.text_length)
+    lengths = family.text_arguments(pipeline, settings.text_length)
     return family.encode_negative(pipeline, settings.negative_prompt, device, **lengths)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from utils.models import pipeline_files, single_files
 from utils.models.pipeline_files import NO_CHOICE, FileChoice
 from utils.models.scheduler_names import DENOISING, FLOW_MATCHING
-from utils.runtime.errors import UsageError
+from utils.runtime.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Device: TypeAlias = "str | torch.device"
 # argument of the pipeline's call, such as "prompt_embeds" -> [B, ...]
 Embeddings: TypeAlias = "dict[str, torch.Tensor]"
+# entry of model_index.json: tokens of T5, or zeros without it, that a pipeline was trained with.
+# diffusers ignores entries that begin with an underscore, and always reads the class's number.
+TEXT_LENGTH = "_max_sequence_length"
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,28 @@ class Family:
         base model is rendered at its own size."""
         return self.default_scheduler or (self.native_scheduler if native else None)
 
-    def text_arguments(self, length: int | None) -> dict[str, int]:
+    def own_text_length(self, config: Mapping[str, Any]) -> int | None:
+        """Tokens of T5 that a pipeline reads unless --max_sequence_length is given: what its folder
+        records (TEXT_LENGTH), else the class's number.
+
+        config: model_index.json, or the configuration of the loaded pipeline. DataError for a
+        record that is no count."""
+        recorded = config.get(TEXT_LENGTH)
+        if self.text_length is None or recorded is None:
+            return self.text_length
+        if type(recorded) is not int or recorded < 1:
+            raise DataError(
+                f"model_index.json has {TEXT_LENGTH} {recorded!r}; use a whole number from 1 on"
+            )
+        return recorded
+
+    def text_arguments(self, pipeline: Any, length: int | None) -> dict[str, int]:
         """Arguments of `encode`, `encode_negative` and `longest` for a number of tokens; None is
         the pipeline's own."""
-        if self.text_length is None:
+        own = self.own_text_length(pipeline.config)
+        if own is None:
             return {}
-        return {"max_sequence_length": self.text_length if length is None else length}
+        return {"max_sequence_length": own if length is None else length}
 
 
 def _sd_encode(pipeline: Any, prompts: list[str], device: Device) -> Embeddings:

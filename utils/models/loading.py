@@ -106,7 +106,16 @@ def load_pipeline(
     except pipeline_files.loading_errors() as error:
         raise pipeline_files.unreachable(flag, source, error) from None
     _require_vocabulary(flag, source, pipeline)
+    keep_text_length(configs.index, pipeline)
     return plain(pipeline)
+
+
+def keep_text_length(config: Mapping[str, Any], pipeline: DiffusionPipeline) -> None:
+    """Let a pipeline know, and write where it is saved, what another configuration of it records
+    of its text (families.TEXT_LENGTH), which diffusers drops."""
+    if families.TEXT_LENGTH in config:
+        recorded = {families.TEXT_LENGTH: config[families.TEXT_LENGTH]}
+        pipeline.register_to_config(**recorded)
 
 
 def plain(pipeline: DiffusionPipeline) -> DiffusionPipeline:

@@ -107,7 +107,9 @@ class Parts:
         }
         if "requires_safety_checker" in known:
             settings["requires_safety_checker"] = False
-        return loading.plain(type(self.pipeline)(**parts, **settings))
+        pipeline = type(self.pipeline)(**parts, **settings)
+        loading.keep_text_length(self.pipeline.config, pipeline)
+        return loading.plain(pipeline)
 
 
 def load_parts(

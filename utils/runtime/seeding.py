@@ -22,6 +22,7 @@ STREAMS = {
     "tiny-sd/pretraining": "scenes that tiny-sd is trained on",
     "tiny-sd/held-out": "scenes that tiny-sd is measured on",
     "tiny-sd/training": "weights, batches, timesteps and noise in the training of tiny-sd",
+    "tiny-sd3/training": "weights, batches, times and noise in the training of tiny-sd3",
     "duplication": "which training images are duplicated",
     "holdout": "which training images --holdout sets aside",
     "subset": "which training images belong to --trainsubset",

@@ -27,9 +27,9 @@ class FlowStep(Step):
     def __init__(self, parts: Parts, settings: StepSettings):
         """parts: a pipeline of the family."""
         super().__init__(parts, settings)
-        family = families.family_of(parts.pipeline)
+        family, config = families.family_of(parts.pipeline), parts.pipeline.config
         # tokens that T5 reads
-        self.length = settings.max_sequence_length or family.text_length or 0
+        self.length = settings.max_sequence_length or family.own_text_length(config) or 0
         self.float32_encoders = (self.t5,)
 
     @classmethod
