@@ -121,8 +121,8 @@ def to_bytes(image: Image.Image) -> torch.Tensor:
 
 
 def scaled(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: (value / 255 - mean) / std, on the same
-    device."""
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: (value / 255 - mean) / std, on the same device,
+    the colours of a pixel side by side in memory."""
     import torch
 
     shift, scale = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (mean, std))
@@ -130,8 +130,8 @@ def scaled(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def channels_first(pixels: torch.Tensor) -> torch.Tensor:
-    """[B, H, W, 3] -> [B, 3, H, W], contiguous."""
-    return pixels.permute(0, 3, 1, 2).contiguous()
+    """[B, H, W, 3] -> [B, 3, H, W], the same memory: torch calls this order channels_last."""
+    return pixels.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

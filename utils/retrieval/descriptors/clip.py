@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from utils.data import transforms
 from utils.files import hub, whole_files
 from utils.retrieval.descriptors import weights
-from utils.retrieval.descriptors.network import Extractor, Wanted, on_scaled_input
+from utils.retrieval.descriptors.network import Extractor, Wanted, on_scaled_input, ready
 from utils.runtime.errors import DataError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def load(name: str, pretrained: str, wanted: Wanted, *, flag: str, weights_flag:
     model, preprocess = _create(
         name, pretrained, wanted, is_file=is_file, flag=flag, weights_flag=weights_flag
     )
-    model.eval().requires_grad_(False).to(wanted.device, wanted.dtype)
+    ready(model, wanted).requires_grad_(False)
     record = _record(name, pretrained, model, wanted, is_file=is_file)
     return Clip(model, preprocess, open_clip.get_tokenizer(name), record, wanted)
 

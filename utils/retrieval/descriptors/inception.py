@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from utils.data import transforms
 from utils.files import whole_files
 from utils.retrieval.descriptors import weights
-from utils.retrieval.descriptors.network import Extractor
+from utils.retrieval.descriptors.network import Extractor, Wanted, on_device, ready
 from utils.runtime.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -31,12 +31,14 @@ def build(given: str | None, *, device: torch.device) -> tuple[Extractor, torch.
     given: file of --fid_weights; None: the published one, which is downloaded
 
     Returns: the extractor, and its module for `published`."""
+    import torch
+
     path = weights.find(
         "--fid_weights", given, name=FILE, address=ADDRESS, what="FID", otherwise="use --metrics fd"
     )
-    module = _module(path).to(device)
+    module = ready(_module(path), Wanted(device=device, dtype=torch.float32))
 
-    def network(pixels: torch.Tensor) -> torch.Tensor:
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
         return module(transforms.channels_first(pixels.to(device)))[0]
 
     record = {
@@ -44,6 +46,7 @@ def build(given: str | None, *, device: torch.device) -> tuple[Extractor, torch.
         "weights_sha256": whole_files.file_sha256(path),
         "protocol": "standard",
     }
+    network = on_device(forward, device)
     return Extractor(transforms.to_bytes, network, record, as_generated=True), module
 
 
@@ -56,12 +59,12 @@ def published(extractor: Extractor, module: torch.nn.Module, *, device: torch.de
 
     extractor, module: as `build` returns them"""
 
-    def network(pixels: torch.Tensor) -> torch.Tensor:
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
         twice = 2 * transforms.scaled(pixels.to(device), (0.5,) * 3, (0.5,) * 3) - 1
         return _body(module)(twice)
 
     transform = functools.partial(transforms.centre_square, side=SIDE)
-    return Extractor(transform, network, extractor.record | {"protocol": "dcr"})
+    return Extractor(transform, on_device(forward, device), extractor.record | {"protocol": "dcr"})
 
 
 def _module(path: Path) -> torch.nn.Module:

@@ -10,7 +10,13 @@ from typing import Any
 from utils.data import transforms
 from utils.files import whole_files
 from utils.retrieval.descriptors import weights
-from utils.retrieval.descriptors.network import Extractor, Network, Wanted, on_scaled_input
+from utils.retrieval.descriptors.network import (
+    Extractor,
+    Network,
+    Wanted,
+    on_scaled_input,
+    ready,
+)
 from utils.runtime.errors import DataError, UsageError, choose, first_line
 
 # --arch -> published file; `resnet50_disc` is a ResNeXt-101 despite its name
@@ -65,7 +71,7 @@ def _load(path: Path, wanted: Wanted) -> Any:
                 f"--weights={str(path)!r} is not a TorchScript file ({first_line(error, 120)})"
             ) from None
     weights.require_finite(network.state_dict(), path)
-    return network.to(wanted.dtype)
+    return ready(network, wanted)
 
 
 def _require_descriptor(path: Path, network: Network, side: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.files import hub, whole_files
 from utils.retrieval.descriptors import weights
-from utils.retrieval.descriptors.network import Extractor, Network, Wanted, on_scaled_input
+from utils.retrieval.descriptors.network import Extractor, Network, Wanted, on_scaled_input, ready
 from utils.runtime.errors import UsageError, choose, first_line, require_file
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _extractor(wanted: Wanted, name: str, path: Path | None) -> Extractor:
         config |= {"input_size": (3, wanted.choice.imsize, wanted.choice.imsize)}
     # as in timm's loader the worker returns 8 bits, and the device scales them
     transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
-    model.eval().to(wanted.device, wanted.dtype)
+    ready(model, wanted)
     forward = model if wanted.choice.layer is None else _tokens(model, wanted, wanted.choice.layer)
     patch = _patch(model)
     if patch and (wanted.choice.imsize or wanted.choice.multiscale):
