@@ -31,6 +31,11 @@ MUTANTS = [
         "self.process.drawn_at(*shape[1:])",
         "self.process.draw",
         "tests/training/steps/test_families.py::test_times_of_flux_are_shifted_by_the_size_of_the_bucket",
+        "features of a batch are computed for its first pictures alone",
+        "utils.retrieval.descriptors.network:on_device",
+        "torch.cat([network(part) for part in pixels.split(CPU_BATCH)])",
+        "network(pixels[:CPU_BATCH])",
+        "tests/retrieval/descriptors/test_network.py::test_a_cpu_computes_a_few_pictures_at_a_time",
     ),
     Mutant(
         "a weight of few bits is kept whole for the backward pass",
