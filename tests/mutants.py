@@ -31,6 +31,8 @@ MUTANTS = [
         "self.process.drawn_at(*shape[1:])",
         "self.process.draw",
         "tests/training/steps/test_families.py::test_times_of_flux_are_shifted_by_the_size_of_the_bucket",
+    ),
+    Mutant(
         "features of a batch are computed for its first pictures alone",
         "utils.retrieval.descriptors.network:on_device",
         "torch.cat([network(part) for part in pixels.split(CPU_BATCH)])",
