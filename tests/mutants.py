@@ -1055,7 +1055,7 @@ MUTANTS = [
     ),
     Mutant(
         "distance between image sets wrong",
-        "utils.retrieval.descriptors.inception:published.network",
+        "utils.retrieval.descriptors.inception:published.forward",
         "_body(module)(twice)",
         "_body(module)((twice + 1) / 2)",
         "tests/retrieval/descriptors/test_inception.py::test_the_published_scale_is_what_the_page_says",
