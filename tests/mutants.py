@@ -26,6 +26,20 @@ from tests.prepared import prepared_processes  # noqa: E402
 
 MUTANTS = [
     Mutant(
+        "memory of adapters is counted without the outputs of their layers",
+        "utils.models.adapters:count",
+        "learns += up + (weight.shape[0] if shape.dora else 0)",
+        "learns += weight.shape[0] if shape.dora else 0",
+        "tests/training/test_memory_plan.py::test_what_was_computed_is_what_a_run_holds[LoRA]",
+    ),
+    Mutant(
+        "memory that is dropped counts as if it were kept",
+        "utils.runtime.pass_memory:_Storages._forget",
+        "self.now -= size",
+        "pass",
+        "tests/runtime/test_pass_memory.py::test_what_a_block_makes_and_drops_is_counted_at_its_peak",
+    ),
+    Mutant(
         "all buckets are shifted as the square",
         "utils.training.trainer:Trainer.noised",
         "self.process.drawn_at(*shape[1:])",

@@ -355,3 +355,14 @@ def test_the_ratio_of_mixup_is_drawn_for_the_split_and_step(start):
     assert ratios == [
         (float(seeding.numpy_rng(0, "mixup", 0, s, 1).beta(0.7, 1)),) for s in range(3)
     ]
+
+
+def test_the_first_pass_is_measured_and_computes_what_others_compute(start, finished):
+    measured, plain = start(steps=2), start(steps=2)
+    plain.model.pass_memory.bytes = 0  # as if it had been
+    found = [finished(copies)[1] for copies in (measured, plain)]
+    assert torch.equal(*found)
+    weights = sum(p.numel() * 4 for p in measured.model.weights.values())
+    # at least the gradients, which all are there after it
+    assert weights < measured.model.pass_memory.bytes < 20 * weights
+    assert plain.model.pass_memory.bytes == 0

@@ -140,6 +140,22 @@ def _set_magnitudes(network: Module) -> None:
             parameter.data.copy_(norm.reshape(parameter.shape))
 
 
+def count(network: Module, shape: AdapterShape, layers: Sequence[str]) -> tuple[int, int]:
+    """Numbers of the adapters that `inject` would put into a network, which may be on the device
+    "meta". Returns: (those that learn, those that do not)."""
+    learns = rests = 0
+    for name in {name for layer in layers for name in matching(network, layer)}:
+        layer = network.get_submodule(name)
+        weight = layer.weight  # [out, in] or [out, in, height, width]
+        down, up = shape.rank * weight[0].numel(), shape.rank * weight.shape[0]
+        learns += up + (weight.shape[0] if shape.dora else 0)
+        if shape.freeze_down:
+            rests += down
+        else:
+            learns += down
+    return learns, rests
+
+
 def tensors_of(network: Module) -> dict[str, Parameter]:
     """The tensors of a network's adapters by name, those that do not learn too."""
     return {name: p for name, p in network.named_parameters() if "lora_" in name}

@@ -5,6 +5,7 @@ at (--dry_run) needs no more."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -226,6 +227,19 @@ def read_configs(
         return configs
     except loading_errors() as error:
         raise unreachable(flag, source, error) from None
+
+
+def encoder_configs(
+    source: str | Path, index: dict, *, revision: str | None = None
+) -> dict[str, dict]:
+    """{text encoder: its config.json} of a pipeline, of those that can be read. index: its
+    model_index.json."""
+    found = {}
+    for part, entry in index.items():
+        if part.startswith("text_encoder") and entry != [None, None]:
+            with contextlib.suppress(*loading_errors()):
+                found[part] = _read_json(source, "config.json", part, revision=revision)
+    return found
 
 
 # Files of weights, by their names alone ----------------------------------------------------------

@@ -154,3 +154,13 @@ def quantize(network: Module, name: str) -> None:
         if type(layer) is torch.nn.Linear:
             parent, _, own = path.rpartition(".")
             setattr(network.get_submodule(parent), own, QuantizedLinear(layer, name))
+
+
+def weight_bytes(network: Module, dtype: torch.dtype, name: str | None) -> int:
+    """Bytes of a network's parameters in a dtype, with `quantize` by name; None leaves them. The
+    network may be on the device "meta"."""
+    every = sum(each.numel() for each in network.parameters())
+    if name is None:
+        return every * dtype.itemsize
+    linear = sum(e.weight.numel() for e in network.modules() if type(e) is torch.nn.Linear)
+    return (every - linear) * dtype.itemsize + round(linear * FORMATS[name].weight_bytes)

@@ -9,6 +9,9 @@ import torch
 
 from utils.runtime.errors import UsageError
 
+# of --mixed_precision, whether this machine can compute in it or not
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 def threads() -> int:
     """Number of CPU threads of torch; results on a CPU repeat to the bit only with the same."""
@@ -29,7 +32,7 @@ def dtype_of(mixed_precision: str, *, without_gpu: str = "no, bf16") -> torch.dt
         raise UsageError(
             f"--mixed_precision='fp16' needs a GPU; without one choose one of: {without_gpu}"
         )
-    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
+    return DTYPES[mixed_precision]
 
 
 def measuring_dtype(mixed_precision: str | None, device: torch.device) -> torch.dtype:
@@ -39,14 +42,25 @@ def measuring_dtype(mixed_precision: str | None, device: torch.device) -> torch.
     )
 
 
+# {GPU: its peak before the last call of `forget_peak`}
+_earlier_peaks: dict[torch.device, int] = {}
+
+
+def _peak(device):
+    return max(torch.cuda.max_memory_allocated(device), _earlier_peaks.get(device, 0))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let a GPU's allocator count its peak anew; `peak_memory` keeps the one so far."""
+    _earlier_peaks[device] = _peak(device)
+    torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> dict[str, int | None]:
     """Peak memory of this process in bytes. Returns: {"host": ..., "device": None on a CPU}."""
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return {
-        "host": host,
-        "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-    }
+    return {"host": host, "device": _peak(device) if device.type == "cuda" else None}
 
 
 def total_memory(device: torch.device) -> int:

@@ -74,6 +74,18 @@ class Progress:
     average_error: float | None = None
 
 
+def waiting_bytes(
+    own: int, splits: int, *, weights: int, averaged: int, moments: int, measures: bool
+) -> int:
+    """The most bytes of host memory that a process needs whose copies take turns.
+
+    own: copies of the process, of `splits` in all; weights: bytes of the weights of a copy, in
+    float32; averaged: the same with their averages; moments: numbers that the optimizer keeps for
+    each weight; measures: whether averages are measured."""
+    ends = (own + splits) * weights if measures else 0
+    return own * moments * weights + 3 * averaged + ends
+
+
 class Ensemble:
     """The copies of one process."""
 
@@ -111,12 +123,14 @@ class Ensemble:
         that a state is written from."""
         if self.plan.turns == 1:
             return 0
-        own = sum(self.split_of(t) is not None for t in range(self.plan.turns))
-        weights = sum(p.numel() * 4 for p in self.model.weights.values())
-        ends = (own + self.plan.splits) * weights if self.measures else 0
-        averaged = sum(t.numel() * 4 for t in self.model.averaged().values())
-        moments = optimizers.OPTIMIZERS[self.model.optimizer_name].moments
-        return own * moments * weights + 3 * averaged + ends
+        return waiting_bytes(
+            sum(self.split_of(t) is not None for t in range(self.plan.turns)),
+            self.plan.splits,
+            weights=sum(p.numel() * 4 for p in self.model.weights.values()),
+            averaged=sum(t.numel() * 4 for t in self.model.averaged().values()),
+            moments=optimizers.OPTIMIZERS[self.model.optimizer_name].moments,
+            measures=self.measures,
+        )
 
     # Turns ----------------------------------------------------------------------------------------
 

@@ -67,12 +67,13 @@ class Kind:
     numbers: tuple[str, ...] = ()
     counts_in_python: bool = False  # its "step" of each weight is no tensor
     moments: int = 2  # numbers that it keeps for each weight, at most
+    moment_bytes: int = 4  # of each, beside a few of a block
     finds_rate: bool = False  # the learning rate is a factor on one that it finds
 
 
 OPTIMIZERS = {
     "adamw": Kind(adamw),
-    "adamw8bit": Kind(adamw_8bit, package="bitsandbytes", counts_in_python=True),
+    "adamw8bit": Kind(adamw_8bit, package="bitsandbytes", counts_in_python=True, moment_bytes=1),
     "prodigy": Kind(
         prodigy,
         package="prodigyopt",

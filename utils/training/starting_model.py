@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from utils.cli import flags
 from utils.data import prompt_styles
 from utils.data.duplication import DUPLICATIONS
-from utils.models import ddpm, ddpm_networks, families, parts
+from utils.models import ddpm, ddpm_networks, families, parts, pipeline_files, single_files
 from utils.models.ddpm import Classes
 from utils.models.parts import Parts
 from utils.models.pipeline_files import FileChoice
@@ -76,6 +76,15 @@ def configs_of(opts: TrainOptions) -> tuple[str, str, Configs]:
     if not families.FAMILIES[name].text:
         _require_no_text(opts, source)
     return source, name, configs
+
+
+def encoder_configs(opts: TrainOptions, configs: Configs) -> dict[str, dict]:
+    """{text encoder: its configuration} of the model, of those that can be read. configs: of it."""
+    if opts.unconditional_arch is not None:
+        return {}
+    source, choice = opts.pretrained_model_name_or_path, choice_of(opts)
+    place = single_files.configuration_of(FLAG, source, choice.config)
+    return pipeline_files.encoder_configs(place.source, configs.index, revision=choice.revision)
 
 
 def _require_no_text(opts: TrainOptions, source: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.runtime import devices
+from utils.runtime.pass_memory import PassMemory
 from utils.training import augmentation, optimizers, step_random
 from utils.training import latents as lat
 from utils.training.denoiser import DenoiserInputs
@@ -40,6 +41,8 @@ class Trainer(TrainedCopy):
     ):
         super().__init__(parts, task, optimisation, computation)
         self.resolution, self.noise_offset = task.resolution, task.noise_offset
+        # of the first micro-batch of this launch: inputs, forward and backward pass
+        self.pass_memory = PassMemory()
         self.extra_losses = ExtraLosses(self, task.regularisations)
         # (T, D): tokens of a prompt, width of an embedding; (0, 0) of a model that reads no text
         tokens, width = self.family.text_shapes(parts).get("tokens", (0, 0))
@@ -185,15 +188,25 @@ class Trainer(TrainedCopy):
             self.scaler.scale(loss / self.optimisation.accumulation).backward()
         return loss.detach(), skipped, extra
 
+    def _measured(self):
+        """A block whose memory is measured, if it is the first. Not of compiled networks on a CPU,
+        which would run uncompiled in it."""
+        able = self.device.type == "cuda" or not self.computation.compiled
+        if able and self.pass_memory.bytes is None:
+            return self.pass_memory.measured(self.device)
+        return contextlib.nullcontext()
+
     def step(self, batches: Iterator[Mapping[str, Any]], number: int) -> StepReport:
         """Take optimizer step `number` (of this copy, from 0) on the next micro-batches. Nothing
         here waits for the device."""
         accumulation = self.optimisation.accumulation
         losses, skips, extras = [], [], []
         for micro in range(accumulation):
-            loss, skipped, extra = self._micro_step(
-                next(batches), number * accumulation + micro, last=micro == accumulation - 1
-            )
+            batch, last = next(batches), micro == accumulation - 1
+            with self._measured():
+                loss, skipped, extra = self._micro_step(
+                    batch, number * accumulation + micro, last=last
+                )
             losses.append(loss)
             if skipped is not None:
                 skips.append(skipped)

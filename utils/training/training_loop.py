@@ -17,7 +17,7 @@ from utils.reports.progress import Pauses, progress
 from utils.reports.tracking import NoTracker
 from utils.runtime.errors import DataError, Stopped, TrainingError
 from utils.runtime.signals import StopSignal
-from utils.training import step_reports, trained_copy
+from utils.training import memory_needed, step_reports, trained_copy
 from utils.training.due import Due, Intervals, due_at
 from utils.training.previews import preview
 
@@ -75,6 +75,7 @@ class Loop:
         # reports of this process's steps since the last row of metrics.jsonl, oldest first
         self.pending: list[StepReport] = []
         self.logged = 0.0  # seconds of this sitting up to the last row
+        self.shown = False  # whether the memory of a pass was printed
 
     @property
     def seconds(self) -> float:
@@ -195,6 +196,15 @@ class Loop:
         else:
             self.tracker.log(row, step, group=None)
 
+    def _show_memory(self):
+        """Print what the first micro-batch took."""
+        size, self.shown = self.job.model.pass_memory.bytes, True
+        if size is not None:
+            self.processes.say(
+                f"forward and backward pass of a micro-batch: {memory_needed.in_words(size)} beside"
+                " the weights, with the gradients"
+            )
+
     # After a position -----------------------------------------------------------------------------
 
     def show(self, step: int) -> None:
@@ -292,6 +302,8 @@ class Loop:
                 self.position = at.position
                 if at.report is not None:
                     self.pending.append(at.report)
+                if not self.shown:
+                    self._show_memory()
                 self._after(at)
                 # several processes must stop at the same step, and asking costs a wait: they ask
                 # when they log

@@ -14,7 +14,7 @@ from utils.cli import flags, unused_flags
 from utils.data import buckets
 from utils.files import hub, resume_states, run_folder
 from utils.models import adapters, families
-from utils.runtime import launcher_settings, launching
+from utils.runtime import devices, launcher_settings, launching
 from utils.runtime.errors import UsageError
 from utils.training import (
     data_job,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from utils.files.run_folder import NewRun
     from utils.models.pipeline_files import Configs
     from utils.training.class_images import ClassPlan
+    from utils.training.memory_needed import Needs
     from utils.training.training_inputs import TrainingInputs
 
 
@@ -49,6 +50,7 @@ class RunPlan:
     state: State | None  # the state that it continues from; None starts at the first step
     upload: tuple[str, str] | None  # of --push_to_hub: the repository and a token
     classes: ClassPlan | None  # the class images of prior preservation
+    needs: Needs  # the memory of a process
 
 
 def resumed(opts: TrainOptions) -> tuple[dict[str, Any] | None, State | None]:
@@ -138,6 +140,31 @@ def defaults_taken(opts: TrainOptions, configs: Configs) -> list[str]:
     return lines
 
 
+def needs_of(opts: TrainOptions, name: str, configs: Configs) -> Needs:
+    """The memory that a process needs, by the configuration of a pipeline of class `name`."""
+    processes, splits = int(os.environ.get("WORLD_SIZE", 1)), opts.clients_num
+    plan = memory_needed.Plan(
+        model_job.method_of(opts),
+        steps.STEPS[name],
+        devices.DTYPES[opts.mixed_precision],
+        opts.optimizer_name,
+        learns_text=opts.train_text_encoder,
+        use_ema=opts.use_ema,
+        holds_base=opts.trigger_class is not None,
+        copies=-(-splits // min(processes, splits)),
+        splits=splits,
+    )
+    encoders = starting_model.encoder_configs(opts, configs)
+    found = memory_needed.networks_of(name, configs, encoders)
+    needs = memory_needed.needs(plan, found, denoiser_name=families.FAMILIES[name].denoiser)
+    missing = [
+        part
+        for part, entry in configs.index.items()
+        if part.startswith("text_encoder") and entry != [None, None] and part not in encoders
+    ]
+    return replace(needs, not_counted=tuple(missing))
+
+
 def plan_of(opts: TrainOptions) -> RunPlan:
     """Check everything that can be checked before a model loads."""
     resumes = bool(opts.resume_from_checkpoint)
@@ -172,7 +199,9 @@ def plan_of(opts: TrainOptions) -> RunPlan:
     classes = preservation_job.class_plan(
         opts, name, configs, starting_model.choice_of(opts), process=launching.process_number()
     )
-    return RunPlan(run, inputs, options, record, state, upload, classes)
+    needs = needs_of(opts, name, configs)
+    say(needs.line())
+    return RunPlan(run, inputs, options, record, state, upload, classes, needs)
 
 
 def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
@@ -194,6 +223,7 @@ def print_plan(opts: TrainOptions, plan: RunPlan) -> None:
         "options": plan.options,
         "images": len(plan.inputs.images),
         "recognised": recognised,
+        "memory": plan.needs.record(),
         "writes": writes,
     }
     print(json.dumps(shown, indent=1))

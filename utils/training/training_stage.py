@@ -113,6 +113,7 @@ def start(
     if plan.record is not None:
         run_record.require_same_inputs(plan.record, record)
         record["id"] = plan.record["id"]
+    record["memory"] = plan.needs.record()
     training_job.require_host_memory(job, processes.say)
     say_base_memory(job, processes)
     if processes.main:
@@ -256,6 +257,8 @@ def report(plan: RunPlan, loop: Loop, record: dict[str, Any]) -> None:
         "images_per_second": speed,
         "peak_memory": devices.peak_memory(job.model.device),
     }
+    if job.model.pass_memory.bytes is not None:
+        measured["pass_memory"] = job.model.pass_memory.bytes
     if loop.checks is not None:
         measured |= loop.checks.record()
     run.finish(record | measured)

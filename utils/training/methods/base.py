@@ -30,6 +30,15 @@ class Method(ABC):
         """The dtype in which a model is loaded, for a run that computes in `dtype`."""
 
     @abstractmethod
+    def size(
+        self, name: str, network: torch.nn.Module, step: type[Step], dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """What a network takes that `prepare` would be given, and that may be on the device "meta".
+
+        name: of the network within the pipeline; dtype: of the run. Returns: (numbers that learn,
+        in float32; bytes of what does not learn)."""
+
+    @abstractmethod
     def prepare(self, modules: Mapping[str, torch.nn.Module], parts: Parts, step: Step) -> None:
         """Make what learns in the networks ready to learn.
 

@@ -27,6 +27,12 @@ class FullWeights(Method):
         """float32, whatever the run computes in."""
         return torch.float32
 
+    def size(
+        self, name: str, network: torch.nn.Module, step: type[Step], dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """All parameters learn."""
+        return sum(each.numel() for each in network.parameters()), 0
+
     def prepare(self, modules: Mapping[str, torch.nn.Module], parts: Parts, step: Step) -> None:
         """Turn on the gradients of all weights."""
         for module in modules.values():

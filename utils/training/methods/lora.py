@@ -61,6 +61,15 @@ class Lora(Method):
         """That in which the run computes."""
         return dtype
 
+    def size(
+        self, name: str, network: torch.nn.Module, step: type[Step], dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """The adapters learn beside the network's own weights."""
+        learns, rests = adapters.count(network, self.adapting.shape, self._layers(name, step))
+        kept = None if name.startswith("text_encoder") else self.adapting.base_format
+        own = quantized.weight_bytes(network, self.base_dtype(dtype), kept)
+        return learns, own + rests * 4
+
     def prepare(self, modules: Mapping[str, torch.nn.Module], parts: Parts, step: Step) -> None:
         """Put adapters into the networks, whose fingerprints are taken before, and keep the
         denoiser's own weights in the format that was chosen. UsageError for layers that a network
@@ -78,7 +87,7 @@ class Lora(Method):
                 adapters.require_layers(LAYERS, module, layers)
             adapters.inject(module, self.adapting.shape, layers, seed=self.adapting.seed, part=name)
 
-    def _layers(self, network: str, step: Step) -> Sequence[str]:
+    def _layers(self, network: str, step: Step | type[Step]) -> Sequence[str]:
         if network.startswith("text_encoder"):
             return step.encoder_lora_layers
         return self.adapting.layers or step.lora_layers
