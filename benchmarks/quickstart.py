@@ -142,10 +142,11 @@ def card_command(data, run, *, seed):
     return ["diff_retrieval.py", *flag_words(flags)]
 
 
-def training_command(data, run, *, seed, steps):
-    """The command that fine-tunes tiny-sd on the scenes in `data`, a quarter of them duplicated."""
+def training_command(data, run, *, seed, steps, model=None, learning_rate=LEARNING_RATE):
+    """The command that fine-tunes a model, by default tiny-sd, on the scenes in `data`, a quarter
+    of them duplicated."""
     flags = {
-        "--pretrained_model_name_or_path": TINY_SD,
+        "--pretrained_model_name_or_path": model or TINY_SD,
         "--instance_data_dir": data / "train",
         "--instance_prompt_loc": data / "captions.json",
         "--class_prompt": "instancelevel_blip",
@@ -155,7 +156,7 @@ def training_command(data, run, *, seed, steps):
         "--center_crop": True,
         "--train_batch_size": "16",
         "--max_train_steps": steps,
-        "--learning_rate": LEARNING_RATE,
+        "--learning_rate": learning_rate,
         "--lr_scheduler": "constant_with_warmup",
         "--lr_warmup_steps": "50",
         "--save_steps": steps,

@@ -27,6 +27,7 @@ SLOW = (
     "test_kill_and_resume.py",
     "test_training_loop.py",
     "test_build_tiny_sd.py",
+    "test_build_tiny_sd3.py",
     "test_index_evaluation.py",
     "test_diff_inference.py",
     "test_card_stage.py",

@@ -278,6 +278,13 @@ MUTANTS = [
         "tests/models/test_families.py::test_a_pipeline_reads_as_many_tokens_as_its_folder_records_and_a_saved_one_records_them",
     ),
     Mutant(
+        "a build whose rate has fallen continues to another number of steps",
+        "assets.build_tiny_sd3:HeldStage.load",
+        "before != self.steps",
+        "False",
+        "tests/assets/test_build_tiny_sd3.py::test_a_build_that_was_stopped_and_shortened_is_the_short_one_and_is_measured",
+    ),
+    Mutant(
         "a token that stands for many is attended to as one",
         "assets.tiny_sd3_parts:RepeatedLastToken.stand_for",
         "math.log(count)",

@@ -17,6 +17,7 @@ PAGES = sorted(
         ROOT / "CHANGELOG.md",
         MAP,
         ROOT / "assets" / "tiny-sd" / "README.md",
+        ROOT / "assets" / "tiny-sd3" / "README.md",
         *(ROOT / "docs").glob("*.md"),
     ]
 )
