@@ -63,8 +63,8 @@ class AtEqualDistance:
     Each side names the arms of one training along its steps. Where `less` has a distance that lies
     between the least and the most of `more`, the share of copies of `more` at that distance is
     interpolated between its arms, linearly; the mean of the differences is a number a seed. The
-    claim holds if it is above 0 with every seed, and fails if it is below 0 with every seed; of
-    fewer than three seeds it is unclear."""
+    claim holds if it is above 0 with every seed, and fails if it is below 0 with every seed; it is
+    unclear of fewer than three seeds, and where one has no distance in common."""
 
     more: tuple
     less: tuple
@@ -380,12 +380,13 @@ def _hold_at_equal_distance(claim, rows_of):
         effects.append(
             float(above[~np.isnan(above)].mean()) if not np.isnan(above).all() else np.nan
         )
-    low, high = min(effects), max(effects)
+    # nan: of a seed in which the two have no distance in common
+    known = [effect for effect in effects if not np.isnan(effect)] or [np.nan]
+    low, high = min(known), max(known)
     word = UNCLEAR
-    # where it is nan, a seed has no distance in common
-    if len(effects) >= FEWEST_SEEDS and not np.isnan(effects).any():
+    if len(known) == len(effects) >= FEWEST_SEEDS:
         word = HOLDS if low > 0 else FAILS if high < 0 else UNCLEAR
-    return Result(claim, float(np.mean(effects)), low, high, None, None, None, None, word)
+    return Result(claim, float(np.mean(known)), low, high, None, None, None, None, word)
 
 
 HOLD = {

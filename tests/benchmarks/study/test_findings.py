@@ -157,6 +157,8 @@ def test_copying_is_compared_where_both_are_as_far_from_other_scenes():
     assert held([(220, 0), (210, 0)], other=[(220, 4), (210, 4)]).word == UNCLEAR
     assert held([(190, 0), (195, 0)]).word == UNCLEAR  # no distance in common
     assert held([(220, 0)] * 2, seeds=(1, 2)).word == UNCLEAR  # too few seeds
+    partly = held([(220, 0)] * 2, other=[(190, 0)] * 2)  # the others say what they say
+    assert (partly.effect, partly.low, partly.high, partly.word) == (0.25, 0.25, 0.25, UNCLEAR)
 
 
 def test_a_finding_holds_if_all_that_decides_holds_and_fails_if_one_fails():
