@@ -16,29 +16,23 @@ from utils.cli.common_options import (
     ReadingOptions,
     TrackingOptions,
 )
-from utils.cli.flags import default_of, flag, switch
+from utils.cli.descriptor_options import DESCRIPTOR, SIMILARITY, DescriptorOptions
+from utils.cli.flags import flag, switch
 from utils.cli.kinds import (
     MOST_AT_ONCE,
-    MOST_PIXELS,
     PATH,
-    SEED,
-    TRUTH,
     count,
     one_of,
     real,
     some_of,
     whole,
 )
-from utils.data.transforms import SSCD_PRESETS
+from utils.cli.launch_options import PROCESSES, LaunchOptions
+from utils.cli.metric_options import METRIC, MetricOptions
 from utils.files.owned_folders import require_writable
 from utils.retrieval.candidates import VIEWS
-from utils.retrieval.descriptors.extractors import EXTRACTORS, USES_ARCH, USES_PRESET
-from utils.retrieval.descriptors.timm_models import DINO
-from utils.retrieval.formulas.similarity import SIMILARITIES
-from utils.retrieval.metrics import METRICS
 from utils.runtime.errors import UsageError
 
-PROTOCOLS = ("standard", "dcr")
 MOST_MATCHES = 1000  # per query: the matches of all queries are in memory at once
 # suffixes of files that --sim_save_path does not write
 OTHER_SUFFIXES = (".txt", ".csv", ".pt", ".pth", ".npz")
@@ -73,18 +67,23 @@ OF_NETWORKS = ("weights", "imsize", "isvit")
 
 # titles of --help
 IMAGES = "images"
-DESCRIPTOR = "descriptor"
-SIMILARITY = "similarity"
 VERDICT = "verdict"
-METRIC = "metrics"
 SAVING = "what is saved"
 INDEX = "index and near-duplicates"
 COMPARISON = "comparison of evaluations"
-PROCESSES = "several processes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOptions, CardOptions):
+class RetrievalOptions(
+    DescriptorOptions,
+    MetricOptions,
+    LaunchOptions,
+    CommonOptions,
+    ReadingOptions,
+    ColumnOptions,
+    TrackingOptions,
+    CardOptions,
+):
     """Flags of diff_retrieval.py."""
 
     script: ClassVar[str] = "diff_retrieval.py"
@@ -126,92 +125,6 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
             " --compare_runs"
         ),
     )
-    pt_style: str = flag(
-        "sscd", kind=one_of(EXTRACTORS), group=DESCRIPTOR, help="descriptor of the images"
-    )
-    arch: str = flag(
-        "resnet50",
-        "-a",
-        group=DESCRIPTOR,
-        help=(
-            "network of the descriptor; sscd: resnet50, resnet50_disc, resnet50_im; clip: resnet50,"
-            " vit_base, vit_large or open_clip's model:tag; dino:"
-            f" {', '.join(DINO)}; timm: a model name"
-        ),
-    )
-    preset: str = flag(
-        "dcr", kind=one_of(SSCD_PRESETS), group=DESCRIPTOR, help="transform of sscd's input images"
-    )
-    weights: str | None = flag(
-        None,
-        "--pretrained",
-        kind=PATH,
-        group=DESCRIPTOR,
-        help="weights file of the descriptor",
-        unset="the usual weights",
-    )
-    imsize: int | None = flag(
-        None,
-        kind=count(16, MOST_PIXELS),
-        group=DESCRIPTOR,
-        help="side of the input images of timm, dino and clip in pixels",
-        unset="the network's own, 224 for most",
-    )
-    multiscale: bool = flag(
-        False,
-        kind=TRUTH,
-        group=DESCRIPTOR,
-        help="average of the features of three sizes: sides x 1, 0.71 and 0.5",
-    )
-    isvit: bool = switch(
-        group=DESCRIPTOR, help="check that the network is a vision transformer; others are refused"
-    )
-    layer: int | None = flag(
-        None,
-        kind=count(1),
-        group=DESCRIPTOR,
-        help=(
-            "block of a vision transformer, counted from the end (1 is the last), whose CLS token"
-            " is the descriptor; with splitloss its patch tokens"
-        ),
-        unset="the network's own output",
-    )
-    keephead: bool = switch(group=DESCRIPTOR, help="published flag without effect")
-    keeppredictor: bool = switch(group=DESCRIPTOR, help="published flag without effect")
-    similarity_metric: str = flag(
-        "dotproduct",
-        kind=one_of(SIMILARITIES),
-        group=SIMILARITY,
-        help="similarity of two descriptors",
-    )
-    num_loss_chunks: int | None = flag(
-        None,
-        "--numpatches",
-        kind=count(1),
-        group=SIMILARITY,
-        help="number of chunks of a descriptor under splitloss",
-        unset="1, with --layer one per patch",
-    )
-    stype: str | None = flag(
-        None,
-        kind=one_of(("cross",)),
-        group=SIMILARITY,
-        help="variant of splitloss; cross: every chunk is compared with every chunk",
-        unset="each chunk with the same chunk of the other image",
-    )
-    einsum_chunks: int = flag(
-        4096,
-        kind=count(1),
-        group=SIMILARITY,
-        help="number of rows that are compared at once; changes memory only",
-    )
-    copy_threshold: float | None = flag(
-        None,
-        kind=real(-1, 1),
-        group=SIMILARITY,
-        help="similarity above which an image counts as a copy, or as a near-duplicate",
-        unset="sscd 0.5, pixel 0.95, others none; for --dedup sscd 0.75, pixel 0.95",
-    )
     no_align: bool = switch(
         group=VERDICT,
         help="no second look: candidates are not aligned, and the descriptor's score decides",
@@ -247,80 +160,6 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
         kind=real(0, 0.5),
         group=VERDICT,
         help="share of the innocents that may exceed the threshold",
-    )
-    metrics: tuple[str, ...] | None = flag(
-        None,
-        kind=some_of(METRICS),
-        group=METRIC,
-        help="metrics to compute",
-        unset="all that can be computed",
-    )
-    fid_weights: str | None = flag(
-        None,
-        kind=PATH,
-        group=METRIC,
-        help="weights file of FID's Inception network",
-        unset="the usual weights",
-    )
-    fid_protocol: str = flag(
-        "standard",
-        kind=one_of(PROTOCOLS),
-        group=METRIC,
-        help="protocol of FID; dcr: also fid_dcr, on the scale of the published script",
-    )
-    fd_extractor: str = flag(
-        "tf_efficientnet_lite0",
-        group=METRIC,
-        help="network of the Frechet distance: a model name of timm",
-    )
-    clip_model: str = flag(
-        "ViT-B-16-quickgelu",
-        group=METRIC,
-        help="network of the CLIP score: a model name of open_clip",
-    )
-    clip_pretrained: str = flag(
-        "openai",
-        kind=PATH,
-        group=METRIC,
-        help="weights of --clip_model: a tag of open_clip, or a file",
-    )
-    clip_protocol: str = flag(
-        "standard",
-        kind=one_of(PROTOCOLS),
-        group=METRIC,
-        help="protocol of the CLIP score; dcr: also clipscore_dcr, with the published crop",
-    )
-    val_captions: str | None = flag(
-        None,
-        kind=PATH,
-        group=METRIC,
-        help=(
-            "captions file of the training images, for clipscore_bg; --build_index of a folder"
-            " keeps them in the index"
-        ),
-        unset="the training run's",
-    )
-    mq_size: int = flag(
-        64,
-        kind=count(4, MOST_PIXELS),
-        group=METRIC,
-        help="side in pixels to which images are reduced for the memorized quantity",
-    )
-    mq_flip: bool = switch(
-        group=METRIC, help="mirrored training images too, for the memorized quantity"
-    )
-    run: str | None = flag(
-        None,
-        kind=PATH,
-        group=METRIC,
-        help="training run that names the duplicated images",
-        unset="the run that the generation's manifest names",
-    )
-    seed: int = flag(
-        0,
-        kind=SEED,
-        group=METRIC,
-        help="seed of the bootstrap intervals and of KID's subsets",
     )
     num_matches: int = flag(
         4,
@@ -404,7 +243,7 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
         "--batch-size",
         kind=count(1, MOST_AT_ONCE),
         group=SPEED,
-        help="number of images that go through the network at once",
+        help="number of images in a batch; a CPU takes 8 of them through the network at a time",
     )
     gpu: int | None = flag(
         None,
@@ -413,59 +252,6 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
         help="number of the GPU to use, with one process",
         unset="the first",
     )
-    world_size: int = flag(
-        -1,
-        "--world-size",
-        kind=count(-1),
-        group=PROCESSES,
-        help=(
-            "number of processes, or of nodes with --multiprocessing-distributed; -1: that of the"
-            " launcher"
-        ),
-    )
-    rank: int = flag(
-        -1,
-        "--rank",
-        kind=count(-1),
-        group=PROCESSES,
-        help="number of this process or node, from 0; -1: that of the launcher",
-    )
-    dist_url: str | None = flag(
-        None,
-        "--dist-url",
-        group=PROCESSES,
-        help=(
-            "address where the processes meet: tcp://host:port; required with --world-size above 1,"
-            " not opened with one process"
-        ),
-        unset="tcp://127.0.0.1:29500 with --multiprocessing-distributed, otherwise none",
-    )
-    dist_backend: str | None = flag(
-        None,
-        "--dist-backend",
-        kind=one_of(("nccl", "gloo")),
-        group=PROCESSES,
-        help="backend through which the processes communicate",
-        unset="nccl on GPUs, otherwise gloo",
-    )
-    multiprocessing_distributed: bool = switch(
-        "--multiprocessing-distributed",
-        group=PROCESSES,
-        help="start of one process per GPU on this node",
-    )
-
-    @property
-    def chunked(self) -> str:
-        """The name in SIMILARITIES of how descriptors are compared: splitlosscross for splitloss
-        with --stype cross."""
-        if self.stype == "cross" and self.similarity_metric == "splitloss":
-            return "splitlosscross"
-        return self.similarity_metric
-
-    @property
-    def patch_tokens(self) -> bool:
-        """Whether the patch tokens of --layer are the descriptor, not its CLS token."""
-        return self.layer is not None and self.chunked != "dotproduct"
 
     @property
     def matrix_path(self) -> Path | None:
@@ -556,33 +342,11 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
                 " the index's own folder; leave it out, or add --dedup"
             )
 
-    def _check_descriptor(self) -> None:
-        for name, styles in (("arch", USES_ARCH), ("preset", USES_PRESET)):
-            value = getattr(self, name)
-            if self.pt_style not in styles and value != default_of(self, name):
-                raise UsageError(
-                    f"--{name}={value!r} applies to --pt_style {', '.join(styles)}; --pt_style"
-                    f" {self.pt_style} does not use it, leave it out"
-                )
-
     def _check_precision(self) -> None:
         if self.mixed_precision == "bf16":
             raise UsageError(
                 "--mixed_precision='bf16' is too coarse for similarities (error 4e-3); use one of:"
                 " fp16, no"
-            )
-
-    def _check_chunks(self) -> None:
-        if self.chunked != "dotproduct":
-            return
-        if (self.num_loss_chunks or 1) > 1:
-            raise UsageError(
-                f"--num_loss_chunks={self.num_loss_chunks} applies to --similarity_metric"
-                " splitloss; dotproduct has no chunks"
-            )
-        if self.stype:
-            raise UsageError(
-                f"--stype={self.stype!r} applies to --similarity_metric splitloss; give that too"
             )
 
     def _check_matrix_path(self) -> None:
@@ -599,28 +363,3 @@ class RetrievalOptions(CommonOptions, ReadingOptions, ColumnOptions, TrackingOpt
                 " file"
             )
         require_writable("--sim_save_path", path.parent)
-
-    def _check_processes(self) -> None:
-        if self.world_size == 0:
-            raise UsageError(
-                "--world-size=0 is not accepted; use a number of processes, or -1 for that of the"
-                " launcher"
-            )
-        if self.rank > 0 and self.rank >= max(self.world_size, 1):
-            raise UsageError(
-                f"--rank={self.rank} does not fit --world-size={self.world_size}; use 0 to one less"
-                " than the number of processes"
-            )
-        if self.world_size > 1:
-            self._check_meeting()
-
-    def _check_meeting(self) -> None:
-        if self.rank < 0:
-            raise UsageError(
-                f"--world-size={self.world_size} needs --rank, the number of this process, from 0"
-            )
-        if not (self.dist_url or "").startswith("tcp://"):
-            raise UsageError(
-                f"--dist-url={self.dist_url!r} is not accepted; use tcp://host:port, where all"
-                " processes meet"
-            )
