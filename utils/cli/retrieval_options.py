@@ -65,6 +65,17 @@ OF_EVALUATIONS = (
 # flags that apply to the network that describes images
 OF_NETWORKS = ("weights", "imsize", "isvit")
 
+# the flags of version 0.1.0, in whose order metrics.json lists them for ever
+FIRST_VERSION = """
+report_to wandb_project num_workers max_bad_images dry_run mixed_precision run_name
+query_dir val_dir pt_style arch preset weights imsize multiscale isvit layer keephead
+keeppredictor similarity_metric num_loss_chunks stype einsum_chunks copy_threshold metrics
+fid_weights fid_protocol fd_extractor clip_model clip_pretrained clip_protocol
+val_captions mq_size mq_flip run seed num_matches dontsave sim_save_path noeval output_dir
+cache_dir build_index ann dedup compare_runs force batch_size gpu world_size rank dist_url
+dist_backend multiprocessing_distributed
+"""
+
 # titles of --help
 IMAGES = "images"
 VERDICT = "verdict"
@@ -104,6 +115,7 @@ class RetrievalOptions(
         TRACKING,
         RUNNING,
     )
+    recorded_first: ClassVar[tuple[str, ...]] = tuple(FIRST_VERSION.split())
     example: ClassVar[str] = "--query_dir generations --val_dir photos --pt_style sscd"
 
     query_dir: str | None = flag(
