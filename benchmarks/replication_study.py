@@ -15,6 +15,7 @@ rewrites docs/study.md and its figures from the rows.
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -71,26 +72,29 @@ def make_training(plan, name, seed):
     running.run_command(*plan.training_command(name, seed))
 
 
-def make_arm(plan, name, seed, machine):
-    """Run the commands of an arm. Returns: its Row."""
+def make_arm(plan, name, seed, machine, read):
+    """Run the commands of an arm. read: as of tasks_of. Returns: its row."""
     started = time.perf_counter()
     for done, command in plan.arm_commands(name, seed):
         running.run_command(done, command)
+    return read(plan, name, seed, machine=machine, seconds=time.perf_counter() - started)
+
+
+def read_arm(plan, name, seed, *, machine, seconds):
+    """Return the Row of an arm whose commands have run."""
+    complexity = name in findings.CORRELATED
     return measured.read_arm(
-        plan,
-        name,
-        seed,
-        machine=machine,
-        seconds=time.perf_counter() - started,
-        complexity=name in findings.CORRELATED,
+        plan, name, seed, machine=machine, seconds=seconds, complexity=complexity
     )
 
 
-def tasks_of(plan, arms, seeds, table, machine):
+def tasks_of(plan, arms, seeds, table, machine, read):
     """Return the tasks of running.run_graph for the arms without a row: first the scenes, then each
     training, then its arms.
 
-    table: {key: Row} of the rows that exist."""
+    table: {key: row} of the rows that exist;
+    read: (plan, arm, seed, machine=, seconds=) -> the row of an arm whose commands have run, a
+        function that can be pickled."""
     missing = {s: [a for a in arms if plan.key(a, s) not in table] for s in seeds}
     data = {}
     for seed, names in missing.items():
@@ -103,13 +107,13 @@ def tasks_of(plan, arms, seeds, table, machine):
                 tasks["arm", arm, seed] = (
                     (("train", training, seed),),
                     make_arm,
-                    (plan, arm, seed, machine),
+                    (plan, arm, seed, machine, read),
                 )
     return tasks
 
 
-def run_all(tasks, path, *, names, budget):
-    """Run the tasks, and add each finished row to the table at `path`.
+def run_all(tasks, keep, *, names, budget):
+    """Run the tasks, and hand each finished row to `keep`.
 
     names: the device of each worker; budget: minutes after which nothing starts, or None.
     Returns: one line per failed task."""
@@ -130,8 +134,8 @@ def run_all(tasks, path, *, names, budget):
             if isinstance(result, BaseException):
                 failed.append(f"{label}: {result}")
                 ending = ": failed"
-            elif isinstance(result, rows.Row):
-                rows.add_row(path, result)
+            elif result is not None:
+                keep(result)
             print(f"{done}/{len(tasks)} {label}{ending}   ({spent():.1f} min)", flush=True)
     return failed
 
@@ -177,6 +181,12 @@ def build_parser():
         default=tuple(experiments.EXPERIMENTS),
         help="numbers of findings, as in 1,6 (default: all)",
     )
+    add_common_flags(parser)
+    return parser
+
+
+def add_common_flags(parser, *, name="study"):
+    """Add the flags that both studies have. name: of the page, and of the folder in runs/."""
     parser.add_argument(
         "--seeds",
         type=seeds_of,
@@ -192,30 +202,35 @@ def build_parser():
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of runs and images (default: runs/study; runs/study-smoke with --smoke)",
+        help=f"folder of runs and images (default: runs/{name}; runs/{name}-smoke with --smoke)",
     )
     parser.add_argument(
         "--docs",
         type=Path,
-        help="folder of study.csv, study.md and figures (default: docs; --out with --smoke)",
+        help=f"folder of {name}.csv, {name}.md and figures (default: docs; --out with --smoke)",
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="print every command and what is missing, and stop"
     )
-    return parser
 
 
 def parse(argv):
     """Parse the flags, fill in their defaults, and read the rows that exist into args.table."""
-    parser = build_parser()
+    return parsed(build_parser(), argv, rows.read_rows)
+
+
+def parsed(parser, argv, read_rows, *, name="study"):
+    """Parse flags, those of add_common_flags among them, and fill in their defaults.
+
+    read_rows: path of a table -> {key: row}, which go into args.table."""
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: {args.workers} is not 1 or more")
-    args.out = args.out or Path("runs/study-smoke" if args.smoke else "runs/study")
+    args.out = args.out or Path(f"runs/{name}-smoke" if args.smoke else f"runs/{name}")
     args.docs = args.docs or (args.out if args.smoke else Path("docs"))
     args.seeds = args.seeds or (experiments.SEEDS[:1] if args.smoke else experiments.SEEDS)
     try:
-        args.table = rows.read_rows(args.docs / "study.csv")
+        args.table = read_rows(args.docs / f"{name}.csv")
     except DataError as error:
         parser.error(str(error))
     return args
@@ -230,10 +245,25 @@ def main(argv=None):
         print_commands(plan, arms, args.seeds)
         print(summary_of(plan, arms, args.seeds, args.table), file=sys.stderr)
         return
-    devices = running.devices()
+    path = args.docs / "study.csv"
+
+    def write():
+        table = rows.read_rows(path).values()
+        pages.write(args.docs, plan.budget, [row for row in table if plan.is_current(row)])
+        print(f"results are in {args.docs / 'study.md'}")
+
+    make_missing(
+        args, plan, arms, read=read_arm, keep=functools.partial(rows.add_row, path), write=write
+    )
+
+
+def make_missing(args, plan, arms, *, read, keep, write):
+    """Make what is missing and write the page; exit status 1 if something failed.
+
+    args: of `parsed`; read: as of tasks_of; keep: as of run_all; write: () -> None."""
+    devices, failed = running.devices(), []
     names = [devices[i % len(devices)] for i in range(args.workers or len(devices))]
-    path, failed = args.docs / "study.csv", []
-    tasks = tasks_of(plan, arms, args.seeds, args.table, running.machine())
+    tasks = tasks_of(plan, arms, args.seeds, args.table, running.machine(), read)
     missing = sum(name[0] == "arm" for name in tasks if isinstance(name, tuple))
     print(
         f"{len(arms) * len(args.seeds)} sets of images, of which {missing} are missing;"
@@ -241,11 +271,9 @@ def main(argv=None):
     )
     try:
         if tasks:
-            failed = run_all(tasks, path, names=names, budget=args.budget)
+            failed = run_all(tasks, keep, names=names, budget=args.budget)
     finally:  # even after an error, the page shows all rows that exist, of all seeds
-        table = rows.read_rows(path).values()
-        pages.write(args.docs, plan.budget, [row for row in table if plan.is_current(row)])
-        print(f"results are in {args.docs / 'study.md'}")
+        write()
     if failed:
         head = "study: error: these tasks failed; the same command retries them:"
         sys.exit("\n".join([head, *failed]))

@@ -1450,6 +1450,20 @@ MUTANTS = [
         "int(pair.match)",
         "tests/index/test_index_verdict.py::test_rows_of_an_index_become_places_by_hand",
     ),
+    Mutant(
+        "the DDPMs of an ensemble see more samples",
+        "benchmarks.study.unconditional:Plan.training_command",
+        "b.steps // (training.copies * rounds)",
+        "b.steps // rounds",
+        "tests/benchmarks/study/test_unconditional.py::test_all_trainings_see_as_many_samples",
+    ),
+    Mutant(
+        "a claim about DDPMs is turned round",
+        "benchmarks.study.unconditional_page:_effect",
+        "by_arm[claim.than][seed].metrics[DECIDES] - own[DECIDES]",
+        "own[DECIDES] - by_arm[claim.than][seed].metrics[DECIDES]",
+        "tests/benchmarks/study/test_unconditional.py::test_claims_by_hand",
+    ),
 ]
 
 

@@ -396,7 +396,7 @@ class StudyPlan:
         """Return a hash of the commands of a run. It does not depend on the output folder."""
         here = StudyPlan("out", self.budget, keyed=False)
         scenes = scene_command({}, self.images_of(training), seed)
-        return _hash([scenes, here.training_command(training, seed)[1]])
+        return hashed([scenes, here.training_command(training, seed)[1]])
 
     def key(self, name, seed):
         """Return the key of an arm's row: a hash of all of its commands. It does not depend on the
@@ -407,7 +407,7 @@ class StudyPlan:
             scene_command({}, self.budget.reference, REFERENCE_SEED),
             *(c for _, c in here.arm_commands(name, seed)),
         ]
-        return _hash(commands)
+        return hashed(commands)
 
 
 def scene_command(out, count, seed):
@@ -415,6 +415,7 @@ def scene_command(out, count, seed):
     return ["-m", "utils.data.scenes", *flag_words({**out, "--count": count, "--seed": seed})]
 
 
-def _hash(commands):
+def hashed(commands):
+    """Return a short hash of commands, each a list of words."""
     lines = "\n".join(shlex.join(map(str, c)) for c in commands)
     return hashlib.sha256(lines.encode()).hexdigest()[:8]

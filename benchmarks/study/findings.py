@@ -380,7 +380,13 @@ def _hold_at_equal_distance(claim, rows_of):
         effects.append(
             float(above[~np.isnan(above)].mean()) if not np.isnan(above).all() else np.nan
         )
-    # nan: of a seed in which the two have no distance in common
+    return of_seeds(claim, effects)
+
+
+def of_seeds(claim, effects):
+    """Return the Result of a claim of which each seed is one number: it holds if all are above 0,
+    fails if all are below, and is unclear of fewer than three seeds. effects: one for each seed,
+    nan where it is not defined."""
     known = [effect for effect in effects if not np.isnan(effect)] or [np.nan]
     low, high = min(known), max(known)
     word = UNCLEAR
