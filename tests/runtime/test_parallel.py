@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -63,3 +64,17 @@ def test_one_process_agrees_with_itself():
     )
     tensor = torch.ones(2)
     assert parallel.Team().gather(tensor) is tensor
+
+
+def test_a_line_stands_above_a_progress_bar(capsys):
+    """A bar that is open is taken away, the line printed, and the bar drawn again."""
+    from tqdm import tqdm
+
+    processes = parallel.Processes(parallel.Alone(torch.device("cpu")))
+    with tqdm(total=2, file=sys.stderr, mininterval=0) as bar:
+        bar.update()
+        processes.say("a line")
+    written = capsys.readouterr()
+    assert written.out == "a line\n"
+    # drawn at the start, at the update, after the line and at the end; taken away once between
+    assert "\r" + " " * 20 in written.err.split("50%", 1)[1]

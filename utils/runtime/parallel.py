@@ -60,9 +60,16 @@ class Processes:
         self.planning = False
 
     def say(self, line: str) -> None:
-        """Print a line, in the main process only."""
-        if self.main:
-            print(line, file=sys.stderr if self.planning else sys.stdout, flush=True)
+        """Print a line, in the main process only, above any progress bar."""
+        if not self.main:
+            return
+        out = sys.stderr if self.planning else sys.stdout
+        bars = sys.modules.get("tqdm")  # loaded where a bar may be on the terminal
+        if bars is None:
+            print(line, file=out)
+        else:
+            bars.tqdm.write(line, file=out)
+        out.flush()
 
     def show(self, plan: Mapping[str, Any]) -> None:
         """Print a plan as JSON on stdout, in the main process only."""
