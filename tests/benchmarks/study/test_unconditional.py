@@ -89,6 +89,7 @@ def test_claims_by_hand():
     assert verdict == "fails"
     two = results_of([each for each in rows if each.seed < 3])
     assert two["plain > IET"] == (0.3, "unclear")
+    assert two["Fréchet distance: both no worse than plain"][1] == "unclear"
 
 
 def test_an_arm_is_held_against_the_checkpoint_of_its_distance():
@@ -113,6 +114,7 @@ def test_the_page_has_every_arm_that_was_run(tmp_path):
     assert "| plain, 5,500 steps | 10.0" in text
     assert "| 12.5 " in text
     assert "both+ |" not in text
+    assert "Seed 1;" in text
     assert ": unclear" in text
     assert (tmp_path / "images" / "study_unconditional.png").is_file()
     unconditional_page.write(tmp_path, unconditional.Budget(), [])
