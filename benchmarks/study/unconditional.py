@@ -23,7 +23,8 @@ class Budget:
     The memorized quantity needs 50 training images. In a pilot on 64 scenes of seed 100, 1,800
     steps of 16 memorized nothing: no image of 64 had a ratio below 0.2, or was a copy. So the set
     is as small as can be, four splits of 13, and the steps are those that five trainings of three
-    seeds can take in 90 minutes of two cores."""
+    seeds can take in 90 minutes of two cores. In a second pilot, on 52 scenes, one image of 64 had
+    a ratio below 0.15 after 5,200 steps of 8 and none was a copy: memorization begins there."""
 
     images: int = 52  # in a training set
     steps: int = 5500  # optimizer steps over all copies and rounds
