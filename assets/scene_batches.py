@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from utils.data import scenes
-from utils.runtime import seeding
+from utils.runtime import seeding, signals
 
 EMPTY_SHARE = 0.10  # of captions: replaced by an empty one, for classifier-free guidance
 # of captions: get one to three words that no scene shows, as captions on the web have
@@ -28,8 +28,8 @@ def draw_chunk(chunk):
 
 def chunks_from(first):
     """Yield (number, images, captions) from chunk `first` on. Another process draws the next chunk
-    while the caller uses the current one."""
-    with ProcessPoolExecutor(1) as pool:
+    while the caller uses the current one, and ends with this one."""
+    with ProcessPoolExecutor(1, initializer=signals.end_with_parent) as pool:
         ahead = pool.submit(draw_chunk, first)
         while True:
             images, captions = ahead.result()
