@@ -23,10 +23,10 @@ quickstart: $(STAMP) ## fine-tune, generate, measure and compare on the model of
 study: $(STAMP) ## repeat the experiments of the papers; runs only what docs/study.csv lacks (2 hours for all)
 	$(RUN) benchmarks/replication_study.py $(ARGS)
 
-test: $(STAMP) ## run the tests (16 minutes on 2 cores)
+test: $(STAMP) ## run the tests (9 minutes on 2 cores)
 	$(RUN) -m pytest $(ARGS)
 
-test-other-processor: $(STAMP) ## run the tests that compute as another processor would (7 minutes)
+test-other-processor: $(STAMP) ## run the tests that compute as another processor would (5 minutes)
 	$(RUN) tests/other_processor.py $(ARGS)
 
 lint: $(STAMP) ## check style, format and types (half a minute)
