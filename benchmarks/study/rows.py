@@ -67,7 +67,8 @@ PLAIN = {f.name: f.type for f in fields(Row) if f.name not in LISTS and f.name !
 COLUMNS = (*PLAIN, *METRICS, "fd", *LISTS)
 
 
-def _cell(value, digits=6):
+def cell(value, digits=6):
+    """A value as it stands in a table: a float with so many digits, others as they are."""
     return f"{value:.{digits}g}" if isinstance(value, float) else value
 
 
@@ -75,11 +76,11 @@ def write_rows(path, rows):
     """Write the whole file, sorted by seed and arm. Studies with the same results write the same
     lines."""
     table = [
-        {name: _cell(getattr(row, name)) for name in PLAIN}
-        | {name: _cell(value) for name, value in row.metrics.items()}
+        {name: cell(getattr(row, name)) for name in PLAIN}
+        | {name: cell(value) for name, value in row.metrics.items()}
         | {
             name: " ".join(
-                str(_cell(v, 6 if name == "score" else 4)) for v in getattr(row, name).tolist()
+                str(cell(v, 6 if name == "score" else 4)) for v in getattr(row, name).tolist()
             )
             for name in LISTS
         }
@@ -96,17 +97,23 @@ def add_row(path, row):
 def read_rows(path):
     """Read {key: Row}; {} if there is no file. DataError if its columns are not those of this
     version."""
+    return {line["key"]: _row(line) for line in read_table(path, COLUMNS)}
+
+
+def read_table(path, columns):
+    """Read the lines of a study's table, [{column: text}]; [] if there is no file. DataError if its
+    columns are not these."""
     path = Path(path)
     if not path.exists():
-        return {}
+        return []
     with open(path, newline="", encoding="utf-8") as handle:
         lines = csv.DictReader(handle)
-        if tuple(lines.fieldnames or ()) != COLUMNS:
+        if tuple(lines.fieldnames or ()) != columns:
             raise DataError(
                 f"{path}: has other columns than this version of the study writes; move the file"
                 " away"
             )
-        return {line["key"]: _row(line) for line in lines}
+        return list(lines)
 
 
 def _row(line):

@@ -3,13 +3,11 @@
 import csv
 import datetime
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks.study.rows import FD
+from benchmarks.study.rows import FD, cell, read_table
 from utils.files.whole_files import read_json
 from utils.reports.tables import write_csv
 from utils.retrieval.formulas.memorized import threshold_names
-from utils.runtime.errors import DataError
 
 MQ = tuple(f"mq_rate_{name}" for name in threshold_names())
 METRICS = (*MQ, "nl2_share", "copy_share", "sim_mean", "fd")
@@ -69,16 +67,12 @@ def _skipped(path):
 def write_rows(path, rows):
     """Write the whole file, sorted by seed and arm."""
     table = [
-        {name: _cell(getattr(row, name)) for name in PLAIN}
-        | {name: _cell(row.metrics[name]) for name in METRICS}
-        | {"skipped": "" if row.skipped is None else _cell(row.skipped)}
+        {name: cell(getattr(row, name)) for name in PLAIN}
+        | {name: cell(row.metrics[name]) for name in METRICS}
+        | {"skipped": "" if row.skipped is None else cell(row.skipped)}
         for row in sorted(rows, key=lambda row: (row.seed, row.arm))
     ]
     write_csv(path, COLUMNS, table)
-
-
-def _cell(value):
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def add_row(path, row):
@@ -89,17 +83,7 @@ def add_row(path, row):
 def read_rows(path):
     """Read {key: Row}; {} if there is no file. DataError if its columns are not those of this
     version."""
-    path = Path(path)
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as handle:
-        lines = csv.DictReader(handle)
-        if tuple(lines.fieldnames or ()) != COLUMNS:
-            raise DataError(
-                f"{path}: has other columns than this version of the study writes; move the file"
-                " away"
-            )
-        return {line["key"]: _row(line) for line in lines}
+    return {line["key"]: _row(line) for line in read_table(path, COLUMNS)}
 
 
 def _row(line):
